@@ -1,0 +1,45 @@
+# Everything sets itself up: a fresh clone and Python 3.11 are enough.
+PYTHON ?= python3.11
+export OPTIONS ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+BCCP_HOME ?= $(HOME)/.bccp
+export BCCP_HOME
+export MLFLOW_DISABLE_TELEMETRY = true
+export DO_NOT_TRACK = true
+
+.PHONY: run test test-slow lint benchmark contract clean
+
+run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
+	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
+	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
+
+test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 minutes)
+	python -m pytest -m "not slow"
+
+test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
+	python -m pytest -m slow
+
+lint: .venv/.dev
+	ruff check .
+	ruff format --check .
+	mypy
+	bandit -q -r src main.py fetch_data preprocessing segregation noisy_labels bayes_cutoff cp_sampling train test -c pyproject.toml
+
+benchmark: .venv/.dev  ## the figures of the README; takes minutes
+	python -m benchmarks
+
+contract: .venv/.run  ## rewrite the steps' MLproject files after a change of config.yaml
+	python -m bccp.contract
+
+clean:  ## the environment and caches of this checkout; never the home
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
+
+.venv/.run: pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.dev: pyproject.toml
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --editable ".[dev]"
+	@touch .venv/.run $@

@@ -1,0 +1,15 @@
+"""Run the pipeline: ``python main.py [-m] [section.key=value …]``, or through ``mlflow run .``."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+
+from bccp.command_line import main
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # every record is flushed by now; tearing down torch and friends would take another second

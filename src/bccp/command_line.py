@@ -1,0 +1,100 @@
+"""The command line: one run, or a sweep with ``-m``, under Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from bccp.errors import BCCPError
+from bccp.home import home
+from bccp.keys import ROOT
+from bccp.overrides import check_overrides, flags_first, split_options
+from bccp.pipeline import Interrupted, Summary, new_run_folder, report, run_composed
+
+_OPTION = "--hydra-options="
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the arguments ask for.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Hydra's flags and overrides, or one ``--hydra-options=…`` that holds them all.
+
+    Returns
+    -------
+    int
+        The exit status: 0, 1 after an error (told in the last line on stderr), 130 or 143 after an interrupt.
+    """
+    try:
+        words: list[str] = []
+        for argument in arguments:
+            words += split_options(argument.removeprefix(_OPTION)) if argument.startswith(_OPTION) else [argument]
+        words = flags_first(words)
+        _check(words)
+        _register_resolvers()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
+        sys.argv = [str(ROOT / "main.py"), *words]
+        _hydra_main()
+        return 0
+    except BCCPError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except Interrupted:
+        return _failed("terminated", 143)
+    except SystemExit as leaving:  # Hydra leaves so after --help and after its own errors
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(f"{type(error).__name__}: {error}".splitlines()[0] + " (this is a fault in BCCP: please report it)")
+
+
+def _check(words: Sequence[str]) -> None:
+    """Check the overrides; what is refused leaves a summary too."""
+    overrides = [word for word in words if (not word.startswith("-") and "=" in word) or word.startswith("~")]
+    stray = next((word for word in words if not word.startswith("-") and word not in overrides), None)
+    try:
+        if stray is not None and not any(
+            word in ("--config-name", "-cn", "--cfg", "-c", "--info", "-i", "--package", "-p") for word in words
+        ):
+            raise BCCPError(f"the option {stray!r} has no value: write section.key=value")
+        check_overrides(overrides)
+    except BCCPError as error:
+        Summary(error=str(error), config={"overrides": list(overrides)}).write(new_run_folder())
+        raise
+
+
+def _failed(sentence: str, status: int = 1) -> int:
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    return status
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("bccp_home", lambda: str(home()), replace=True)
+    OmegaConf.register_new_resolver("bccp_id", lambda: uuid.uuid4().hex[:6], replace=True, use_cache=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")
+def _hydra_main(composed: DictConfig) -> Any:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        summary = run_composed(composed, folder)
+    except BCCPError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs
+            print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr, flush=True)
+        raise
+    print(report(summary, folder), flush=True)
+    return summary.metrics.get("train/val_accuracy")

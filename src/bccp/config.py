@@ -1,0 +1,544 @@
+"""The schema of ``config.yaml``: types, ranges and choices. Values stand in the YAML file only.
+
+One dataclass per section. A section knows which of its parameters matter (``relevant``), so that a run whose moot parameters differ has the
+same key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from bccp.errors import BCCPError, nearest
+
+STEPS = (
+    "fetch_data",
+    "preprocessing",
+    "segregation",
+    "noisy_labels",
+    "bayes_cutoff",
+    "cp_sampling",
+    "train",
+    "test",
+)
+"""The steps, in run order."""
+
+POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_information", "cleanlab")
+"""Methods of the cut-off that give no probability that a label is wrong."""
+
+
+def _choice(*names: str) -> Any:
+    return field(metadata={"choices": names})
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Any:
+    """A number from ``low`` to ``high``; ``above``/``below`` leave the ends out."""
+    return field(metadata={"range": (low, high, above, below)})
+
+
+def _path() -> Any:
+    """Text that may name a file or folder: made absolute, and in a key stands for what it holds."""
+    return field(metadata={"path": True})
+
+
+@dataclass(kw_only=True)
+class Main:
+    """What is run, and on what."""
+
+    execute_steps: Any
+    target_day: str = _choice("monday", "tuesday")
+    random_seed: int = _number(0, 2**32 - 1)
+    env_manager: str = _choice("auto", "local", "virtualenv", "uv", "conda")
+    cache: bool = field()
+    threads: int | None = _number(1, 4096)
+
+    def check(self) -> None:
+        """Turn ``execute_steps`` into a list, and refuse unknown steps."""
+        self.execute_steps = _step_list(self.execute_steps)
+
+
+@dataclass(kw_only=True)
+class Tracking:
+    """Where runs are recorded."""
+
+    mlflow_uri: str | None
+    wandb: str = _choice("auto", "online", "offline", "disabled")
+    wandb_entity: str | None = field()
+    wandb_project: str = field()
+    upload_images: bool = field()
+
+
+@dataclass(kw_only=True)
+class Data:
+    """``fetch_data``: where the images come from."""
+
+    source: str = _choice("digits", "folder", "archive", "gdrive", "kaggle", "fsspec", "artifact")
+    path: str | None = _path()
+    sha256: str | None = field()
+    refresh: bool = field()
+    max_bytes: int = _number(1)
+
+    def check(self) -> None:
+        """Refuse a source without its place and a checksum that is none."""
+        if self.source != "digits" and not self.path:
+            raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
+
+    def relevant(self) -> dict[str, Any]:
+        """``path`` counts as what it holds (see ``bccp.fetch_data.source_fingerprint``)."""
+        return {"source": self.source, "max_bytes": self.max_bytes}
+
+
+@dataclass(kw_only=True)
+class Preprocessing:
+    """``preprocessing``: from image files to one array."""
+
+    image_size: int = _number(4, 4096)
+    resize: str = _choice("stretch", "pad", "crop")
+    max_rejected_rate: float = _number(0, 1)
+    max_pixels: int = _number(1)
+
+
+@dataclass(kw_only=True)
+class Segregation:
+    """``segregation``: days and splits."""
+
+    target_day: str = _choice("monday", "tuesday")
+    tuesday_fraction: float = _number(0, 1, above=True, below=True)
+    test_size: float = _number(0, 1, above=True, below=True)
+    val_size: float = _number(0, 1, above=True, below=True)
+    monday_images: int | None = _number(1)
+    tuesday_images: int | None = _number(1)
+    corruption: str = _choice("auto", "mixed", "random_boxes", "mosaic", "random_lines", "none")
+    label_source: str = _choice("simulated", "file", "folder")
+    feedback_file: str | None = _path()
+    random_seed: int = _number(0, 2**32 - 1)
+
+
+@dataclass(kw_only=True)
+class NoisyLabels:
+    """``noisy_labels``: the labels that the target day comes with."""
+
+    label: str = _choice("user_feedback", "ground_truth")
+    source: str = _choice("simulated", "file", "folder")
+    user_accuracy: float = _number(0, 1)
+    noise: Any = field()
+    feedback_file: str | None = _path()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, and a noise matrix that is none."""
+        self.noise = _noise(self.noise)
+        if self.source == "file" and not self.feedback_file:
+            raise BCCPError("noisy_labels.source=file needs noisy_labels.feedback_file: a CSV file with the columns image,label[,user]")
+        if self.feedback_file and self.source != "file":
+            raise BCCPError(
+                f"noisy_labels.feedback_file is set but noisy_labels.source={self.source}: set noisy_labels.source=file to use it"
+            )
+        if self.source == "folder" and self.label == "ground_truth":
+            raise BCCPError(
+                "noisy_labels.label=ground_truth needs known true labels, but noisy_labels.source=folder says that the folder "
+                "names are doubtful: use noisy_labels.source=simulated"
+            )
+
+    def relevant(self) -> dict[str, Any]:
+        """Only a simulation depends on the seed, the accuracy and the noise."""
+        if self.label == "ground_truth":
+            return {"label": self.label}
+        if self.source != "simulated":
+            return {"source": self.source, "feedback_file": self.feedback_file, "random_seed": self.random_seed}
+        accuracy = {} if isinstance(self.noise, list) else {"user_accuracy": self.user_accuracy}
+        return {"source": self.source, "noise": self.noise, "random_seed": self.random_seed} | accuracy
+
+
+@dataclass(kw_only=True)
+class MondayModel:
+    """The recipe of ``monday_model``, the classifier that is trained on trusted images alone."""
+
+    model: str
+    weights: str | None = _path()
+    freeze_backbone: bool = field()
+    epochs: int = _number(1)
+    learning_rate: float = _number(0, above=True)
+    batch_size: int = _number(2)
+    augmentation: str = _choice("none", "generic")
+    dropout: float = _number(0, 1, below=True)
+    random_seed: int = _number(0, 2**32 - 1)
+
+
+@dataclass(kw_only=True)
+class BayesCutoff:
+    """``bayes_cutoff``: which given labels are wrong."""
+
+    enabled: bool
+    method: str = _choice("label_posterior", *POSTERIOR_FREE_METHODS)
+    cutoff: str = _choice("auto", "percentile", "threshold")
+    percentile: float = _number(0, 100)
+    threshold: float = _number(0, 1)
+    action: str = _choice("soft", "relabel", "drop")
+    passes: int = _number(1, 10_000)
+    dropout: float = _number(0, 1, below=True)
+    folds: int = _number(2, 100)
+    label: str = _choice("user_feedback", "ground_truth")
+    target_day: str = _choice("monday", "tuesday")
+    model: str = field()
+    weights: str | None = _path()
+    freeze_backbone: bool = field()
+    epochs: int = _number(1)
+    learning_rate: float = _number(0, above=True)
+    batch_size: int = _number(2)
+    augmentation: str = _choice("none", "generic")
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse what a method without a posterior cannot do."""
+        if not self.enabled or self.label == "ground_truth" or self.method not in POSTERIOR_FREE_METHODS:
+            return
+        for key, value in (("cutoff", "threshold"), ("action", "relabel")):
+            if getattr(self, key) == value:
+                raise BCCPError(
+                    f"bayes_cutoff.{key}={value} needs a posterior, and bayes_cutoff.method={self.method} has none: "
+                    "use bayes_cutoff.method=label_posterior"
+                )
+
+    def relevant(self) -> dict[str, Any]:
+        """Labels that pass through depend on nothing; an unused cut-off value does not matter."""
+        if not self.enabled or self.label == "ground_truth":
+            return {"enabled": False}
+        moot = {"enabled", "label"} | ({"percentile", "threshold"} - {self.cutoff})
+        if self.method in POSTERIOR_FREE_METHODS and self.method != "cleanlab":
+            moot -= {"percentile"}
+        return {name: value for name, value in _flat(self).items() if name not in moot}
+
+    def monday_model(self) -> MondayModel:
+        """The recipe of the judge."""
+        return MondayModel(**{f.name: getattr(self, f.name) for f in dataclasses.fields(MondayModel)})
+
+
+@dataclass(kw_only=True)
+class CpSampling:
+    """``cp_sampling``: which trusted images are replayed."""
+
+    type: str = _choice("none", "random", "l1_norm", "l2_norm", "cosine_similarity")
+    ratio: float = _number(0, 1)
+    embedding: str = _path()
+    target_day: str = _choice("monday", "tuesday")
+    monday_model: MondayModel = field()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def relevant(self) -> dict[str, Any]:
+        """``none`` ignores everything, ``random`` the embedding."""
+        if self.type == "none" or self.target_day == "monday":
+            return {"type": "none"}
+        parameters = {"type": self.type, "ratio": self.ratio, "random_seed": self.random_seed}
+        if self.type == "random":
+            return parameters
+        if self.embedding != "monday_model":
+            return parameters | {"embedding": self.embedding}
+        return parameters | {"embedding": "monday_model", "monday_model": _flat(self.monday_model)}
+
+
+@dataclass(kw_only=True)
+class Train:
+    """``train``: the new model."""
+
+    model: str
+    init: str
+    weights: str | None = _path()
+    freeze_backbone: bool = field()
+    epochs: int = _number(1)
+    learning_rate: float = _number(0, above=True)
+    batch_size: int = _number(2)
+    dropout: float = _number(0, 1, below=True)
+    augmentation: str = _choice("none", "generic")
+    class_weights: bool = field()
+    patience: int | None = _number(1)
+    target_day: str = _choice("monday", "tuesday")
+    monday_model: MondayModel = field()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse a start that is none of the known."""
+        if self.init not in ("scratch", "monday_model") and not re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+", self.init):
+            raise BCCPError(
+                f"train.init={self.init!r} is not accepted: use scratch, monday_model or models:/name@alias"
+                + nearest(self.init, ["scratch", "monday_model"])
+            )
+
+    def relevant(self) -> dict[str, Any]:
+        """The recipe of ``monday_model`` counts only where retraining starts from it."""
+        return {name: value for name, value in _flat(self).items() if name != "monday_model" or self.init == "monday_model"}
+
+
+@dataclass(kw_only=True)
+class Test:
+    """``test``: how good the model is."""
+
+    __test__ = False  # not a test for pytest to collect
+
+    registered_model_name: str | None
+    batch_size: int = _number(1)
+
+
+@dataclass(kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    main: Main
+    tracking: Tracking
+    data: Data
+    preprocessing: Preprocessing
+    segregation: Segregation
+    noisy_labels: NoisyLabels
+    bayes_cutoff: BayesCutoff
+    cp_sampling: CpSampling
+    train: Train
+    test: Test
+
+    def section(self, step: str) -> Any:
+        """The section of a step: it bears the step's name, but for ``data`` (``fetch_data``)."""
+        return getattr(self, section_name(step))
+
+
+Section = Data | Preprocessing | Segregation | NoisyLabels | BayesCutoff | CpSampling | Train | Test
+"""The section of any step."""
+
+
+def section_name(step: str) -> str:
+    """The name of a step's section in ``config.yaml``."""
+    return "data" if step == "fetch_data" else step
+
+
+def section_type(step: str) -> type[Any]:
+    """The dataclass of a step's section."""
+    kind: type[Any] = typing.get_type_hints(Config)[section_name(step)]
+    return kind
+
+
+def relevant(section: Any) -> dict[str, Any]:
+    """The parameters of a section that can change what its step makes."""
+    return typing.cast("dict[str, Any]", section.relevant() if hasattr(section, "relevant") else _flat(section))
+
+
+def load(composed: DictConfig, *, base: Path) -> Config:
+    """Check a composed configuration against the schema.
+
+    Parameters
+    ----------
+    composed : DictConfig
+        ``config.yaml`` with its overrides.
+    base : Path
+        The folder that relative paths are relative to.
+
+    Returns
+    -------
+    Config
+        Typed, with every path absolute.
+
+    Raises
+    ------
+    BCCPError
+        For the first value that has the wrong type, or is out of range, unknown or contradicts another.
+    """
+    values = _resolved(composed)
+    schema = typing.get_type_hints(Config)
+    for name in values:
+        if name not in schema:
+            raise BCCPError(f"unknown section {name!r}" + nearest(str(name), schema))
+    sections = {name: section(kind, values.get(name) or {}, name, base) for name, kind in schema.items()}
+    config = Config(**sections)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    if config.noisy_labels.source == "folder" and config.main.target_day == "tuesday" and config.data.source == "digits":
+        raise BCCPError(
+            "noisy_labels.source=folder takes the folder names of your own images for doubtful labels: "
+            "set data.source and data.path, or noisy_labels.source=simulated"
+        )
+
+
+def section(kind: type[Any], values: Mapping[str, Any], name: str, base: Path) -> Any:
+    """Make one section from plain values or from the texts of a command line.
+
+    Parameters
+    ----------
+    kind : type
+        The section's dataclass.
+    values : mapping
+        A value for each of its fields.
+    name : str
+        What the section is called in messages.
+    base : Path
+        The folder that relative paths are relative to.
+
+    Returns
+    -------
+    object of type ``kind``
+    """
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise BCCPError(f"unknown key '{name}.{key}'" + nearest(str(key), hints))
+    made = {}
+    for item in dataclasses.fields(kind):
+        key, hint = f"{name}.{item.name}", hints[item.name]
+        if item.name not in values:
+            raise BCCPError(f"{key} is missing: give it a value")
+        value = values[item.name]
+        if dataclasses.is_dataclass(hint):
+            value = json.loads(value) if isinstance(value, str) else value
+            made[item.name] = section(typing.cast("type[Any]", hint), value, key, base)
+            continue
+        value = _typed(value, hint, key)
+        _check_value(value, item.metadata, key)
+        if value is not None and item.metadata.get("path"):
+            value = absolute(value, base)
+        made[item.name] = value
+    result = kind(**made)
+    if hasattr(result, "check"):
+        result.check()
+    return result
+
+
+def check_choice(key: str, value: Any) -> None:
+    """Check one override's value, as before a sweep starts.
+
+    Parameters
+    ----------
+    key : str
+        ``section.key``.
+    value : object
+        The value it would take.
+
+    Raises
+    ------
+    BCCPError
+        If the value does not fit.
+    """
+    name, _, rest = key.partition(".")
+    kind = typing.get_type_hints(Config)[name]
+    item = next((f for f in dataclasses.fields(kind) if f.name == rest), None)
+    if item is None:
+        return  # a whole section or a nested key: judged when the job is composed
+    if key == "main.execute_steps":
+        _step_list(value)
+    elif key == "noisy_labels.noise":
+        _noise(value)
+    elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):
+        _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
+
+
+def encode(value: Any) -> str:
+    """Write a value as a command line's text; :func:`section` reads it back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if value is None or isinstance(value, bool | list | dict):
+        return json.dumps(value)
+    return str(value)
+
+
+def absolute(text: str, base: Path) -> str:
+    """Make a path absolute; what is no path (a URL, a name, an id) stays.
+
+    Text is taken for a path where it exists, or has a path separator and no ``://``.
+    """
+    if "://" in text or text.startswith("models:/"):
+        return text
+    path = Path(text).expanduser()
+    path = path if path.is_absolute() else base / path
+    looks_like_path = "/" in text or text.startswith("~")
+    return str(path.resolve()) if looks_like_path or path.exists() else text
+
+
+def _resolved(composed: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise BCCPError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    return typing.cast("dict[str, Any]", plain)
+
+
+def _typed(value: Any, hint: Any, key: str) -> Any:
+    """Convert to the field's type as OmegaConf does, which never turns the text ``0012`` into a number for a text field."""
+    if hint is Any:
+        return json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
+    optional = type(None) in typing.get_args(hint)
+    if value is None or (isinstance(value, str) and value in ("null", "None")):
+        if optional:
+            return None
+        raise BCCPError(f"{key}=null is not accepted: give {_kind_name(hint)}")
+    kind = next(k for k in (typing.get_args(hint) or (hint,)) if k is not type(None))
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}")
+    try:
+        node = OmegaConf.structured(dataclasses.make_dataclass("One", [("value", kind)]))
+        node.value = value
+    except ValidationError as error:
+        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}") from error
+    return node.value
+
+
+def _kind_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return " or ".join(names[kind] for kind in (typing.get_args(hint) or (hint,)))
+
+
+def _check_value(value: Any, metadata: Mapping[str, Any], key: str) -> None:
+    choices = metadata.get("choices")
+    if choices and value is not None and value not in choices:
+        raise BCCPError(f"{key}={value} is unknown: use one of {', '.join(choices)}" + nearest(str(value), choices))
+    if value is None or "range" not in metadata:
+        return
+    low, high, above, below = metadata["range"]
+    if not (low < value if above else low <= value) or not (value < high if below else value <= high):
+        bound = f"{'above' if above else 'from'} {low:g}" + (f" {'and below' if below else 'to'} {high:g}" if high < float("inf") else "")
+        raise BCCPError(f"{key}={value} is out of range: give a number {bound}" + ("" if above or high < float("inf") else " up"))
+
+
+def _step_list(value: Any) -> list[str]:
+    """A list of steps, or a comma list as a string, in run order."""
+    if isinstance(value, str):
+        value = [name.strip() for name in value.strip().strip("[]").split(",")]
+    if not isinstance(value, list) or not value or not all(value):
+        raise BCCPError(f"main.execute_steps={value!r} is not accepted: give a list of steps among {', '.join(STEPS)}")
+    for name in value:
+        if name not in STEPS:
+            raise BCCPError(f"main.execute_steps names the unknown step {name!r}: use {', '.join(STEPS)}" + nearest(str(name), STEPS))
+    return [name for name in STEPS if name in value]
+
+
+def _noise(value: Any) -> str | list[list[float]]:
+    """The name of a noise, or a row-stochastic matrix."""
+    if isinstance(value, str):
+        if value.startswith("["):
+            value = json.loads(value)
+        elif value in ("uniform", "pair"):
+            return value
+    if not isinstance(value, list):
+        raise BCCPError(
+            f"noisy_labels.noise={value} is unknown: use uniform, pair or a KxK matrix" + nearest(str(value), ["uniform", "pair"])
+        )
+    for position, row in enumerate(value):
+        is_row = isinstance(row, list) and len(row) == len(value) and all(isinstance(p, int | float) and p >= 0 for p in row)
+        if not is_row or abs(sum(row) - 1) > 1e-6:
+            raise BCCPError(
+                f"noisy_labels.noise: row {position} of the matrix is {row}; each of the {len(value)} rows needs "
+                f"{len(value)} numbers from 0 up with the sum 1"
+            )
+    return value
+
+
+def _flat(section: Any) -> dict[str, Any]:
+    return dataclasses.asdict(section)

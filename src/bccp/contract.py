@@ -1,0 +1,62 @@
+"""The steps' ``MLproject`` files, written from the schema, so that no parameter is declared by hand twice.
+
+``python -m bccp.contract`` rewrites them; a test asserts that they are what this module would write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bccp import config
+from bccp.keys import ROOT
+from bccp.step import MAKER, SPECS
+
+
+def mlproject(step: str) -> str:
+    """The text of a step's ``MLproject``: one parameter per input artifact and one per key of its section."""
+    name = config.section_name(step)
+    composed: Any = OmegaConf.load(ROOT / "config.yaml")
+    defaults: Any = OmegaConf.to_container(composed, resolve=False)
+    del defaults["hydra"]
+    values: Any = OmegaConf.to_container(OmegaConf.create(defaults), resolve=True)
+    comments = _comments(name)
+    spec = SPECS[step]
+    lines = [f"name: {step}", "", "conda_env: conda.yml", "", "entry_points:", "  main:", "    parameters:"]
+    for artifact in (*spec.inputs, *spec.optional_inputs):
+        optional = ", or null" if artifact in spec.optional_inputs else ""
+        lines += _parameter(artifact, f"name:digest of the artifact, made by {MAKER[artifact]}{optional}", "null")
+    fields = [item.name for item in dataclasses.fields(config.section_type(step))]
+    for key in fields:
+        lines += _parameter(key, comments.get(key) or f"{name}.{key} of the configuration", config.encode(values[name][key]))
+    options = " ".join(f"--{key}={{{key}}}" for key in (*spec.inputs, *spec.optional_inputs, *fields))
+    return "\n".join([*lines, f"    command: {json.dumps(f'python run.py {options}')}", ""])
+
+
+def _parameter(name: str, description: str, default: str) -> list[str]:
+    return [
+        f"      {name}:",
+        f"        description: {json.dumps(description)}",
+        "        type: string",
+        f"        default: {json.dumps(default)}",
+    ]
+
+
+def _comments(section: str) -> dict[str, str]:
+    """The comments behind the keys of a section of ``config.yaml``."""
+    comments, inside = {}, False
+    for line in (ROOT / "config.yaml").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith((" ", "#")):
+            inside = line.startswith(f"{section}:")
+        elif inside and line.startswith("  ") and not line.startswith("   ") and " # " in line:
+            key, _, comment = line.partition(" # ")
+            comments[key.partition(":")[0].strip()] = comment.strip()
+    return comments
+
+
+if __name__ == "__main__":
+    for step in config.STEPS:
+        (ROOT / step / "MLproject").write_text(mlproject(step), encoding="utf-8")

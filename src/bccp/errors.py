@@ -1,0 +1,38 @@
+"""The one exception that a user's mistake raises, and the words that help to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BCCPError(Exception):
+    """A mistake in the input, told in one sentence.
+
+    The message names the culprit (a file, a key or a value) and what would be accepted instead. The command line prints it after
+    ``error:`` as the last line on stderr and ends with a non-zero status; no traceback is shown for it.
+    """
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Suggest the valid word that looks most like a wrong one.
+
+    Parameters
+    ----------
+    word : str
+        What was given.
+    choices : iterable of str
+        What would be accepted.
+
+    Returns
+    -------
+    str
+        ``" (did you mean 'x'?)"``, or an empty string where nothing is near.
+
+    Examples
+    --------
+    >>> nearest("trian", ["train", "test"])
+    " (did you mean 'train'?)"
+    """
+    match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

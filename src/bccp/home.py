@@ -1,0 +1,90 @@
+"""The project's home, ``BCCP_HOME``: everything that is written lies under it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bccp.errors import BCCPError
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Environment variables that keep the libraries from telling anybody anything."""
+
+
+def home() -> Path:
+    """The home's folder, made where it is missing; ``~/.bccp`` unless ``BCCP_HOME`` says otherwise.
+
+    Raises
+    ------
+    BCCPError
+        If it cannot be made or written to.
+    """
+    folder = Path(os.environ.get("BCCP_HOME") or "~/.bccp").expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BCCPError(f"BCCP_HOME={folder} cannot be made ({error.strerror}): set it to a folder you may write to") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BCCPError(f"BCCP_HOME={folder} cannot be written to: set it to a folder you may write to")
+    return folder
+
+
+def keep_within_home() -> None:
+    """Set the environment so that no library writes outside the home or phones anywhere."""
+    folder = home()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name, place in {
+        "WANDB_DIR": ".",
+        "WANDB_DATA_DIR": "wandb/data",
+        "WANDB_CACHE_DIR": "wandb/cache",
+        "WANDB_CONFIG_DIR": "wandb/config",
+        "WANDB_ARTIFACT_DIR": "wandb/artifacts",
+        "KAGGLEHUB_CACHE": "data/kaggle",
+        "MPLCONFIGDIR": "cache/matplotlib",
+    }.items():
+        os.environ.setdefault(name, str(folder / place))
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A folder under the home that is gone afterwards, whatever happens.
+
+    Its name holds this process's id, so that :func:`sweep_scratch` can tell what a killed process left behind.
+    """
+    parent = home() / "tmp"
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{purpose}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_scratch() -> None:
+    """Delete the scratch folders of processes that are no more."""
+    for folder in (home() / "tmp").glob("*-*"):
+        owner = folder.name.partition("-")[0]
+        if owner.isdigit() and not alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this host runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

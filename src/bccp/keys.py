@@ -1,0 +1,190 @@
+"""A step's key: what its result depends on, and nothing else.
+
+The key is the SHA-256 of a canonical JSON of its parts: the source of the modules that the step imports (transitively), its environment
+file, the installed versions of its pinned packages (where it runs in the caller's environment), its parameters (a path counts as what it
+holds), dtype, device type, and the versions of its inputs. The seed is one of the parameters. The number of threads is not in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bccp import config
+from bccp.tracking import file_digest
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout: the folder that holds ``config.yaml`` and the steps."""
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def step_key(
+    step: str, section: Any, inputs: Mapping[str, str], *, isolated: bool, source: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The key of a step under a configuration.
+
+    Parameters
+    ----------
+    step : str
+        One of ``config.STEPS``.
+    section : dataclass
+        Its section of the configuration.
+    inputs : mapping of str to str
+        Version of each input artifact, by name.
+    isolated : bool
+        Whether the step runs in an environment of its own, which its environment file then describes wholly.
+    source : str, optional
+        For ``fetch_data``: fingerprint of the source.
+
+    Returns
+    -------
+    key : str
+        64 hex digits.
+    parts : dict
+        What it was made of.
+    """
+    parameters = {name: _by_content(section, name, value) for name, value in config.relevant(section).items()}
+    if source is not None:
+        parameters["path"] = source
+    environment = ROOT / step / "conda.yml"
+    parts: dict[str, Any] = {
+        "step": step,
+        "code": source_digest(ROOT / step / "run.py"),
+        "environment": file_digest(environment),
+        "parameters": parameters,
+        "inputs": dict(inputs),
+    }
+    if not isolated:
+        parts["installed"] = _versions(tuple(_pins(environment)))
+    if "torch" in _pins(environment):
+        parts |= {"dtype": "float32", "device": device_type()}
+    return parts_key(parts), parts
+
+
+def parts_key(parts: Mapping[str, Any]) -> str:
+    """The key of given parts: SHA-256 of their canonical JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between the parts of two keys, as ``name: old -> new``, longest values shortened."""
+    found = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name}: {_short(before)} -> {_short(after)}")
+    return found
+
+
+@functools.cache
+def source_digest(run_file: Path) -> str:
+    """SHA-256 over a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file."""
+    seen: dict[str, str] = {}
+    todo = [run_file]
+    while todo:
+        path = todo.pop()
+        name = path.relative_to(ROOT).as_posix()
+        if name not in seen:
+            seen[name] = file_digest(path)
+            todo += _imported_files(path)
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def _imported_files(path: Path) -> list[Path]:
+    files = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bccp":
+            base = str(node.module)
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"]
+        else:
+            continue
+        for name in names:
+            stem = _PACKAGE.joinpath(*name.split(".")[1:])
+            files += [f for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.is_file()]
+    return files
+
+
+def device_type() -> str:
+    """``cuda``, ``mps`` or ``cpu``, told without importing torch: a CUDA build beside a driver and a visible device, or Apple silicon."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "cpu"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
+    if "+cpu" not in version and visible and Path("/proc/driver/nvidia/version").exists():
+        return "cuda"
+    return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
+
+
+def _pins(environment: Path) -> dict[str, str]:
+    """The ``package==version`` lines of an environment file."""
+    return dict(re.findall(r"^\s*-\s*([A-Za-z0-9._-]+)==(\S+)", environment.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+@functools.cache
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def shared_parts(name: str) -> dict[str, Any]:
+    """What work shared by steps depends on beside its parameters: its module ``bccp.<name>``, torch's versions, dtype and device."""
+    return {
+        "code": source_digest(_PACKAGE / f"{name}.py"),
+        "installed": _versions(("numpy", "torch", "torchvision", "lightning")),
+        "dtype": "float32",
+        "device": device_type(),
+    }
+
+
+def started_by() -> str:
+    """What started this process: ``virtualenv``, ``uv`` or ``conda`` (an environment that MLflow made), else ``local``."""
+    prefix = Path(sys.prefix)
+    if prefix.name.startswith("mlflow-"):
+        settings = prefix / "pyvenv.cfg"
+        if settings.is_file():
+            return "uv" if re.search(r"^uv\s*=", settings.read_text(encoding="utf-8"), flags=re.MULTILINE) else "virtualenv"
+        if os.environ.get("CONDA_PREFIX") == sys.prefix:
+            return "conda"
+    return "local"
+
+
+def _by_content(section: Any, name: str, value: Any) -> Any:
+    """A path parameter as the digest of what it names; a long value as its digest."""
+    item = next((f for f in dataclasses.fields(section) if f.name == name), None)
+    if item is not None and item.metadata.get("path") and isinstance(value, str) and Path(value).is_file():
+        return f"sha256:{file_digest(Path(value))}"
+    if isinstance(value, dict):
+        nested = {f.name: f.metadata for f in dataclasses.fields(getattr(section, name))}
+        return {
+            key: f"sha256:{file_digest(Path(v))}" if nested[key].get("path") and isinstance(v, str) and Path(v).is_file() else v
+            for key, v in value.items()
+        }
+    text = json.dumps(value)
+    return value if len(text) < 500 else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:24] + "…"

@@ -1,0 +1,143 @@
+"""Hydra's command line: options in one text, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from bccp import config
+from bccp.errors import BCCPError, nearest
+from bccp.keys import ROOT
+
+_CLOSING = {"[": "]", "{": "}", "(": ")"}
+
+
+def split_options(text: str) -> list[str]:
+    """Split options at white space outside quotes and brackets; quotes stay, as Hydra tells texts from sweeps by them.
+
+    Parameters
+    ----------
+    text : str
+        As given to ``-P hydra_options="…"``.
+
+    Returns
+    -------
+    list of str
+        Flags (``-m``) first, then overrides: Hydra refuses overrides on both sides of a flag.
+
+    Examples
+    --------
+    >>> split_options("train.epochs=3 -m main.execute_steps='train, test'")
+    ['-m', 'train.epochs=3', "main.execute_steps='train, test'"]
+    """
+    words, word, quote, brackets = [], "", "", ""
+    for position, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote and text[position - 1] != "\\" else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in _CLOSING:
+            brackets += _CLOSING[letter]
+        elif brackets and letter == brackets[-1]:
+            brackets = brackets[:-1]
+        elif letter.isspace() and not brackets:
+            words += [word] if word else []
+            word = ""
+            continue
+        word += letter
+    if quote or brackets:
+        raise BCCPError(f"hydra_options: {(quote or brackets[-1])!r} is missing at the end of {word!r}")
+    words += [word] if word else []
+    return flags_first(words)
+
+
+def flags_first(words: Sequence[str]) -> list[str]:
+    """Put ``-m`` and other flags before the overrides; a flag's separate value (``--config-name x``) stays behind it."""
+    flags, overrides, takes_value = [], [], False
+    for word in words:
+        if takes_value or word.startswith("-"):
+            flags.append(word)
+            takes_value = not takes_value and word in _VALUE_FLAGS
+        else:
+            overrides.append(word)
+    return flags + overrides
+
+
+_VALUE_FLAGS = frozenset(
+    {
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+        "--config-dir",
+        "-cd",
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--experimental-rerun",
+        "--info",
+        "-i",
+    }
+)
+
+
+def check_overrides(overrides: Sequence[str]) -> list[str]:
+    """Refuse unknown keys and values by name before a job is composed; each choice of a sweep is checked.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides, no flags.
+
+    Returns
+    -------
+    list of str
+        The same overrides.
+
+    Raises
+    ------
+    BCCPError
+        For the first that cannot be used, with the nearest valid name.
+    """
+    known = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except HydraException as error:
+            raise BCCPError(
+                f"the option {text!r} cannot be read: write section.key=value, with quotes round a value that holds blanks"
+            ) from error
+        if not override.key_or_group.startswith("hydra") and not override.is_add():
+            _check_one(override, known)
+    return list(overrides)
+
+
+def _check_one(override: Override, known: Any) -> None:
+    key = override.key_or_group
+    node: Any = known
+    for depth, name in enumerate(key.split(".")):
+        if not isinstance(node, dict) or name not in node:
+            place = ".".join(key.split(".")[:depth])
+            names = [f"{place}.{n}" if place else n for n in node if n not in ("defaults", "hydra")] if isinstance(node, dict) else []
+            everywhere = [f"{s}.{k}" for s, keys in known.items() if isinstance(keys, dict) for k in keys]
+            raise BCCPError(f"unknown key {key!r}" + (nearest(key, names) or nearest(key, everywhere)) + _listing(place, names))
+        node = node[name]
+    if override.is_delete():
+        raise BCCPError(f"{key} cannot be deleted: give it a value")
+    if override.is_sweep_override():
+        for choice in override.sweep_iterator():
+            config.check_choice(key, choice)
+    else:
+        config.check_choice(key, override.value())
+
+
+def _listing(place: str, names: Sequence[str]) -> str:
+    short = [name.rpartition(".")[2] for name in names]
+    return f"; {'the sections' if not place else f'the keys of {place}'} are {', '.join(short)}" if short else ""

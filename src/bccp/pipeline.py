@@ -1,0 +1,409 @@
+"""The orchestrator: runs the steps in order, passes explicit versions along, and leaves a summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import types
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bccp import config, keys, wandb_mirror
+from bccp.errors import BCCPError
+from bccp.home import home, keep_within_home, sweep_scratch
+from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
+from bccp.tracking import Ledger, ledger_uri
+
+LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
+"""With true labels these may be left out altogether: labels pass through, nothing is replayed."""
+
+HEADLINES = (
+    "bayes_cutoff/auroc",
+    "bayes_cutoff/f1",
+    "bayes_cutoff/estimated_user_accuracy",
+    "bayes_cutoff/true_user_accuracy",
+    "train/val_accuracy",
+    "test/accuracy",
+    "test/accuracy_monday",
+    "test/accuracy_tuesday",
+    "test/f1_macro",
+)
+
+
+@dataclass
+class StepRecord:
+    """What became of a step; ``summary.json`` lists one for each."""
+
+    name: str
+    status: str = "skipped"
+    reason: str = "not asked for"
+    seconds: float = 0.0
+    work_seconds: float = 0.0
+    run_id: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Summary:
+    """What became of a pipeline."""
+
+    status: str = "failed"
+    error: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: list[StepRecord] = field(default_factory=lambda: [StepRecord(name) for name in config.STEPS])
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``summary.json``, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f".summary-{uuid.uuid4().hex}"
+        fresh.write_text(json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
+        fresh.replace(folder / "summary.json")
+
+
+class Interrupted(BaseException):
+    """SIGTERM, as an exception: runs in progress end as KILLED."""
+
+
+def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the pipeline, as from a notebook.
+
+    Parameters
+    ----------
+    overrides : sequence of str
+        Hydra overrides such as ``"noisy_labels.user_accuracy=0.6"``.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` holds, and ``folder``, where it lies.
+
+    Raises
+    ------
+    BCCPError
+        If something in the input is wrong. The summary is written all the same.
+
+    Examples
+    --------
+    >>> import bccp
+    >>> summary = bccp.run(["noisy_labels.user_accuracy=0.6"])  # doctest: +SKIP
+    >>> summary["metrics"]["test/accuracy"]  # doctest: +SKIP
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from bccp.overrides import check_overrides
+
+    folder = new_run_folder()
+    check = check_overrides(overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(keys.ROOT)):
+        composed = compose(config_name="config", overrides=check)
+    summary = run_composed(composed, folder)
+    return dataclasses.asdict(summary) | {"folder": str(folder)}
+
+
+def new_run_folder() -> Path:
+    """A name under the home's ``outputs`` that no other run has."""
+    return home() / "outputs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
+
+
+def run_composed(composed: DictConfig, folder: Path) -> Summary:
+    """Run the pipeline on a composed configuration; the summary goes to ``folder``, also when the pipeline fails.
+
+    Parameters
+    ----------
+    composed : DictConfig
+        ``config.yaml`` with overrides.
+    folder : Path
+        The run folder.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    BCCPError
+        If something in the input is wrong.
+    """
+    summary = Summary()
+    try:
+        summary.config = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
+        checked = config.load(composed, base=Path.cwd())
+        summary.config = dataclasses.asdict(checked)
+        with _terminable():
+            _Pipeline(checked, folder, summary).run()
+        summary.status = "finished"
+    except BaseException as error:
+        known = isinstance(error, BCCPError)
+        summary.error = str(error) if known else f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        summary.write(folder)
+    return summary
+
+
+class _Pipeline:
+    """One run of the pipeline."""
+
+    def __init__(self, checked: config.Config, folder: Path, summary: Summary) -> None:
+        self.config = checked
+        self.folder = folder
+        self.summary = summary
+        self.records = {record.name: record for record in summary.steps}
+        self.asked: list[str] = checked.main.execute_steps
+        self.manager = self._manager()
+        self.isolated = self.manager != "local"
+        self.versions: dict[str, str] = {}
+        self.passes_through = checked.noisy_labels.label == "ground_truth" and not LABEL_STEPS & set(self.asked)
+
+    def _manager(self) -> str:
+        manager: str = self.config.main.env_manager
+        manager = keys.started_by() if manager == "auto" else manager
+        tool = {"virtualenv": "pyenv", "uv": "uv", "conda": "conda"}.get(manager)
+        if tool and not shutil.which(tool):
+            raise BCCPError(f"main.env_manager={manager} needs the command {tool} on PATH: install it or use main.env_manager=local")
+        return manager
+
+    def run(self) -> None:
+        """Run, reuse or skip each step in order."""
+        keep_within_home()
+        tracking = self.config.tracking
+        mode = wandb_mirror.resolve_mode(tracking.wandb)
+        if mode == "online":
+            sent = "figures, models and images" if tracking.upload_images else "figures and models, no images"
+            print(
+                f"W&B: online, {tracking.wandb_entity or 'your default entity'}/{tracking.wandb_project}; sent: {sent}",
+                flush=True,
+            )
+        uri, note = ledger_uri(tracking.mlflow_uri)
+        if note:
+            print(note, flush=True)
+        threads = self.config.main.threads or default_threads()
+        limit_threads(threads)
+        sweep_scratch()
+        self.ledger = Ledger(uri)
+        self.ledger.mend()
+        parent = self.ledger.start(
+            self.folder.name,
+            run_id=self.ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None)),
+            tags={"bccp.pipeline": self.folder.name, "bccp.folder": str(self.folder)},
+        )
+        self.context = Context(
+            ledger_uri=uri,
+            wandb=mode,
+            wandb_entity=tracking.wandb_entity,
+            wandb_project=tracking.wandb_project,
+            upload_images=tracking.upload_images,
+            group=self.folder.name,
+            threads=threads,
+            parent_run_id=parent,
+        )
+        try:
+            self.ledger.log_params(parent, dict(_flatten(dataclasses.asdict(self.config))))
+            needed = self._needed()
+            for name in config.STEPS:
+                if name in needed:
+                    self._step(name)
+            self.ledger.log_metrics(parent, self.summary.metrics)
+        except BaseException as error:
+            self.ledger.end(parent, ending(error))
+            raise
+        self.ledger.end(parent, "FINISHED")
+
+    def _needed(self) -> set[str]:
+        """The steps asked for and those whose outputs they read, directly or not."""
+        needed, todo = set(), list(self.asked)
+        while todo:
+            name = todo.pop()
+            if name in needed:
+                continue
+            needed.add(name)
+            todo += [maker for artifact in self._reads(name) for maker in SPECS if artifact in SPECS[maker].outputs]
+        return needed
+
+    def _reads(self, name: str) -> list[str]:
+        spec = SPECS[name]
+        reads = [*spec.inputs, *spec.optional_inputs]
+        if self.passes_through:
+            made_by_label_steps = {output for step in LABEL_STEPS for output in SPECS[step].outputs}
+            reads = [artifact for artifact in reads if artifact not in made_by_label_steps]
+            if name == "train":
+                reads.append("true_labels")
+        return reads
+
+    def _inputs(self, name: str) -> dict[str, str]:
+        inputs = {artifact: self.versions[artifact] for artifact in self._reads(name) if artifact in self.versions}
+        if self.passes_through and name == "train":  # the true labels stand in for cleansed ones
+            inputs["cleansed_labels"] = inputs.pop("true_labels")
+        return inputs
+
+    def _step(self, name: str) -> None:
+        record, section, inputs = self.records[name], self.config.section(name), self._inputs(name)
+        started = time.perf_counter()
+        source = None
+        if name == "fetch_data":
+            from bccp.fetch_data import source_fingerprint
+
+            source = source_fingerprint(section)
+        key, parts = keys.step_key(name, section, inputs, isolated=self.isolated, source=source)
+        if name not in self.asked:
+            self._take_left_out(record, key, parts)
+        else:
+            with self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True)):
+                if not (self.config.main.cache and self._reuse(record, key)):
+                    self._execute(record, section, inputs, key, parts)
+        record.seconds = round(time.perf_counter() - started, 3)
+        self.versions |= record.outputs
+
+    def _take_left_out(self, record: StepRecord, key: str, parts: Mapping[str, Any]) -> None:
+        found = self.ledger.find(record.name, key)
+        if found is None:
+            latest = self.ledger.latest(record.name)
+            reader = next(step for step in self.asked if config.STEPS.index(step) > config.STEPS.index(record.name))
+            why = "it has never finished here" if latest is None else "it finished with " + _some(keys.differences(latest.key_parts, parts))
+            record.status, record.reason = "failed", "left out, and no finished run of it fits"
+            raise BCCPError(
+                f"{reader} needs the outputs of {record.name}, which main.execute_steps leaves out, and no finished run of it has this "
+                f"configuration ({why}): add {record.name} to main.execute_steps"
+            )
+        record.run_id, record.outputs, record.reason = found.run_id, found.outputs, "left out; a finished run's outputs are used"
+
+    def _reuse(self, record: StepRecord, key: str) -> bool:
+        found = self.ledger.find(record.name, key)
+        if found is None:
+            return False
+        record.status, record.reason = "reused", f"run {found.run_id[:8]} has the same key"
+        record.run_id, record.outputs = found.run_id, found.outputs
+        self.summary.metrics |= {k: v for k, v in found.metrics.items() if k.startswith(f"{record.name}/") and "/epoch_" not in k}
+        self.ledger.tag(str(self.context.parent_run_id), {f"bccp.reused.{record.name}": found.run_id})
+        print(f"{record.name}: reused ({record.reason})", flush=True)
+        return True
+
+    def _execute(self, record: StepRecord, section: Any, inputs: dict[str, str], key: str, parts: dict[str, Any]) -> None:
+        print(f"{record.name}: runs", flush=True)
+        record.status, record.reason = "failed", "did not finish"
+        if self.isolated:
+            self._execute_isolated(record, section, inputs, key)
+        else:
+            module = load_step(record.name)
+            step = execute(
+                module.run,
+                name=record.name,
+                section=section,
+                inputs=inputs,
+                context=self.context,
+                ledger=self.ledger,
+                key=key,
+                key_parts=parts,
+            )
+            record.run_id, record.outputs, record.work_seconds = step.run_id, step.outputs, round(step.work_seconds, 3)
+            self.summary.metrics |= step.metrics
+        record.status, record.reason = "ran", "no finished run had its key" if self.config.main.cache else "main.cache=false"
+
+    def _execute_isolated(self, record: StepRecord, section: Any, inputs: Mapping[str, str], key: str) -> None:
+        """Start the step as an MLflow project in an environment of its own, and read its run's record."""
+        import mlflow
+        from mlflow.exceptions import ExecutionException
+
+        parameters = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
+        parameters |= {name: f"{name}:{version}" for name, version in inputs.items()}
+        spec = SPECS[record.name]
+        parameters |= {name: "null" for name in (*spec.inputs, *spec.optional_inputs) if name not in inputs}
+        os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
+        os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
+        mlflow.set_tracking_uri(self.context.ledger_uri)
+        experiment = self.ledger.client.get_run(str(self.context.parent_run_id)).info.experiment_id
+        try:
+            with mlflow.start_run(run_id=self.context.parent_run_id):
+                submitted: Any = mlflow.projects.run(  # type: ignore[no-untyped-call]
+                    str(keys.ROOT / record.name),
+                    parameters=parameters,
+                    experiment_id=experiment,
+                    env_manager=self.manager,
+                    run_name=record.name,
+                )
+        except ExecutionException as error:
+            raise BCCPError(f"the step {record.name} failed in its own environment: see its message above") from error
+        finally:
+            os.environ.pop("BCCP_CONTEXT", None)
+            self.ledger.client.update_run(str(self.context.parent_run_id), status="RUNNING")
+        found = self.ledger.find(record.name, key)
+        if found is None or found.run_id != submitted.run_id:
+            raise BCCPError(f"the step {record.name} ended, but its run {submitted.run_id} is not recorded in {self.context.ledger_uri}")
+        tags = self.ledger.client.get_run(found.run_id).data.tags
+        record.run_id, record.outputs = found.run_id, found.outputs
+        record.work_seconds = float(tags["bccp.work_seconds"])
+        self.summary.metrics |= {k: v for k, v in found.metrics.items() if "/epoch_" not in k}
+
+
+def load_step(name: str) -> types.ModuleType:
+    """Import a step's ``run.py`` from this checkout."""
+    path = keys.ROOT / name / "run.py"
+    spec = importlib.util.spec_from_file_location(f"bccp_steps.{name}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise BCCPError(f"{path} is missing: BCCP runs from a checkout; install it with pip install -e")
+    module = importlib.util.module_from_spec(spec)
+    search_path = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = search_path  # a step puts src/ in front, which this process has already
+    return module
+
+
+def report(summary: Summary, folder: Path) -> str:
+    """The text that a run ends with: a table of the steps, the main figures, and where to look next."""
+    rows = [("step", "status", "seconds", "made")]
+    for record in summary.steps:
+        made = ", ".join(f"{name}:{version[:12]}" for name, version in record.outputs.items())
+        rows.append((record.name, record.status, f"{record.seconds:.1f}" if record.status != "skipped" else "", made))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d}".rstrip() for a, b, c, d in rows]
+    figures = [f"{name:<38} {summary.metrics[name]:.4f}" for name in HEADLINES if name in summary.metrics]
+    uri, _ = ledger_uri(summary.config["tracking"]["mlflow_uri"])
+    look = ["look next:", f"  summary     {folder / 'summary.json'}"]
+    look.append(f"  every run   {uri}" if uri.startswith("http") else f"  every run   mlflow ui --backend-store-uri {uri}")
+    return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])
+
+
+def _some(differences: list[str]) -> str:
+    shown = "; ".join(differences[:3]) or "the same key, but its outputs are damaged"
+    return shown + (f" and {len(differences) - 3} more" if len(differences) > 3 else "")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", config.encode(value)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the runs in progress properly; outside the main thread signals are left alone."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        raise Interrupted(f"signal {number}")
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,405 @@
+"""What a step is given: its section, its inputs by version, a place for its outputs, and a run to report to.
+
+The same ``run(step)`` of a step's ``run.py`` is called by the orchestrator in its own process (``main.env_manager=local``) and by
+:func:`command_line` when MLflow starts the step as a project of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bccp import config, keys, wandb_mirror
+from bccp.errors import BCCPError, nearest
+from bccp.home import scratch
+from bccp.tracking import Ledger, disk_error, ledger_uri
+
+PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
+"""Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """What a step reads and writes.
+
+    Attributes
+    ----------
+    inputs, optional_inputs, outputs : tuple of str
+        Names of artifacts.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    optional_inputs: tuple[str, ...] = ()
+
+
+SPECS: dict[str, StepSpec] = {
+    "fetch_data": StepSpec((), ("raw_data",)),
+    "preprocessing": StepSpec(("raw_data",), ("clean_data",)),
+    "segregation": StepSpec(("clean_data",), ("segregated_data", "true_labels")),
+    "noisy_labels": StepSpec(("segregated_data", "true_labels"), ("given_labels",)),
+    "bayes_cutoff": StepSpec(("segregated_data", "given_labels"), ("cleansed_labels",), ("true_labels",)),
+    "cp_sampling": StepSpec(("segregated_data", "cleansed_labels"), ("replay_sample",)),
+    "train": StepSpec(("segregated_data", "cleansed_labels"), ("model",), ("replay_sample",)),
+    "test": StepSpec(("model", "segregated_data", "true_labels"), ("evaluation",), ("given_labels",)),
+}
+MAKER = {output: step for step, spec in SPECS.items() for output in spec.outputs}
+"""Which step makes an artifact."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all steps of a pipeline share; an isolated step gets it as JSON in ``BCCP_CONTEXT``.
+
+    Attributes
+    ----------
+    ledger_uri : str
+    wandb : str
+        ``online``, ``offline`` or ``disabled``.
+    wandb_entity : str or None
+    wandb_project : str
+    upload_images : bool
+    group : str
+        The pipeline's id, W&B's group.
+    threads : int
+        Numeric threads of a step.
+    parent_run_id : str or None
+        The pipeline's MLflow run.
+    """
+
+    ledger_uri: str
+    wandb: str
+    wandb_entity: str | None
+    wandb_project: str
+    upload_images: bool
+    group: str
+    threads: int
+    parent_run_id: str | None = None
+
+
+class Stopwatch:
+    """Counts the seconds of a step's own work: it can be stopped and started in nested blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    @contextmanager
+    def going(self, wanted: bool) -> Iterator[None]:
+        """Count (or do not count) within the block; afterwards as before it."""
+        before = self._since is not None
+        self._switch(wanted)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def _switch(self, wanted: bool) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            self.seconds += now - self._since
+        self._since = now if wanted else None
+
+
+@dataclass
+class Step:
+    """A running step; see the module's text.
+
+    Attributes
+    ----------
+    name : str
+    config : dataclass
+        The step's section.
+    inputs : dict of str to str
+        Version (64 hex digits) of each input artifact, by name.
+    outputs : dict of str to str
+        Version of each artifact published so far.
+    metrics : dict of str to float
+        What :meth:`log_metrics` was given so far.
+    """
+
+    name: str
+    config: Any
+    inputs: dict[str, str]
+    context: Context
+    ledger: Ledger
+    run_id: str
+    mirror: wandb_mirror.Mirror
+    outputs: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    _watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def work_seconds(self) -> float:
+        """Seconds of the step's own work, without imports, fetching, publishing and reporting."""
+        return self._watch.seconds
+
+    @property
+    def threads(self) -> int:
+        """Numeric threads, at least 1."""
+        return self.context.threads
+
+    @property
+    def device(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``."""
+        return keys.device_type()
+
+    def has_input(self, name: str) -> bool:
+        """Whether this input was given."""
+        return name in self.inputs
+
+    def input(self, name: str) -> Path:
+        """The folder of an input artifact, verified and not to be changed; ``clean_data`` is found through ``segregated_data``."""
+        with self._watch.going(False):
+            if name == "clean_data" and name not in self.inputs:
+                about = json.loads((self.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
+                return self.ledger.fetch(f"clean_data:{about['clean_data']}")
+            return self.ledger.fetch(f"{name}:{self.inputs[name]}")
+
+    @contextmanager
+    def output(self, name: str) -> Iterator[Path]:
+        """A folder to fill, published under this name when the block ends well, and gone when it does not."""
+        with scratch(name) as parent:
+            folder = parent / name
+            folder.mkdir()
+            yield folder
+            with self._watch.going(False):
+                self.outputs[name], place = self.ledger.publish(self.run_id, name, folder)
+                self.mirror.publish(name, self.outputs[name], place, pixels=name in PIXEL_ARTIFACTS)
+
+    def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
+        """Work that several steps need: done once a key, by whoever asks first, and published as a run of its own.
+
+        Parameters
+        ----------
+        name : str
+            The artifact's name.
+        key : mapping
+            Everything that the result depends on, as plain values; versions of the code and of the packages are added.
+        compute : callable
+            Fills the folder that it is given.
+
+        Returns
+        -------
+        Path
+            The artifact's folder, not to be changed.
+        """
+        parts = {"shared": name, "parameters": dict(key), **keys.shared_parts(name)}
+        digest = keys.parts_key(parts)
+        with (
+            self._watch.going(False),
+            self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes")),
+        ):
+            found = self.ledger.find(name, digest)
+            version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
+            self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
+            return self.ledger.fetch(f"{name}:{version}")
+
+    def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
+        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags={"bccp.step": name})
+        try:
+            with scratch(name) as parent:
+                folder = parent / name
+                folder.mkdir()
+                with self._watch.going(True):
+                    compute(folder)
+                version, _ = self.ledger.publish(run_id, name, folder)
+            self.ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
+        except BaseException as error:
+            self.ledger.end(run_id, ending(error))
+            raise
+        self.ledger.end(run_id, "FINISHED")
+        return version
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Report figures; they stand as ``step/name`` on the run, on the pipeline's run and in the summary."""
+        with self._watch.going(False):
+            named = {f"{self.name}/{name}": float(value) for name, value in metrics.items()}
+            self.metrics |= named
+            self.ledger.log_metrics(self.run_id, named)
+            self.mirror.log(named)
+
+    def log_history(self, history: Iterable[Mapping[str, float]]) -> None:
+        """Report figures of successive epochs, as ``step/epoch_<name>``."""
+        with self._watch.going(False):
+            rows = [{f"{self.name}/epoch_{name}": float(v) for name, v in row.items()} for row in history]
+            self.ledger.log_history(self.run_id, rows, first_step=1)
+            self.mirror.log_history(rows)
+
+    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
+        """Report a picture (PNG); ``pixels`` says that it shows parts of images."""
+        with self._watch.going(False):
+            self.ledger.client.log_artifact(self.run_id, str(path), artifact_path="pictures")
+            self.mirror.log_picture(path, pixels=pixels)
+
+    def say(self, line: str) -> None:
+        """Print one line of output."""
+        print(f"  {self.name}: {line}", flush=True)
+
+
+def ending(error: BaseException) -> str:
+    """The status of a run that an exception ended: FAILED for errors, KILLED for interrupts."""
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+Run = Callable[[Step], None]
+"""A step's own function, in its ``run.py``."""
+
+
+def execute(
+    run: Run,
+    *,
+    name: str,
+    section: Any,
+    inputs: Mapping[str, str],
+    context: Context,
+    ledger: Ledger,
+    key: str,
+    key_parts: Mapping[str, Any],
+    run_id: str | None = None,
+) -> Step:
+    """Run a step in this process, recorded as a run of its own.
+
+    Parameters
+    ----------
+    run : callable
+        The step's function.
+    name : str
+        One of ``config.STEPS``.
+    section : dataclass
+        Its section.
+    inputs : mapping of str to str
+        Version of each input, by name.
+    context : Context
+    ledger : Ledger
+    key, key_parts
+        From :func:`bccp.keys.step_key`.
+    run_id : str, optional
+        The run that MLflow made for the step, where it started it.
+
+    Returns
+    -------
+    Step
+        With its outputs, metrics and seconds.
+
+    Raises
+    ------
+    BCCPError
+        What the step refuses. Whatever ends the step, its run says so, and nothing of it is visible.
+    """
+    tags = {"bccp.step": name, "bccp.pipeline": context.group} | {f"bccp.input.{k}": v for k, v in inputs.items()}
+    run_id = ledger.start(name, parent=context.parent_run_id, run_id=run_id, tags=tags)
+    mirror: wandb_mirror.Mirror = wandb_mirror.NoMirror()
+    try:
+        ledger.log_params(run_id, {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)})
+        if context.wandb != "disabled":
+            mirror = wandb_mirror.WandbMirror(
+                mode=context.wandb,
+                entity=context.wandb_entity,
+                project=context.wandb_project,
+                group=context.group,
+                step=name,
+                config=dataclasses.asdict(section) | {"bccp.mlflow_run": run_id, "bccp.key": key},
+                home=ledger.home,
+                upload_images=context.upload_images,
+            )
+        for artifact, version in inputs.items():
+            mirror.use(artifact, version)
+        limit_threads(context.threads)
+        step = Step(name, section, dict(inputs), context, ledger, run_id, mirror)
+        with step._watch.going(True):
+            run(step)
+        missing = [output for output in SPECS[name].outputs if output not in step.outputs]
+        if missing:
+            raise RuntimeError(f"the step {name} ended without its output {missing[0]}")
+        ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(key_parts), "bccp.work_seconds": f"{step.work_seconds:.3f}"})
+    except BaseException as error:
+        mirror.finish(1)
+        ledger.end(run_id, ending(error))
+        if isinstance(error, OSError):
+            raise disk_error(error) from error
+        raise
+    mirror.finish(0)
+    ledger.end(run_id, "FINISHED")
+    return step
+
+
+def limit_threads(threads: int) -> None:
+    """Let numeric libraries use this many threads, also those that are imported later."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def default_threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command_line(run: Run) -> None:
+    """Run a step alone, with its parameters from the command line, as its ``MLproject`` calls it.
+
+    Ends the process: with status 0, or with ``error: <one sentence>`` on stderr and status 1.
+    """
+    try:
+        name = Path(run.__code__.co_filename).parent.name
+        _run_alone(run, name)
+    except BCCPError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _run_alone(run: Run, name: str) -> None:
+    spec, kind = SPECS[name], config.section_type(name)
+    artifacts = (*spec.inputs, *spec.optional_inputs)
+    fields = [f.name for f in dataclasses.fields(kind)]
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, allow_abbrev=False)
+    for option in (*artifacts, *fields):
+        parser.add_argument(f"--{option}", default=None)
+    given, unknown = parser.parse_known_args()
+    if unknown:
+        word = unknown[0].lstrip("-").partition("=")[0]
+        raise BCCPError(f"the step {name} has no parameter {word!r}" + nearest(word, (*artifacts, *fields)))
+    values = {f: getattr(given, f) for f in fields if getattr(given, f) is not None}
+    section = config.section(kind, values, config.section_name(name), Path.cwd())
+    context = context_from_environment()
+    ledger = Ledger(context.ledger_uri)
+    inputs = {}
+    for artifact in artifacts:
+        version = getattr(given, artifact)
+        if version in (None, "", "null", "None"):
+            if artifact in spec.inputs:
+                raise BCCPError(f"the step {name} needs {artifact}={artifact}:<digest>: the step {MAKER[artifact]} makes it")
+            continue
+        ledger.fetch(version)
+        inputs[artifact] = ledger.full_digest(version)
+    source = None
+    if name == "fetch_data":
+        from bccp.fetch_data import source_fingerprint
+
+        source = source_fingerprint(section)
+    key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", source=source)
+    run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
+    execute(run, name=name, section=section, inputs=inputs, context=context, ledger=ledger, key=key, key_parts=parts, run_id=run_id)
+
+
+def context_from_environment() -> Context:
+    """The context that the orchestrator left in ``BCCP_CONTEXT``, or the defaults for a step that is started by hand."""
+    text = os.environ.get("BCCP_CONTEXT")
+    if text:
+        return Context(**json.loads(text))
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    mode = wandb_mirror.resolve_mode("auto")
+    return Context(uri, mode, None, "bccp", True, f"alone-{time.strftime('%Y%m%d-%H%M%S')}", default_threads())

@@ -1,0 +1,449 @@
+"""The ledger: runs and versioned artifacts in MLflow, which is the only store.
+
+An artifact is a folder. Its version is the SHA-256 over the sorted (path, SHA-256 of the file) pairs, so equal content has equal versions
+everywhere. A run carries the versions that it made as tags ``bccp.output.<name>``, those that it read as ``bccp.input.<name>``, and the key
+under which its work can be found again as ``bccp.key``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from filelock import FileLock, Timeout
+
+from bccp.errors import BCCPError
+from bccp.home import alive, home, keep_within_home, scratch
+
+EXPERIMENT = "bccp"
+_TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended well, and what it left.
+
+    Attributes
+    ----------
+    run_id : str
+    outputs : dict of str to str
+        Version of each artifact by name.
+    metrics : dict of str to float
+    key_parts : dict
+        What the run's key was made of.
+    """
+
+    run_id: str
+    outputs: dict[str, str]
+    metrics: dict[str, float]
+    key_parts: dict[str, Any]
+
+
+def folder_digest(folder: Path) -> str:
+    """The version of a folder: SHA-256 over its sorted (POSIX path, SHA-256 of the file) pairs, 64 hex digits."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    lines = (f"{name}\0{file_digest(files[name])}\n" for name in sorted(files))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def ledger_uri(configured: str | None) -> tuple[str, str | None]:
+    """Choose the tracking URI (DESIGN, Ledger).
+
+    Parameters
+    ----------
+    configured : str or None
+        ``tracking.mlflow_uri``.
+
+    Returns
+    -------
+    uri : str
+        The configured one, else an http(s) or postgresql ``MLFLOW_TRACKING_URI``, else SQLite under the home.
+    note : str or None
+        One line for the user, where the environment said something that is not followed.
+    """
+    if configured:
+        if not re.match(r"(https?|postgresql(\+\w+)?|sqlite)://", configured):
+            raise BCCPError(f"tracking.mlflow_uri={configured!r} is not accepted: use an http(s)://, postgresql:// or sqlite:/// URI")
+        if configured.startswith("sqlite:///") and not configured.startswith("sqlite:////"):
+            raise BCCPError(f"tracking.mlflow_uri={configured!r} is a relative path: write sqlite:/// and an absolute path")
+        return configured, None
+    inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if re.match(r"(https?|postgresql(\+\w+)?)://", inherited):
+        return inherited, None
+    own = f"sqlite:///{home() / 'mlflow.db'}"
+    if not inherited or inherited == own:
+        return own, None
+    return (
+        own,
+        f"note: MLFLOW_TRACKING_URI={inherited} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
+    )
+
+
+class Ledger:
+    """The MLflow store, opened; see the module's text.
+
+    Parameters
+    ----------
+    uri : str
+        From :func:`ledger_uri`.
+
+    Raises
+    ------
+    BCCPError
+        If the store cannot be opened or does not answer.
+    """
+
+    def __init__(self, uri: str) -> None:
+        keep_within_home()
+        self.uri = uri
+        self.home = home()
+        self._verified: dict[tuple[str, str], Path] = {}
+        if uri.startswith("http"):  # one clear answer in seconds, not minutes of retries
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        for name in ("alembic", "mlflow"):  # after the import, which sets its own level
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            if uri.startswith("sqlite:///"):
+                _create_sqlite(uri, self.home)
+            self.client = MlflowClient(tracking_uri=uri)
+            self.experiment_id = self._experiment()
+        except (MlflowException, OSError) as error:
+            raise BCCPError(
+                f"the tracking server {uri} does not answer ({_first_line(error)}): start it, or unset MLFLOW_TRACKING_URI and "
+                "tracking.mlflow_uri to record in BCCP_HOME"
+            ) from error
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            from mlflow.exceptions import MlflowException
+
+            place = None if self.uri.startswith("http") else (self.home / "artifacts").as_uri()
+            try:
+                return str(self.client.create_experiment(EXPERIMENT, artifact_location=place))
+            except MlflowException:  # another process was first
+                found = self.client.get_experiment_by_name(EXPERIMENT)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def adopt(self, run_id: str | None) -> str | None:
+        """The run that ``mlflow run`` has made for this process, if it is in this ledger and keeps its files in the home or remotely."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException:
+            return None
+        place = _local_path(run.info.artifact_uri)
+        return run_id if place is None or place.is_relative_to(self.home) else None
+
+    def start(self, name: str, *, parent: str | None = None, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        """Open a run (or take over one that ``mlflow run`` made) and sign it with host, process and start time."""
+        signed = {
+            "bccp.host": socket.gethostname(),
+            "bccp.pid": str(os.getpid()),
+            "bccp.started": f"{_process_start(os.getpid())}",
+            **(tags or {}),
+        }
+        if run_id is not None:
+            for key, value in signed.items():
+                self.client.set_tag(run_id, key, value)
+            return run_id
+        if parent is not None:
+            signed["mlflow.parentRunId"] = parent
+        experiment = self.experiment_id if parent is None else self.client.get_run(parent).info.experiment_id
+        run = self.client.create_run(experiment, tags=signed, run_name=name)
+        return str(run.info.run_id)
+
+    def end(self, run_id: str, status: str) -> None:
+        """Close a run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags; a value over the store's limit is cut."""
+        for name, value in tags.items():
+            self.client.set_tag(run_id, name, value[:_TAG_LIMIT])
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Record parameters in one batch; names that ``mlflow run`` has recorded already keep its (quoted) values."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        batch = [Param(name, value[:_TAG_LIMIT]) for name, value in params.items() if name not in known]
+        for start in range(0, len(batch), 100):
+            self.client.log_batch(run_id, params=batch[start : start + 100])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Record metrics in one batch."""
+        self.log_history(run_id, [dict(metrics)], first_step=step)
+
+    def log_history(self, run_id: str, history: Iterable[Mapping[str, float]], *, first_step: int = 0) -> None:
+        """Record metrics of successive steps (epochs) in as few calls as the store allows."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [
+            Metric(name, float(value), now, first_step + step) for step, metrics in enumerate(history) for name, value in metrics.items()
+        ]
+        for start in range(0, len(batch), 1000):
+            self.client.log_batch(run_id, metrics=batch[start : start + 1000])
+
+    def publish(self, run_id: str, name: str, folder: Path) -> tuple[str, Path]:
+        """Store a folder as an artifact of a run; it becomes visible under its version only when it is whole.
+
+        Parameters
+        ----------
+        run_id : str
+            The run that made it.
+        name : str
+            The artifact's name.
+        folder : Path
+            What to store. In a local store the folder is moved, not copied.
+
+        Returns
+        -------
+        version : str
+            64 hex digits.
+        place : Path
+            Where its files are now, on this machine.
+        """
+        digest = folder_digest(folder)
+        root = _local_path(self.client.get_run(run_id).info.artifact_uri)
+        try:
+            if root is not None:
+                root.mkdir(parents=True, exist_ok=True)
+                if (root / name).exists():
+                    shutil.rmtree(root / name)
+                place = root / name
+                shutil.move(folder, place)
+            else:
+                self.client.log_artifacts(run_id, str(folder), artifact_path=name)
+                place = self._keep_copy(name, digest, folder)
+        except OSError as error:
+            raise disk_error(error) from error
+        self.client.set_tag(run_id, f"bccp.output.{name}", digest)
+        self._verified[name, digest] = place
+        return digest, place
+
+    def full_digest(self, version: str) -> str:
+        """The 64 hex digits of a version that may be given by its first 12 or more."""
+        name, digest = split_version(version)
+        if len(digest) == 64:
+            return digest
+        runs = self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
+        if not runs:
+            raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
+        return str(runs[0].data.tags[f"bccp.output.{name}"])
+
+    def fetch(self, version: str) -> Path:
+        """Find an artifact by ``name:digest`` (12 digits or more), verify it, and return its folder, which is not to be changed.
+
+        Raises
+        ------
+        BCCPError
+            If there is none, or its bytes are no longer what they were.
+        """
+        name, digest = split_version(version)
+        if (name, digest) in self._verified and self._verified[name, digest].is_dir():
+            return self._verified[name, digest]
+        cached = self._copy_place(name, digest)
+        if len(digest) == 64 and cached.exists():
+            return self._verify(name, digest, cached)
+        wanted = f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'"
+        damaged: BCCPError | None = None
+        for run in self._search(wanted, limit=20):
+            digest = run.data.tags[f"bccp.output.{name}"]
+            try:
+                return self._open(run, name, digest)
+            except BCCPError as error:
+                damaged = error
+        raise damaged or BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
+
+    def _open(self, run: Any, name: str, digest: str) -> Path:
+        root = _local_path(run.info.artifact_uri)
+        if root is not None:
+            return self._verify(name, digest, root / name)
+        place = self._copy_place(name, digest)
+        if not place.exists():
+            with scratch("download") as folder:
+                from mlflow.artifacts import download_artifacts
+
+                fetched = download_artifacts(artifact_uri=f"{run.info.artifact_uri}/{name}", dst_path=str(folder), tracking_uri=self.uri)
+                self._keep_copy(name, digest, Path(fetched))
+        return self._verify(name, digest, place)
+
+    def _copy_place(self, name: str, digest: str) -> Path:
+        return self.home / "cache" / "artifacts" / f"{name}-{digest}"
+
+    def _keep_copy(self, name: str, digest: str, folder: Path) -> Path:
+        place = self._copy_place(name, digest)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            try:
+                folder.rename(place)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was first
+                    raise
+        return place
+
+    def _verify(self, name: str, digest: str, folder: Path) -> Path:
+        """Check a folder's bytes once a process."""
+        known = self._verified.get((name, digest))
+        if known is not None and known.is_dir():
+            return known
+        if not folder.is_dir():
+            raise BCCPError(f"the artifact {name}:{digest[:12]} is gone from {folder}: run its step again with main.cache=false")
+        if folder_digest(folder) != digest:
+            raise BCCPError(f"the artifact {name}:{digest[:12]} in {folder} was changed: run its step again with main.cache=false")
+        self._verified[name, digest] = folder
+        return folder
+
+    def find(self, step: str, key: str) -> FinishedRun | None:
+        """The latest finished run of a step with this key whose artifacts are all intact, or None."""
+        for run in self._search(f"tags.`bccp.key` = '{key}' and tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=5):
+            finished = _finished(run)
+            try:
+                for name, digest in finished.outputs.items():
+                    self._open(run, name, digest)
+            except BCCPError:
+                continue  # damaged or deleted since: as if it had never run
+            return finished
+        return None
+
+    def latest(self, step: str) -> FinishedRun | None:
+        """The latest finished run of a step, whatever its key."""
+        runs = self._search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=1)
+        return _finished(runs[0]) if runs else None
+
+    def _search(self, wanted: str, *, limit: int) -> list[Any]:
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=limit))
+
+    def mend(self) -> int:
+        """Close the runs of this host whose process is no more (a SIGKILL left them RUNNING); returns how many."""
+        wanted = f"tags.`bccp.host` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
+        mended = 0
+        for run in self._search(wanted, limit=1000):
+            pid, started = int(run.data.tags["bccp.pid"]), run.data.tags.get("bccp.started", "")
+            if not alive(pid) or f"{_process_start(pid)}" != started:
+                self.end(run.info.run_id, "KILLED")
+                mended += 1
+        return mended
+
+    @contextmanager
+    def lock(self, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold a name among the processes that share this home; ``on_wait`` is called where another holds it."""
+        folder = self.home / "locks"
+        folder.mkdir(exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def split_version(version: str) -> tuple[str, str]:
+    """Take ``name:digest`` apart; a W&B spelling (``entity/project/name:d-<12 hex>``) is understood."""
+    name, _, digest = version.rpartition("/")[2].partition(":")
+    digest = digest.removeprefix("d-")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name) or not re.fullmatch(r"[0-9a-f]{12,64}", digest):
+        raise BCCPError(f"{version!r} names no artifact version: write name:digest with 12 to 64 hexadecimal digits")
+    return name, digest
+
+
+def disk_error(error: OSError) -> BCCPError:
+    """A failed write in one sentence."""
+    place = error.filename or home()
+    if error.errno == errno.ENOSPC:
+        return BCCPError(f"the disk that holds {place} is full: make room or set BCCP_HOME to another disk")
+    return BCCPError(f"{place} cannot be written ({error.strerror or error})")
+
+
+def _finished(run: Any) -> FinishedRun:
+    tags = run.data.tags
+    prefix = "bccp.output."
+    return FinishedRun(
+        run_id=run.info.run_id,
+        outputs={name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)},
+        metrics=dict(run.data.metrics),
+        key_parts=json.loads(tags.get("bccp.key_parts", "{}")),
+    )
+
+
+def _create_sqlite(uri: str, place: Path) -> None:
+    """Make the database once, whole or not at all; parallel first use waits."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if path.exists():
+        return
+    import sqlite3
+
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if path.exists():
+            return
+        fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        store: Any = SqlAlchemyStore(f"sqlite:///{fresh}", (place / "artifacts").as_uri())  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        with sqlite3.connect(fresh) as database:
+            database.execute("PRAGMA journal_mode=WAL")
+        database.close()
+        fresh.replace(path)
+
+
+def _local_path(uri: str) -> Path | None:
+    """The folder that an artifact URI names, or None where it is remote."""
+    parsed = urlparse(uri)
+    if parsed.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parsed.path))
+
+
+def _process_start(pid: int) -> int:
+    """When a process began, in clock ticks since boot; 0 where the system does not tell. A reused process id has another."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+if __name__ == "__main__":  # prepares the home and tells `make` where to record
+    print(Ledger(ledger_uri(None)[0]).uri)

@@ -1,0 +1,61 @@
+"""What the tests share: a home of their own with a ready database, and small image folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bccp import tracking
+from bccp.keys import ROOT
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite store; copying it saves each test the migrations."""
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    tracking._create_sqlite(f"sqlite:///{path}", path.parent)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty BCCP_HOME, and an environment without anybody's keys or tracking server."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "WANDB_API_KEY", "WANDB_MODE", "BCCP_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR", "KAGGLEHUB_CACHE"):
+        monkeypatch.setenv(name, str(folder / name.lower()))
+    monkeypatch.setenv("NETRC", str(folder / "no-netrc"))
+    monkeypatch.setenv("BCCP_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Make a folder of class folders of small, clearly different images."""
+
+    def make(classes: dict[str, int], *, name: str = "images", seed: int = 0, size: int = 16) -> Path:
+        folder = tmp_path / name
+        for number, (label, count) in enumerate(classes.items()):
+            rng = np.random.default_rng([seed, number])
+            prototype = rng.integers(0, 256, (4, 4, 3))
+            (folder / label).mkdir(parents=True)
+            for index in range(count):
+                noisy = np.clip(np.kron(prototype, np.ones((size // 4, size // 4, 1))) + rng.normal(0, 40, (size, size, 3)), 0, 255)
+                Image.fromarray(noisy.astype(np.uint8)).save(folder / label / f"{index:03d}.png")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def root() -> Path:
+    """The checkout."""
+    return ROOT

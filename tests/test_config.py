@@ -1,0 +1,132 @@
+"""The configuration: what is accepted, and how what is not is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from bccp import config
+from bccp.errors import BCCPError
+
+
+def composed(root: Path, **changes: Any) -> DictConfig:
+    loaded = OmegaConf.load(root / "config.yaml")
+    assert isinstance(loaded, DictConfig)
+    del loaded["defaults"], loaded["hydra"]
+    for key, value in changes.items():
+        OmegaConf.update(loaded, key.replace("__", "."), value)
+    return loaded
+
+
+def load(root: Path, **changes: Any) -> config.Config:
+    return config.load(composed(root, **changes), base=root)
+
+
+def test_the_shipped_configuration_is_valid(root: Path) -> None:
+    loaded = load(root)
+    assert loaded.main.execute_steps == list(config.STEPS)
+    assert loaded.bayes_cutoff.model == loaded.train.model
+
+
+def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> None:
+    lines = [line for line in (root / "config.yaml").read_text().partition("\nhydra:")[0].splitlines() if line.startswith("  ")]
+    keys = [line for line in lines if not line.lstrip().startswith("-")]
+    assert len(keys) > 60
+    bare = [line for line in keys if " # " not in line and "${" not in line and not line.startswith("    ")]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("noisy_labels__user_accuracy", 1.5, "noisy_labels.user_accuracy=1.5 is out of range: give a number from 0 to 1"),
+        ("noisy_labels__user_accuracy", "much", "noisy_labels.user_accuracy=much is not accepted: give a number"),
+        ("noisy_labels__user_accuracy", float("nan"), "noisy_labels.user_accuracy=nan is out of range"),
+        ("noisy_labels__user_accuracy", None, "noisy_labels.user_accuracy=null is not accepted"),
+        ("noisy_labels__noise", "pear", "did you mean 'pair'?"),
+        ("noisy_labels__noise", [[1, 0], [0.5, 0.4]], "row 1 of the matrix is [0.5, 0.4]"),
+        ("noisy_labels__noise", [[1, 0], [1]], "row 1 of the matrix is [1]"),
+        ("noisy_labels__source", "file", "noisy_labels.source=file needs noisy_labels.feedback_file"),
+        ("noisy_labels__feedback_file", "/f.csv", "set noisy_labels.source=file to use it"),
+        ("train__epochs", 0, "train.epochs=0 is out of range: give a number from 1 up"),
+        ("train__epochs", 2.5, "train.epochs=2.5 is not accepted: give a whole number"),
+        ("train__epochs", [3], "train.epochs=[3] is not accepted: give a whole number"),
+        ("train__init", "monday", "did you mean 'monday_model'?"),
+        ("main__execute_steps", "train,tset", "did you mean 'test'?"),
+        ("main__execute_steps", [], "main.execute_steps=[] is not accepted"),
+        ("main__env_manager", "virtual", "did you mean 'virtualenv'?"),
+        ("main__threads", 0, "main.threads=0 is out of range"),
+        ("data__source", "folder", "data.source=folder needs data.path"),
+        ("data__sha256", "abc", "data.sha256='abc' is no SHA-256 checksum"),
+        ("segregation__test_size", 1, "segregation.test_size=1.0 is out of range: give a number above 0 and below 1"),
+        ("bayes_cutoff__cutoff", "percentil", "did you mean 'percentile'?"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key_with_what_would_do(root: Path, key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(BCCPError) as refused:
+        load(root, **{key: value})
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("cutoff", "threshold"), ("action", "relabel")])
+@pytest.mark.parametrize("method", config.POSTERIOR_FREE_METHODS)
+def test_what_needs_a_posterior_is_refused_for_methods_without_one(root: Path, method: str, key: str, value: str) -> None:
+    changes = {f"bayes_cutoff__{key}": value}
+    with pytest.raises(BCCPError, match="has none"):
+        load(root, bayes_cutoff__method=method, **changes)
+    load(root, bayes_cutoff__method="label_posterior", **changes)
+
+
+def test_steps_may_be_a_list_or_a_comma_list_and_come_in_run_order(root: Path) -> None:
+    assert load(root, main__execute_steps="test, train").main.execute_steps == ["train", "test"]
+    assert load(root, main__execute_steps=["test", "train"]).main.execute_steps == ["train", "test"]
+
+
+def test_texts_are_never_turned_into_numbers(root: Path) -> None:
+    assert load(root, tracking__wandb_project="0012").tracking.wandb_project == "0012"
+
+
+def test_relative_paths_become_absolute_and_urls_stay(root: Path) -> None:
+    assert load(root, data__source="folder", data__path="tests").data.path == str(root / "tests")
+    assert load(root, data__source="archive", data__path="https://h/x.zip").data.path == "https://h/x.zip"
+    assert load(root, data__source="kaggle", data__path="~/x").data.path == str(Path("~/x").expanduser())
+
+
+def test_every_section_reads_back_what_encode_writes(root: Path) -> None:
+    loaded = load(root, noisy_labels__noise=[[0.9, 0.1], [0.2, 0.8]])
+    checked = 0
+    for step in config.STEPS:
+        section = loaded.section(step)
+        texts = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
+        assert config.section(config.section_type(step), texts, step, root) == section
+        checked += 1
+    assert checked == 8
+
+
+def test_moot_parameters_are_not_relevant(root: Path) -> None:
+    def same(section: str, **changes: Any) -> bool:
+        return config.relevant(getattr(load(root), section)) == config.relevant(getattr(load(root, **changes), section))
+
+    assert same("bayes_cutoff", bayes_cutoff__percentile=50)
+    assert not same("bayes_cutoff", bayes_cutoff__passes=5)
+    assert not same("cp_sampling", cp_sampling__ratio=0.1)
+    assert same("cp_sampling", bayes_cutoff__epochs=3)  # random needs no embedding
+    none = load(root, cp_sampling__type="none", cp_sampling__ratio=0.1).cp_sampling
+    assert config.relevant(none) == config.relevant(load(root, cp_sampling__type="none").cp_sampling)
+    matrix: dict[str, Any] = {"noisy_labels__noise": [[0.9, 0.1], [0.2, 0.8]]}
+    assert "user_accuracy" not in config.relevant(load(root, **matrix).noisy_labels)
+    drawn = load(root, noisy_labels__label="ground_truth", noisy_labels__user_accuracy=0.2).noisy_labels
+    assert config.relevant(drawn) == {"label": "ground_truth"}
+
+
+def test_schema_and_yaml_name_the_same_keys_in_the_same_order(root: Path) -> None:
+    loaded = composed(root)
+    schema = typing.get_type_hints(config.Config)
+    assert list(loaded) == list(schema)
+    for name, kind in schema.items():
+        assert list(loaded[name]) == [f.name for f in dataclasses.fields(kind)], name

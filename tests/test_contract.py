@@ -1,0 +1,72 @@
+"""The contract: configuration, schema, MLproject and environments say the same for all eight steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bccp import config, contract
+from bccp.keys import _pins
+from bccp.step import SPECS
+
+FOLDERS = [*config.STEPS, "."]
+
+
+def test_there_are_eight_steps_each_with_three_files(root: Path) -> None:
+    assert len(config.STEPS) == 8
+    for step in config.STEPS:
+        names = {path.name for path in (root / step).iterdir() if path.name != "__pycache__"}
+        assert names == {"MLproject", "conda.yml", "run.py"}, step
+
+
+@pytest.mark.parametrize("step", config.STEPS)
+def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> None:
+    text = (root / step / "MLproject").read_text()
+    assert text == contract.mlproject(step), "run `make contract`"
+    project = yaml.safe_load(text)
+    entry = project["entry_points"]["main"]
+    fields = [f.name for f in dataclasses.fields(config.section_type(step))]
+    spec = SPECS[step]
+    assert list(entry["parameters"]) == [*spec.inputs, *spec.optional_inputs, *fields]
+    assert re.findall(r"--(\w+)=\{(\w+)\}", entry["command"]) == [(name, name) for name in entry["parameters"]]
+    assert all(parameter["description"] for parameter in entry["parameters"].values())
+    assert project["name"] == step
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_environments_hold_python_pip_and_exact_pins_only(root: Path, folder: str) -> None:
+    environment = yaml.safe_load((root / folder / "conda.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert re.fullmatch(r"python=3\.11\.\d+", python)
+    assert re.fullmatch(r"pip=[\d.]+", pip)
+    assert list(packages) == ["pip"]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", pin) for pin in packages["pip"])
+
+
+def test_a_package_has_the_same_pin_everywhere(root: Path) -> None:
+    pinned = dict(re.findall(r'"([\w.-]+)==([\w.]+)"', (root / "pyproject.toml").read_text()))
+    pinned["mlflow-skinny"] = pinned["mlflow"]
+    checked = 0
+    for folder in FOLDERS:
+        for name, version in _pins(root / folder / "conda.yml").items():
+            assert pinned[name] == version, (folder, name)
+            checked += 1
+    assert checked > 80
+
+
+def test_mlflow_reads_every_environment_file(root: Path) -> None:
+    from mlflow.utils.environment import _PythonEnv
+
+    for folder in FOLDERS:
+        environment = _PythonEnv.from_conda_yaml(str(root / folder / "conda.yml"))
+        assert environment.python == "3.11.7"
+        assert len(environment.dependencies) >= 8
+
+
+def test_steps_without_torch_do_not_install_it(root: Path) -> None:
+    with_torch = {step for step in config.STEPS if "torch" in _pins(root / step / "conda.yml")}
+    assert with_torch == {"bayes_cutoff", "cp_sampling", "train", "test"}

@@ -1,0 +1,103 @@
+"""A step's key: every part of it changes it, and nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from bccp import config, keys
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the checkout that may be edited."""
+    copy = tmp_path / "checkout"
+    shutil.copytree(root / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for step in config.STEPS:
+        shutil.copytree(root / step, copy / step, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "ROOT", copy)
+    monkeypatch.setattr(keys, "_PACKAGE", copy / "src" / "bccp")
+    keys.source_digest.cache_clear()
+    keys._versions.cache_clear()
+    yield copy
+    keys.source_digest.cache_clear()
+    keys._versions.cache_clear()
+
+
+def section(root: Path, step: str = "noisy_labels", **changes: Any) -> Any:
+    loaded: Any = OmegaConf.load(root / "config.yaml")
+    del loaded["defaults"], loaded["hydra"]
+    return dataclasses.replace(config.load(loaded, base=root).section(step), **changes)
+
+
+def key(root: Path, step: str = "noisy_labels", inputs: dict[str, str] | None = None, **changes: Any) -> str:
+    keys.source_digest.cache_clear()
+    return keys.step_key(step, section(root, step, **changes), inputs or {"segregated_data": "a" * 64}, isolated=False)[0]
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text() + "\n# changed\n")
+
+
+def test_the_same_configuration_has_the_same_key(checkout: Path, root: Path) -> None:
+    assert key(root) == key(root)
+
+
+@pytest.mark.parametrize("file", ["noisy_labels/run.py", "noisy_labels/conda.yml", "src/bccp/noisy_labels.py", "src/bccp/tables.py"])
+def test_a_change_of_what_the_step_runs_changes_the_key(checkout: Path, root: Path, file: str) -> None:
+    before = key(root)
+    edit(checkout / file)
+    assert key(root) != before
+
+
+@pytest.mark.parametrize(
+    "file", ["train/run.py", "train/conda.yml", "src/bccp/training.py", "src/bccp/corruption.py", "noisy_labels/MLproject"]
+)
+def test_a_change_of_another_file_does_not(checkout: Path, root: Path, file: str) -> None:
+    before = key(root)
+    edit(checkout / file)
+    assert key(root) == before
+
+
+def test_parameters_seed_and_inputs_change_the_key(checkout: Path, root: Path) -> None:
+    different = {
+        key(root),
+        key(root, user_accuracy=0.6),
+        key(root, noise="pair"),
+        key(root, random_seed=43),
+        key(root, inputs={"segregated_data": "b" * 64}),
+        key(root, inputs={"segregated_data": "a" * 64, "true_labels": "a" * 64}),
+    }
+    assert len(different) == 6
+
+
+def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name for name in ("one.csv", "same.csv", "other.csv"))
+    one.write_text("image,label\na,b\n")
+    same.write_text("image,label\na,b\n")
+    other.write_text("image,label\na,c\n")
+    of_one, of_same, of_other = (key(root, source="file", feedback_file=str(path)) for path in (one, same, other))
+    assert of_one == of_same
+    assert of_one != of_other
+
+
+def test_installed_versions_and_device_count(checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key(root, "train")
+    monkeypatch.setattr(keys, "device_type", lambda: "cuda")
+    assert key(root, "train") != before
+    assert key(root) == key(root)
+    monkeypatch.undo()
+    monkeypatch.setattr(keys.metadata, "version", lambda name: "0.0.1")
+    keys._versions.cache_clear()
+    assert key(root, "train") != before
+
+
+def test_differences_name_what_changed_from_old_to_new() -> None:
+    old = {"step": "train", "parameters": {"epochs": 3, "model": "a"}, "inputs": {"model": "x" * 64}}
+    new = {"step": "train", "parameters": {"epochs": 4, "model": "a"}, "inputs": {"model": "y" * 64}}
+    assert keys.differences(old, new) == [f'inputs.model: "{"x" * 23}… -> "{"y" * 23}…', "parameters.epochs: 3 -> 4"]

@@ -1,0 +1,182 @@
+"""The ledger: versions, atomic publishing, finding and mending, on a real MLflow SQLite store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bccp import tracking
+from bccp.errors import BCCPError
+from bccp.home import scratch, sweep_scratch
+from bccp.tracking import Ledger, folder_digest, ledger_uri
+
+
+@pytest.fixture
+def ledger(home: Path) -> Ledger:
+    return Ledger(ledger_uri(None)[0])
+
+
+def finished(ledger: Ledger, content: str = "hello", key: str = "k" * 64) -> tuple[str, str, Path]:
+    run_id = ledger.start("train", tags={"bccp.step": "train"})
+    with scratch("model") as parent:
+        (parent / "model" / "deep").mkdir(parents=True)
+        (parent / "model" / "deep" / "weights.bin").write_text(content)
+        version, place = ledger.publish(run_id, "model", parent / "model")
+    ledger.tag(run_id, {"bccp.key": key})
+    ledger.end(run_id, "FINISHED")
+    return run_id, version, place
+
+
+def test_a_version_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
+    for name, files in {"a": {"x": "1", "y/z": "2"}, "b": {"y/z": "2", "x": "1"}, "c": {"x": "2", "y/z": "1"}, "d": {"x": "1"}}.items():
+        for file, text in files.items():
+            path = tmp_path / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    a, b, c, d = (folder_digest(tmp_path / name) for name in "abcd")
+    assert a == b
+    assert len({a, c, d}) == 3
+
+
+def test_what_is_published_is_found_by_name_and_version_or_its_first_digits(ledger: Ledger) -> None:
+    _, version, place = finished(ledger)
+    assert (place / "deep" / "weights.bin").read_text() == "hello"
+    assert place.is_relative_to(ledger.home)
+    assert ledger.fetch(f"model:{version}") == place
+    assert Ledger(ledger.uri).fetch(f"model:{version[:12]}") == place
+    assert Ledger(ledger.uri).fetch(f"someone/project/model:d-{version[:12]}") == place
+
+
+def test_an_artifact_of_an_unfinished_run_is_invisible(ledger: Ledger) -> None:
+    run_id = ledger.start("train", tags={"bccp.step": "train", "bccp.key": "k"})
+    with scratch("model") as parent:
+        (parent / "model").mkdir()
+        (parent / "model" / "w").write_text("half")
+        version, _ = ledger.publish(run_id, "model", parent / "model")
+    for status in ("RUNNING", "FAILED", "KILLED"):
+        if status != "RUNNING":
+            ledger.end(run_id, status)
+        assert ledger.find("train", "k") is None
+        with pytest.raises(BCCPError, match="no artifact"):
+            Ledger(ledger.uri).fetch(f"model:{version}")
+
+
+def test_a_tampered_artifact_is_noticed_and_not_reused(ledger: Ledger) -> None:
+    _, version, place = finished(ledger)
+    (place / "deep" / "weights.bin").write_text("tampered")
+    fresh = Ledger(ledger.uri)
+    with pytest.raises(BCCPError, match="was changed"):
+        fresh.fetch(f"model:{version}")
+    assert fresh.find("train", "k" * 64) is None
+
+
+def test_a_run_is_found_by_its_exact_key(ledger: Ledger) -> None:
+    run_id, version, _ = finished(ledger)
+    found = ledger.find("train", "k" * 64)
+    assert found is not None
+    assert (found.run_id, found.outputs) == (run_id, {"model": version})
+    assert ledger.find("train", "l" * 64) is None
+    assert ledger.find("test", "k" * 64) is None
+
+
+@pytest.mark.parametrize("version", ["model", "model:xyz", "model:abc", "mo del:" + "a" * 64, "model:latest", "model:" + "a" * 65])
+def test_a_version_that_is_none_is_refused(ledger: Ledger, version: str) -> None:
+    with pytest.raises(BCCPError, match="names no artifact version"):
+        ledger.fetch(version)
+
+
+def test_an_inherited_sqlite_uri_is_not_used_and_that_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    uri, note = ledger_uri(None)
+    assert uri == f"sqlite:///{home}/mlflow.db"
+    assert note is not None
+    assert "sqlite:///mlflow.db is not used" in note
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert ledger_uri(None) == ("http://127.0.0.1:5000", None)
+    assert ledger_uri("sqlite:////x/y.db") == ("sqlite:////x/y.db", None)
+
+
+@pytest.mark.parametrize("uri", ["file:///x", "./mlruns", "sqlite:///relative.db", "databricks"])
+def test_a_store_that_cannot_serve_is_refused(uri: str) -> None:
+    with pytest.raises(BCCPError, match=r"tracking\.mlflow_uri="):
+        ledger_uri(uri)
+
+
+def test_a_server_that_is_down_is_told_in_one_sentence(home: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(BCCPError, match="does not answer"):
+        Ledger(f"http://127.0.0.1:{port}")
+
+
+def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(BCCPError, match="BCCP_HOME=.* cannot be made"):
+        ledger_uri(None)
+
+
+def test_runs_that_a_kill_left_running_are_mended_and_living_ones_are_not(ledger: Ledger) -> None:
+    living = ledger.start("mine")
+    other_host = ledger.start("far")
+    ledger.tag(other_host, {"bccp.host": "another-host", "bccp.pid": "1"})
+    killed = ledger.start("killed")
+    ledger.tag(killed, {"bccp.pid": str(_dead_pid())})
+    reused_pid = ledger.start("reused")
+    ledger.tag(reused_pid, {"bccp.started": "1"})
+    assert ledger.mend() == 2
+    status = {
+        name: ledger.client.get_run(run).info.status
+        for name, run in locals().items()
+        if name in ("living", "other_host", "killed", "reused_pid")
+    }
+    assert status == {"living": "RUNNING", "other_host": "RUNNING", "killed": "KILLED", "reused_pid": "KILLED"}
+
+
+def _dead_pid() -> int:
+    process = multiprocessing.get_context("spawn").Process(target=print)
+    process.start()
+    process.join()
+    assert process.pid is not None
+    return process.pid
+
+
+def test_scratch_of_dead_processes_is_swept_and_of_living_ones_kept(home: Path) -> None:
+    with scratch("mine") as mine:
+        dead = mine.parent / f"{_dead_pid()}-x-abc"
+        dead.mkdir()
+        sweep_scratch()
+        assert mine.exists()
+        assert not dead.exists()
+    assert not mine.exists()
+
+
+def _open_and_record(home: str) -> None:
+    os.environ["BCCP_HOME"] = home
+    ledger = Ledger(ledger_uri(None)[0])
+    ledger.end(ledger.start("first use"), "FINISHED")
+
+
+def test_four_processes_may_use_a_new_home_at_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_open_and_record, args=(str(tmp_path / "home"),)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    database = sqlite3.connect(tmp_path / "home" / "mlflow.db")
+    assert database.execute("select count(*) from runs where status = 'FINISHED'").fetchone() == (4,)
+    assert database.execute("pragma journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+def test_a_full_disk_is_told_with_its_place(tmp_path: Path) -> None:
+    error = OSError(28, "No space left on device", str(tmp_path))
+    assert str(tracking.disk_error(error)).startswith(f"the disk that holds {tmp_path} is full")
