@@ -118,7 +118,7 @@ def test_a_server_that_is_down_is_told_in_one_sentence(home: Path) -> None:
 def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BCCP_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(BCCPError, match="BCCP_HOME=.* cannot be made"):
+    with pytest.raises(BCCPError, match=r"BCCP_HOME=.* cannot be made"):
         ledger_uri(None)
 
 
@@ -177,6 +177,11 @@ def test_four_processes_may_use_a_new_home_at_once(tmp_path: Path) -> None:
     database.close()
 
 
-def test_a_full_disk_is_told_with_its_place(tmp_path: Path) -> None:
-    error = OSError(28, "No space left on device", str(tmp_path))
-    assert str(tracking.disk_error(error)).startswith(f"the disk that holds {tmp_path} is full")
+def test_a_refused_write_is_told_with_its_place_and_other_errors_stay_what_they_are(tmp_path: Path, home: Path) -> None:
+    full = tracking.told(OSError(28, "No space left on device", str(tmp_path)))
+    assert isinstance(full, BCCPError)
+    assert str(full).startswith(f"the disk that holds {tmp_path} is full")
+    database = tracking.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    assert str(database).startswith(f"the disk that holds {home} is full")
+    bug = FileNotFoundError(2, "No such file", "x")
+    assert tracking.told(bug) is bug

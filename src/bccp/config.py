@@ -124,6 +124,11 @@ class Segregation:
     feedback_file: str | None = _path()
     random_seed: int = _number(0, 2**32 - 1)
 
+    def relevant(self) -> dict[str, Any]:
+        """Where all images are Monday, what is said of Tuesday does not matter."""
+        moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
+        return {name: value for name, value in _flat(self).items() if name not in moot}
+
 
 @dataclass(kw_only=True)
 class NoisyLabels:

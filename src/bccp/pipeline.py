@@ -24,7 +24,7 @@ from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger, ledger_uri, told
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
 """With true labels these may be left out altogether: labels pass through, nothing is replayed."""
@@ -147,9 +147,14 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         with _terminable():
             _Pipeline(checked, folder, summary).run()
         summary.status = "finished"
+    except Exception as error:
+        known = told(error)
+        summary.error = str(known) if isinstance(known, BCCPError) else f"{type(error).__name__}: {error}"
+        if known is not error:
+            raise known from error
+        raise
     except BaseException as error:
-        known = isinstance(error, BCCPError)
-        summary.error = str(error) if known else f"{type(error).__name__}: {error}"
+        summary.error = f"stopped by {type(error).__name__}"
         raise
     finally:
         summary.write(folder)

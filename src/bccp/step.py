@@ -21,7 +21,7 @@ from typing import Any
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
-from bccp.tracking import Ledger, disk_error, ledger_uri
+from bccp.tracking import Ledger, ledger_uri, told
 
 PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
 """Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
@@ -325,8 +325,6 @@ def execute(
     except BaseException as error:
         mirror.finish(1)
         ledger.end(run_id, ending(error))
-        if isinstance(error, OSError):
-            raise disk_error(error) from error
         raise
     mirror.finish(0)
     ledger.end(run_id, "FINISHED")
@@ -354,8 +352,10 @@ def command_line(run: Run) -> None:
     try:
         name = Path(run.__code__.co_filename).parent.name
         _run_alone(run, name)
-    except BCCPError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        if not isinstance(told(error), BCCPError):
+            raise
+        print(f"error: {told(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 

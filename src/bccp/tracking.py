@@ -236,18 +236,14 @@ class Ledger:
         """
         digest = folder_digest(folder)
         root = _local_path(self.client.get_run(run_id).info.artifact_uri)
-        try:
-            if root is not None:
-                root.mkdir(parents=True, exist_ok=True)
-                if (root / name).exists():
-                    shutil.rmtree(root / name)
-                place = root / name
-                shutil.move(folder, place)
-            else:
-                self.client.log_artifacts(run_id, str(folder), artifact_path=name)
-                place = self._keep_copy(name, digest, folder)
-        except OSError as error:
-            raise disk_error(error) from error
+        if root is not None:
+            place = root / name
+            root.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.move(folder, place)
+        else:
+            self.client.log_artifacts(run_id, str(folder), artifact_path=name)
+            place = self._keep_copy(name, digest, folder)
         self.client.set_tag(run_id, f"bccp.output.{name}", digest)
         self._verified[name, digest] = place
         return digest, place
@@ -383,12 +379,15 @@ def split_version(version: str) -> tuple[str, str]:
     return name, digest
 
 
-def disk_error(error: OSError) -> BCCPError:
-    """A failed write in one sentence."""
-    place = error.filename or home()
-    if error.errno == errno.ENOSPC:
-        return BCCPError(f"the disk that holds {place} is full: make room or set BCCP_HOME to another disk")
-    return BCCPError(f"{place} cannot be written ({error.strerror or error})")
+def told(error: Exception) -> Exception:
+    """A write that the disk refused as a :class:`BCCPError`; any other error as it is."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BCCPError(f"the disk that holds {error.filename or home()} is full: make room or set BCCP_HOME to another disk")
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
+        return BCCPError(f"{error.filename or home()} cannot be written ({error.strerror}): set BCCP_HOME to a folder you may write to")
+    if "database or disk is full" in str(error):
+        return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
+    return error
 
 
 def _finished(run: Any) -> FinishedRun:

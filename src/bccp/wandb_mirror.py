@@ -165,7 +165,9 @@ class WandbMirror:
             with artifact.new_file("version.txt", mode="w") as stream:
                 stream.write(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n")
         else:
-            artifact.add_dir(str(folder), policy="immutable", skip_cache=True)
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
+                    artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact, aliases=[alias(digest)])
 
     def log(self, metrics: Mapping[str, float]) -> None:

@@ -1,0 +1,51 @@
+"""Turns image files of any kind into one array of equal pictures.
+
+Reads ``raw_data`` (``images.zip``). Writes ``clean_data``: ``images.npy``, ``manifest.csv``, ``quarantine.csv`` (files that cannot be
+used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies).
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import preprocessing
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Load, clean and save in one stream; report."""
+    config = step.config
+    archive = step.input("raw_data") / "images.zip"
+    with step.output("clean_data") as folder:
+        report = preprocessing.clean(
+            archive,
+            folder,
+            image_size=config.image_size,
+            resize=config.resize,
+            max_rejected_rate=config.max_rejected_rate,
+            max_pixels=config.max_pixels,
+            threads=step.threads,
+        )
+    exact, near = report["exact_duplicates"], report["near_duplicates"]
+    step.log_metrics(
+        {
+            "images": report["images"],
+            "rejected": report["rejected"],
+            "rejected_rate": report["rejected_rate"],
+            "classes": len(report["classes"]),
+            "duplicates": exact["copies"],
+            "near_duplicates": near["copies"],
+        }
+    )
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected_by_reason"].items())
+    step.say(
+        f"{report['images']} images of {len(report['classes'])} classes, {report['rejected']} files rejected"
+        + (f" ({reasons})" if reasons else "")
+        + f", {exact['copies']} exact and {near['copies']} near duplicates, "
+        f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
+    )
+
+
+if __name__ == "__main__":
+    command_line(run)

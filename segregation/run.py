@@ -1,0 +1,76 @@
+"""Cuts the images into days and splits, and corrupts Tuesday's.
+
+Reads ``clean_data``. Writes ``segregated_data`` (``splits.csv``, ``classes.csv``, ``clean_data.json``, and ``corrupted.npy``
+where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target day's, where they are known).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import corruption, feedback, segregation, tables
+from bccp.duplicates import duplicate_groups
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Load, cut, corrupt, save, report."""
+    config, clean = step.config, step.input("clean_data")
+    manifest = tables.read(clean / "manifest.csv", dtypes={"row": int})
+    images = np.load(clean / "images.npy", mmap_mode="r")
+    named, given = None, {}
+    if config.label_source == "file":
+        classes = segregation.class_names(manifest, target_day=config.target_day)
+        said = feedback.sort_out(feedback.read(Path(config.feedback_file)), images=manifest["image"], classes=classes)
+        named, given = said.named, feedback.majority(said.votes, seed=config.random_seed)[0]
+    cut = segregation.segregate(
+        manifest,
+        duplicate_groups(manifest["sha256"], manifest["phash"]),
+        segregation.Shares(**{name: getattr(config, name) for name in segregation.Shares.__annotations__}),
+        target_day=config.target_day,
+        seed=config.random_seed,
+        folder_is_truth=config.label_source != "folder",
+        named=named,
+        given=given,
+    )
+    splits = segregation.mark_corrupted(cut, corruption=config.corruption, seed=config.random_seed)
+    changed = splits[splits["corruption"] != ""]
+    with step.output("segregated_data") as folder:
+        tables.write(splits, folder / "splits.csv")
+        tables.write(pd.DataFrame({"label": cut.classes}), folder / "classes.csv")
+        about = {"clean_data": step.inputs["clean_data"], "truth_known": cut.truth_known, "target_day": config.target_day}
+        (folder / "clean_data.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        if len(changed):
+            # written, not mapped: a full disk is then an error that is told, and not a crash
+            with (folder / "corrupted.npy").open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(changed), *images.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+                rows = changed["row"].to_numpy()
+                ids, kinds = changed["image"].tolist(), changed["corruption"].tolist()
+                for pixels in corruption.stream(images, rows, ids, kinds, seed=config.random_seed):
+                    file.write(pixels.tobytes())
+    with step.output("true_labels") as folder:
+        tables.write(cut.true_labels, folder / "true_labels.csv")
+    report(step, splits, cut)
+
+
+def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:
+    """Count images by day and split, and say what was left out."""
+    counts = {f"{day}_{split}": n for (day, split), n in splits.groupby(["day", "split"]).size().items()}
+    corrupted = int((splits["corruption"] != "").sum())
+    totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
+    step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
+    step.say(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
+    if reasons := [f"{n} {reason.replace('_', ' ')}" for reason, n in cut.left_out.items() if n]:
+        step.say(f"left out: {', '.join(reasons)}")
+    if step.config.target_day == "monday" and step.config.corruption not in ("auto", "none"):
+        step.say(f"segregation.corruption={step.config.corruption} changes nothing: with main.target_day=monday there is no Tuesday")
+
+
+if __name__ == "__main__":
+    command_line(run)

@@ -1,0 +1,56 @@
+"""A stand-in for ``bccp.step.Step`` that keeps artifacts in a folder, and the way to a step's ``run``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bccp.keys import ROOT
+
+
+class FakeStep:
+    """Has the section of ``config.yaml`` with some keys changed, and folders for inputs and outputs."""
+
+    def __init__(self, name: str, place: Path, inputs: Mapping[str, Path], **changed: Any) -> None:
+        values = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
+        del values["hydra"]
+        section = OmegaConf.to_container(OmegaConf.create(values), resolve=True)[name]
+        assert set(changed) <= set(section)
+        self.config = SimpleNamespace(**section | changed)
+        self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
+        self.folders, self.metrics, self.said, self.threads = dict(inputs), {}, [], 1
+        self._place = place
+
+    def input(self, name: str) -> Path:
+        """The folder of an input."""
+        return self.folders[name]
+
+    @contextmanager
+    def output(self, name: str) -> Iterator[Path]:
+        """A folder to fill."""
+        folder = self._place / name
+        folder.mkdir(parents=True)
+        yield folder
+        self.folders[name] = folder
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Keep figures."""
+        self.metrics |= metrics
+
+    def say(self, line: str) -> None:
+        """Keep a line."""
+        self.said.append(line)
+
+
+def load_run(name: str) -> Callable[[Any], None]:
+    """The function ``run`` of a step's ``run.py``."""
+    spec = importlib.util.spec_from_file_location(f"{name}_run", ROOT / name / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.run

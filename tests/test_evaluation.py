@@ -1,0 +1,325 @@
+"""The test step: its figures against scikit-learn's, what it measures against, its pictures, and the registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from fake_step import FakeStep, load_run
+from PIL import Image
+from sklearn import metrics as sklearn_metrics
+
+from bccp import models, plots, tables, test
+from bccp.errors import BCCPError
+from bccp.registry import VERSION_TAG, register
+from bccp.images import open_days
+from bccp.tracking import Ledger, folder_digest, ledger_uri
+
+CLASSES = [f"{k:02d}" for k in range(8)]
+
+
+def make_predictions(n_images: int, *, seed: int = 0, n_true: int = 8, n_predicted: int = 8) -> pd.DataFrame:
+    """Random labels and predictions over some of the classes, days of unequal size."""
+    rng = np.random.default_rng(seed)
+    label, predicted = rng.integers(0, n_true, n_images), rng.integers(0, n_predicted, n_images)
+    predicted = np.where(rng.random(n_images) < 0.5, np.minimum(label, n_predicted - 1), predicted)
+    return pd.DataFrame(
+        {
+            "image": [f"{i:05d}.png" for i in range(n_images)],
+            "day": np.where(rng.random(n_images) < 0.3, "monday", "tuesday"),
+            "true_label": [CLASSES[k] for k in label],
+            "predicted_label": [CLASSES[k] for k in predicted],
+            "correct": np.where(label == predicted, "true", "false"),
+            "verified": "true",
+        }
+    )
+
+
+@pytest.mark.parametrize(("n_true", "n_predicted"), [(8, 8), (5, 8), (8, 3), (2, 2)])
+def test_figures_are_those_of_scikit_learn_also_with_classes_that_do_not_occur(n_true: int, n_predicted: int) -> None:
+    predictions = make_predictions(300, n_true=n_true, n_predicted=n_predicted)
+    figures = test.evaluate(predictions, CLASSES)
+    label, predicted = predictions["true_label"], predictions["predicted_label"]
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(label, predicted, average="macro", zero_division=0)
+    assert figures["precision_macro"] == pytest.approx(precision, abs=1e-12)
+    assert figures["recall_macro"] == pytest.approx(recall, abs=1e-12)
+    assert figures["f1_macro"] == pytest.approx(f1, abs=1e-12)
+    assert figures["accuracy"] == pytest.approx(sklearn_metrics.accuracy_score(label, predicted), abs=1e-12)
+    for day, part in predictions.groupby("day"):
+        right = sklearn_metrics.accuracy_score(part["true_label"], part["predicted_label"])
+        assert figures[f"accuracy_{day}"] == pytest.approx(right, abs=1e-12)
+    assert figures["images"] == 300
+
+
+def test_figures_by_class_and_day_are_those_of_scikit_learn() -> None:
+    predictions = make_predictions(250, n_true=6, n_predicted=7)
+    table = test.per_class(predictions, CLASSES)
+    assert len(table) == 3 * len(CLASSES)
+    for day, rows in table.groupby("day"):
+        part = predictions if day == "all" else predictions[predictions["day"] == day]
+        expected = sklearn_metrics.precision_recall_fscore_support(
+            part["true_label"], part["predicted_label"], labels=CLASSES, zero_division=0
+        )
+        for column, values in zip(["precision", "recall", "f1", "images"], expected, strict=True):
+            np.testing.assert_allclose(rows[column], values, atol=1e-12)
+        assert rows["label"].tolist() == CLASSES
+
+
+def test_the_confusion_matrix_of_a_small_case_is_the_one_counted_by_hand() -> None:
+    label, predicted = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 2, 2])
+    matrix = test.confusion_matrix(label, predicted, n_classes=3)
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+    figures = test.scores(matrix)
+    assert figures.accuracy == pytest.approx(4 / 6)
+    assert figures.recall.tolist() == pytest.approx([1 / 2, 1, 2 / 3])
+    assert figures.precision.tolist() == pytest.approx([1 / 2, 1 / 2, 1])
+    assert figures.f1.tolist() == pytest.approx([1 / 2, 2 / 3, 4 / 5])
+
+
+def make_splits() -> pd.DataFrame:
+    rows = [
+        ("m/1", "monday", "test", "cat"),
+        ("m/2", "monday", "train", "cat"),
+        ("t/1", "tuesday", "test", ""),
+        ("t/2", "tuesday", "test", "dog"),
+        ("t/3", "tuesday", "train", ""),
+        ("t/4", "tuesday", "test", ""),
+    ]
+    return pd.DataFrame(rows, columns=["image", "day", "split", "label"]).set_index("image")
+
+
+def label_table(**labels: str) -> pd.DataFrame:
+    return pd.DataFrame({"image": [name.replace("_", "/") for name in labels], "label": list(labels.values())})
+
+
+def test_the_truth_counts_before_given_labels_and_only_for_the_target_day() -> None:
+    true_labels, given_labels = label_table(t_1="dog", m_1="dog"), label_table(t_1="cat", t_2="cat", t_3="dog", m_1="dog")
+    references, n_left_out = test.reference_labels(
+        make_splits(), target_day="tuesday", true_labels=true_labels, given_labels=given_labels
+    )
+    assert references.to_numpy().tolist() == [
+        ["m/1", "monday", "cat", "true"],
+        ["t/1", "tuesday", "dog", "true"],
+        ["t/2", "tuesday", "cat", "false"],
+    ]
+    assert n_left_out == 1, "t/4 has no label at all"
+
+
+def test_with_monday_as_target_its_own_split_labels_are_not_trusted() -> None:
+    given = label_table(m_1="dog")
+    references, _ = test.reference_labels(make_splits(), target_day="monday", given_labels=given)
+    assert references.set_index("image").loc["m/1"].tolist() == ["monday", "dog", "false"]
+
+
+def test_no_label_at_all_is_refused() -> None:
+    splits = make_splits().query("day == 'tuesday'")
+    with pytest.raises(BCCPError, match="none of the test images has a label"):
+        test.reference_labels(splits, target_day="tuesday")
+
+
+def test_unverified_labels_are_flagged_in_every_table_and_said() -> None:
+    predictions = make_predictions(60)
+    predictions.loc[predictions["day"] == "tuesday", "verified"] = "false"
+    n_tuesday = int((predictions["day"] == "tuesday").sum())
+    figures = test.evaluate(predictions, CLASSES)
+    assert figures["unverified_images"] == n_tuesday
+    assert test.remark(figures) == f"verified=false: the labels of {n_tuesday} of 60 test images are the given ones"
+    flags = test.per_class(predictions, CLASSES).groupby("day")["verified"].unique()
+    assert {day: list(values) for day, values in flags.items()} == {"all": ["false"], "monday": ["true"], "tuesday": ["false"]}
+    assert test.remark(test.evaluate(make_predictions(60), CLASSES)) == ""
+
+
+def test_predictions_say_the_most_probable_class_and_its_probability() -> None:
+    references = pd.DataFrame({"image": ["a", "b"], "day": "monday", "label": ["y", "x"], "verified": ["true", "false"]})
+    probs = np.array([[0.25, 0.75], [0.125, 0.875]], dtype=np.float32)
+    table = test.predictions_table(references, probs, ["x", "y"])
+    assert table.columns.tolist() == ["image", "day", "true_label", "predicted_label", "probability", "correct", "verified"]
+    assert table.to_numpy().tolist() == [
+        ["a", "monday", "y", "y", 0.75, "true", "true"],
+        ["b", "monday", "x", "y", 0.875, "false", "false"],
+    ]
+
+
+def test_a_model_of_other_classes_is_refused() -> None:
+    test.check_classes(["a", "b"], ["a", "b"])
+    with pytest.raises(BCCPError, match=r"the model tells 2 classes apart \(b, a, \.\.\.\), but segregated_data has 2"):
+        test.check_classes(["b", "a"], ["a", "b"])
+
+
+def picture(path: Path) -> npt.NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 40, 100])
+def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_classes: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"class  {k} costs $5_{k} and has a long name {k}" if k % 3 == 0 else f"数{k}" for k in range(n_classes)]
+    matrix = (rng.random((n_classes, n_classes)) < 3 / n_classes) + np.diag(np.full(n_classes, 30))
+    plots.confusion_matrix(matrix, names, tmp_path / "c.png", title="a title", note="a note")
+    pixels = picture(tmp_path / "c.png")
+    assert min(pixels.shape[:2]) > 300
+    assert max(pixels.shape[:2]) < 2600
+    for side in (pixels[:8], pixels[-8:], pixels[:, :8], pixels[:, -8:]):
+        assert (side == 255).all(), "nothing touches the border"
+    assert (pixels == 255).all(axis=2).mean() > 0.1
+    assert (pixels[..., 2].astype(int) - pixels[..., 0] > 60).mean() > 0.005, "the diagonal is blue"
+
+
+@pytest.mark.parametrize("n_epochs", [1, 30])
+def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: int, tmp_path: Path) -> None:
+    history = pd.DataFrame({"train_loss": np.linspace(2, 1, n_epochs), "val_loss": np.linspace(2, 1.5, n_epochs), "val_accuracy": 0.5})
+    draw: list[Callable[[Path], None]] = [
+        lambda path: plots.training_curves(history, path, title="Training"),
+        lambda path: plots.confusion_matrix(np.eye(3, dtype=np.int64) * 7, ["a", "b", "c"], path, title="t"),
+    ]
+    for picture_of in draw:
+        picture_of(tmp_path / "1.png")
+        picture_of(tmp_path / "2.png")
+        first = (tmp_path / "1.png").read_bytes()
+        assert first == (tmp_path / "2.png").read_bytes()
+        assert b"atplotlib" not in first
+        assert b"tIME" not in first
+
+
+def test_a_training_without_validation_is_drawn_too(tmp_path: Path) -> None:
+    plots.training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
+    assert (picture(tmp_path / "t.png") != 255).any()
+
+
+def publish_model(ledger: Ledger, folder: Path, content: str) -> str:
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "model.json").write_text(content, encoding="utf-8")
+    run_id = ledger.start("train")
+    digest, _ = ledger.publish(run_id, "model", folder / "model")
+    ledger.end(run_id, "FINISHED")
+    return digest
+
+
+def test_a_model_is_registered_once_and_found_by_its_name(home: Path, tmp_path: Path) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    first, second = (publish_model(ledger, tmp_path / text, text) for text in ("one", "two"))
+    assert register(ledger, "my model", first) == "1"
+    assert register(ledger, "my model", first) == "1"
+    assert register(ledger, "my model", second) == "2"
+    versions = {version.version: version for version in ledger.client.search_model_versions("name = 'my model'")}
+    assert {number: version.tags[VERSION_TAG] for number, version in versions.items()} == {1: first, 2: second}
+    place = Path(ledger.client.get_model_version_download_uri("my model", "2").removeprefix("file://"))
+    assert (place / "model.json").read_text(encoding="utf-8") == "two"
+
+
+def test_a_name_or_model_that_cannot_be_registered_is_refused_in_one_sentence(home: Path, tmp_path: Path) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    with pytest.raises(BCCPError, match=r"test\.registered_model_name='a/b' is not accepted"):
+        register(ledger, "a/b", "0" * 64)
+    with pytest.raises(BCCPError, match=r"no finished run .* made model:000000000000"):
+        register(ledger, "fine", "0" * 64)
+    assert not ledger.client.search_registered_models("name = 'fine'"), "no empty entry is left"
+
+
+class TestingStep(FakeStep):
+    """Remembers the pictures."""
+
+    __test__ = False
+    device = "cpu"
+
+    def __init__(self, *args: Any, **changed: Any) -> None:
+        super().__init__(*args, **changed)
+        self.pictures: list[str] = []
+
+    def has_input(self, name: str) -> bool:
+        return name in self.folders
+
+    @contextmanager
+    def output(self, name: str) -> Iterator[Path]:
+        with super().output(name) as folder:
+            yield folder
+            assert sorted(self.pictures) == sorted(path.name for path in folder.glob("*.png"))
+
+    def log_picture(self, path: Path) -> None:
+        assert path.is_file()
+        self.pictures.append(path.name)
+
+
+def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
+    """Artifacts of 30 test images, 12 of them Monday's, and of a model that has learnt nothing."""
+    rng = np.random.default_rng(0)
+    folders = {name: place / name for name in ("clean_data", "segregated_data", "true_labels", "given_labels", "model")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    np.save(folders["clean_data"] / "images.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
+    images["day"] = np.where(images.index < 12, "monday", "tuesday")
+    images["split"] = np.where(images.index < 30, "test", "train")
+    images["label"] = rng.choice(["ant", "bee"], 40)
+    tuesday = images[images["day"] == "tuesday"]
+    known = tuesday if truth_known else tuesday.iloc[:0]
+    tables.write(known[["image", "label"]], folders["true_labels"] / "true_labels.csv")
+    tables.write(tuesday[["image", "label"]].iloc[1:].assign(label="bee"), folders["given_labels"] / "given_labels.csv")
+    labels = images["label"].where(truth_known | (images["day"] == "monday"), "")
+    tables.write(images.assign(label=labels, corruption="", corrupted_row=-1), folders["segregated_data"] / "splits.csv")
+    tables.write(pd.DataFrame({"label": ["ant", "bee"]}), folders["segregated_data"] / "classes.csv")
+    about = {"clean_data": "c" * 64, "truth_known": truth_known, "target_day": "tuesday"}
+    (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "val_accuracy": [0.5, 0.75]})
+    model = models.build("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
+    models.save(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
+    return folders
+
+
+def run_step(data: Mapping[str, Path], place: Path) -> TestingStep:
+    step = TestingStep("test", place, data)
+    load_run("test")(step)
+    return step
+
+
+def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    step = run_step(data, tmp_path / "out")
+    predictions = tables.read(step.folders["evaluation"] / "predictions.csv", dtypes={"probability": float})
+    assert predictions["image"].tolist() == [f"{i:02d}.png" for i in range(30)]
+    days = open_days(data["segregated_data"], data["clean_data"])
+    probs = models.probabilities(models.load(data["model"])[0], days.view(predictions["image"].tolist()))
+    assert predictions["predicted_label"].tolist() == [days.classes[k] for k in probs.argmax(axis=1)]
+    assert predictions["probability"].to_numpy() == pytest.approx(probs.max(axis=1), abs=1e-6)
+    assert predictions["true_label"].tolist() == days.splits.loc[predictions["image"], "label"].tolist()
+    right = predictions["true_label"] == predictions["predicted_label"]
+    for name, chosen in (("accuracy", slice(None)), ("accuracy_monday", slice(12)), ("accuracy_tuesday", slice(12, None))):
+        assert step.metrics[name] == pytest.approx(right[chosen].mean())
+    assert step.metrics["unverified_images"] == 0
+    assert json.loads((step.folders["evaluation"] / "metrics.json").read_text()) == {"verified": True} | step.metrics
+    assert len(step.said) == 1
+
+
+def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_path: Path) -> None:
+    step = run_step(make_data(tmp_path / "data", truth_known=False), tmp_path / "out")
+    predictions = tables.read(step.folders["evaluation"] / "predictions.csv").set_index("image")
+    assert predictions["verified"].tolist() == ["true"] * 12 + ["false"] * 17
+    assert (predictions["true_label"].iloc[12:] == "bee").all()
+    assert "12.png" not in predictions.index, "it has no given label either"
+    assert json.loads((step.folders["evaluation"] / "metrics.json").read_text())["verified"] is False
+    table = tables.read(step.folders["evaluation"] / "per_class.csv")
+    assert set(table.loc[table["day"] == "tuesday", "verified"]) == {"false"}
+    assert step.said[1:] == [
+        "verified=false: the labels of 17 of 29 test images are the given ones",
+        "1 test images have no label at all and were left out",
+    ]
+
+
+def test_equal_runs_of_the_step_make_equal_bytes(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    first, second = (folder_digest(run_step(data, tmp_path / name).folders["evaluation"]) for name in ("a", "b"))
+    assert first == second
+
+
+def test_tables_of_predictions_are_read_back_as_they_were(tmp_path: Path) -> None:
+    predictions = make_predictions(20)
+    tables.write(predictions, tmp_path / "p.csv")
+    pd.testing.assert_frame_equal(tables.read(tmp_path / "p.csv"), predictions.astype(str), check_dtype=False)

@@ -1,0 +1,103 @@
+"""The real `mlflow run`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+QUICK = "preprocessing.image_size=16 train.epochs=2 bayes_cutoff.epochs=2 bayes_cutoff.passes=3 main.threads=1"
+FIRST_FOUR = "main.execute_steps='fetch_data, preprocessing,segregation,noisy_labels'"
+
+
+@pytest.fixture
+def mlflow_run(home: Path, root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `mlflow run <folder of the checkout>` from an empty working directory."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(project: str, **parameters: str) -> subprocess.CompletedProcess[str]:
+        arguments = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        return subprocess.run(
+            [sys.executable, "-m", "mlflow", "run", str(root / project), "--env-manager=local", *arguments],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+def summaries(home: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted((home / "outputs").rglob("summary.json"))]
+
+
+def test_the_pipeline_runs_and_a_step_runs_alone_on_its_versions(
+    mlflow_run: Callable[..., subprocess.CompletedProcess[str]], home: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = image_folder({"a b": 24, "c": 24}, name="own images")
+    done = mlflow_run(
+        ".",
+        hydra_options=f"data.source=folder data.path='{images}' {QUICK} {FIRST_FOUR}",
+    )
+    assert done.returncode == 0, done.stderr
+    (summary,) = summaries(home)
+    outputs = {name: version for step in summary["steps"] for name, version in step["outputs"].items()}  # type: ignore[attr-defined]
+    assert set(outputs) == {"raw_data", "clean_data", "segregated_data", "true_labels", "given_labels"}
+    assert "mlflow ui --backend-store-uri" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["mlflow.db"]  # the command's own
+
+    alone = mlflow_run(
+        "bayes_cutoff",
+        segregated_data=f"segregated_data:{outputs['segregated_data']}",
+        given_labels=f"given_labels:{outputs['given_labels'][:12]}",
+        epochs="2",
+        passes="3",
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert "bayes_cutoff:" in alone.stdout
+
+    without = mlflow_run("bayes_cutoff", given_labels=f"given_labels:{outputs['given_labels']}")
+    assert without.returncode != 0
+    assert "error: the step bayes_cutoff needs segregated_data=segregated_data:<digest>: the step segregation makes it" in without.stderr
+
+
+def test_a_sweep_of_two_runs_both_jobs(
+    mlflow_run: Callable[..., subprocess.CompletedProcess[str]], home: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = image_folder({"a": 24, "b": 24})
+    done = mlflow_run(".", hydra_options=f"-m data.source=folder data.path={images} {QUICK} noisy_labels.user_accuracy=0.5,0.9")
+    assert done.returncode == 0, done.stderr
+    both = summaries(home)
+    assert [summary["status"] for summary in both] == ["finished", "finished"]
+    assert {summary["config"]["noisy_labels"]["user_accuracy"] for summary in both} == {0.5, 0.9}  # type: ignore[index]
+    statuses = [[step["status"] for step in summary["steps"]] for summary in both]  # type: ignore[attr-defined]
+    assert statuses == [["ran"] * 8, ["reused"] * 3 + ["ran"] * 5]
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["mlflow.db"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("noisy_labels.user_acuracy=0.6", "unknown key 'noisy_labels.user_acuracy' (did you mean 'noisy_labels.user_accuracy'?)"),
+        ("noisy_labels.user_accuracy=1.5", "noisy_labels.user_accuracy=1.5 is out of range: give a number from 0 to 1"),
+    ],
+)
+def test_a_wrong_option_ends_with_one_sentence_and_a_summary(
+    mlflow_run: Callable[..., subprocess.CompletedProcess[str]], home: Path, options: str, sentence: str
+) -> None:
+    done = mlflow_run(".", hydra_options=options)
+    assert done.returncode != 0
+    assert f"error: {sentence}" in done.stderr
+    (summary,) = summaries(home)
+    assert summary["status"] == "failed"
+    assert sentence in str(summary["error"])
