@@ -94,7 +94,12 @@ def test_texts_are_never_turned_into_numbers(root: Path) -> None:
 def test_relative_paths_become_absolute_and_urls_stay(root: Path) -> None:
     assert load(root, data__source="folder", data__path="tests").data.path == str(root / "tests")
     assert load(root, data__source="archive", data__path="https://h/x.zip").data.path == "https://h/x.zip"
-    assert load(root, data__source="kaggle", data__path="~/x").data.path == str(Path("~/x").expanduser())
+    assert load(root, data__source="folder", data__path="~/x").data.path == str(Path("~/x").expanduser())
+
+
+def test_handles_of_services_are_no_paths(root: Path) -> None:
+    assert load(root, data__source="kaggle", data__path="owner/dataset").data.path == "owner/dataset"
+    assert load(root, data__source="artifact", data__path="entity/project/name:v1").data.path == "entity/project/name:v1"
 
 
 def test_every_section_reads_back_what_encode_writes(root: Path) -> None:

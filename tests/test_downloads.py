@@ -194,7 +194,7 @@ def test_a_body_that_breaks_off_is_told_and_not_kept(server: Server, tmp_path: P
 
 @pytest.mark.parametrize("declares", [True, False])
 def test_a_body_over_the_limit_is_refused_by_its_declared_and_its_actual_size(server: Server, tmp_path: Path, declares: bool) -> None:
-    server.bodies["/a.zip"], server.declares = bytes(1001), declares
+    server.bodies["/a.zip"], server.declares, server.cut = bytes(1001), declares, 1001 if declares else 0
     with pytest.raises(BCCPError, match=r"holds more than data\.max_bytes=1000 bytes"):
         fetched(server.url("/a.zip"), limits(tmp_path))
     assert kept_files(tmp_path) == []

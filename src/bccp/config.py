@@ -45,9 +45,12 @@ def _number(low: float, high: float = float("inf"), *, above: bool = False, belo
     return field(metadata={"range": (low, high, above, below)})
 
 
-def _path() -> Any:
-    """Text that may name a file or folder: made absolute, and in a key stands for what it holds."""
-    return field(metadata={"path": True})
+def _path(**only_where: tuple[str, ...]) -> Any:
+    """Text that may name a file or folder: made absolute, and in a key stands for what it holds.
+
+    ``only_where`` names another field of the section and the values of it under which the text is a path.
+    """
+    return field(metadata={"path": True, "only_where": only_where})
 
 
 @dataclass(kw_only=True)
@@ -82,7 +85,7 @@ class Data:
     """``fetch_data``: where the images come from."""
 
     source: str = _choice("digits", "folder", "archive", "gdrive", "kaggle", "fsspec", "artifact")
-    path: str | None = _path()
+    path: str | None = _path(source=("folder", "archive"))
     sha256: str | None = field()
     refresh: bool = field()
     max_bytes: int = _number(1)
@@ -408,7 +411,8 @@ def section(kind: type[Any], values: Mapping[str, Any], name: str, base: Path) -
             continue
         value = _typed(value, hint, key)
         _check_value(value, item.metadata, key)
-        if value is not None and item.metadata.get("path"):
+        is_path = item.metadata.get("path") and all(values.get(k) in v for k, v in item.metadata["only_where"].items())
+        if value is not None and is_path:
             value = absolute(value, base)
         made[item.name] = value
     result = kind(**made)

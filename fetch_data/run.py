@@ -1,0 +1,29 @@
+"""Brings images from a source, and packs them.
+
+Reads the place that ``data.source`` and ``data.path`` name. Writes ``raw_data``: ``images.zip`` (its entries are the image ids) and
+``files.csv`` (size and SHA-256 of each).
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import fetch_data, tables
+from bccp.home import home
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Fetch and pack in one stream; save; report."""
+    with step.output("raw_data") as folder:
+        fetched = fetch_data.fetch(step.config, folder / "images.zip", cache=home() / "data", fetch_ledger=step.ledger.fetch)
+        tables.write(fetched.files, folder / "files.csv")
+    count, size = len(fetched.files), int(fetched.files["bytes"].sum())
+    step.log_metrics({"files": count, "bytes": size, "left_out": fetched.left_out})
+    hidden = f", {fetched.left_out} hidden ones left out" if fetched.left_out else ""
+    step.say(f"{count} files, {size / 1e6:.1f} MB from {step.config.source}{hidden}")
+
+
+if __name__ == "__main__":
+    command_line(run)

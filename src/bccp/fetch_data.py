@@ -1,0 +1,326 @@
+"""Brings images from a source and packs them into one archive of known bytes.
+
+Whatever the source is (a folder, an archive, a cloud), it becomes a list of files, which are streamed one by one, in the order of their
+names, into ``images.zip``: uncompressed, with one date and one permission, so that equal images are equal bytes wherever they came from.
+An image's id is its path in the source, below the wrapper folders (:func:`bccp.archives.strip_wrappers`). Nothing that was fetched is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bccp import archives, downloads
+from bccp.archives import File, Listing
+from bccp.errors import BCCPError, nearest
+from bccp.home import scratch
+from bccp.tracking import file_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bccp.config import Data
+
+_DOWNLOADS = {
+    "archive": downloads.from_url,
+    "gdrive": downloads.from_drive,
+    "kaggle": downloads.from_kaggle,
+    "fsspec": downloads.from_fsspec,
+}
+
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What was packed.
+
+    Attributes
+    ----------
+    files : DataFrame
+        One row a file, sorted by ``image``: ``image`` (its id), ``bytes``, ``sha256`` (64 hex digits).
+    left_out : int
+        Hidden files, and files of an operating system, that were not taken.
+    """
+
+    files: pd.DataFrame
+    left_out: int
+
+
+def fetch(
+    data: Data,
+    archive: Path,
+    *,
+    cache: Path,
+    fetch_ledger: Callable[[str], Path],
+    fetch_wandb: Callable[[str, Path], Path] = downloads.from_wandb,
+) -> Fetched:
+    """Bring a source's files and pack them.
+
+    Parameters
+    ----------
+    data : Data
+        The section ``data`` of the configuration. ``data.sha256`` is the checksum of the archive's bytes, compared before anything in it is
+        read; where the source is a folder it is that of its files (:func:`files_digest`), known only after they were read.
+    archive : Path
+        The zip file to make.
+    cache : Path
+        A folder for downloads, kept from run to run.
+    fetch_ledger : callable
+        Gives the folder of an artifact ``name:digest`` of the ledger.
+    fetch_wandb : callable
+        Downloads an artifact ``entity/project/name:alias`` of W&B into a folder and gives its path.
+
+    Returns
+    -------
+    Fetched
+
+    Raises
+    ------
+    BCCPError
+        If there is nothing to fetch, it cannot be fetched or read, is unsafe, or has another checksum. The zip file is then of no use.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with _brought(data, cache, fetch_ledger, fetch_wandb) as brought, _opened(brought, data, cache) as (listing, verified):
+        table = pack(listing.finished(), archive, shown=listing.shown)
+    if data.sha256 and not verified:
+        _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
+    return Fetched(table, listing.left_out)
+
+
+def pack(files: Sequence[File], archive: Path, *, shown: str) -> pd.DataFrame:
+    """Stream files into a zip file whose bytes depend on their names and contents only.
+
+    Parameters
+    ----------
+    files : sequence of File
+        In the order in which they are to stand.
+    archive : Path
+        The zip file to make.
+    shown : str
+        How errors name the source.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``image, bytes, sha256``, in the order of ``files``.
+    """
+    import pandas as pd  # not at the top: to tell a source's fingerprint needs none of it
+
+    rows: list[tuple[str, int, str]] = []
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for file in files:
+            entry = zipfile.ZipInfo(file.name, _DATE)
+            entry.create_system = 3  # Unix, also where it is made on another system
+            entry.external_attr = 0o100644 << 16
+            entry.file_size = file.size  # over 2 GB it decides on the format of the entry
+            digest = hashlib.sha256()
+            with packed.open(entry, "w") as target:
+                for chunk in archives.read_chunks(file, shown):
+                    digest.update(chunk)
+                    target.write(chunk)
+            rows.append((file.name, file.size, digest.hexdigest()))
+    return pd.DataFrame(rows, columns=["image", "bytes", "sha256"])
+
+
+def files_digest(names: Sequence[str], digests: Sequence[str]) -> str:
+    r"""The checksum of a folder: SHA-256 over the lines ``name\0sha256\n`` of its files, sorted by name; 64 hex digits.
+
+    Names are image ids, as ``files.csv`` lists them.
+    """
+    lines = (f"{name}\0{digest}\n" for name, digest in sorted(zip(names, digests, strict=True)))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digits(max_bytes: int) -> Listing:
+    """The 1,797 handwritten digits that come with scikit-learn, as PNG files of 8 x 8 grey pixels, ``<digit>/digit_<number>.png``.
+
+    References
+    ----------
+    E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    """
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    listing = Listing("data.source=digits", max_bytes)
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8), stored as 0..16
+    for number, (pixels, digit) in enumerate(zip(grey, bunch.target, strict=True)):
+        picture = io.BytesIO()
+        Image.fromarray(pixels).save(picture, "PNG", compress_level=0)  # stored: the same bytes whichever zlib is installed
+        content = picture.getvalue()
+        listing.add(f"{digit}/digit_{number:04d}.png", len(content), lambda content=content: io.BytesIO(content))  # type: ignore[misc]
+    return listing
+
+
+def source_fingerprint(data: Data) -> str:
+    """What a source holds, in few characters, for the key of the step: equal fingerprints, equal images.
+
+    Local data count by their content. Remote data count by ``data.sha256``, else by what the server tells of their version, else by their
+    address alone; then ``data.refresh`` makes each fingerprint a new one.
+
+    Parameters
+    ----------
+    data : Data
+        The section ``data`` of the configuration.
+
+    Returns
+    -------
+    str
+        Holds neither a URL nor a key.
+
+    Raises
+    ------
+    BCCPError
+        If a local source is not there or cannot be read, or a server does not answer.
+    """
+    place = _place(data)
+    if data.source == "digits":
+        return f"digits of scikit-learn {metadata.version('scikit-learn')}"
+    if (local := _local(data)) is not None:
+        return f"archive {file_digest(local)}" if local.is_file() else f"folder {_folder_digest(local, data)}"
+    if data.source == "artifact" and "/" not in place:
+        return f"artifact {place}"
+    if data.sha256:
+        return f"sha256 {data.sha256.lower()}"
+    version = _remote_version(data)
+    if data.source == "gdrive":
+        place = downloads.drive_id(place)[0]
+    if version is None:
+        version = f"unversioned {uuid.uuid4().hex}" if data.refresh else "unversioned"
+    return f"{data.source} {hashlib.sha256(place.encode()).hexdigest()[:16]} {version}"
+
+
+def _remote_version(data: Data) -> str | None:
+    """What can be told of a remote source's version; None: nothing."""
+    place, shown = _place(data), _shown(data)
+    match data.source:
+        case "archive":
+            return downloads.url_version(place, shown)
+        case "fsspec":
+            return downloads.open_remote(place, shown).version
+        case "kaggle":
+            return "in the handle" if downloads.names_version(place) else None
+        case "gdrive":
+            return None
+        case _:
+            fixed = re.search(r":(v[0-9]+|d-[0-9a-f]{12})$", place)
+            return fixed[1] if fixed else downloads.wandb_version(place)
+
+
+def _folder_digest(folder: Path, data: Data) -> str:
+    files = archives.list_folder(folder, _shown(data), data.max_bytes).finished()
+    digests = []
+    for file in files:
+        digest = hashlib.sha256()
+        for chunk in archives.read_chunks(file, _shown(data)):
+            digest.update(chunk)
+        digests.append(digest.hexdigest())
+    return files_digest([file.name for file in files], digests)
+
+
+def _place(data: Data) -> str:
+    """``data.path``, which every source but the bundled one needs."""
+    if data.source == "digits":
+        if data.path:
+            raise BCCPError(
+                f"data.source=digits takes no data.path={data.path}: set data.source to folder, archive, … or leave the path out"
+            )
+        return ""
+    if not data.path:
+        raise BCCPError(f"data.source={data.source} needs data.path: say where the images are")
+    return data.path
+
+
+def _shown(data: Data) -> str:
+    """How errors name the source."""
+    place = _place(data)
+    return f"data.path={downloads.shown_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
+
+
+def _is_url(place: str) -> bool:
+    return place.lower().startswith(("http://", "https://"))
+
+
+def _local(data: Data) -> Path | None:
+    """The file or folder of a source on this machine, looked at; None where the source is elsewhere."""
+    place, shown = _place(data), _shown(data)
+    if data.source == "fsspec":
+        return downloads.open_remote(place, shown).local if re.match(r"(file|local)://|/", place) else None
+    if data.source not in ("folder", "archive") or (data.source == "archive" and _is_url(place)):
+        return None
+    if "://" in place:
+        raise BCCPError(f"{shown} is a URL: set data.source={'archive' if _is_url(place) else 'fsspec'}")
+    path = Path(place).expanduser()
+    if not path.exists():
+        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}: give a {data.source} that does")
+    if data.source == "archive" and path.is_dir():
+        raise BCCPError(f"{shown} is a folder: set data.source=folder, or give a zip or tar file")
+    if data.source == "folder" and not path.is_dir():
+        raise BCCPError(f"{shown} is a file: set data.source=archive if it is a zip or tar file, or give a folder")
+    if data.source == "folder" and (inside := _sole_archive(path)):
+        raise BCCPError(f"{shown} holds nothing but the archive {inside.name!r}: set data.source=archive data.path={inside}")
+    return path
+
+
+def _sole_archive(folder: Path) -> Path | None:
+    """The archive in a folder that holds nothing else, if that is so; of a ``raw_data`` it is that of the images."""
+    if (folder / "files.csv").is_file() and (folder / "images.zip").is_file():
+        return folder / "images.zip"
+    inside = [path for path in folder.iterdir() if not archives.is_hidden(path.name)]
+    return inside[0] if len(inside) == 1 and inside[0].is_file() and archives.archive_kind(inside[0]) else None
+
+
+@contextmanager
+def _brought(
+    data: Data, cache: Path, fetch_ledger: Callable[[str], Path], fetch_wandb: Callable[[str, Path], Path]
+) -> Iterator[Path | Listing]:
+    """Bring a source to this machine, as a file or folder, or as a list of files that are read from where they are."""
+    place, shown = _place(data), _shown(data)
+    if data.source == "digits":
+        yield digits(data.max_bytes)
+    elif (local := _local(data)) is not None:
+        yield local
+    elif data.source == "artifact" and "/" not in place:
+        yield fetch_ledger(place)
+    elif data.source == "artifact":
+        with scratch("download") as folder:
+            yield fetch_wandb(place, folder)
+    elif data.source == "fsspec" and "" not in (remote := downloads.open_remote(place, shown)).files:
+        yield remote.listing(shown, data.max_bytes)
+    else:
+        limits = downloads.Limits(shown=shown, cache=cache, refresh=data.refresh, max_bytes=data.max_bytes, sha256=data.sha256)
+        with _DOWNLOADS[data.source](place, limits) as path:
+            yield path
+
+
+@contextmanager
+def _opened(brought: Path | Listing, data: Data, cache: Path) -> Iterator[tuple[Listing, bool]]:
+    """List what was brought, for reading within the block; and whether its checksum has been compared."""
+    if isinstance(brought, Listing):
+        yield brought, False
+        return
+    archive = brought if brought.is_file() else _sole_archive(brought)
+    if archive is None:
+        yield archives.list_folder(brought, _shown(data), data.max_bytes), False
+        return
+    if data.sha256:
+        _verify(file_digest(archive), data.sha256, _shown(data))
+    with archives.open_archive(archive, _shown(data), data.max_bytes, scratch=cache) as listing:
+        yield listing, True
+
+
+def _verify(found: str, wanted: str, shown: str) -> None:
+    if found != wanted.lower():
+        raise BCCPError(f"{shown} has the SHA-256 checksum {found}, not data.sha256={wanted.lower()}: correct one of them")
