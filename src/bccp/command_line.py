@@ -23,6 +23,9 @@ from bccp.pipeline import Interrupted, Summary, new_run_folder, report, run_comp
 
 _OPTION = "--hydra-options="
 
+_refused: list[BCCPError] = []
+"""What ended a single run; Hydra gives nothing else back."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run what the arguments ask for.
@@ -46,7 +49,10 @@ def main(arguments: Sequence[str]) -> int:
         _register_resolvers()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
+        _refused.clear()
         _hydra_main()
+        if _refused:
+            raise _refused[0]
         return 0
     except BCCPError as error:
         return _failed(str(error))
@@ -90,11 +96,14 @@ def _register_resolvers() -> None:
 @hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")
 def _hydra_main(composed: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         summary = run_composed(composed, folder)
     except BCCPError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweep goes on with its other jobs
-            print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr, flush=True)
-        raise
+        if not multirun:  # Hydra would print more lines around it
+            _refused.append(error)
+            return None
+        print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr, flush=True)
+        raise  # the sweep goes on with its other jobs
     print(report(summary, folder), flush=True)
     return summary.metrics.get("train/val_accuracy")

@@ -24,7 +24,7 @@ from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
 """With true labels these may be left out altogether: labels pass through, nothing is replayed."""
@@ -253,7 +253,7 @@ class _Pipeline:
     def _inputs(self, name: str) -> dict[str, str]:
         inputs = {artifact: self.versions[artifact] for artifact in self._reads(name) if artifact in self.versions}
         if self.passes_through and name == "train":  # the true labels stand in for cleansed ones
-            inputs["cleansed_labels"] = inputs.pop("true_labels")
+            inputs["cleansed_labels"] = f"true_labels:{inputs.pop('true_labels')}"
         return inputs
 
     def _step(self, name: str) -> None:
@@ -325,7 +325,7 @@ class _Pipeline:
         from mlflow.exceptions import ExecutionException
 
         parameters = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
-        parameters |= {name: f"{name}:{version}" for name, version in inputs.items()}
+        parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
         parameters |= {name: "null" for name in (*spec.inputs, *spec.optional_inputs) if name not in inputs}
         os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))

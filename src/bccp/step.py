@@ -21,7 +21,7 @@ from typing import Any
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
 
 PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
 """Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
@@ -120,7 +120,7 @@ class Step:
     config : dataclass
         The step's section.
     inputs : dict of str to str
-        Version (64 hex digits) of each input artifact, by name.
+        Version (64 hex digits) of each input artifact, by name; ``other:digest`` where another artifact stands in for it.
     outputs : dict of str to str
         Version of each artifact published so far.
     metrics : dict of str to float
@@ -163,7 +163,7 @@ class Step:
             if name == "clean_data" and name not in self.inputs:
                 about = json.loads((self.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
                 return self.ledger.fetch(f"clean_data:{about['clean_data']}")
-            return self.ledger.fetch(f"{name}:{self.inputs[name]}")
+            return self.ledger.fetch(qualified(name, self.inputs[name]))
 
     @contextmanager
     def output(self, name: str) -> Iterator[Path]:
@@ -313,7 +313,7 @@ def execute(
                 upload_images=context.upload_images,
             )
         for artifact, version in inputs.items():
-            mirror.use(artifact, version)
+            mirror.use(*split_version(qualified(artifact, version)))
         limit_threads(context.threads)
         step = Step(name, section, dict(inputs), context, ledger, run_id, mirror)
         with step._watch.going(True):
@@ -335,6 +335,8 @@ def limit_threads(threads: int) -> None:
     """Let numeric libraries use this many threads, also those that are imported later."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    # threads that spin while they wait make small models 20 times slower on a machine that does something else too
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
@@ -382,7 +384,8 @@ def _run_alone(run: Run, name: str) -> None:
                 raise BCCPError(f"the step {name} needs {artifact}={artifact}:<digest>: the step {MAKER[artifact]} makes it")
             continue
         ledger.fetch(version)
-        inputs[artifact] = ledger.full_digest(version)
+        given_name, digest = split_version(version)[0], ledger.full_digest(version)
+        inputs[artifact] = digest if given_name == artifact else f"{given_name}:{digest}"
     source = None
     if name == "fetch_data":
         from bccp.fetch_data import source_fingerprint

@@ -379,6 +379,11 @@ def split_version(version: str) -> tuple[str, str]:
     return name, digest
 
 
+def qualified(name: str, version: str) -> str:
+    """Write an input as ``name:digest``; a version that names another artifact, which stands in for it, stays what it is."""
+    return version if ":" in version else f"{name}:{version}"
+
+
 def told(error: Exception) -> Exception:
     """A write that the disk refused as a :class:`BCCPError`; any other error as it is."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

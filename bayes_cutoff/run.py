@@ -1,0 +1,59 @@
+"""Judges each given label, cuts off the ones not to be believed, and says what the new model is to be trained on.
+
+Reads ``segregated_data`` (and through it ``clean_data``), ``given_labels`` and, only to measure what was already decided and written,
+``true_labels``. Writes ``cleansed_labels`` (``cleansed_labels.csv``, ``posterior.npy``: the training target of each of its rows, and
+``cutoff.json``).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import bayes_cutoff, tables
+from bccp.images import Days, open_days
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Load, judge, decide, save and report."""
+    config = step.config
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    labels = tables.read(step.input("given_labels") / "given_labels.csv").sort_values("image")
+    ids, given = labels["image"].tolist(), days.encode(labels["label"].tolist())
+    judged = config.enabled and config.label != "ground_truth"
+    if judged:
+        from bccp.judge import judge  # torch, which takes a second to import, is needed from here on only
+
+        decision, about = judge(step, days, ids, given)
+    else:
+        decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
+        step.say(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
+    with step.output("cleansed_labels") as folder:
+        tables.write(decision.table, folder / "cleansed_labels.csv")
+        np.save(folder / "posterior.npy", decision.targets)
+        (folder / "cutoff.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    step.log_metrics({"images": len(ids)})
+    if judged:
+        report(step, days, decision)
+
+
+def report(step: Step, days: Days, decision: bayes_cutoff.Decision) -> None:
+    """Measure on the target day's training images; what needs the truth is left out where it is unknown."""
+    table = decision.table[decision.table["image"].isin(days.ids(days.target_day, "train"))]
+    step.log_metrics({"kept_rate": 1 - table["above_cutoff"].mean()})
+    if (table["p_wrong"] != "").all():
+        step.log_metrics({"estimated_user_accuracy": 1 - table["p_wrong"].mean()})
+    if not step.has_input("true_labels"):
+        return
+    truth = tables.read(step.input("true_labels") / "true_labels.csv").set_index("image")["label"]
+    known = table[table["image"].isin(truth.index)]
+    given, true = days.encode(known["given_label"].tolist()), days.encode(truth[known["image"]].tolist())
+    step.log_metrics(bayes_cutoff.detection_metrics(known["above_cutoff"], known["score"], given, true, days.classes))
+
+
+if __name__ == "__main__":
+    command_line(run)

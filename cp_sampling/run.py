@@ -1,0 +1,60 @@
+"""Choose which trusted images are replayed.
+
+Reads ``segregated_data`` (and through it ``clean_data``); of ``cleansed_labels``, which it follows, only that the classes are the same.
+Writes ``replay_sample``: ``replay_sample.csv`` with the columns ``image, pair, distance``, empty where nothing is replayed.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import tables
+from bccp.cp_sampling import closest_pairs, n_pairs_for, random_sample
+from bccp.errors import BCCPError
+from bccp.images import Days, open_days
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Load, choose, save and report."""
+    config = step.config
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    n_classes = np.load(step.input("cleansed_labels") / "posterior.npy", mmap_mode="r").shape[1]
+    if n_classes != len(days.classes):
+        raise BCCPError(f"cleansed_labels has {n_classes} classes, but segregated_data {len(days.classes)}: give versions of one data set")
+    if config.type == "none" or config.target_day == "monday":
+        sample, why = pd.DataFrame(columns=["image", "pair", "distance"]), f"type={config.type}, target_day={config.target_day}"
+    else:
+        sample, why = choose(step, days)
+    with step.output("replay_sample") as folder:
+        tables.write(sample, folder / "replay_sample.csv")
+    distances = sample["distance"][sample["pair"] != ""].astype(float)
+    mean = {"mean_distance": distances.mean()} if len(distances) else {}
+    step.log_metrics({"images": len(sample), "pairs": len(distances) // 2} | mean)
+    step.say(f"{len(sample)} images are replayed ({why})" if len(sample) else f"nothing is replayed ({why})")
+
+
+def choose(step: Step, days: Days) -> tuple[pd.DataFrame, str]:
+    """The sample and what is to be said of it; ids are sorted, so the order of the data set does not matter."""
+    config, ids = step.config, days.ids("monday", "train")
+    rng = np.random.default_rng([config.random_seed, *b"cp_sampling"])
+    n_pairs = n_pairs_for(config.ratio, len(ids))
+    why = f"ratio {config.ratio:g} of Monday's {len(ids)} training images, {config.type}"
+    if config.type == "random" or not n_pairs:
+        chosen = random_sample(len(ids), n_chosen=2 * n_pairs, rng=rng)
+        return pd.DataFrame({"image": [ids[i] for i in chosen], "pair": "", "distance": ""}), why
+    from bccp.features import shared_features  # torch, which takes a second to import, is needed from here on only
+
+    embeddings = shared_features(step, days, ids, embedding=config.embedding, recipe=config.monday_model)
+    pairs = closest_pairs(embeddings, days.labels(ids), n_pairs=n_pairs, metric=config.type, rng=rng)
+    chosen = np.concatenate([pairs.first_idx, pairs.second_idx])
+    numbers, distances = np.tile(np.arange(n_pairs), 2), np.tile(pairs.distance, 2)
+    return pd.DataFrame({"image": [ids[i] for i in chosen], "pair": numbers, "distance": distances}), f"{why} on {config.embedding}"
+
+
+if __name__ == "__main__":
+    command_line(run)

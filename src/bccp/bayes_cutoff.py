@@ -1,0 +1,370 @@
+"""Scores of distrust, the cut-off, and what becomes of the labels above it.
+
+N images, K classes, S stochastic passes of MC dropout. A score says how little a given label is to be believed; what lies strictly above
+the cut-off is cut off. ``label_posterior`` scores P(given label wrong), from :mod:`bccp.posterior`. The others are there for comparison:
+``cleanlab`` (confident learning) and three that look at the image's uncertainty alone, and never at its label.
+
+References
+----------
+S. Lee, N. Jeong, J. Je, S.-Y. Lee: "BCCP: An MLOps Framework for Self-cleansing Real-Time Data Noise via Bayesian Cut-off-based Closest
+Pair Sampling", IEEE AIxDKE 2024 (``logit_variance``).
+Y. Gal, R. Islam, Z. Ghahramani: "Deep Bayesian Active Learning with Image Data", ICML 2017 (``mutual_information``).
+C. Northcutt, L. Jiang, I. Chuang: "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021 (``cleanlab``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp.errors import BCCPError
+from bccp.posterior import expected_f1_cutoff
+
+Float = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+UNCERTAINTIES = ("logit_variance", "predictive_entropy", "mutual_information")
+"""Methods that score an image and not its label."""
+
+RELABEL_LEAST = 0.5
+"""A label is replaced only by a class that is at least as probable as all others together."""
+
+
+class Passes(NamedTuple):
+    """What the stochastic passes say of each image.
+
+    Attributes
+    ----------
+    mean_probs : ndarray of float64, shape (N, K)
+        Softmax averaged over the passes: p(z = j | x). Rows sum to 1.
+    logit_variance : ndarray of float64, shape (N,)
+        Variance over the passes of the sum of the logits, the paper's score.
+    predictive_entropy : ndarray of float64, shape (N,)
+        Of the mean probabilities, in nats: 0 to log K.
+    mutual_information : ndarray of float64, shape (N,)
+        Between label and network (BALD), in nats: the predictive entropy less the passes' mean entropy, not negative.
+    """
+
+    mean_probs: Float
+    logit_variance: Float
+    predictive_entropy: Float
+    mutual_information: Float
+
+
+class Plan(NamedTuple):
+    """What a method does where it cannot do what was asked for.
+
+    Attributes
+    ----------
+    cutoff, action : str
+    note : str
+        One line that says what was replaced, or an empty string.
+    """
+
+    cutoff: str
+    action: str
+    note: str
+
+
+class Decision(NamedTuple):
+    """What becomes of the given labels.
+
+    Attributes
+    ----------
+    table : DataFrame
+        N rows; ``image, given_label, score, p_wrong, above_cutoff, action, final_label, weight``. ``p_wrong`` is empty without a posterior,
+        ``final_label`` where the image is dropped; weight 0 or 1.
+    targets : ndarray of float32, shape (N, K)
+        The training target of each row; rows sum to 1. One-hot, of the given label where the image is dropped, or the posterior.
+    """
+
+    table: pd.DataFrame
+    targets: Float32
+
+
+def summarise(logits: npt.ArrayLike) -> Passes:
+    """Average stochastic passes and measure how they differ.
+
+    Parameters
+    ----------
+    logits : array-like, shape (S, N, K)
+        S at least 1.
+
+    Returns
+    -------
+    Passes
+    """
+    passes = np.asarray(logits, np.float64)
+    shifted = passes - passes.max(axis=2, keepdims=True)
+    log_probs = shifted - np.log(np.exp(shifted).sum(axis=2, keepdims=True))
+    probs = np.exp(log_probs)  # (S, N, K)
+    mean = probs.mean(axis=0)
+    log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)  # 0·log 0 = 0
+    entropy = -(mean * log_mean).sum(axis=1)
+    expected_entropy = -(probs * log_probs).sum(axis=2).mean(axis=0)
+    return Passes(mean, passes.sum(axis=2).var(axis=0), entropy, np.maximum(entropy - expected_entropy, 0.0))
+
+
+def plan(method: str, cutoff: str, action: str) -> Plan:
+    """Say which cut-off and action a method uses.
+
+    Parameters
+    ----------
+    method : str
+        ``label_posterior``, ``cleanlab``, or one of ``UNCERTAINTIES``.
+    cutoff : {"auto", "percentile", "threshold"}
+    action : {"soft", "relabel", "drop"}
+
+    Returns
+    -------
+    Plan
+        As asked for with ``label_posterior``. Otherwise ``soft`` becomes ``drop`` and, but for ``cleanlab``, ``auto`` becomes
+        ``percentile``.
+
+    Raises
+    ------
+    BCCPError
+        For ``threshold`` or ``relabel`` with a method that has no posterior.
+    """
+    if method == "label_posterior":
+        return Plan(cutoff, action, "")
+    for key, value in (("cutoff", cutoff), ("action", action)):
+        if value in ("threshold", "relabel"):
+            raise BCCPError(
+                f"bayes_cutoff.{key}={value} needs a posterior, and bayes_cutoff.method={method} has none: "
+                "use bayes_cutoff.method=label_posterior"
+            )
+    resolved = (cutoff if method == "cleanlab" else "percentile", "drop")
+    changed = [f"{asked} becomes {used}" for asked, used in zip((cutoff, action), resolved, strict=True) if asked != used]
+    return Plan(*resolved, f"{method} has no posterior: {' and '.join(changed)}" if changed else "")
+
+
+def cut_off(scores: npt.ArrayLike, kind: str, *, percentile: float, threshold: float) -> float:
+    """The score above which labels are cut off.
+
+    Parameters
+    ----------
+    scores : array-like, shape (N,)
+        P(given label wrong) for ``auto`` and ``threshold``; any score for ``percentile``.
+    kind : {"auto", "percentile", "threshold"}
+        ``auto``: the highest expected F1, :func:`bccp.posterior.expected_f1_cutoff`.
+    percentile : float
+        0 to 100, interpolated linearly.
+    threshold : float
+        Returned as it is.
+
+    Returns
+    -------
+    float
+        Labels *strictly* above it are cut off. 0 where there are no scores to look at.
+    """
+    values = np.asarray(scores, np.float64)
+    if kind == "threshold":
+        return float(threshold)
+    if kind == "auto":
+        return expected_f1_cutoff(values)
+    return float(np.percentile(values, percentile)) if len(values) else 0.0
+
+
+def confident_learning(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Mask]:
+    """Wrong labels by the package cleanlab, with its own default filter.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), out of sample; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
+
+    Returns
+    -------
+    score : ndarray of float64, shape (N,)
+        1 - self-confidence, the probability of all other classes than the given one; in [0, 1].
+    above : ndarray of bool, shape (N,)
+        What the filter (``prune_by_noise_rate``) finds wrong.
+    """
+    from cleanlab.filter import find_label_issues  # it brings scikit-learn, which no other method needs
+
+    mean, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
+    score = 1 - np.take_along_axis(mean, labels[:, np.newaxis], axis=1)[:, 0]
+    return np.clip(score, 0.0, 1.0), np.asarray(find_label_issues(labels, mean, n_jobs=1), np.bool_)
+
+
+def decide(
+    images: Sequence[str],
+    given: npt.ArrayLike,
+    classes: Sequence[str],
+    *,
+    score: npt.ArrayLike,
+    above: npt.ArrayLike,
+    action: str,
+    posterior: npt.ArrayLike | None = None,
+) -> Decision:
+    """Say what becomes of each given label.
+
+    Parameters
+    ----------
+    images : sequence of str, length N
+        Ids, sorted.
+    given : array-like of int, shape (N,)
+        The given labels, as positions in ``classes``.
+    classes : sequence of str, length K
+    score : array-like, shape (N,)
+        Of distrust.
+    above : array-like of bool, shape (N,)
+        Whether the label is cut off.
+    action : {"soft", "relabel", "drop"}
+        ``soft``: every image, above or not, is trained on its posterior (``soften``; the final label is the likeliest class).
+        ``relabel``: a label above the cut-off gives way to the likeliest class if that has at least ``RELABEL_LEAST`` (``relabel``, or
+        ``keep`` where it is the given one), else the image is dropped. ``drop``: labels above the cut-off are dropped. All others are
+        kept.
+    posterior : array-like, shape (N, K), optional
+        P(z = j | x, y); needed by ``soft`` and ``relabel``.
+
+    Returns
+    -------
+    Decision
+
+    Raises
+    ------
+    ValueError
+        For ``soft`` or ``relabel`` without a posterior.
+    """
+    labels, cut = np.asarray(given, np.int64), np.asarray(above, np.bool_)
+    own = np.eye(len(classes), dtype=np.float32)[labels]  # (N, K)
+    if posterior is None:
+        if action != "drop":
+            raise ValueError(f"action={action} needs a posterior")
+        final, targets, actions, p_wrong = labels, own, np.where(cut, "drop", "keep"), None
+    else:
+        believed = np.asarray(posterior, np.float64)
+        p_wrong, best = probability_wrong(believed, labels), believed.argmax(axis=1)
+        if action == "soft":
+            final, targets, actions = best, believed.astype(np.float32), np.full(len(labels), "soften")
+        else:
+            replaced = cut & (action == "relabel") & (believed.max(axis=1, initial=0.0) >= RELABEL_LEAST)
+            final = np.where(replaced, best, labels)
+            actions = np.where(cut & ~replaced, "drop", np.where(final != labels, "relabel", "keep"))
+            targets = np.eye(len(classes), dtype=np.float32)[final]
+    dropped = actions == "drop"
+    return _decision(images, labels, classes, score, p_wrong, cut, actions, final, dropped, targets)
+
+
+def pass_through(images: Sequence[str], given: npt.ArrayLike, classes: Sequence[str]) -> Decision:
+    """Keep every label as it was given.
+
+    Parameters
+    ----------
+    images : sequence of str, length N
+    given : array-like of int, shape (N,)
+        The given labels, as positions in ``classes``.
+    classes : sequence of str, length K
+
+    Returns
+    -------
+    Decision
+        Scores 0, targets one-hot.
+    """
+    nothing = np.zeros(len(images))
+    return decide(images, given, classes, score=nothing, above=nothing, action="drop")
+
+
+def probability_wrong(posterior: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """P(z ≠ y), shape (N,), in [0, 1]: summed over the other classes, so that it is exact also where it is tiny."""
+    others = np.array(posterior, np.float64)
+    np.put_along_axis(others, np.asarray(given, np.int64)[:, np.newaxis], 0.0, axis=1)
+    return np.asarray(np.clip(others.sum(axis=1), 0.0, 1.0), np.float64)
+
+
+def detection_metrics(
+    above: npt.ArrayLike, score: npt.ArrayLike, given: npt.ArrayLike, true: npt.ArrayLike, classes: Sequence[str]
+) -> dict[str, float]:
+    """How well the wrong labels were found; positive = the given label is wrong, predicted positive = above the cut-off.
+
+    Parameters
+    ----------
+    above : array-like of bool, shape (N,)
+    score : array-like, shape (N,)
+        Of distrust.
+    given, true : array-like of int, shape (N,)
+        Given and true labels.
+    classes : sequence of str, length K
+
+    Returns
+    -------
+    dict of str to float
+        ``auroc``, ``precision``, ``recall``, ``f1``, ``true_user_accuracy``, and for each class ``right_dropped_<class>``, the share of its
+        right labels that lie above the cut-off. Undefined ones (such as the recall where no label is wrong) are left out. Characters
+        of a class name that a metric's name may not have become ``_``, and the class's number is added where two names would be one.
+    """
+    cut, labels = np.asarray(above, np.bool_), np.asarray(given, np.int64)
+    wrong = labels != np.asarray(true, np.int64)
+    hits, n_cut, n_wrong = int((cut & wrong).sum()), int(cut.sum()), int(wrong.sum())
+    ratios = {
+        "precision": (hits, n_cut),
+        "recall": (hits, n_wrong),
+        "f1": (2 * hits, n_cut + n_wrong),
+        "true_user_accuracy": (len(labels) - n_wrong, len(labels)),
+    }
+    names = [re.sub(r"[^\w.\- ]", "_", name) for name in classes]
+    names = [f"{name}_{k}" if names.count(name) > 1 else name for k, name in enumerate(names)]
+    for k, name in enumerate(names):
+        right = ~wrong & (labels == k)
+        ratios[f"right_dropped_{name}"] = (int((cut & right).sum()), int(right.sum()))
+    area = {"auroc": auroc(score, wrong)} if 0 < n_wrong < len(labels) else {}
+    return area | {name: part / whole for name, (part, whole) in ratios.items() if whole}
+
+
+def auroc(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """The chance that a positive scores above a negative, ties counting half.
+
+    Parameters
+    ----------
+    score : array-like, shape (N,)
+    positive : array-like of bool, shape (N,)
+        At least one of each kind.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    is_positive = np.asarray(positive, np.bool_)
+    _, place, count = np.unique(np.asarray(score, np.float64), return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(count) - (count - 1) / 2  # from 1; tied scores share theirs
+    n_positive = int(is_positive.sum())
+    above = mean_rank[place[is_positive]].sum() - n_positive * (n_positive + 1) / 2
+    return float(above / (n_positive * (len(is_positive) - n_positive)))
+
+
+def _decision(
+    images: Sequence[str],
+    labels: Index,
+    classes: Sequence[str],
+    score: npt.ArrayLike,
+    p_wrong: Float | None,
+    cut: Mask,
+    actions: npt.NDArray[np.str_],
+    final: npt.NDArray[np.integer],
+    dropped: Mask,
+    targets: Float32,
+) -> Decision:
+    names = np.array([*classes, ""], dtype=object)
+    columns = {
+        "image": list(images),
+        "given_label": names[labels],
+        "score": np.asarray(score, np.float64),
+        "p_wrong": "" if p_wrong is None else p_wrong,
+        "above_cutoff": cut,
+        "action": actions,
+        "final_label": names[np.where(dropped, len(classes), final)],
+        "weight": np.where(dropped, 0.0, 1.0),
+    }
+    return Decision(pd.DataFrame(columns), targets)

@@ -1,0 +1,338 @@
+"""Image classifiers: making, saving, loading and asking them.
+
+N images of S x S px, K classes, D features, S passes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from bccp import tables
+from bccp.architectures import OWN, ImageClassifier, names, own_parts, torchvision_parts, why_not
+from bccp.errors import BCCPError, nearest
+from bccp.weights import State, load_file, published_weights
+
+Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of natural images' red, green and blue, in [0, 1]."""
+
+
+class Images(Protocol):
+    """Anything that has a length and gives uint8 images of shape (n, S, S, 3) for an index array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: Any, /) -> UInt8: ...
+
+
+def build(
+    name: str,
+    n_classes: int,
+    *,
+    image_size: int,
+    dropout: float,
+    seed: int,
+    weights: str | None = None,
+    freeze_backbone: bool = False,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> ImageClassifier:
+    """Make a classifier.
+
+    Parameters
+    ----------
+    name : str
+        ``small_cnn``, ``resnet_small``, or a classification model of torchvision.
+    n_classes : int
+        K.
+    image_size : int
+        S, in px.
+    dropout : float
+        In [0, 1).
+    seed : int
+        Of the weights that are drawn. The global random state is left as it is.
+    weights : str, optional
+        ``DEFAULT`` or another name of torchvision's weights, a file with a state dict, or the folder of a saved model. The last layer is
+        not taken where it has another number of classes (``note`` says so).
+    freeze_backbone : bool
+        Let only the head learn.
+    mean, std : sequence of 3 floats
+        Used where the weights bring none of their own.
+
+    Returns
+    -------
+    ImageClassifier
+        On the CPU, in evaluation mode.
+
+    Raises
+    ------
+    BCCPError
+        An unknown name, images too small for it, weights that do not fit or cannot be had.
+    """
+    if name not in names():
+        raise BCCPError(
+            f"model {name!r} is unknown: use small_cnn, resnet_small or a torchvision classification model{nearest(name, names())}"
+        )
+    published = None if weights is None or Path(weights).exists() else published_weights(name, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = own_parts(name, image_size) if name in OWN else torchvision_parts(name, image_size, published)
+        if weights is not None and parts.normalisation is not None:
+            mean, std = parts.normalisation
+        model = ImageClassifier(
+            parts.backbone, parts.n_features, n_classes, architecture=name, image_size=image_size, dropout=dropout, mean=mean, std=std
+        )
+    if weights is not None and published is None:
+        load_file(model, Path(weights), parts.last)
+    if freeze_backbone:
+        model.freeze_backbone()
+        if weights is None:
+            model.note = f"the frozen backbone of {name} has random weights: give it weights, or do not freeze it"
+    model.eval()
+    _try_out(model)
+    return model
+
+
+def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[str]) -> None:
+    """Start from the weights of a saved model.
+
+    Parameters
+    ----------
+    model : ImageClassifier
+        Gets the weights, but for the last layer where the classes are others (``note`` says so), and the saved model's normalisation.
+    folder : Path
+        As :func:`save` made it.
+    class_names : sequence of str, length K
+        The classes of ``model``.
+
+    Raises
+    ------
+    BCCPError
+        Where the architecture or a shape differs.
+    """
+    about = _read_about(folder)
+    if about["architecture"] != model.architecture:
+        raise BCCPError(
+            f"the weights are of model {about['architecture']!r}, which cannot start a {model.architecture!r}: choose the same model"
+        )
+    head = {key: value.clone() for key, value in model.head.state_dict().items()}
+    load_file(model, folder, "")
+    if list(about["class_names"]) != list(class_names):
+        model.head.load_state_dict(head)
+        model.note = (
+            f"the model that training starts from knows other classes ({', '.join(about['class_names'])}): its last layer starts anew"
+        )
+
+
+def save(
+    model: ImageClassifier,
+    folder: Path,
+    about: Mapping[str, Any],
+    *,
+    last_state: State | None = None,
+    history: pd.DataFrame | None = None,
+) -> None:
+    """Write a model into a folder; equal models give equal bytes.
+
+    Parameters
+    ----------
+    model : ImageClassifier
+    folder : Path
+        Gets ``model.pt`` (state dict), ``model.json`` and ``README.md``.
+    about : mapping
+        Goes into ``model.json``; holds at least ``class_names``, K of them in the order of the logits.
+    last_state : dict of str to Tensor, optional
+        The weights after the last epoch: ``last.pt``.
+    history : DataFrame, optional
+        One row an epoch: ``history.csv``.
+    """
+    _save_state(model.state_dict(), folder / "model.pt")
+    if last_state is not None:
+        _save_state(last_state, folder / "last.pt")
+    if history is not None:
+        tables.write(history, folder / "history.csv")
+    rgb = {name: [round(float(v), 6) for v in getattr(model, name).flatten()] for name in ("mean", "std")}
+    own = {"architecture": model.architecture, "image_size": model.image_size, "dropout": model.dropout, **rgb}
+    text = json.dumps({**about, **own}, indent=2, ensure_ascii=False)
+    (folder / "model.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_HOW_TO_LOAD.format(**{**about, **own, "n_classes": model.n_classes}), encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
+    """Read a saved model.
+
+    Parameters
+    ----------
+    folder : Path
+        As :func:`save` made it.
+
+    Returns
+    -------
+    model : ImageClassifier
+        On the CPU, in evaluation mode.
+    about : dict
+        What ``model.json`` holds.
+
+    Raises
+    ------
+    BCCPError
+        Where the folder holds no whole model.
+    """
+    about = _read_about(folder)
+    model = build(
+        about["architecture"],
+        len(about["class_names"]),
+        image_size=about["image_size"],
+        dropout=about["dropout"],
+        seed=0,
+        mean=about["mean"],
+        std=about["std"],
+    )
+    load_file(model, folder, "")
+    return model, about
+
+
+def embed(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu", path: Path | None = None) -> Float32:
+    """Features of images, without dropout or augmentation.
+
+    Parameters
+    ----------
+    model : ImageClassifier
+        Left in evaluation mode on the device.
+    images : array-like of uint8, shape (N, S, S, 3)
+        Read batch by batch.
+    batch_size : int
+    device : str
+    path : Path, optional
+        A ``.npy`` file to write the features to; they are then memory-mapped.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, D)
+        Row i belongs to ``images[i]``.
+    """
+    shape = (len(images), model.n_features)
+    features: Float32 = (
+        np.empty(shape, np.float32) if path is None else np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    )
+    model.to(device).eval()
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(images)))
+            features[rows] = model.embed(torch.from_numpy(images[rows]).to(device)).float().cpu().numpy()
+    return features
+
+
+def logits(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu") -> Float32:
+    """Logits of images, without dropout or augmentation; see :func:`embed`.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, K)
+    """
+    scores = np.empty((len(images), model.n_classes), np.float32)
+    model.to(device).eval()
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(images)))
+            scores[rows] = model(torch.from_numpy(images[rows]).to(device)).float().cpu().numpy()
+    return scores
+
+
+def probabilities(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu") -> Float32:
+    """P(class | image), without dropout or augmentation; see :func:`embed`.
+
+    Returns
+    -------
+    ndarray of float32, shape (N, K)
+        In [0, 1]; rows sum to 1.
+    """
+    return torch.from_numpy(logits(model, images, batch_size=batch_size, device=device)).softmax(1).numpy()
+
+
+def stochastic_logits(model: ImageClassifier, embeddings: Float32, *, passes: int, generator: torch.Generator) -> Float32:
+    """Logits of MC dropout before the last linear layer.
+
+    Each pass draws one mask over the features, the same for all images: it is one network drawn from the posterior. So an image's logits
+    do not depend on its place or on the other images.
+
+    Parameters
+    ----------
+    model : ImageClassifier
+        Only its head is used, and it is left as it is.
+    embeddings : ndarray of float32, shape (N, D)
+        From :func:`embed`.
+    passes : int
+        S, at least 1.
+    generator : Generator
+        On the CPU.
+
+    Returns
+    -------
+    ndarray of float32, shape (S, N, K)
+
+    References
+    ----------
+    Y. Gal, Z. Ghahramani: "Dropout as a Bayesian Approximation", ICML 2016.
+    """
+    linear = cast(nn.Linear, model.head[1])
+    weight, bias = linear.weight.detach().cpu(), linear.bias.detach().cpu()  # (K, D), (K,)
+    kept = torch.rand(passes, model.n_features, generator=generator) >= model.dropout
+    masks = kept / (1 - model.dropout)  # (S, D)
+    features = torch.from_numpy(np.ascontiguousarray(embeddings))
+    found = np.empty((passes, len(embeddings), model.n_classes), np.float32)
+    for number, mask in enumerate(masks):
+        found[number] = F.linear(features, weight * mask, bias).numpy()
+    return found
+
+
+_HOW_TO_LOAD = """# A {architecture} for {image_size} px images and {n_classes} classes
+
+`model.pt` holds the weights (a torch state dict), `model.json` the class names and the preprocessing; `last.pt`, where it is there, holds
+the weights after the last epoch (`model.pt`: after the best), and `history.csv` the figures of each epoch.
+
+    from pathlib import Path
+    from bccp import models
+
+    model, about = models.load(Path("this folder"))
+    probabilities = models.probabilities(model, images)
+
+`images` is a uint8 array of shape (N, {image_size}, {image_size}, 3), RGB, resized as `model.json` says; the model itself divides by 255
+and normalises with `mean` and `std`. Column k of `probabilities` belongs to `about["class_names"][k]`.
+
+`torch.load("model.pt", weights_only=True)` gives the weights alone: `backbone.*` is the network without its last layer, `head.1.*` the last
+linear layer.
+"""
+
+
+def _try_out(model: ImageClassifier) -> None:
+    """Refuse a model that cannot take images of its size, before anything else is done with it."""
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, model.image_size, model.image_size, 3, dtype=torch.uint8))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise BCCPError(why_not(model.architecture, model.image_size, error, None)) from error
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise BCCPError(f"{folder} holds no saved model (model.json: {error}): give a folder as the step train makes it") from error
+    return about
+
+
+def _save_state(state: Mapping[str, Tensor], path: Path) -> None:
+    torch.save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, path)

@@ -1,0 +1,122 @@
+"""``monday_model``: the classifier that is trained on Monday's trusted images alone, and shared by the steps that need it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from bccp import models, training
+from bccp.config import MondayModel
+from bccp.errors import BCCPError
+from bccp.images import Days
+from bccp.step import Step
+from bccp.tracking import file_digest, folder_digest
+from bccp.train import one_hot
+
+_CHUNK = 1024
+
+
+def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
+    """The folder of Monday's model, trained by whoever asks first.
+
+    Parameters
+    ----------
+    step : Step
+    days : Days
+    recipe : MondayModel
+
+    Returns
+    -------
+    Path
+        For ``models.load``.
+
+    Raises
+    ------
+    BCCPError
+        Where Monday's labels are not trusted, or the recipe cannot be followed.
+    """
+    _check_trusted(days)
+
+    def compute(folder: Path) -> None:
+        train_monday_model(days, recipe, device=step.device, folder=folder, progress=True)
+
+    key = {"recipe": dataclasses.asdict(recipe) | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
+    return step.shared("monday_model", key, compute)
+
+
+def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: Path, progress: bool = False) -> None:
+    """Train on Monday's training images and save the model; all epochs are run, and the best on Monday's validation is kept.
+
+    Parameters
+    ----------
+    days : Days
+    recipe : MondayModel
+    device : str
+    folder : Path
+        Gets what ``models.save`` writes.
+    progress : bool
+
+    Raises
+    ------
+    BCCPError
+        See :func:`shared_monday_model`.
+    """
+    _check_trusted(days)
+    model = models.build(
+        recipe.model,
+        len(days.classes),
+        image_size=days.image_size,
+        dropout=recipe.dropout,
+        seed=recipe.random_seed,
+        weights=recipe.weights,
+        freeze_backbone=recipe.freeze_backbone,
+    )
+    ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
+    history = training.fit(
+        model,
+        days.view(ids),
+        one_hot(days.labels(ids), len(days.classes)),
+        np.ones(len(ids)),
+        days.view(val_ids),
+        one_hot(days.labels(val_ids), len(days.classes)),
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        augmentation=recipe.augmentation,
+        patience=None,
+        seed=recipe.random_seed,
+        folder=folder,
+        device=device,
+        progress=progress,
+    )
+    models.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
+
+
+def data_digest(days: Days) -> str:
+    """SHA-256 over Monday's training and validation images, in the order of their ids: pixels, labels, splits and the classes."""
+    found = hashlib.sha256(json.dumps([days.classes, days.image_size]).encode())
+    for split in ("train", "val"):
+        ids = days.ids("monday", split)
+        found.update(json.dumps([split, days.splits.loc[ids, "label"].tolist()]).encode())
+        view = days.view(ids)
+        for start in range(0, len(ids), _CHUNK):
+            found.update(view[np.arange(start, min(start + _CHUNK, len(ids)))].tobytes())
+    return found.hexdigest()
+
+
+def _check_trusted(days: Days) -> None:
+    if days.target_day == "monday":
+        raise BCCPError(
+            "monday_model needs trusted labels, and with main.target_day=monday there are none: use it with main.target_day=tuesday"
+        )
+
+
+def _by_content(weights: str | None) -> str | None:
+    """A file or folder of weights by what it holds, a name as it is."""
+    if weights is None or not Path(weights).exists():
+        return weights
+    return "sha256:" + (folder_digest if Path(weights).is_dir() else file_digest)(Path(weights))

@@ -1,0 +1,556 @@
+"""What a given label is worth: the posterior of the true label, and all that it needs, estimated from the labels themselves.
+
+N images, K classes. Image i has a given label y, from a user who may be wrong, and an unknown true label z. A classifier that never saw
+y says ``probs[i, j] = p(z = j | x_i)``. The users are described by one noise matrix, ``noise[j, k] = P(y = k | z = j)``; its rows sum
+to 1. Given z, the label does not depend on the image. Then
+
+    P(z = j | x, y)  ∝  p(z = j | x) · noise[j, y]                         the label posterior
+    P(y | x)         =  Σ_j p(z = j | x) · noise[j, y]                     the marginal likelihood of a given label
+
+The second line is linear in the matrix, so the log-likelihood of all labels is concave in it: there is one maximum, and EM (Dawid and
+Skene's, with a classifier in place of the first annotator) climbs to it from wherever it starts.
+
+What can be known. The classifier names the classes, so a matrix without a diagonal is found too, even if every label is wrong. What
+cannot be told apart is a user who errs from a classifier that errs in the same way: an image of a 3 which p calls an 8 with certainty makes
+a right label look wrong. Every such image lowers the estimated accuracy of the users; that is why p must be out of sample and
+calibrated (:func:`choose_temperature`), and why a classifier that was fitted to the given labels will not do: it agrees with
+them, the identity matrix explains everything, and nothing is ever found.
+
+References
+----------
+A. P. Dawid, A. M. Skene: "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", Applied Statistics 28, 1979.
+C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger: "On Calibration of Modern Neural Networks", ICML 2017 (temperature).
+Z. C. Lipton, C. Elkan, B. Naryanaswamy: "Optimal Thresholding of Classifiers to Maximize F1 Measure", ECML 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
+"""Pseudo-labels a class among which :func:`choose_smoothing` chooses: from nearly free rows to one error rate for all."""
+
+TEMPERATURES = (0.1, 10.0)
+"""The least and the greatest temperature. At 0.1 odds of 2 to 1 have become 1000 to 1; at 10 odds of 1000 to 1 have become 2 to 1."""
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """What EM found.
+
+    Attributes
+    ----------
+    noise_matrix : ndarray of float64, shape (K, K)
+        P(y = k | z = j); rows sum to 1; all entries above 0.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y) under it; rows sum to 1.
+    log_likelihood : float
+        Of the labels, in nats, plus the prior's term: what EM climbs.
+    left_out_likelihood : float
+        Of the labels, in nats, each under the matrix without its own contribution. It does not rise just because the matrix has learned
+        the labels by heart, and is therefore what temperatures and smoothings are compared by.
+    iterations : int
+        Of EM.
+    """
+
+    noise_matrix: Float
+    posterior: Float
+    log_likelihood: float
+    left_out_likelihood: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Given labels, judged.
+
+    Attributes
+    ----------
+    temperature : float
+        Of p(z | x).
+    smoothing : float
+        Pseudo-labels a class.
+    fit : NoiseFit
+        The noise matrix and the posterior.
+    """
+
+    temperature: float
+    smoothing: float
+    fit: NoiseFit
+
+
+def label_posterior(probs: npt.ArrayLike, given: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
+    """P(z = j | x, y), by Bayes' rule.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), not negative; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels y, 0 to K - 1.
+    noise : array-like, shape (K, K)
+        P(y = k | z = j); rows sum to 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Rows sum to 1. Where no class explains the label (all products are 0) the label says nothing, and the row is p(z | x).
+
+    Examples
+    --------
+    >>> label_posterior([[0.5, 0.5]], [1], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [[0.1, 0.9]]
+    """
+    prior = np.asarray(probs, np.float64)
+    joint = prior * np.asarray(noise, np.float64).T[np.asarray(given, np.int64)]  # (N, K)
+    joint = np.where(joint.sum(axis=1, keepdims=True) > 0, joint, prior)
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True), np.float64)
+
+
+def estimate_user_accuracy(probs: npt.ArrayLike, given: npt.ArrayLike) -> float:
+    """P(y = z), if a wrong label is any other class with the same chance: the simplest noise, one number.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x); rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels.
+
+    Returns
+    -------
+    float
+        Strictly between 0 and 1. It maximises Σ log(a·p + (1 - a)·(1 - p)/(K - 1)), p the probability of the given label, plus half a right
+        and half a wrong pseudo-label (1/2 for N = 0). The sum is concave, and the slope's only zero is found by bisection.
+    """
+    right = _given_probability(probs, given)
+    wrong = (1 - right) / (np.shape(probs)[1] - 1)
+    low, high = 0.0, 1.0
+    for _ in range(50):  # to a width of 1e-15
+        a = (low + high) / 2
+        slope = np.sum((right - wrong) / (a * right + (1 - a) * wrong)) + 0.5 / a - 0.5 / (1 - a)
+        low, high = (a, high) if slope > 0 else (low, a)
+    return (low + high) / 2
+
+
+def uniform_noise(accuracy: float, n_classes: int) -> Float:
+    """The noise matrix of users who are right with one probability, and else name any other class alike.
+
+    Parameters
+    ----------
+    accuracy : float
+        In [0, 1].
+    n_classes : int
+        K, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, K)
+        Rows sum to 1.
+    """
+    matrix = np.full((n_classes, n_classes), (1 - accuracy) / (n_classes - 1))
+    np.fill_diagonal(matrix, accuracy)
+    return matrix
+
+
+def estimate_noise_matrix(
+    probs: npt.ArrayLike, given: npt.ArrayLike, *, smoothing: float = 10.0, tolerance: float = 1e-8, max_iter: int = 1000
+) -> NoiseFit:
+    """Estimate P(y | z) and the posterior of the true labels by EM.
+
+    Each row of the matrix has a Dirichlet prior worth ``smoothing`` labels, whose mean is the uniform noise that fits these labels best
+    (:func:`estimate_user_accuracy`). So a class without images gets that uniform row, one with three images stays near
+    it, and one with hundreds says what its own row is.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), from a model that was not fitted to these labels; not negative, rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels, 0 to K - 1. Classes may be missing.
+    smoothing : float
+        Pseudo-labels a class, above 0.
+    tolerance : float
+        EM stops when a round gains less than this per image, in nats.
+    max_iter : int
+        Rounds of EM at most, at least 1.
+
+    Returns
+    -------
+    NoiseFit
+        Permuting the images permutes the posterior and changes nothing else, to the bit. The log-likelihood never falls from
+        round to round.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not fit each other, fewer than 2 classes, or a smoothing that is not above 0.
+    """
+    prior, labels = _checked(probs, given)
+    if not smoothing > 0:
+        raise ValueError(f"smoothing={smoothing} must be above 0")
+    # sums of floats depend on their order: take one that belongs to the values, not to the images' places
+    order = _canonical_order(prior, labels)
+    prior, labels = prior[order], labels[order]
+    n_images, n_classes = prior.shape
+    pseudo = smoothing * uniform_noise(estimate_user_accuracy(prior, labels), n_classes)  # (K, K)
+    noise, before, iteration = pseudo / smoothing, -np.inf, 0
+    while True:
+        iteration += 1
+        joint = prior * noise.T[labels]  # (N, K), P(z = j, y | x)
+        evidence = joint.sum(axis=1)  # (N,), P(y | x)
+        posterior = joint / evidence[:, np.newaxis]
+        reached = float(np.log(evidence).sum() + (pseudo * np.log(noise)).sum())
+        counts = _count(posterior, labels) + pseudo  # (K, K), expected labels
+        if reached - before <= tolerance * n_images or iteration >= max_iter:
+            break
+        noise, before = counts / counts.sum(axis=1, keepdims=True), reached
+    without = (counts.T[labels] - posterior) / (counts.sum(axis=1) - posterior)  # (N, K), each label's row without itself
+    left_out = float(np.log((prior * without).sum(axis=1)).sum())
+    unsorted = np.empty_like(posterior)
+    unsorted[order] = posterior
+    return NoiseFit(noise, unsorted, reached, left_out, iteration)
+
+
+def apply_temperature(logprobs: npt.ArrayLike, temperature: float) -> Float:
+    """Make probabilities softer (temperature above 1) or sharper (below 1).
+
+    Parameters
+    ----------
+    logprobs : array-like, shape (N, K)
+        Log probabilities or logits; any constant may be added to a row. -inf is a probability of 0.
+    temperature : float
+        Above 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Softmax of ``logprobs / temperature``; rows sum to 1.
+
+    Examples
+    --------
+    >>> apply_temperature(np.log([[0.2, 0.8]]), 0.5).round(4).tolist()
+    [[0.0588, 0.9412]]
+    """
+    scaled = np.asarray(logprobs, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+
+
+def fit_temperature(probs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """The temperature under which trusted labels are likeliest.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x) of held-out images; rows sum to 1.
+    labels : array-like of int, shape (N,)
+        Their true labels.
+
+    Returns
+    -------
+    float
+        Within ``TEMPERATURES``, to 1%; 1 for N = 0. Where every image is right by far, the likelihood grows without end
+        towards 0 and the least temperature is returned.
+    """
+    logprobs, classes = _log(probs), np.asarray(labels, np.int64)
+    if not len(classes):
+        return 1.0
+
+    def likelihood(temperature: float) -> float:
+        own = _given_probability(apply_temperature(logprobs, temperature), classes)
+        return float(np.sort(np.log(np.maximum(own, _TINY))).sum())
+
+    return _climb(likelihood, 1.0, step=2.0)
+
+
+def confident_noise_matrix(probs: npt.ArrayLike, given: npt.ArrayLike, *, smoothing: float = 10.0) -> Float:
+    """P(y | z), counted on the images that a model is sure of, even if it was fitted to labels as wrong as these.
+
+    A model that was fitted to wrong labels is unsure of everything, but more so of some classes than of others. So an image counts as class
+    j if p(j | x) is at least what images labelled j have in the mean, and as the likeliest of several such classes.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(label = j | x) from held-out folds; rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels. Classes may be missing: no image counts as one that is no one's label.
+    smoothing : float
+        Pseudo-labels a class, spread like the uniform noise that fits the counts, above 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, K)
+        Rows sum to 1; all entries above 0.
+
+    References
+    ----------
+    C. Northcutt, L. Jiang, I. Chuang: "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021.
+    """
+    prior, labels = _checked(probs, given)
+    n_classes = prior.shape[1]
+    n_given = np.bincount(labels, minlength=n_classes)
+    # sorted sums, so that the images' order does not matter to the bit
+    own = _given_probability(prior, labels)
+    usual = np.array([np.sort(own[labels == k]).sum() / n if n else np.inf for k, n in enumerate(n_given)])  # (K,)
+    sure = np.where(prior >= usual, prior, -1.0)
+    counted = sure.max(axis=1) >= 0
+    counts = np.zeros((n_classes, n_classes))
+    np.add.at(counts, (sure.argmax(axis=1)[counted], labels[counted]), 1)
+    accuracy = (np.trace(counts) + 0.5) / (counts.sum() + 1)
+    counts += smoothing * uniform_noise(accuracy, n_classes)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True), np.float64)
+
+
+def remove_noise(probs: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
+    """p(z | x) from p(y | x) = Σ_j p(z = j | x) · noise[j, y].
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(y = k | x); rows sum to 1.
+    noise : array-like, shape (K, K)
+        P(y = k | z = j); rows sum to 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        ``probs`` times the inverse of the matrix, made probabilities again: at least 1% / K each before rows are scaled to 1. Directions in
+        which the matrix keeps less than a tenth of what it keeps at most are left out, so that a singular one does no harm.
+
+    References
+    ----------
+    G. Patrini, A. Rozza, A. Menon, R. Nock, L. Qu: "Making Deep Neural Networks Robust to Label Noise", CVPR 2017 (backward correction).
+    """
+    mixed = np.asarray(probs, np.float64)
+    pure = np.maximum(mixed @ np.linalg.pinv(np.asarray(noise, np.float64), rcond=0.1), 0.01 / mixed.shape[1])
+    return np.asarray(pure / pure.sum(axis=1, keepdims=True), np.float64)
+
+
+def choose_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, *, candidates: Sequence[float] = SMOOTHINGS) -> float:
+    """How much the classes' rows of the noise matrix have in common, by the left-out likelihood of the labels.
+
+    Parameters
+    ----------
+    probs, given
+        As for :func:`estimate_noise_matrix`.
+    candidates : sequence of float
+        Pseudo-labels a class, above 0.
+
+    Returns
+    -------
+    float
+        The best candidate; of equal ones the first.
+    """
+    return max(candidates, key=lambda s: estimate_noise_matrix(probs, given, smoothing=s, tolerance=_ROUGH).left_out_likelihood)
+
+
+def choose_temperature(
+    mean_probs: npt.ArrayLike,
+    given: npt.ArrayLike,
+    *,
+    start: float = 1.0,
+    smoothing: float = 10.0,
+    noise: npt.ArrayLike | None = None,
+    step: float = 1.5,
+) -> float:
+    """The temperature of p(z | x) under which the given labels are likeliest.
+
+    A classifier is no longer calibrated on images that look different; Monday's validation cannot tell, but the new labels can: where p
+    is too sharp, they contradict it more than any noise matrix explains. The matrix is fitted anew to each temperature. In sample,
+    one with many cells explains too much and prefers sharp p; with the left-out likelihood the temperature came within a tenth of the one
+    that the true labels choose, at uniform and pair noise alike.
+
+    Parameters
+    ----------
+    mean_probs : array-like, shape (N, K)
+        p(z = j | x); rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
+    start : float
+        Where the search begins, within ``TEMPERATURES``: the temperature that fits Monday's validation.
+    smoothing : float
+        As for :func:`estimate_noise_matrix`.
+    noise : array-like, shape (K, K), optional
+        P(y | z), held fixed. It is needed where p comes from a model that was fitted to labels like these, p(y | x) in truth: of itself,
+        the likelihood would then take it for p(z | x) and find no noise.
+    step : float
+        Factor between the temperatures of the uphill walk, above 1.
+
+    Returns
+    -------
+    float
+        Within ``TEMPERATURES``, to 1%. It is the first maximum uphill of ``start``: where the labels say nothing about the
+        temperature, what Monday said stands.
+    """
+    prior, labels = _checked(mean_probs, given)
+    logprobs = _log(prior)
+    likely = None if noise is None else np.asarray(noise, np.float64).T[labels]  # (N, K), P(y | z = j)
+
+    def likelihood(temperature: float) -> float:
+        probs = apply_temperature(logprobs, temperature)
+        if likely is not None:
+            return float(np.sort(np.log(np.maximum((probs * likely).sum(axis=1), _TINY))).sum())
+        return estimate_noise_matrix(probs, labels, smoothing=smoothing, tolerance=_ROUGH).left_out_likelihood
+
+    return _climb(likelihood, start, step=step)
+
+
+def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, start: float) -> Judgement:
+    """Judge given labels by a model that was fitted to other, trusted images.
+
+    Parameters
+    ----------
+    mean_probs : array-like, shape (N, K)
+        p(z = j | x), the mean over stochastic passes; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
+    start : float
+        The temperature that fits trusted held-out images (:func:`fit_temperature`).
+
+    Returns
+    -------
+    Judgement
+        The smoothing is chosen at ``start``, then the temperature with that smoothing: chosen together, a soft p and free rows of the
+        matrix make up for each other.
+    """
+    logprobs = _log(mean_probs)
+    smoothing = choose_smoothing(apply_temperature(logprobs, start), given)
+    temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing)
+    return Judgement(temperature, smoothing, estimate_noise_matrix(apply_temperature(logprobs, temperature), given, smoothing=smoothing))
+
+
+def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Judgement:
+    """Judge given labels where nothing is trusted, by models that were fitted to the other folds' given labels.
+
+    Such a model says p(y | x), which is a mixture of the noise matrix's rows. The noise is counted where the model is sure
+    (:func:`confident_noise_matrix`) and taken out again (:func:`remove_noise`); the temperature is the one under which that matrix explains
+    the labels best, and from there on all is as with a trusted model. It rests on two assumptions: for most images the true class is plain
+    to see, and most labels of a class are right (nothing else says what the classes are).
+
+    Parameters
+    ----------
+    mean_probs : array-like, shape (N, K)
+        p(y = j | x) of each image, from a model that was fitted neither to it nor to a duplicate of it; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
+
+    Returns
+    -------
+    Judgement
+    """
+    noise = confident_noise_matrix(mean_probs, given)
+    logprobs = _log(remove_noise(mean_probs, noise))
+    temperature = choose_temperature(np.exp(logprobs), given, noise=noise)
+    probs = apply_temperature(logprobs, temperature)
+    smoothing = choose_smoothing(probs, given)
+    return Judgement(temperature, smoothing, estimate_noise_matrix(probs, given, smoothing=smoothing))
+
+
+def expected_f1_cutoff(p_wrong: npt.ArrayLike) -> float:
+    """The cut-off under which "the label is wrong" has the highest expected F1.
+
+    Of n labels that are cut off, Σ p are wrong in expectation; with P = Σ p over all labels the F1 is 2·Σ p / (n + P). The best cut takes
+    the largest p, and one more is worth taking as long as its p is above half of the F1 reached: so the cut-off is F1 / 2.
+
+    Parameters
+    ----------
+    p_wrong : array-like, shape (N,)
+        P(given label wrong), in [0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 0.5]; labels *strictly* above it are cut off, equal ones are never parted. 0 where all are 0 (nothing is cut off) or N = 0.
+
+    References
+    ----------
+    Lipton, Elkan and Naryanaswamy, see the module's text.
+
+    Examples
+    --------
+    >>> expected_f1_cutoff([1.0, 1.0, 0.0, 0.0])
+    0.5
+    """
+    falling = np.sort(np.asarray(p_wrong, np.float64))[::-1]
+    if not falling.any():
+        return 0.0
+    found = np.cumsum(falling)
+    return float(np.max(found / (np.arange(1, len(falling) + 1) + found[-1])))
+
+
+_ROUGH = 1e-6
+"""Tolerance of EM where likelihoods are only compared."""
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+def _checked(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Index]:
+    prior, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
+    if prior.ndim != 2 or labels.shape != prior.shape[:1] or prior.shape[1] < 2:
+        raise ValueError(f"probs {prior.shape} must be (N, K) with K at least 2, and given {labels.shape} be (N,)")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < prior.shape[1]:
+        raise ValueError(f"given labels run from {labels.min()} to {labels.max()}: 0 to {prior.shape[1] - 1} are accepted")
+    return prior, labels
+
+
+def _given_probability(probs: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """The probability of each image's given label, shape (N,)."""
+    return np.take_along_axis(np.asarray(probs, np.float64), np.asarray(given, np.int64)[:, np.newaxis], axis=1)[:, 0]
+
+
+def _log(probs: npt.ArrayLike) -> Float:
+    # a probability that was rounded to 0 is not impossible
+    return np.asarray(np.log(np.maximum(np.asarray(probs, np.float64), _TINY)))
+
+
+def _canonical_order(prior: Float, labels: Index) -> Index:
+    """An order by given label, then by the row's bytes: equal for the same images in any order, up to rows that are the same."""
+    rows = np.ascontiguousarray(prior)
+    by_bytes = np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0], kind="stable")
+    return np.asarray(by_bytes[np.argsort(labels[by_bytes], kind="stable")], np.int64)
+
+
+def _count(posterior: Float, labels: Index) -> Float:
+    """Expected number of images of class j with label k, shape (K, K); the labels are sorted."""
+    counts = np.zeros((posterior.shape[1],) * 2)
+    present, first = np.unique(labels, return_index=True)
+    if len(present):
+        counts[:, present] = np.add.reduceat(posterior, first, axis=0).T
+    return counts
+
+
+def _climb(value: Callable[[float], float], start: float, *, step: float) -> float:
+    """The first maximum uphill of ``start`` within ``TEMPERATURES``, to 1%: a walk in equal factors, then a golden section."""
+    low, high = (float(bound) for bound in np.log(TEMPERATURES))
+    known: dict[float, float] = {}
+
+    def at(x: float) -> float:
+        if x not in known:
+            known[x] = value(float(np.exp(x)))
+        return known[x]
+
+    width = float(np.log(step))
+    x = min(max(float(np.log(start)), low), high)
+    direction = 1 if at(min(x + width, high)) >= at(max(x - width, low)) else -1
+    while at(beyond := min(max(x + direction * width, low), high)) > at(x):
+        x = beyond
+    left, right = max(x - width, low), min(x + width, high)
+    golden = float(np.sqrt(5) - 1) / 2
+    a, b = right - golden * (right - left), left + golden * (right - left)
+    while right - left > 0.02:
+        if at(a) >= at(b):
+            right, b = b, a
+            a = right - golden * (right - left)
+        else:
+            left, a = a, b
+            b = left + golden * (right - left)
+    return float(np.exp(max(known, key=lambda place: known[place])))

@@ -1,0 +1,95 @@
+"""Where retraining starts: a new network, Monday's model, or a model of the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from bccp import models
+from bccp.architectures import ImageClassifier
+from bccp.config import Train
+from bccp.errors import BCCPError
+from bccp.home import scratch
+from bccp.images import Days
+from bccp.monday_model import shared_monday_model
+from bccp.step import Step
+
+
+def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
+    """The model that retraining starts with.
+
+    Parameters
+    ----------
+    step : Step
+    days : Days
+    config : Train
+
+    Returns
+    -------
+    ImageClassifier
+
+    Raises
+    ------
+    BCCPError
+        If the model, the weights or the registered model cannot be had or do not fit each other.
+    """
+    if config.init != "scratch" and config.weights is not None:
+        raise BCCPError(
+            f"train.weights={config.weights} and train.init={config.init} are both given, but training has one start: leave one out"
+        )
+    model = models.build(
+        config.model,
+        len(days.classes),
+        image_size=days.image_size,
+        dropout=config.dropout,
+        seed=config.random_seed,
+        weights=config.weights,
+    )
+    if config.init == "monday_model":
+        models.initialise(model, shared_monday_model(step, days, config.monday_model), class_names=days.classes)
+    elif config.init != "scratch":
+        with scratch("registered") as folder:
+            fetched = fetch_registered(config.init, folder, tracking_uri=step.ledger.uri)
+            models.initialise(model, fetched, class_names=days.classes)
+    if config.freeze_backbone:
+        model.freeze_backbone()
+        if config.init == "scratch" and config.weights is None:
+            model.note = "the frozen backbone has random weights: give train.weights or train.init, or set train.freeze_backbone=false"
+    return model
+
+
+def fetch_registered(uri: str, folder: Path, *, tracking_uri: str) -> Path:
+    """Fetch a model from MLflow's registry.
+
+    Parameters
+    ----------
+    uri : str
+        ``models:/name@alias`` or ``models:/name/version``.
+    folder : Path
+        Where to put it.
+    tracking_uri : str
+        Of the registry.
+
+    Returns
+    -------
+    Path
+        The folder that holds ``model.json``.
+
+    Raises
+    ------
+    BCCPError
+        If it is not there, or is none of our models.
+    """
+    try:
+        fetched = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri, registry_uri=tracking_uri))
+    except (MlflowException, OSError) as error:
+        raise BCCPError(
+            f"train.init={uri} cannot be fetched from {tracking_uri} ({str(error).splitlines()[0]}): name a model and an alias or "
+            "version that are in the registry"
+        ) from error
+    places = sorted(path.parent for path in fetched.rglob("model.json"))
+    if not places:
+        raise BCCPError(f"train.init={uri} holds no model of the step train (no model.json): register one with test.registered_model_name")
+    return places[0]

@@ -1,0 +1,257 @@
+"""How good a classifier is: figures over all test images, by day and by class.
+
+N is the number of test images, K the number of classes. All figures come from confusion matrices and agree with scikit-learn's of the same
+names at ``zero_division=0``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp.errors import BCCPError
+
+Index = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one confusion matrix.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of right predictions, 0 to 1; 0 where there is no image.
+    precision, recall, f1 : ndarray of float64, shape (K,)
+        By class, 0 to 1; 0 where the denominator is 0.
+    n_true, n_predicted : ndarray of int64, shape (K,)
+        Images that are of a class, and that are predicted to be.
+    """
+
+    accuracy: float
+    precision: Float
+    recall: Float
+    f1: Float
+    n_true: Index
+    n_predicted: Index
+
+    def macro(self, values: Float) -> float:
+        """Mean of a figure over the classes that occur among the labels or among the predictions; 0 where none does."""
+        occurs = (self.n_true + self.n_predicted) > 0
+        return float(values[occurs].mean()) if occurs.any() else 0.0
+
+
+def confusion_matrix(label_idx: npt.NDArray[np.integer], predicted_idx: npt.NDArray[np.integer], *, n_classes: int) -> Index:
+    """Count the images by label and prediction.
+
+    Parameters
+    ----------
+    label_idx, predicted_idx : ndarray of int, shape (N,)
+        Classes from 0 to K - 1.
+    n_classes : int
+        K.
+
+    Returns
+    -------
+    ndarray of int64, shape (K, K)
+        Entry (j, k): images of class j that are predicted to be of class k.
+    """
+    cells = np.bincount(label_idx * n_classes + predicted_idx, minlength=n_classes * n_classes)
+    return cells.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def scores(confusion: Index) -> Scores:
+    """Figures of a confusion matrix (K, K) with labels in rows and predictions in columns."""
+    right = np.diag(confusion)
+    n_true, n_predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    return Scores(
+        accuracy=float(right.sum() / max(confusion.sum(), 1)),
+        precision=_ratio(right, n_predicted),
+        recall=_ratio(right, n_true),
+        f1=_ratio(2 * right, n_true + n_predicted),
+        n_true=n_true,
+        n_predicted=n_predicted,
+    )
+
+
+def _ratio(numerator: Index, denominator: Index) -> Float:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def confusion(predictions: pd.DataFrame, classes: list[str]) -> Index:
+    """The confusion matrix (K, K) of a table with the columns ``true_label`` and ``predicted_label``."""
+    position = {name: k for k, name in enumerate(classes)}
+    label_idx, predicted_idx = (predictions[column].map(position).to_numpy(np.int64) for column in ("true_label", "predicted_label"))
+    return confusion_matrix(label_idx, predicted_idx, n_classes=len(classes))
+
+
+def evaluate(predictions: pd.DataFrame, classes: list[str]) -> dict[str, float]:
+    """The main figures.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Columns ``day, true_label, predicted_label, correct, verified``; one row an image, from :func:`predictions_table`.
+    classes : list of str
+        The K class names.
+
+    Returns
+    -------
+    dict of str to float
+        ``images``, ``unverified_images``, ``accuracy``, ``precision_macro``, ``recall_macro`` and ``f1_macro`` of all images, and
+        ``accuracy_<day>`` for each day that has any.
+    """
+    pooled = scores(confusion(predictions, classes))
+    by_day = (predictions["correct"] == "true").groupby(predictions["day"]).mean()
+    return {
+        "images": len(predictions),
+        "unverified_images": int((predictions["verified"] == "false").sum()),
+        "accuracy": pooled.accuracy,
+        **{f"accuracy_{day}": float(share) for day, share in by_day.items()},
+        "precision_macro": pooled.macro(pooled.precision),
+        "recall_macro": pooled.macro(pooled.recall),
+        "f1_macro": pooled.macro(pooled.f1),
+    }
+
+
+def per_class(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Figures by class, for all images and for each day.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Columns ``day, true_label, predicted_label, verified``; one row an image.
+    classes : list of str
+        The K class names.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``day`` (``all`` or a day), ``label, images, predicted, precision, recall, f1, verified``; K rows for all and K a day.
+        ``verified`` says whether every label among these images is known to be true.
+    """
+    parts = {"all": predictions} | {str(day): part for day, part in predictions.groupby("day")}
+    return pd.concat([_class_rows(day, part, classes) for day, part in parts.items()], ignore_index=True)
+
+
+def _class_rows(day: str, predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    figures = scores(confusion(predictions, classes))
+    return pd.DataFrame(
+        {
+            "day": day,
+            "label": classes,
+            "images": figures.n_true,
+            "predicted": figures.n_predicted,
+            "precision": figures.precision,
+            "recall": figures.recall,
+            "f1": figures.f1,
+            "verified": _flag(bool((predictions["verified"] == "true").all())),
+        }
+    )
+
+
+def check_classes(model_classes: list[str], classes: list[str]) -> None:
+    """Refuse a model of other classes than the data's, whose probabilities would belong to other columns.
+
+    Raises
+    ------
+    BCCPError
+        If the names or their order differ.
+    """
+    if model_classes != classes:
+        raise BCCPError(
+            f"the model tells {len(model_classes)} classes apart ({', '.join(model_classes[:5])}, ...), but segregated_data has "
+            f"{len(classes)} ({', '.join(classes[:5])}, ...): give a model that was trained on these classes"
+        )
+
+
+def reference_labels(
+    splits: pd.DataFrame, *, target_day: str, true_labels: pd.DataFrame | None = None, given_labels: pd.DataFrame | None = None
+) -> tuple[pd.DataFrame, int]:
+    """The labels that the test images are measured against.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        Indexed by image id, with the columns ``day, split, label``; labels of the other day than the target day are trusted.
+    target_day : str
+        The day whose labels are new.
+    true_labels : DataFrame, optional
+        Columns ``image, label``: the target day's images whose truth is known.
+    given_labels : DataFrame, optional
+        The same columns: given labels, which stand in where the truth of a target day's image is not known.
+
+    Returns
+    -------
+    references : DataFrame
+        Columns ``image, day, label, verified`` (``true`` or ``false``), sorted by image.
+    n_left_out : int
+        Test images that have neither label and are not among them.
+
+    Raises
+    ------
+    BCCPError
+        If no test image has a label.
+    """
+    truth, given = _by_image(true_labels), _by_image(given_labels)
+    tested = splits.loc[splits["split"] == "test", ["day", "label"]].sort_index()
+    rows = []
+    for image, day, label in tested.itertuples(name=None):
+        known = truth.get(image, "") if day == target_day else label
+        if known or image in given:
+            rows.append((image, day, known or given[image], _flag(bool(known))))
+    if not rows:
+        raise BCCPError("none of the test images has a label in true_labels or given_labels: give feedback for some of them")
+    return pd.DataFrame(rows, columns=["image", "day", "label", "verified"]), len(tested) - len(rows)
+
+
+def _by_image(labels: pd.DataFrame | None) -> dict[str, str]:
+    return {} if labels is None else dict(zip(labels["image"], labels["label"], strict=True))
+
+
+def remark(figures: dict[str, float]) -> str:
+    """What is to be said with figures (from :func:`evaluate`) that rest on labels nobody has verified; empty where all are."""
+    if not figures["unverified_images"]:
+        return ""
+    return f"verified=false: the labels of {figures['unverified_images']:.0f} of {figures['images']:.0f} test images are the given ones"
+
+
+def predictions_table(references: pd.DataFrame, probs: npt.NDArray[np.floating], classes: list[str]) -> pd.DataFrame:
+    """What the model says about each image.
+
+    Parameters
+    ----------
+    references : DataFrame
+        From :func:`reference_labels`; N rows.
+    probs : ndarray of float, shape (N, K)
+        P(class | image) of the same images, rows sum to 1.
+    classes : list of str
+        The K class names.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``image, day, true_label, predicted_label, probability, correct, verified``: the label measured against, the most probable
+        class and its probability.
+    """
+    predicted = np.array(classes, dtype=object)[probs.argmax(axis=1)]
+    correct = references["label"].to_numpy(object) == predicted
+    return pd.DataFrame(
+        {
+            "image": references["image"],
+            "day": references["day"],
+            "true_label": references["label"],
+            "predicted_label": predicted,
+            "probability": probs.max(axis=1).astype(np.float32),
+            "correct": [_flag(bool(flag)) for flag in correct],
+            "verified": references["verified"],
+        }
+    )
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

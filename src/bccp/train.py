@@ -1,0 +1,175 @@
+"""What the new model is trained and validated on: the cleansed target day and the replay.
+
+N images, K classes. Nothing here reads a pixel or trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp import tables
+from bccp.errors import BCCPError
+from bccp.images import Days
+
+Float32 = npt.NDArray[np.float32]
+
+
+class LabelledImages(NamedTuple):
+    """Images and what is believed of them.
+
+    Attributes
+    ----------
+    ids : list of str, length N
+        Sorted, each once.
+    targets : ndarray of float32, shape (N, K)
+        P(class); rows sum to 1.
+    weights : ndarray of float32, shape (N,)
+        Above 0.
+    """
+
+    ids: list[str]
+    targets: Float32
+    weights: Float32
+
+
+def training_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike, replay_ids: Sequence[str]) -> LabelledImages:
+    """Put the target day's cleansed training images and the replayed ones together.
+
+    Parameters
+    ----------
+    days : Days
+    cleansed : DataFrame
+        Columns ``image`` and ``weight``, in [0, 1]; images of other splits are passed over.
+    posterior : array-like, shape (len(cleansed), K)
+        Training target of each of its rows.
+    replay_ids : sequence of str
+        Monday's training images with trusted labels; not looked at where Monday is the target day.
+
+    Returns
+    -------
+    LabelledImages
+        The target day's images with a weight above 0, and the replayed ones, with one-hot targets and the weight 1.
+
+    Raises
+    ------
+    BCCPError
+        If images are unknown or come twice, or none is left.
+    """
+    judged = _judged(days, cleansed, posterior, split="train")
+    trusted_ids = list(replay_ids) if days.target_day == "tuesday" else []
+    _check_ids(days, trusted_ids, "replay_sample")
+    return _sorted(judged, _trusted(days, trusted_ids))
+
+
+def validation_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike) -> LabelledImages:
+    """Monday's validation images, with trusted labels or, where nothing is trusted, with what the cut-off believes.
+
+    Parameters
+    ----------
+    days, cleansed, posterior
+        As for :func:`training_set`.
+
+    Returns
+    -------
+    LabelledImages
+        Of Monday's validation split; may be none.
+    """
+    ids = days.ids("monday", "val")
+    if all(days.splits.loc[ids, "label"] != ""):
+        return _trusted(days, ids)
+    return _judged(days, cleansed, posterior, split="val")
+
+
+def read_labels(days: Days, folder: Path) -> tuple[pd.DataFrame, Float32]:
+    """Read ``cleansed_labels``, or ``true_labels`` in its place where labels pass through.
+
+    Parameters
+    ----------
+    days : Days
+    folder : Path
+
+    Returns
+    -------
+    cleansed : DataFrame
+        Columns ``image`` and ``weight``; true labels weigh 1.
+    posterior : ndarray of float32, shape (len(cleansed), K)
+        One-hot for true labels.
+    """
+    if (folder / "true_labels.csv").exists():
+        true_labels = tables.read(folder / "true_labels.csv")
+        return true_labels[["image"]].assign(weight=1.0), one_hot(days.encode(true_labels["label"].tolist()), len(days.classes))
+    posterior: Float32 = np.load(folder / "posterior.npy")
+    return tables.read(folder / "cleansed_labels.csv", dtypes={"weight": float}), posterior
+
+
+def one_hot(labels: npt.NDArray[np.int64], n_classes: int) -> Float32:
+    """Class indices as rows of zeros with a single 1, float32, shape (N, K)."""
+    rows: Float32 = np.eye(n_classes, dtype=np.float32)[labels]
+    return rows
+
+
+def balanced_class_weights(targets: Float32, weights: Float32) -> Float32:
+    """Factors that let each class count alike.
+
+    Parameters
+    ----------
+    targets : ndarray of float32, shape (N, K)
+    weights : ndarray of float32, shape (N,)
+
+    Returns
+    -------
+    ndarray of float32, shape (K,)
+        Inverse to the class's (soft, weighted) number of images, such that the mean over images is 1; 0 for a class without any.
+
+    Examples
+    --------
+    >>> balanced_class_weights(np.eye(2, dtype=np.float32)[[0, 0, 0, 1]], np.ones(4, np.float32))
+    array([0.6666667, 2.       ], dtype=float32)
+    """
+    counts = weights.astype(np.float64) @ targets.astype(np.float64)
+    present = counts > 0
+    inverse = np.divide(1, counts, where=present, out=np.zeros_like(counts))
+    factors: Float32 = (inverse * counts.sum() / present.sum()).astype(np.float32)
+    return factors
+
+
+def _judged(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike, *, split: str) -> LabelledImages:
+    soft, weights = np.asarray(posterior, np.float32), cleansed["weight"].to_numpy(np.float32)
+    ids = cleansed["image"].tolist()
+    if soft.shape != (len(ids), len(days.classes)):
+        raise BCCPError(
+            f"cleansed_labels has a posterior of shape {soft.shape}, not ({len(ids)}, {len(days.classes)}): give versions of "
+            "cleansed_labels and segregated_data that belong together"
+        )
+    _check_ids(days, ids, "cleansed_labels")
+    rows = days.splits.loc[ids]
+    chosen = (rows["day"] == days.target_day).to_numpy() & (rows["split"] == split).to_numpy() & (weights > 0)
+    return LabelledImages([image for image, take in zip(ids, chosen, strict=True) if take], soft[chosen], weights[chosen])
+
+
+def _trusted(days: Days, ids: list[str]) -> LabelledImages:
+    return LabelledImages(ids, one_hot(days.labels(ids), len(days.classes)), np.ones(len(ids), np.float32))
+
+
+def _check_ids(days: Days, ids: Sequence[str], artifact: str) -> None:
+    unknown = next((image for image in ids if image not in days.splits.index), None)
+    if unknown is not None:
+        raise BCCPError(f"{artifact} names the image {unknown!r}, which segregated_data lacks: give versions that belong together")
+
+
+def _sorted(*parts: LabelledImages) -> LabelledImages:
+    ids = np.array([image for part in parts for image in part.ids], dtype=object)
+    order = np.argsort(ids, kind="stable")
+    twice = next((str(a) for a, b in zip(ids[order], ids[order[1:]], strict=False) if a == b), None)
+    if twice is not None:
+        raise BCCPError(f"the image {twice!r} is in the training set twice: cleansed_labels and replay_sample may name an image once")
+    if not len(ids):
+        raise BCCPError("no image is left to train on: every given label was cut off, so choose a milder bayes_cutoff.action or cutoff")
+    targets, weights = np.concatenate([part.targets for part in parts]), np.concatenate([part.weights for part in parts])
+    return LabelledImages(ids[order].tolist(), targets[order], weights[order])

@@ -1,0 +1,388 @@
+"""Trains a classifier on hard, weighted or soft labels; Lightning's Trainer runs the epochs.
+
+N training images, K classes, D features. The same seed gives the same weights, to the bit on one machine for equal numeric threads, and
+the caller's random state and settings of torch are left as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from bccp import augmentation as augmentations
+from bccp import torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
+from bccp.architectures import ImageClassifier
+from bccp.errors import BCCPError
+from bccp.models import Float32, Images, embed
+from bccp.weights import State
+
+import lightning.pytorch as pl  # isort: skip
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar  # isort: skip
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment  # isort: skip
+
+WEIGHT_DECAY = 0.01
+"""AdamW's."""
+
+WARM_UP = 0.2
+"""Share of the steps in which the learning rate rises to its peak; then it falls along a cosine."""
+
+MEMORY_MAPPED_BYTES = 256 * 2**20
+"""Features of a frozen backbone that take more than this are kept on disk."""
+
+PROGRESS_LINES = 5
+"""How many epochs are told of where no bar can be drawn."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (n, S, S, 3) or features (n, D), targets (n, K), weights (n,)."""
+
+
+@dataclass
+class History:
+    """What happened, one item an epoch.
+
+    Attributes
+    ----------
+    train_loss : list of float
+        Weighted cross-entropy, of the augmented images while they were trained on.
+    val_loss, val_accuracy : list of float
+        Empty without a validation set.
+    learning_rate : list of float
+        At the epoch's end.
+    seconds : list of float
+        Not in :meth:`table`, as it differs between equal runs.
+    best_epoch : int
+        From 1 up: the one with the lowest validation loss, else the last. The model has its weights.
+    last_state : dict of str to Tensor
+        The model's weights after the last epoch.
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    last_state: State = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """One row an epoch: ``epoch``, from 1 up, and the figures that there are."""
+        figures = {name: getattr(self, name) for name in ("train_loss", "val_loss", "val_accuracy", "learning_rate")}
+        return pd.DataFrame({"epoch": range(1, len(self.train_loss) + 1)} | {k: v for k, v in figures.items() if v})
+
+    def rows(self) -> list[dict[str, float]]:
+        """The figures of each epoch."""
+        table = self.table().drop(columns="epoch")
+        return [{name: float(value) for name, value in zip(table.columns, row, strict=True)} for row in table.to_numpy()]
+
+
+def fit(
+    model: ImageClassifier,
+    images: Images,
+    targets: npt.ArrayLike,
+    weights: npt.ArrayLike,
+    val_images: Images | None,
+    val_targets: npt.ArrayLike | None,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    augmentation: str,
+    patience: int | None,
+    seed: int,
+    folder: Path,
+    class_weights: npt.ArrayLike | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> History:
+    """Train a classifier; afterwards it has the best epoch's weights, is on the CPU and in evaluation mode.
+
+    A frozen backbone sees each image once: the head is trained on its features, without augmentation.
+
+    Parameters
+    ----------
+    model : ImageClassifier
+        Is changed.
+    images : array-like of uint8, shape (N, S, S, 3)
+        Read batch by batch; N is at least 2.
+    targets : array-like, shape (N, K)
+        P(class) of each image; rows sum to 1, one-hot where the label is hard.
+    weights : array-like, shape (N,)
+        How much each image counts, not negative; only their ratios matter.
+    val_images, val_targets : array-like of uint8, shape (M, S, S, 3), and array-like, shape (M, K), or None
+        Decide on the best epoch.
+    epochs : int
+        At most.
+    learning_rate : float
+        The peak of a one-cycle schedule.
+    batch_size : int
+        At most; all batches of an epoch have the same size but for one image, and at least 2.
+    augmentation : {"none", "generic"}
+    patience : int or None
+        Epochs without a better validation loss before training stops; None: never.
+    seed : int
+    folder : Path
+        Holds ``checkpoints`` while the training goes on.
+    class_weights : array-like, shape (K,), optional
+        Factor of the loss of each class.
+    device : str
+        ``cpu``, ``cuda`` or ``mps``.
+    progress : bool
+        Show a bar on a terminal, else print a few lines.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    BCCPError
+        Fewer than 2 images, no weight above 0, or a loss that is no longer finite.
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter: "Decoupled Weight Decay Regularization", ICLR 2019. L. N. Smith, N. Topin: "Super-Convergence", 2019.
+    """
+    soft, importance = np.asarray(targets, np.float32), _importance(targets, weights, class_weights)
+    if len(images) < 2 or not importance.any():
+        raise BCCPError(f"training needs at least 2 images with a weight above 0, not {int((importance > 0).sum())} of {len(images)}")
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    try:
+        with _reproducible(seed, device), _quiet_lightning():
+            inputs, val_inputs, network = _what_learns(model, images, val_images, checkpoints, batch_size=batch_size, device=device)
+            network.train()
+            generator = torch.Generator().manual_seed(seed)
+            training = _Batches(inputs, soft, importance, batch_size, generator)
+            validation = None
+            if val_inputs is not None and val_targets is not None and len(val_inputs):
+                val_soft = np.asarray(val_targets, np.float32)
+                validation = _Batches(val_inputs, val_soft, np.ones(len(val_soft), np.float32), max(batch_size, 256), None)
+            augment = _AUGMENTATIONS[augmentation] if not model.frozen else None
+            bar = progress and sys.stdout.isatty()
+            n_steps = epochs * len(training)
+            task = _Task(network, augment, generator, learning_rate=learning_rate, n_steps=n_steps, tell=progress and not bar)
+            best = _run(task, training, validation, checkpoints, epochs=epochs, patience=patience, device=device, bar=bar)
+            network.to("cpu", memory_format=torch.contiguous_format)
+            model.to("cpu").eval()
+            task.history.last_state = {key: value.clone() for key, value in model.state_dict().items()}
+            if best is not None:
+                state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+                network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+        return task.history
+    finally:
+        shutil.rmtree(checkpoints)
+
+
+class _Batches:
+    """Goes over images or features in batches of (nearly) equal size, in a new order each time if there is a generator."""
+
+    def __init__(self, inputs: Any, targets: Float32, weights: Float32, batch_size: int, generator: torch.Generator | None) -> None:
+        self.inputs, self.targets, self.weights, self.generator = inputs, targets, weights, generator
+        # a batch of one image has no batch statistics
+        self.n_batches = max(1, min(math.ceil(len(inputs) / batch_size), len(inputs) // 2))
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        n = len(self.inputs)
+        order = np.arange(n) if self.generator is None else torch.randperm(n, generator=self.generator).numpy()
+        for idx in np.array_split(order, self.n_batches):
+            batch = (np.asarray(self.inputs[idx]), self.targets[idx], self.weights[idx])
+            yield torch.from_numpy(batch[0]), torch.from_numpy(batch[1]), torch.from_numpy(batch[2])
+
+
+class _Task(pl.LightningModule):
+    """Loss, schedule and book-keeping for Lightning; ``network`` is the model, or its head on features."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        augment: Callable[..., Tensor] | None,
+        generator: torch.Generator,
+        *,
+        learning_rate: float,
+        n_steps: int,
+        tell: bool,
+    ) -> None:
+        super().__init__()
+        self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
+        self.peak, self.n_steps = learning_rate, n_steps
+        self.history = History()
+        self.sums = torch.zeros(0)
+        self.started = 0.0
+
+    def configure_optimizers(self) -> Any:
+        """AdamW on one cycle."""
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=self.peak, weight_decay=WEIGHT_DECAY, fused=True)
+        # one step more than there are, as the scheduler also steps after the last one
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.peak, total_steps=self.n_steps + 1, pct_start=WARM_UP)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Start the sums."""
+        self.started = time.perf_counter()
+        self.sums = torch.zeros(2, device=self.device)
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Weighted soft cross-entropy."""
+        inputs, targets, weights = batch
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.permute(0, 3, 1, 2) / 255
+            if self.augment is not None:
+                inputs = self.augment(inputs, generator=self.generator)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        loss = (weights * F.cross_entropy(self.network(inputs), targets, reduction="none")).mean()
+        self.sums += torch.stack([loss.detach() * len(inputs), torch.tensor(float(len(inputs)), device=self.device)])
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums."""
+        self.val_sums = torch.zeros(3, device=self.device)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Soft cross-entropy, and agreement with the likeliest class."""
+        inputs, targets, _weights = batch
+        scores = self.network(inputs)
+        right = scores.argmax(1) == targets.argmax(1)
+        loss = F.cross_entropy(scores, targets, reduction="sum")
+        self.val_sums += torch.stack([loss, right.sum(), torch.tensor(float(len(inputs)), device=self.device)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Note the figures, and give the loss to early stopping and to the checkpoints."""
+        loss, right, n = self.val_sums.tolist()
+        self.history.val_loss.append(loss / n)
+        self.history.val_accuracy.append(right / n)
+        self.log("val_loss", loss / n, logger=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Note the figures, stop a training that has gone astray, and tell of a few epochs where no bar can be drawn."""
+        loss, n = self.sums.tolist()
+        history = self.history
+        history.train_loss.append(loss / n)
+        history.learning_rate.append(float(self.trainer.optimizers[0].param_groups[0]["lr"]))
+        history.seconds.append(time.perf_counter() - self.started)
+        if not math.isfinite(loss) or not all(map(math.isfinite, history.val_loss)):
+            raise BCCPError(f"the loss is no longer finite in epoch {len(history.train_loss)}: choose a learning_rate below {self.peak:g}")
+        history.best_epoch = int(np.argmin(history.val_loss)) + 1 if history.val_loss else len(history.train_loss)
+        epoch, epochs = len(history.train_loss), self.trainer.max_epochs or 0
+        if self.tell and (epoch % math.ceil(epochs / PROGRESS_LINES) == 0 or epoch == epochs or self.trainer.should_stop):
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in history.rows()[-1].items() if name != "learning_rate")
+            print(f"  epoch {epoch} of {epochs}: {figures}", flush=True)
+
+
+def _importance(targets: npt.ArrayLike, weights: npt.ArrayLike, class_weights: npt.ArrayLike | None) -> Float32:
+    """Factor of each image's loss, mean 1, shape (N,)."""
+    importance = np.array(weights, np.float64)
+    if class_weights is not None:
+        importance *= np.asarray(targets, np.float64) @ np.asarray(class_weights, np.float64)
+    total = importance.sum()
+    return (importance * len(importance) / total if total > 0 else importance).astype(np.float32)
+
+
+def _what_learns(
+    model: ImageClassifier, images: Images, val_images: Images | None, folder: Path, *, batch_size: int, device: str
+) -> tuple[Any, Any, Any]:
+    """Training and validation inputs, and the network that they go into: the model, or the head of a frozen one on its features."""
+    if not model.frozen:
+        network: Any = model  # torch's own types lack memory_format
+        return images, val_images, network.to(memory_format=torch.channels_last)
+
+    def features(of: Images, name: str) -> Float32:
+        large = 4 * len(of) * model.n_features > MEMORY_MAPPED_BYTES
+        return embed(model, of, batch_size=batch_size, device=device, path=folder / name if large else None)
+
+    return features(images, "train.npy"), None if val_images is None else features(val_images, "val.npy"), model.head
+
+
+def _run(
+    task: _Task,
+    training: _Batches,
+    validation: _Batches | None,
+    folder: Path,
+    *,
+    epochs: int,
+    patience: int | None,
+    device: str,
+    bar: bool,
+) -> str | None:
+    """Train, and give the path of the best checkpoint, or None where there is no validation set to tell it."""
+    callbacks: list[Callback] = [TQDMProgressBar(leave=False)] if bar else []
+    keep = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False)
+    if validation is not None:
+        callbacks += [keep] if patience is None else [keep, EarlyStopping("val_loss", patience=patience)]
+    trainer = pl.Trainer(
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=1,
+        max_epochs=epochs,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=validation is not None,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        # one process, also where a cluster's job manager has set its variables
+        plugins=[LightningEnvironment()],
+    )
+    trainer.fit(task, training, validation)
+    return keep.best_model_path or None
+
+
+@contextmanager
+def _reproducible(seed: int, device: str) -> Iterator[None]:
+    """Seeded torch with deterministic algorithms; afterwards its random state and settings are what they were."""
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device == "cuda":  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+        torch.manual_seed(seed)
+        # some layers of torchvision have no deterministic gradient off the CPU; torch warns of them
+        torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's remarks on the hardware; and an interrupt stays one, where Lightning would end the process."""
+    logger = logging.getLogger("lightning.pytorch")
+    level, on_interrupt = logger.level, signal.getsignal(signal.SIGINT)
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # Lightning's use of torch's trees is older than this torch
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # where there is nothing to validate on
+            warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no `val_dataloader`")
+            yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from end
+    finally:
+        logger.setLevel(level)
+
+
+_AUGMENTATIONS: dict[str, Callable[..., Tensor] | None] = {"none": None, "generic": augmentations.generic}

@@ -1,0 +1,63 @@
+"""Trains the new model on the cleansed target day and the replay.
+
+Reads ``segregated_data`` (and through it ``clean_data``), ``cleansed_labels`` (or the true labels in its place) and, where images are
+replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt``, ``model.json``, ``history.csv``,
+``README.md``).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from bccp import models, tables, train, training
+from bccp.images import open_days
+from bccp.starting_point import starting_model
+from bccp.step import Step, command_line
+
+
+def run(step: Step) -> None:
+    """Load, train, save, report."""
+    config, clean = step.config, step.input("clean_data")
+    days = open_days(step.input("segregated_data"), clean)
+    resize = json.loads((clean / "report.json").read_text(encoding="utf-8")).get("resize")
+    replay = []
+    if step.has_input("replay_sample"):
+        replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
+    cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
+    images = train.training_set(days, cleansed, posterior, replay)
+    validation = train.validation_set(days, cleansed, posterior)
+    model = starting_model(step, days, config)
+    if model.note:
+        step.say(model.note)
+    with step.output("model") as folder:
+        history = training.fit(
+            model,
+            *(days.view(images.ids), images.targets, images.weights),
+            *(days.view(validation.ids), validation.targets),
+            class_weights=train.balanced_class_weights(images.targets, images.weights) if config.class_weights else None,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+            seed=config.random_seed,
+            patience=config.patience,
+            folder=folder,
+            device=step.device,
+            progress=True,
+        )
+        about = {"class_names": days.classes, "resize": resize}
+        models.save(model, folder, about, last_state=history.last_state, history=history.table())
+    rows = history.rows()
+    best = rows[history.best_epoch - 1]
+    figures = {"loss": best["train_loss"], "epochs": len(rows), "images": len(images.ids)}
+    step.log_metrics(figures | {name: value for name, value in best.items() if name.startswith("val_")})
+    step.log_history(rows)
+    step.say(
+        f"{config.model} on {len(images.ids)} images, {len(replay)} of them replayed; epoch {history.best_epoch} of {len(rows)} was best"
+    )
+
+
+if __name__ == "__main__":
+    command_line(run)
