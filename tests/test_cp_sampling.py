@@ -109,9 +109,7 @@ def test_only_the_two_chosen_images_leave_the_pool_and_none_twice(metric: str) -
 
 def test_fewer_pairs_are_a_prefix_of_more() -> None:
     embeddings, labels = make_buffer([900, 800, 700])
-    few, many = (
-        closest_pairs(embeddings, labels, n_pairs=n, metric="l2_norm", rng=np.random.default_rng(1)) for n in (30, 700)
-    )
+    few, many = (closest_pairs(embeddings, labels, n_pairs=n, metric="l2_norm", rng=np.random.default_rng(1)) for n in (30, 700))
     assert few.first_idx.tolist() == many.first_idx[:30].tolist()
     assert few.second_idx.tolist() == many.second_idx[:30].tolist()
 

@@ -101,9 +101,7 @@ def label_table(**labels: str) -> pd.DataFrame:
 
 def test_the_truth_counts_before_given_labels_and_only_for_the_target_day() -> None:
     true_labels, given_labels = label_table(t_1="dog", m_1="dog"), label_table(t_1="cat", t_2="cat", t_3="dog", m_1="dog")
-    references, n_left_out = test.reference_labels(
-        make_splits(), target_day="tuesday", true_labels=true_labels, given_labels=given_labels
-    )
+    references, n_left_out = test.reference_labels(make_splits(), target_day="tuesday", true_labels=true_labels, given_labels=given_labels)
     assert references.to_numpy().tolist() == [
         ["m/1", "monday", "cat", "true"],
         ["t/1", "tuesday", "dog", "true"],

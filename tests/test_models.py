@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from bccp.architectures import ImageClassifier, names, torchvision_parts
 from bccp.errors import BCCPError
 
 from torchvision.models import get_model  # isort: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads do not pay for such small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make(name: str = "small_cnn", n_classes: int = 3, **options: Any) -> ImageClassifier:
@@ -121,7 +131,7 @@ def test_a_frozen_backbone_neither_learns_nor_changes_its_statistics() -> None:
     [
         ("resnet81", {}, "model 'resnet81' is unknown.*did you mean 'resnet18'"),
         ("small_cn", {}, "did you mean 'small_cnn'"),
-        ("inception_v3", {}, "inception_v3 cannot take images of 32 px .*preprocessing.image_size"),
+        ("squeezenet1_1", {"image_size": 8}, "squeezenet1_1 cannot take images of 8 px .*preprocessing.image_size"),
         ("vit_b_32", {"image_size": 33}, "vit_b_32 cannot take images of 33 px .*preprocessing.image_size"),
         (
             "resnet18",
@@ -182,11 +192,16 @@ def test_a_file_for_other_classes_gives_all_but_the_last_layer_and_says_so(tmp_p
     assert "7 classes, not 3" in model.note
 
 
-def test_inceptions_second_normalisation_is_folded_into_the_first() -> None:
-    with torch.device("meta"):
-        parts = torchvision_parts("inception_v3", 80, None)
-    assert parts.normalisation == ((0.5,) * 3, (0.5,) * 3)
-    assert parts.backbone.transform_input is False
+def test_the_second_normalisation_that_goes_with_some_published_weights_is_folded_into_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = get_model("googlenet", aux_logits=True, init_weights=False).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published)
+    model, images = make("googlenet", weights="DEFAULT", image_size=64), torch.from_numpy(make_images(2, 64))
+    network = get_model("googlenet", weights="DEFAULT").eval()
+    network.fc = nn.Identity()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (models.IMAGENET_MEAN, models.IMAGENET_STD))
+    assert network.transform_input
+    with torch.inference_mode():
+        torch.testing.assert_close(model.embed(images), network((images.permute(0, 3, 1, 2) / 255 - mean) / std), rtol=1e-3, atol=1e-4)
 
 
 def test_a_weights_file_of_another_model_is_refused_with_the_first_thing_that_does_not_fit(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_one_folder_with_doubtful_labels_is_judged_whole_and_the_figures_say_unv
     judged = tables.read(story.ledger().fetch(f"cleansed_labels:{outputs['cleansed_labels']}") / "cleansed_labels.csv")
     assert len(judged) == 100
     assert not any("auroc" in name or "true_user" in name for name in summary["metrics"])
-    assert "unverified" in capsys.readouterr().out
+    assert "verified=false" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["none", "l1_norm", "l2_norm", "cosine_similarity"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
 
 N_CLASSES, SIZE = 3, 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads do not pay for such small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_data(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +135,7 @@ def test_images_without_weight_teach_nothing(tmp_path: Path) -> None:
     images, targets = make_data(30)
     twice = (np.concatenate([images, images]), np.concatenate([targets, np.roll(targets, 1, axis=1)]))
     model = make_model(freeze_backbone=True)
-    settings = {"epochs": 60, "learning_rate": 0.05, "weights": np.repeat([1, 0], 30)}
+    settings = {"epochs": 25, "learning_rate": 0.1, "weights": np.repeat([1, 0], 30)}
     assert fit(model, tmp_path, twice, **settings).val_accuracy[-1] > 0.9
 
 
@@ -165,9 +175,21 @@ def test_no_batch_has_one_image_only(n: int, batch_size: int, sizes: list[int]) 
     drawn = [inputs.tolist() for inputs, _, _ in batches]
     assert [len(batch) for batch in drawn] == sizes
     assert len(batches) == len(sizes)
-    assert sorted(sum(drawn, [])) == list(range(n))
+    assert sorted(position for batch in drawn for position in batch) == list(range(n))
     if n > 3:
         assert [inputs.tolist() for inputs, _, _ in batches] != drawn
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 4, 5, 360])
+def test_the_learning_rate_rises_to_its_peak_once_and_falls_to_nothing(n_steps: int) -> None:
+    rates = [training.one_cycle(step, n_steps) for step in range(n_steps + 1)]
+    top = int(np.argmax(rates))
+    assert rates[top] == 1
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert min(rates[:-1]) > 0
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert top < max(1, 0.3 * n_steps)
 
 
 def test_training_stops_when_the_validation_gets_no_better(tmp_path: Path) -> None:
@@ -210,9 +232,9 @@ def test_an_interrupt_stays_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_progress_is_a_few_plain_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(make_model(), tmp_path, epochs=12)
+    fit(make_model(freeze_backbone=True), tmp_path, epochs=2)
     assert capsys.readouterr() == ("", "")
-    fit(make_model(), tmp_path, epochs=12, progress=True)
+    fit(make_model(freeze_backbone=True), tmp_path, epochs=12, progress=True)
     out, err = capsys.readouterr()
     assert err == ""
     lines = out.splitlines()

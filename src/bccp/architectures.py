@@ -175,10 +175,10 @@ def own_parts(name: str, image_size: int) -> Parts:
         ]
         return Parts(nn.Sequential(*layers), widths[3] * cells**2, "", None)
     # larger images are shrunk first, so that the cost of an image hardly grows with its size
-    stem: list[nn.Module] = [nn.Conv2d(3, 24, 3, 2 if image_size >= 64 else 1, 1, bias=False)]
+    stem: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2 if image_size >= 64 else 1, 1, bias=False)]
     stem += [nn.MaxPool2d(2)] if image_size >= 128 else []
-    blocks = [ResidualBlock(24, 24, 1), ResidualBlock(24, 24, 1), ResidualBlock(24, 48, 2), ResidualBlock(48, 48, 1)]
-    blocks += [ResidualBlock(48, 80, 2), ResidualBlock(80, 80, 1)]
+    shapes = [(16, 16, 1), (16, 48, 2), (48, 48, 1), (48, 80, 2), (80, 80, 1)]
+    blocks = [ResidualBlock(*shape) for shape in shapes]
     return Parts(nn.Sequential(*stem, *blocks, nn.BatchNorm2d(80), nn.ReLU(), GridPool(1)), 80, "", None)
 
 
@@ -188,15 +188,19 @@ def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:
 
 def torchvision_parts(name: str, image_size: int, published: Any) -> Parts:
     options: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
-    if name in AUXILIARY:
-        options |= {"aux_logits": False} if published else {"aux_logits": False, "init_weights": True}
+    if name in AUXILIARY and published is None:
+        options |= {"aux_logits": False, "init_weights": True}
     try:
         network = torchvision_models.get_model(name, weights=published, progress=False, **options)
     except (ValueError, RuntimeError, OSError, AssertionError) as error:
         raise BCCPError(why_not(name, image_size, error, published)) from error
     transforms = torchvision_models.get_model_weights(name).DEFAULT.transforms() if published is None else published.transforms()
     normalisation = (transforms.mean, transforms.std)
-    if name in AUXILIARY:  # their own second normalisation, folded into ours
+    if name in AUXILIARY:
+        network.aux_logits = False
+        for prefix in AUXILIARY[name]:
+            setattr(network, prefix.removesuffix("."), None)
+        # their own second normalisation, folded into ours
         network.transform_input = False
         normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     leaves = [(path, module) for path, module in network.named_modules() if not any(module.children())]

@@ -15,6 +15,7 @@ C. Northcutt, L. Jiang, I. Chuang: "Confident Learning: Estimating Uncertainty i
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -188,13 +189,15 @@ def confident_learning(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Floa
     score : ndarray of float64, shape (N,)
         1 - self-confidence, the probability of all other classes than the given one; in [0, 1].
     above : ndarray of bool, shape (N,)
-        What the filter (``prune_by_noise_rate``) finds wrong.
+        What the filter (``prune_by_noise_rate``) finds wrong. It never prunes a class to less than one image.
     """
     from cleanlab.filter import find_label_issues  # it brings scikit-learn, which no other method needs
 
     mean, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
-    score = 1 - np.take_along_axis(mean, labels[:, np.newaxis], axis=1)[:, 0]
-    return np.clip(score, 0.0, 1.0), np.asarray(find_label_issues(labels, mean, n_jobs=1), np.bool_)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)  # of classes with one image or none
+        above = find_label_issues(labels, mean, n_jobs=1)
+    return probability_wrong(mean, labels), np.asarray(above, np.bool_)
 
 
 def decide(

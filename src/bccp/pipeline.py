@@ -277,9 +277,9 @@ class _Pipeline:
     def _take_left_out(self, record: StepRecord, key: str, parts: Mapping[str, Any]) -> None:
         found = self.ledger.find(record.name, key)
         if found is None:
-            latest = self.ledger.latest(record.name)
             reader = next(step for step in self.asked if config.STEPS.index(step) > config.STEPS.index(record.name))
-            why = "it has never finished here" if latest is None else "it finished with " + _some(keys.differences(latest.key_parts, parts))
+            changes = [keys.differences(run.key_parts, parts) for run in self.ledger.finished(record.name)]
+            why = "the nearest has " + _some(min(changes, key=len)) if changes else "it has never finished here"
             record.status, record.reason = "failed", "left out, and no finished run of it fits"
             raise BCCPError(
                 f"{reader} needs the outputs of {record.name}, which main.execute_steps leaves out, and no finished run of it has this "

@@ -359,7 +359,6 @@ def choose_temperature(
     *,
     start: float = 1.0,
     smoothing: float = 10.0,
-    noise: npt.ArrayLike | None = None,
     step: float = 1.5,
 ) -> float:
     """The temperature of p(z | x) under which the given labels are likeliest.
@@ -367,7 +366,9 @@ def choose_temperature(
     A classifier is no longer calibrated on images that look different; Monday's validation cannot tell, but the new labels can: where p
     is too sharp, they contradict it more than any noise matrix explains. The matrix is fitted anew to each temperature. In sample,
     one with many cells explains too much and prefers sharp p; with the left-out likelihood the temperature came within a tenth of the one
-    that the true labels choose, at uniform and pair noise alike.
+    that the true labels choose on digits with uniform noise, and within a fifth with other noise and on photographs that people had
+    labelled. It is used as it is: at a fifth less, a cut at 0.5 finds more of people's errors, but the cut at the highest expected F1
+    as many, while simulated noise is found less well and overestimated.
 
     Parameters
     ----------
@@ -379,9 +380,6 @@ def choose_temperature(
         Where the search begins, within ``TEMPERATURES``: the temperature that fits Monday's validation.
     smoothing : float
         As for :func:`estimate_noise_matrix`.
-    noise : array-like, shape (K, K), optional
-        P(y | z), held fixed. It is needed where p comes from a model that was fitted to labels like these, p(y | x) in truth: of itself,
-        the likelihood would then take it for p(z | x) and find no noise.
     step : float
         Factor between the temperatures of the uphill walk, above 1.
 
@@ -391,15 +389,11 @@ def choose_temperature(
         Within ``TEMPERATURES``, to 1%. It is the first maximum uphill of ``start``: where the labels say nothing about the
         temperature, what Monday said stands.
     """
-    prior, labels = _checked(mean_probs, given)
-    logprobs = _log(prior)
-    likely = None if noise is None else np.asarray(noise, np.float64).T[labels]  # (N, K), P(y | z = j)
+    logprobs = _log(mean_probs)
 
     def likelihood(temperature: float) -> float:
         probs = apply_temperature(logprobs, temperature)
-        if likely is not None:
-            return float(np.sort(np.log(np.maximum((probs * likely).sum(axis=1), _TINY))).sum())
-        return estimate_noise_matrix(probs, labels, smoothing=smoothing, tolerance=_ROUGH).left_out_likelihood
+        return estimate_noise_matrix(probs, given, smoothing=smoothing, tolerance=_ROUGH).left_out_likelihood
 
     return _climb(likelihood, start, step=step)
 
@@ -431,10 +425,10 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
 def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Judgement:
     """Judge given labels where nothing is trusted, by models that were fitted to the other folds' given labels.
 
-    Such a model says p(y | x), which is a mixture of the noise matrix's rows. The noise is counted where the model is sure
-    (:func:`confident_noise_matrix`) and taken out again (:func:`remove_noise`); the temperature is the one under which that matrix explains
-    the labels best, and from there on all is as with a trusted model. It rests on two assumptions: for most images the true class is plain
-    to see, and most labels of a class are right (nothing else says what the classes are).
+    Such a model says p(y | x), a mixture of the noise matrix's rows. Taken for p(z | x) it would agree with the labels, and no noise be
+    found. So the noise is counted where the model is sure (:func:`confident_noise_matrix`) and taken out (:func:`remove_noise`); from there
+    on all is as with a trusted model. It rests on two assumptions: for most images the true class is plain to see (else too much noise is
+    found), and most labels of a class are right (nothing else says what the classes are).
 
     Parameters
     ----------
@@ -447,12 +441,8 @@ def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> 
     -------
     Judgement
     """
-    noise = confident_noise_matrix(mean_probs, given)
-    logprobs = _log(remove_noise(mean_probs, noise))
-    temperature = choose_temperature(np.exp(logprobs), given, noise=noise)
-    probs = apply_temperature(logprobs, temperature)
-    smoothing = choose_smoothing(probs, given)
-    return Judgement(temperature, smoothing, estimate_noise_matrix(probs, given, smoothing=smoothing))
+    pure = remove_noise(mean_probs, confident_noise_matrix(mean_probs, given))
+    return judge_by_trusted_model(pure, given, start=1.0)
 
 
 def expected_f1_cutoff(p_wrong: npt.ArrayLike) -> float:

@@ -14,7 +14,9 @@ from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import shared_monday_model
+from bccp.registry import VERSION_TAG
 from bccp.step import Step
+from bccp.tracking import Ledger
 
 
 def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
@@ -51,7 +53,7 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
         models.initialise(model, shared_monday_model(step, days, config.monday_model), class_names=days.classes)
     elif config.init != "scratch":
         with scratch("registered") as folder:
-            fetched = fetch_registered(config.init, folder, tracking_uri=step.ledger.uri)
+            fetched = fetch_registered(step.ledger, config.init, folder)
             models.initialise(model, fetched, class_names=days.classes)
     if config.freeze_backbone:
         model.freeze_backbone()
@@ -60,17 +62,17 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
     return model
 
 
-def fetch_registered(uri: str, folder: Path, *, tracking_uri: str) -> Path:
+def fetch_registered(ledger: Ledger, uri: str, folder: Path) -> Path:
     """Fetch a model from MLflow's registry.
 
     Parameters
     ----------
+    ledger : Ledger
+        In whose store the registry is.
     uri : str
         ``models:/name@alias`` or ``models:/name/version``.
     folder : Path
-        Where to put it.
-    tracking_uri : str
-        Of the registry.
+        Where to put a model that has to be copied.
 
     Returns
     -------
@@ -82,14 +84,20 @@ def fetch_registered(uri: str, folder: Path, *, tracking_uri: str) -> Path:
     BCCPError
         If it is not there, or is none of our models.
     """
+    name, sign, which = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")
+    find = ledger.client.get_model_version_by_alias if sign == "@" else ledger.client.get_model_version
     try:
-        fetched = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking_uri, registry_uri=tracking_uri))
+        version = find(name, which)
+        digest = version.tags.get(VERSION_TAG)
+        if digest is not None:
+            return ledger.fetch(f"model:{digest}")
+        fetched = Path(download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=ledger.uri))
     except (MlflowException, OSError) as error:
         raise BCCPError(
-            f"train.init={uri} cannot be fetched from {tracking_uri} ({str(error).splitlines()[0]}): name a model and an alias or "
-            "version that are in the registry"
+            f"train.init={uri} cannot be fetched from {ledger.uri} ({str(error).splitlines()[0]}): name a model and an alias or version "
+            "that are in the registry"
         ) from error
     places = sorted(path.parent for path in fetched.rglob("model.json"))
     if not places:
-        raise BCCPError(f"train.init={uri} holds no model of the step train (no model.json): register one with test.registered_model_name")
+        raise BCCPError(f"train.init={uri} holds no model of the step train (no model.json): register one by test.registered_model_name")
     return places[0]

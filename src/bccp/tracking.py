@@ -333,10 +333,9 @@ class Ledger:
             return finished
         return None
 
-    def latest(self, step: str) -> FinishedRun | None:
-        """The latest finished run of a step, whatever its key."""
-        runs = self._search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=1)
-        return _finished(runs[0]) if runs else None
+    def finished(self, step: str) -> list[FinishedRun]:
+        """The last 50 finished runs of a step, whatever their keys, latest first."""
+        return [_finished(run) for run in self._search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=50)]
 
     def _search(self, wanted: str, *, limit: int) -> list[Any]:
         experiments = [e.experiment_id for e in self.client.search_experiments()]

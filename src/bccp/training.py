@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import shutil
-import signal
 import sys
 import time
 import warnings
@@ -158,7 +157,7 @@ def fit(
 
     References
     ----------
-    I. Loshchilov, F. Hutter: "Decoupled Weight Decay Regularization", ICLR 2019. L. N. Smith, N. Topin: "Super-Convergence", 2019.
+    I. Loshchilov, F. Hutter: "Decoupled Weight Decay Regularization", ICLR 2019.
     """
     soft, importance = np.asarray(targets, np.float32), _importance(targets, weights, class_weights)
     if len(images) < 2 or not importance.any():
@@ -234,8 +233,7 @@ class _Task(pl.LightningModule):
         """AdamW on one cycle."""
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=self.peak, weight_decay=WEIGHT_DECAY, fused=True)
-        # one step more than there are, as the scheduler also steps after the last one
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.peak, total_steps=self.n_steps + 1, pct_start=WARM_UP)
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, self.n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
@@ -290,6 +288,19 @@ class _Task(pl.LightningModule):
             print(f"  epoch {epoch} of {epochs}: {figures}", flush=True)
 
 
+def one_cycle(step: int, n_steps: int) -> float:
+    """Learning rate of a step (from 0 up) as a share of the peak: up along a line, then down along a cosine; 0 from ``n_steps`` on.
+
+    References
+    ----------
+    L. N. Smith, N. Topin: "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning Rates", 2019.
+    """
+    n_rising = max(1, round(WARM_UP * n_steps))
+    if step < n_rising:
+        return (step + 1) / n_rising
+    return (1 + math.cos(math.pi * min(1.0, (step - n_rising + 1) / max(1, n_steps - n_rising + 1)))) / 2
+
+
 def _importance(targets: npt.ArrayLike, weights: npt.ArrayLike, class_weights: npt.ArrayLike | None) -> Float32:
     """Factor of each image's loss, mean 1, shape (N,)."""
     importance = np.array(weights, np.float64)
@@ -327,7 +338,7 @@ def _run(
 ) -> str | None:
     """Train, and give the path of the best checkpoint, or None where there is no validation set to tell it."""
     callbacks: list[Callback] = [TQDMProgressBar(leave=False)] if bar else []
-    keep = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False)
+    keep = ModelCheckpoint(folder / "best", "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False)
     if validation is not None:
         callbacks += [keep] if patience is None else [keep, EarlyStopping("val_loss", patience=patience)]
     trainer = pl.Trainer(
@@ -367,7 +378,7 @@ def _reproducible(seed: int, device: str) -> Iterator[None]:
 def _quiet_lightning() -> Iterator[None]:
     """Without Lightning's remarks on the hardware; and an interrupt stays one, where Lightning would end the process."""
     logger = logging.getLogger("lightning.pytorch")
-    level, on_interrupt = logger.level, signal.getsignal(signal.SIGINT)
+    level = logger.level
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -379,7 +390,6 @@ def _quiet_lightning() -> Iterator[None]:
     except SystemExit as end:
         if not isinstance(end.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, on_interrupt)
         raise KeyboardInterrupt from end
     finally:
         logger.setLevel(level)

@@ -1,0 +1,10 @@
+"""Every benchmark in turn, each in a process of its own: ``python -m benchmarks``, or ``make benchmark``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+for name in ("preprocessing", "cp_sampling", "digits"):
+    print(f"\n## {name}\n", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

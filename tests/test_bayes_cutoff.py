@@ -1,0 +1,380 @@
+"""Scores, cut-offs, decisions and their metrics; then the step itself on small images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_step import FakeStep, load_run
+from sklearn.metrics import roc_auc_score
+
+from bccp import bayes_cutoff, judge, monday_model, tables
+from bccp.config import BayesCutoff
+from bccp.errors import BCCPError
+from bccp.images import open_days
+
+CLASSES = ["a", "b", "c"]
+POSTERIOR = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.55, 0.45, 0.0]])
+
+
+def decide(action: str, above: list[bool], posterior: np.ndarray | None = POSTERIOR) -> bayes_cutoff.Decision:
+    score = [0.1, 0.8, 0.6, 0.45]
+    return bayes_cutoff.decide(list("wxyz"), [0, 0, 0, 0], CLASSES, score=score, above=above, action=action, posterior=posterior)
+
+
+def test_scores_of_two_passes_are_what_a_hand_computes():
+    # pass 1: (1/2, 1/2), pass 2: (1/4, 3/4); sums of logits 0 and 5
+    logits = np.array([[[0.0, 0.0]], [[2.5 - np.log(3) / 2, 2.5 + np.log(3) / 2]]])
+    found = bayes_cutoff.summarise(logits)
+    np.testing.assert_allclose(found.mean_probs, [[3 / 8, 5 / 8]])
+    np.testing.assert_allclose(found.logit_variance, [6.25])
+    entropy = -(3 / 8 * np.log(3 / 8) + 5 / 8 * np.log(5 / 8))
+    expected_entropy = (np.log(2) - (np.log(1 / 4) / 4 + 3 * np.log(3 / 4) / 4)) / 2
+    np.testing.assert_allclose(found.predictive_entropy, [entropy])
+    np.testing.assert_allclose(found.mutual_information, [entropy - expected_entropy])
+
+
+def test_scores_are_what_the_slow_loops_give():
+    logits = np.random.default_rng(0).normal(0, 3, (5, 7, 4))
+    found = bayes_cutoff.summarise(logits)
+    for i in range(7):
+        probs = [np.exp(one[i]) / np.exp(one[i]).sum() for one in logits]
+        mean = sum(probs) / 5
+        sums = [one[i].sum() for one in logits]
+        assert found.logit_variance[i] == pytest.approx(sum((s - sum(sums) / 5) ** 2 for s in sums) / 5)
+        assert found.predictive_entropy[i] == pytest.approx(-sum(p * np.log(p) for p in mean))
+        inner = sum(-sum(p * np.log(p) for p in one) for one in probs) / 5
+        assert found.mutual_information[i] == pytest.approx(found.predictive_entropy[i] - inner)
+
+
+def test_equal_passes_differ_in_nothing_and_certainty_has_no_entropy():
+    found = bayes_cutoff.summarise(np.full((3, 2, 2), [0.0, -2000.0]))
+    np.testing.assert_array_equal(found.logit_variance, 0)
+    np.testing.assert_array_equal(found.mutual_information, 0)
+    np.testing.assert_array_equal(found.predictive_entropy, 0)
+
+
+def test_percentile_and_threshold_cut_strictly_above():
+    scores = [0.0, 0.1, 0.2, 0.3, 0.4]
+    assert bayes_cutoff.cut_off(scores, "percentile", percentile=75, threshold=0.0) == pytest.approx(0.3)
+    assert bayes_cutoff.cut_off(scores, "threshold", percentile=75, threshold=0.25) == 0.25
+    assert bayes_cutoff.cut_off([1.0, 0.0], "auto", percentile=75, threshold=0.9) == 0.5
+    equal = np.ones(4)
+    assert not (equal > bayes_cutoff.cut_off(equal, "percentile", percentile=50, threshold=0.0)).any()
+
+
+def test_methods_without_a_posterior_say_what_they_do_instead():
+    assert bayes_cutoff.plan("label_posterior", "auto", "soft") == ("auto", "soft", "")
+    assert bayes_cutoff.plan("logit_variance", "percentile", "drop") == ("percentile", "drop", "")
+    replaced = bayes_cutoff.plan("mutual_information", "auto", "soft")
+    assert replaced[:2] == ("percentile", "drop")
+    assert replaced.note == "mutual_information has no posterior: auto becomes percentile and soft becomes drop"
+    assert bayes_cutoff.plan("cleanlab", "auto", "soft") == ("auto", "drop", "cleanlab has no posterior: soft becomes drop")
+
+
+@pytest.mark.parametrize("method", [*bayes_cutoff.UNCERTAINTIES, "cleanlab"])
+def test_methods_without_a_posterior_refuse_what_needs_one(method):
+    with pytest.raises(BCCPError, match=rf"cutoff=threshold .*\.method={method} "):
+        bayes_cutoff.plan(method, "threshold", "drop")
+    with pytest.raises(BCCPError, match=rf"action=relabel .*\.method={method} "):
+        bayes_cutoff.plan(method, "auto", "relabel")
+
+
+def test_soft_trains_every_image_on_its_posterior():
+    table, targets = decide("soft", [False, True, True, False])
+    np.testing.assert_array_equal(targets, POSTERIOR.astype(np.float32))
+    assert targets.dtype == np.float32
+    assert table["action"].tolist() == ["soften"] * 4
+    assert table["final_label"].tolist() == ["a", "b", "a", "a"]
+    assert table["weight"].tolist() == [1.0] * 4
+    assert table["above_cutoff"].tolist() == [False, True, True, False]
+    np.testing.assert_allclose(table["p_wrong"].astype(float), [0.1, 0.8, 0.6, 0.45])
+    assert list(table) == ["image", "given_label", "score", "p_wrong", "above_cutoff", "action", "final_label", "weight"]
+
+
+def test_relabel_takes_the_likeliest_class_only_where_it_is_likely():
+    table, targets = decide("relabel", [False, True, True, True])
+    # 0.7 for b; nothing reaches a half; the given class itself has 0.55
+    assert table["action"].tolist() == ["keep", "relabel", "drop", "keep"]
+    assert table["final_label"].tolist() == ["a", "b", "", "a"]
+    assert table["weight"].tolist() == [1.0, 1.0, 0.0, 1.0]
+    np.testing.assert_array_equal(targets, np.eye(3)[[0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize("posterior", [POSTERIOR, None])
+def test_drop_keeps_the_rest_as_given(posterior):
+    table, targets = decide("drop", [False, True, False, False], posterior)
+    assert table["action"].tolist() == ["keep", "drop", "keep", "keep"]
+    assert table["weight"].tolist() == [1.0, 0.0, 1.0, 1.0]
+    np.testing.assert_array_equal(targets, np.eye(3)[[0, 0, 0, 0]])
+    assert (table["p_wrong"].tolist() == [""] * 4) == (posterior is None)
+
+
+def test_without_a_posterior_nothing_can_be_softened():
+    with pytest.raises(ValueError, match="action=soft needs a posterior"):
+        decide("soft", [True] * 4, None)
+
+
+def test_auroc_is_that_of_scikit_learn_with_ties():
+    rng = np.random.default_rng(1)
+    for n_levels in (2, 5, 1000):
+        score, wrong = rng.integers(0, n_levels, 300) / n_levels, rng.random(300) < 0.3
+        assert bayes_cutoff.auroc(score, wrong) == pytest.approx(roc_auc_score(wrong, score), abs=1e-12)
+    assert bayes_cutoff.auroc([0.1, 0.2], [False, True]) == 1.0
+    assert bayes_cutoff.auroc([1, 1, 1], [False, True, True]) == 0.5
+
+
+def test_detection_metrics_of_six_labels():
+    given, true = [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 2]
+    above, score = [False, True, True, False, True, False], [0.1, 0.7, 0.9, 0.2, 0.8, 0.3]
+    found = bayes_cutoff.detection_metrics(above, score, given, true, ["x", "y/z", "y:z"])
+    # wrong: 2, 4, 5; cut off: 1, 2, 4; of 9 pairs one (5 below 1) is in the wrong order
+    assert found == pytest.approx(
+        {
+            "auroc": 8 / 9,
+            "precision": 2 / 3,
+            "recall": 2 / 3,
+            "f1": 2 / 3,
+            "true_user_accuracy": 0.5,
+            "right_dropped_x": 0.5,
+            "right_dropped_y_z_1": 0.0,
+        }
+    )
+
+
+def test_metrics_that_are_not_defined_are_left_out():
+    assert set(bayes_cutoff.detection_metrics([False, False], [0, 0], [0, 1], [0, 1], CLASSES)) == {
+        "true_user_accuracy",
+        "right_dropped_a",
+        "right_dropped_b",
+    }
+    all_wrong = bayes_cutoff.detection_metrics([False, False], [0, 0], [0, 1], [1, 0], CLASSES)
+    assert all_wrong == {"recall": 0.0, "f1": 0.0, "true_user_accuracy": 0.0}
+    assert bayes_cutoff.detection_metrics([], [], [], [], CLASSES) == {}
+
+
+def test_cleanlab_finds_wrong_labels_also_where_a_class_is_missing():
+    rng = np.random.default_rng(2)
+    true = rng.integers(0, 2, 200)
+    probs = 0.9 * np.eye(3)[true] + 0.1 / 3
+    given = np.where(rng.random(200) < 0.2, 1 - true, true)
+    score, above = bayes_cutoff.confident_learning(probs, given)
+    wrong = given != true
+    np.testing.assert_array_equal(above, wrong)
+    np.testing.assert_allclose(score, np.where(wrong, 1 - 0.1 / 3, 0.1 * 2 / 3))
+
+
+def test_folds_keep_duplicates_together_and_labels_even():
+    rng = np.random.default_rng(3)
+    groups, given = np.repeat(np.arange(120), 2), np.repeat(rng.integers(0, 3, 120), 2)
+    fold = judge.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(fold[::2], fold[1::2])
+    for label in range(3):
+        share = np.bincount(fold[given == label], minlength=4)
+        assert share.max() - share.min() <= 2
+    assert not np.array_equal(fold, judge.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
+
+
+SECTION = {
+    "enabled": True,
+    "method": "label_posterior",
+    "cutoff": "auto",
+    "percentile": 90.0,
+    "threshold": 0.5,
+    "action": "soft",
+    "passes": 4,
+    "dropout": 0.2,
+    "folds": 2,
+    "label": "user_feedback",
+    "target_day": "tuesday",
+    "model": "small_cnn",
+    "weights": None,
+    "freeze_backbone": False,
+    "epochs": 6,
+    "learning_rate": 0.005,
+    "batch_size": 16,
+    "augmentation": "none",
+    "random_seed": 7,
+}
+
+
+def make_data(place: Path, *, target_day: str = "tuesday", permuted: bool = False) -> dict[str, Path]:
+    """Artifacts of 54 images of Monday and 36 of Tuesday, three colours, every fourth given label wrong."""
+    rng = np.random.default_rng(4)
+    n_images, size = 90, 16
+    true = np.arange(n_images) % 3
+    pixels = np.clip(60 + 140 * np.eye(3)[true][:, None, None, :] + rng.normal(0, 25, (n_images, size, size, 3)), 0, 255).astype(np.uint8)
+    names = [f"{i:03d}.png" for i in range(n_images)]
+    on_tuesday = np.arange(n_images) >= 54
+    day = np.where(on_tuesday & (target_day == "tuesday"), "tuesday", "monday")
+    split = np.where(~on_tuesday & (np.arange(n_images) % 6 == 5), "val", "train")
+    given = np.where(np.arange(n_images) % 4 == 0, (true + 1) % 3, true)
+    doubtful = (day == target_day) & (split == "train")
+    label = np.where(doubtful, "", np.array(CLASSES)[true])
+    order = rng.permutation(n_images) if permuted else np.arange(n_images)
+    row = np.argsort(order)
+    splits = pd.DataFrame({"image": names, "row": row, "day": day, "split": split, "label": label, "corruption": "", "corrupted_row": -1})
+    folders = {name: place / name for name in ("clean_data", "segregated_data", "given_labels", "true_labels")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    np.save(folders["clean_data"] / "images.npy", pixels[order])
+    hashes = {"image": names, "sha256": [str(i) for i in range(n_images)], "phash": ["" for _ in names]}
+    pd.DataFrame(hashes).iloc[order].to_csv(folders["clean_data"] / "manifest.csv", index=False)
+    splits.iloc[order].to_csv(folders["segregated_data"] / "splits.csv", index=False)
+    tables.write(pd.DataFrame({"label": CLASSES}), folders["segregated_data"] / "classes.csv")
+    about = {"clean_data": "0" * 64, "truth_known": True, "target_day": target_day}
+    (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
+    for name, values in (("given_labels", given), ("true_labels", true)):
+        table = pd.DataFrame({"image": names, "label": np.array(CLASSES)[values]})
+        table.iloc[order][doubtful[order]].to_csv(folders[name] / f"{name}.csv", index=False)
+    return folders
+
+
+class JudgingStep(FakeStep):
+    """Has what this step needs besides."""
+
+    device = "cpu"
+
+    def has_input(self, name: str) -> bool:
+        return name in self.inputs
+
+
+@pytest.fixture(scope="module")
+def monday_models() -> dict[str, Path]:
+    """Models by what they depend on, as the ledger keeps them."""
+    return {}
+
+
+@pytest.fixture
+def run_step(tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, monday_models: dict[str, Path]):
+    """Run the step on artifacts and give it back."""
+
+    def shared(step, days, recipe):
+        key = f"{recipe} {monday_model.data_digest(days)}"
+        if key not in monday_models:
+            folder = tmp_path_factory.mktemp("monday_model")
+            monday_model.train_monday_model(days, recipe, device="cpu", folder=folder)
+            monday_models[key] = folder
+        return monday_models[key]
+
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(judge, "shared_monday_model", shared)
+
+    def run(data: dict[str, Path], name: str, **changed) -> JudgingStep:
+        step = JudgingStep("bayes_cutoff", tmp_path / name, data)
+        step.config = BayesCutoff(**SECTION | changed)
+        load_run("bayes_cutoff")(step)
+        return step
+
+    return run
+
+
+def content(step: FakeStep) -> dict[str, bytes]:
+    folder = step.folders["cleansed_labels"]
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
+    step = run_step(make_data(tmp_path / "data"), "out")
+    files = content(step)
+    assert sorted(files) == ["cleansed_labels.csv", "cutoff.json", "posterior.npy"]
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float, "p_wrong": float})
+    targets = np.load(step.folders["cleansed_labels"] / "posterior.npy")
+    assert len(table) == len(targets) == 36
+    assert (table["final_label"] == np.array(CLASSES)[targets.argmax(axis=1)]).all()
+    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+    assert step.metrics["f1"] == 1.0
+    assert step.metrics["auroc"] == 1.0
+    assert step.metrics["true_user_accuracy"] == step.metrics["kept_rate"] == 0.75
+    assert step.metrics["estimated_user_accuracy"] == pytest.approx(0.75, abs=0.02)
+    assert step.metrics["right_dropped_a"] == 0.0
+    about = json.loads(files["cutoff.json"])
+    assert about["tier"] == "trusted day"
+    assert np.shape(about["noise_matrix"]) == (3, 3)
+    assert len(step.said) == 1
+    assert "9 of 36 are cut off" in step.said[0]
+
+
+def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_all(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    honest = run_step(data, "honest")
+    truth = tables.read(data["true_labels"] / "true_labels.csv")
+    tables.write(truth.assign(label=truth["label"].map({"a": "b", "b": "c", "c": "a"})), data["true_labels"] / "true_labels.csv")
+    poisoned = run_step(data, "poisoned")
+    assert content(poisoned) == content(honest)
+    assert poisoned.metrics["f1"] != honest.metrics["f1"]
+    permuted = run_step(make_data(tmp_path / "permuted", permuted=True), "other")
+    assert content(permuted) == content(honest)
+    assert permuted.metrics == honest.metrics
+
+
+def test_another_seed_is_another_judgement(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    one, other = run_step(data, "one"), run_step(data, "other", random_seed=8)
+    assert content(one)["posterior.npy"] != content(other)["posterior.npy"]
+
+
+def test_nothing_trusted_is_judged_by_held_out_folds(tmp_path, run_step):
+    data = make_data(tmp_path / "data", target_day="monday")
+    step = run_step(data, "out", target_day="monday")
+    assert json.loads(content(step)["cutoff.json"])["tier"] == "nothing trusted, 2 held-out folds"
+    assert step.said[0].startswith("nothing trusted, 2 held-out folds: ")
+    assert step.metrics["f1"] > 0.9
+
+
+def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monkeypatch):
+    data = make_data(tmp_path / "data", target_day="monday")
+    days = open_days(data["segregated_data"], data["clean_data"])
+    fitted, judged = [], []
+    monkeypatch.setattr(judge.training, "fit", lambda model, images, *args, **options: fitted.append(set(images._row.tolist())))
+    passes = judge.stochastic_passes
+
+    def spy(model, days, ids, **options):
+        judged.append(set(days.view(ids)._row.tolist()))
+        return passes(model, days, ids, **options)
+
+    monkeypatch.setattr(judge, "stochastic_passes", spy)
+    run_step(data, "out", target_day="monday", folds=3)
+    assert len(fitted) == len(judged) == 3
+    for training, own in zip(fitted, judged, strict=True):
+        assert not training & own
+    assert len(set.union(*judged)) == sum(map(len, judged)) == len(days.ids("monday", "train"))
+
+
+@pytest.mark.parametrize("method", [*bayes_cutoff.UNCERTAINTIES, "cleanlab"])
+def test_other_methods_drop_what_they_distrust(tmp_path, run_step, method):
+    step = run_step(make_data(tmp_path / "data"), "out", method=method)
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float, "weight": float})
+    assert step.said[0].startswith(f"{method} has no posterior: ")
+    assert "estimated_user_accuracy" not in step.metrics
+    assert set(table["p_wrong"]) == {""}
+    assert ((table["action"] == "drop") == (table["above_cutoff"] == "True")).all()
+    assert (table["weight"] == (table["action"] == "keep")).all()
+    # 36 images, the 90th percentile: 4 lie above; cleanlab finds the 9 that are wrong
+    assert (table["action"] == "drop").sum() == (9 if method == "cleanlab" else 4)
+
+
+@pytest.mark.parametrize("changed", [{"enabled": False}, {"label": "ground_truth"}])
+def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch, changed):
+    monkeypatch.setattr(judge, "judge", None)
+    step = run_step(make_data(tmp_path / "data"), "out", **changed)
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"weight": float})
+    assert (table["final_label"] == table["given_label"]).all()
+    assert set(table["action"]) == {"keep"}
+    assert set(table["weight"]) == {1.0}
+    assert step.metrics == {"images": 36}
+
+
+def test_chunks_change_nothing_but_rounding(tmp_path):
+    data = make_data(tmp_path / "data")
+    days = open_days(data["segregated_data"], data["clean_data"])
+    model = judge.models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
+    ids = days.ids("tuesday", "train")
+    whole, parts = (judge.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    none = judge.stochastic_passes(model, days, [], passes=3, seed=5, device="cpu")
+    assert none.mean_probs.shape == (0, 3)

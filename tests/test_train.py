@@ -1,0 +1,335 @@
+"""What the new model is trained on, Monday's model, where training starts, and the step ``train``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fake_step import FakeStep, load_run
+
+from bccp import models, monday_model, starting_point, tables, train
+from bccp.config import MondayModel
+from bccp.errors import BCCPError
+from bccp.images import Days, open_days
+from bccp.registry import register
+from bccp.tracking import Ledger
+
+CLASSES = ["ant", "bee", "cat"]
+RECIPE = MondayModel(
+    model="small_cnn",
+    weights=None,
+    freeze_backbone=False,
+    epochs=2,
+    learning_rate=0.005,
+    batch_size=8,
+    augmentation="generic",
+    dropout=0.5,
+    random_seed=3,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More threads do not pay for such small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_splits(target_day: str = "tuesday", *, truth_known: bool = True) -> pd.DataFrame:
+    """Eight images a class and day; their names say nothing about their class."""
+    rows = []
+    for row in range(48):
+        day = ("monday", "tuesday")[row % 2]
+        number = row // 2
+        split = ("train", "train", "train", "test", "train", "val" if day == "monday" else "train", "train", "test")[number // 3]
+        hidden = day == target_day and (split == "train" or not truth_known)
+        rows.append((f"{(row * 7) % 48:02d}.png", row, day, split, "" if hidden else CLASSES[number % 3], "", -1))
+    return pd.DataFrame(rows, columns=["image", "row", "day", "split", "label", "corruption", "corrupted_row"])
+
+
+def make_pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8)
+
+
+def make_days(target_day: str = "tuesday", *, truth_known: bool = True, seed: int = 0) -> Days:
+    splits = make_splits(target_day, truth_known=truth_known).set_index("image")
+    if target_day == "monday":
+        splits["day"] = "monday"
+    return Days(splits, CLASSES, target_day, truth_known, make_pixels(seed), None)
+
+
+def make_cleansed(ids: list[str], seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weights = rng.random(len(ids)).round(3)
+    weights[::4] = 0
+    return pd.DataFrame({"image": ids, "weight": weights}), rng.dirichlet(np.ones(3), len(ids)).astype(np.float32)
+
+
+def test_the_training_set_is_the_cleansed_target_day_and_the_replay() -> None:
+    days = make_days()
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    replay = days.ids("monday", "train")[::3]
+    found = train.training_set(days, cleansed, posterior, replay)
+    kept = [image for image, weight in zip(cleansed["image"], cleansed["weight"], strict=True) if weight > 0]
+    assert found.ids == sorted([*kept, *replay])
+    assert set(kept).isdisjoint(replay)
+    for image, target, weight in zip(found.ids, found.targets, found.weights, strict=True):
+        if image in replay:
+            assert CLASSES[int(target.argmax())] == days.splits.loc[image, "label"]
+            assert (sorted(target), weight) == ([0, 0, 1], 1)
+        else:
+            (position,) = np.flatnonzero(cleansed["image"] == image)
+            np.testing.assert_array_equal(target, posterior[position])
+            assert weight == np.float32(cleansed["weight"][position])
+
+
+def test_the_order_of_the_tables_does_not_matter() -> None:
+    days = make_days()
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    replay = days.ids("monday", "train")
+    order = np.random.default_rng(0).permutation(len(cleansed))
+    a = train.training_set(days, cleansed, posterior, replay)
+    b = train.training_set(days, cleansed.iloc[order], posterior[order], replay[::-1])
+    assert a.ids == b.ids
+    np.testing.assert_array_equal(a.targets, b.targets)
+    np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_where_monday_is_the_target_nothing_is_replayed_and_only_training_images_are_trained_on() -> None:
+    days = make_days("monday", truth_known=False)
+    cleansed, posterior = make_cleansed(sorted(days.splits.index))
+    found = train.training_set(days, cleansed, posterior, replay_ids=["00.png"])
+    assert set(found.ids) < set(days.ids("monday", "train"))
+    assert len(found.ids) > 10
+    validation = train.validation_set(days, cleansed, posterior)
+    weights = dict(zip(cleansed["image"], cleansed["weight"], strict=True))
+    assert validation.ids == [image for image in days.ids("monday", "val") if weights[image] > 0]
+    (position,) = np.flatnonzero(cleansed["image"] == validation.ids[0])
+    np.testing.assert_array_equal(validation.targets[0], posterior[position])
+
+
+@pytest.mark.parametrize(("target_day", "truth_known"), [("tuesday", True), ("tuesday", False), ("monday", True)])
+def test_validation_has_mondays_trusted_labels_where_there_are_any(target_day: str, truth_known: bool) -> None:
+    days = make_days(target_day, truth_known=truth_known)
+    cleansed, posterior = make_cleansed(days.ids(target_day, "train"))
+    found = train.validation_set(days, cleansed, posterior)
+    assert found.ids == days.ids("monday", "val") != []
+    assert [CLASSES[int(k)] for k in found.targets.argmax(1)] == days.splits.loc[found.ids, "label"].tolist()
+    assert set(found.weights) == {1}
+
+
+def test_what_does_not_belong_together_is_refused_in_one_sentence() -> None:
+    days = make_days()
+    ids = days.ids("tuesday", "train")
+    cleansed, posterior = make_cleansed(ids)
+    replay = days.ids("monday", "train")
+    with pytest.raises(BCCPError, match=r"the image '\d+.png' is in the training set twice"):
+        train.training_set(days, cleansed, posterior, [*replay, replay[0]])
+    with pytest.raises(BCCPError, match=r"replay_sample names the image 'x\.png'"):
+        train.training_set(days, cleansed, posterior, ["x.png"])
+    with pytest.raises(BCCPError, match=r"cleansed_labels names the image 'y\.png'"):
+        train.training_set(days, cleansed.assign(image=["y.png", *ids[1:]]), posterior, replay)
+    with pytest.raises(BCCPError, match=r"posterior of shape \(\d+, 2\), not \(\d+, 3\)"):
+        train.training_set(days, cleansed, posterior[:, :2], replay)
+    with pytest.raises(BCCPError, match="no image is left to train on"):
+        train.training_set(days, cleansed.assign(weight=0.0), posterior, [])
+
+
+def test_balanced_class_weights_let_each_class_weigh_the_same() -> None:
+    rng = np.random.default_rng(0)
+    targets, weights = rng.dirichlet([5, 1, 0.5], 40).astype(np.float32), rng.random(40).astype(np.float32)
+    factors = train.balanced_class_weights(targets, weights)
+    by_class = factors * (weights @ targets)
+    np.testing.assert_allclose(by_class, by_class[0], rtol=1e-5)
+    assert by_class.sum() == pytest.approx(weights.sum(), rel=1e-5)
+    absent = train.balanced_class_weights(np.eye(3, dtype=np.float32)[[0, 0, 2]], np.ones(3, np.float32))
+    np.testing.assert_allclose(absent, [0.75, 0, 1.5])
+
+
+def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = make_days()
+    asked: list[str] = []
+    view = Days.view
+    monkeypatch.setattr(Days, "view", lambda self, ids: asked.extend(ids) or view(self, ids))
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monday_model.train_monday_model(days, RECIPE, device="cpu", folder=tmp_path / place)
+    assert sorted(set(asked)) == days.ids("monday", ["train", "val"])
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["README.md", "history.csv", "last.pt", "model.json", "model.pt"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    model, about = models.load(tmp_path / "a")
+    assert (about["class_names"], model.dropout, model.image_size) == (CLASSES, 0.5, 16)
+    assert len(tables.read(tmp_path / "a" / "history.csv")) == 2
+
+
+def test_the_digest_of_mondays_data_knows_its_pixels_labels_and_splits_and_nothing_of_tuesday() -> None:
+    days = make_days()
+    base = monday_model.data_digest(days)
+    splits, pixels = days.splits, make_pixels()
+    rows = {day: int(splits.loc[days.ids(day, "train")[0], "row"]) for day in ("monday", "tuesday")}
+    other_pixels = {day: pixels.copy() for day in rows}
+    for day, row in rows.items():
+        other_pixels[day][row, 0, 0, 0] ^= 1
+    first = days.ids("monday", "train")[0]
+    relabelled, moved = splits.copy(), splits.copy()
+    relabelled.loc[first, "label"] = CLASSES[(CLASSES.index(splits.loc[first, "label"]) + 1) % 3]
+    moved.loc[first, "split"] = "test"
+    assert monday_model.data_digest(replace(days, _clean=other_pixels["tuesday"])) == base
+    changed = [
+        replace(days, _clean=other_pixels["monday"]),
+        replace(days, splits=relabelled),
+        replace(days, splits=moved),
+        replace(days, classes=[*CLASSES, "dog"]),
+    ]
+    assert len({base, *(monday_model.data_digest(other) for other in changed)}) == 5
+
+
+class SharingStep(FakeStep):
+    """Computes shared work once a key, in a folder."""
+
+    def __init__(self, name: str, place: Path, inputs: Mapping[str, Path], **changed: Any) -> None:
+        super().__init__(name, place, inputs, **changed)
+        self.device, self.history, self.keys = "cpu", [], []
+        self.config.monday_model = RECIPE
+        self.ledger = SimpleNamespace(uri=f"sqlite:///{place / 'none.db'}")
+
+    def has_input(self, name: str) -> bool:
+        return name in self.folders
+
+    def log_history(self, rows: Any) -> None:
+        self.history += rows
+
+    def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
+        text = json.dumps(key, sort_keys=True)
+        folder = self._place / name
+        if text not in self.keys:
+            self.keys.append(text)
+            folder.mkdir(parents=True)
+            compute(folder)
+        return folder
+
+
+def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = False, **changed: Any) -> SharingStep:
+    segregated, clean, labels, replay = (tmp_path / name for name in ("segregated_data", "clean_data", "cleansed_labels", "replay_sample"))
+    for folder in (segregated, clean, labels, replay):
+        folder.mkdir()
+    np.save(clean / "images.npy", make_pixels())
+    (clean / "report.json").write_text('{"resize": "pad"}')
+    tables.write(make_splits(target_day), segregated / "splits.csv")
+    tables.write(pd.DataFrame({"label": CLASSES}), segregated / "classes.csv")
+    (segregated / "clean_data.json").write_text(json.dumps({"clean_data": "0", "truth_known": True, "target_day": target_day}))
+    days = open_days(segregated, clean)
+    inputs = {"segregated_data": segregated, "clean_data": clean, "cleansed_labels": labels}
+    if truth:
+        ids = days.ids(target_day, ["train", "test"])
+        tables.write(pd.DataFrame({"image": ids, "label": [CLASSES[k % 3] for k in range(len(ids))]}), labels / "true_labels.csv")
+    else:
+        cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+        tables.write(cleansed, labels / "cleansed_labels.csv")
+        np.save(labels / "posterior.npy", posterior)
+        tables.write(pd.DataFrame({"image": days.ids("monday", "train")[:4], "pair": 0, "distance": 0.0}), replay / "replay_sample.csv")
+        inputs["replay_sample"] = replay
+    return SharingStep("train", tmp_path / "out", inputs, **({"epochs": 2, "batch_size": 8} | changed))
+
+
+def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -> None:
+    step = make_step(tmp_path, class_weights=True)
+    load_run("train")(step)
+    model, about = models.load(step.folders["model"])
+    assert about["class_names"] == CLASSES
+    assert about["resize"] == "pad"
+    assert model.dropout == 0.2
+    assert set(step.metrics) == {"loss", "val_loss", "val_accuracy", "epochs", "images"}
+    assert step.metrics["epochs"] == len(step.history) == 2
+    n_kept = (tables.read(tmp_path / "cleansed_labels" / "cleansed_labels.csv", dtypes={"weight": float})["weight"] > 0).sum()
+    assert step.metrics["images"] == n_kept + 4
+    history = tables.read(step.folders["model"] / "history.csv", dtypes={"val_loss": float})
+    assert history["val_loss"].tolist() == [row["val_loss"] for row in step.history]
+    assert step.metrics["val_loss"] == history["val_loss"].min()
+    assert sorted(path.name for path in step.folders["model"].iterdir()) == [
+        "README.md",
+        "history.csv",
+        "last.pt",
+        "model.json",
+        "model.pt",
+    ]
+
+
+def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alone(tmp_path: Path) -> None:
+    step = make_step(tmp_path, truth=True)
+    load_run("train")(step)
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    assert step.metrics["images"] == len(days.ids("tuesday", "train"))
+
+
+def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    model = starting_point.starting_model(step, days, step.config)
+    monday, _ = models.load(step.shared("monday_model", json.loads(step.keys[0]), lambda _: None))
+    assert torch.equal(model.head[1].weight, monday.head[1].weight)
+    assert model.dropout == 0.2
+    starting_point.starting_model(step, days, step.config)
+    assert len(step.keys) == 1
+    step.config.model = "resnet_small"
+    with pytest.raises(BCCPError, match="'small_cnn', which cannot start a 'resnet_small'"):
+        starting_point.starting_model(step, days, step.config)
+
+
+def test_starts_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model", weights="DEFAULT")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    with pytest.raises(BCCPError, match=r"train\.weights=DEFAULT and train\.init=monday_model are both given"):
+        starting_point.starting_model(step, days, step.config)
+    step.config.weights = None
+    with pytest.raises(BCCPError, match=r"monday_model needs trusted labels, and with main\.target_day=monday there are none"):
+        starting_point.starting_model(step, make_days("monday"), step.config)
+
+
+def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path) -> None:
+    step = make_step(tmp_path, init="models:/champion@best")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    source = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
+    ledger = step.ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
+    with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best cannot be fetched"):
+        starting_point.starting_model(step, days, step.config)
+    (tmp_path / "made").mkdir()
+    models.save(source, tmp_path / "made", {"class_names": CLASSES})
+    run_id = ledger.start("train")
+    digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
+    ledger.end(run_id, "FINISHED")
+    ledger.client.set_registered_model_alias("champion", "best", register(ledger, "champion", digest))
+    model = starting_point.starting_model(step, days, step.config)
+    assert torch.equal(model.head[1].weight, source.head[1].weight)
+
+
+def test_a_frozen_random_backbone_is_told_of(tmp_path: Path) -> None:
+    step = make_step(tmp_path, freeze_backbone=True)
+    load_run("train")(step)
+    assert "random weights" in step.said[0]
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    yield
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_step_does_not_change_its_inputs(tmp_path: Path) -> None:
+    step = make_step(tmp_path, epochs=1)
+    with unchanged(tmp_path / "segregated_data"), unchanged(tmp_path / "clean_data"), unchanged(tmp_path / "cleansed_labels"):
+        load_run("train")(step)
