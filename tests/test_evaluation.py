@@ -18,8 +18,8 @@ from sklearn import metrics as sklearn_metrics
 
 from bccp import models, plots, tables, test
 from bccp.errors import BCCPError
-from bccp.registry import VERSION_TAG, register
 from bccp.images import open_days
+from bccp.registry import VERSION_TAG, register
 from bccp.tracking import Ledger, folder_digest, ledger_uri
 
 CLASSES = [f"{k:02d}" for k in range(8)]
