@@ -41,7 +41,7 @@ def run(step: Step) -> None:
             step.log_picture(picture)
     step.log_metrics(figures)
     step.say(", ".join([title, *(f"{name} {value:.1%}" for name, value in figures.items() if name.startswith("accuracy_"))]))
-    for line in [note, f"{n_left_out} test images have no label at all and were left out" if n_left_out else ""]:
+    for line in [note, f"test images left out, as they have no label at all: {n_left_out}" if n_left_out else ""]:
         if line:
             step.say(line)
     if step.config.registered_model_name:

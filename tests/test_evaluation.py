@@ -307,7 +307,7 @@ def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_pa
     assert set(table.loc[table["day"] == "tuesday", "verified"]) == {"false"}
     assert step.said[1:] == [
         "verified=false: the labels of 17 of 29 test images are the given ones",
-        "1 test images have no label at all and were left out",
+        "test images left out, as they have no label at all: 1",
     ]
 
 

@@ -52,6 +52,7 @@ def keep_within_home() -> None:
         "WANDB_ARTIFACT_DIR": "wandb/artifacts",
         "KAGGLEHUB_CACHE": "data/kaggle",
         "MPLCONFIGDIR": "cache/matplotlib",
+        "MLFLOW_ENV_ROOT": "envs",
     }.items():
         os.environ.setdefault(name, str(folder / place))
 
