@@ -132,7 +132,7 @@ def test_distances_of_a_small_case_are_those_computed_by_hand() -> None:
     assert cosine_distances(vectors, 1).tolist() == [1, 1, 1, 1], "a zero vector is at distance 1 from everything"
 
 
-@pytest.mark.parametrize("counts", [[30, 3, 2], [5, 5], [1, 60, 1, 1], [7]])
+@pytest.mark.parametrize("counts", [[30, 3, 2], [5, 5], [1, 60, 1, 1], [7], [1, 15_000]])
 def test_a_ratio_too_large_names_the_one_that_can_be_reached_and_that_one_works(counts: list[int]) -> None:
     embeddings, labels = make_buffer(counts)
     n_images = len(labels)

@@ -23,6 +23,7 @@ from bccp.registry import VERSION_TAG, register
 from bccp.tracking import Ledger, folder_digest, ledger_uri
 
 CLASSES = [f"{k:02d}" for k in range(8)]
+LONG_NOTE = "verified=false: the labels of 17 of 29 test images are the given ones"
 
 
 def make_predictions(n_images: int, *, seed: int = 0, n_true: int = 8, n_predicted: int = 8) -> pd.DataFrame:
@@ -161,7 +162,7 @@ def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_c
     rng = np.random.default_rng(0)
     names = [f"class  {k} costs $5_{k} and has a long name {k}" if k % 3 == 0 else f"数{k}" for k in range(n_classes)]
     matrix = (rng.random((n_classes, n_classes)) < 3 / n_classes) + np.diag(np.full(n_classes, 30))
-    plots.confusion_matrix(matrix, names, tmp_path / "c.png", title="a title", note="a note")
+    plots.confusion_matrix(matrix, names, tmp_path / "c.png", title="29 test images", note=LONG_NOTE)
     pixels = picture(tmp_path / "c.png")
     assert min(pixels.shape[:2]) > 300
     assert max(pixels.shape[:2]) < 2600

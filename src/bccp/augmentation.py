@@ -22,7 +22,7 @@ SHIFT = 0.06
 LOG_SCALE = 0.1
 """Natural logarithm of the scale, at most, either way."""
 
-RECTANGLES = 6
+RECTANGLES = 3
 """At most; each number from 0 up is as likely."""
 
 SIDE = (0.1, 0.4)

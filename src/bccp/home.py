@@ -53,6 +53,7 @@ def keep_within_home() -> None:
         "KAGGLEHUB_CACHE": "data/kaggle",
         "MPLCONFIGDIR": "cache/matplotlib",
         "MLFLOW_ENV_ROOT": "envs",
+        "TORCH_HOME": "cache/torch",
     }.items():
         os.environ.setdefault(name, str(folder / place))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp import config
-from bccp.tracking import file_digest
+from bccp.tracking import file_digest, folder_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: the folder that holds ``config.yaml`` and the steps."""
@@ -31,7 +31,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def step_key(
-    step: str, section: Any, inputs: Mapping[str, str], *, isolated: bool, source: str | None = None
+    step: str, section: Any, inputs: Mapping[str, str], *, isolated: bool, resolved: Mapping[str, str] | None = None
 ) -> tuple[str, dict[str, Any]]:
     """The key of a step under a configuration.
 
@@ -45,8 +45,8 @@ def step_key(
         Version of each input artifact, by name.
     isolated : bool
         Whether the step runs in an environment of its own, which its environment file then describes wholly.
-    source : str, optional
-        For ``fetch_data``: fingerprint of the source.
+    resolved : mapping of str to str, optional
+        Parameters that name something elsewhere (a source, a registered model), with the version that they mean now.
 
     Returns
     -------
@@ -56,8 +56,7 @@ def step_key(
         What it was made of.
     """
     parameters = {name: _by_content(section, name, value) for name, value in config.relevant(section).items()}
-    if source is not None:
-        parameters["path"] = source
+    parameters |= resolved or {}
     environment = ROOT / step / "conda.yml"
     parts: dict[str, Any] = {
         "step": step,
@@ -173,14 +172,10 @@ def started_by() -> str:
 def _by_content(section: Any, name: str, value: Any) -> Any:
     """A path parameter as the digest of what it names; a long value as its digest."""
     item = next((f for f in dataclasses.fields(section) if f.name == name), None)
-    if item is not None and item.metadata.get("path") and isinstance(value, str) and Path(value).is_file():
-        return f"sha256:{file_digest(Path(value))}"
+    if item is not None and item.metadata.get("path") and isinstance(value, str) and Path(value).exists():
+        return f"sha256:{folder_digest(Path(value)) if Path(value).is_dir() else file_digest(Path(value))}"
     if isinstance(value, dict):
-        nested = {f.name: f.metadata for f in dataclasses.fields(getattr(section, name))}
-        return {
-            key: f"sha256:{file_digest(Path(v))}" if nested[key].get("path") and isinstance(v, str) and Path(v).is_file() else v
-            for key, v in value.items()
-        }
+        return {key: _by_content(getattr(section, name), key, v) for key, v in value.items()}
     text = json.dumps(value)
     return value if len(text) < 500 else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
-from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
+from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
@@ -259,12 +259,8 @@ class _Pipeline:
     def _step(self, name: str) -> None:
         record, section, inputs = self.records[name], self.config.section(name), self._inputs(name)
         started = time.perf_counter()
-        source = None
-        if name == "fetch_data":
-            from bccp.fetch_data import source_fingerprint
-
-            source = source_fingerprint(section)
-        key, parts = keys.step_key(name, section, inputs, isolated=self.isolated, source=source)
+        resolved = what_is_meant(name, section, self.ledger)
+        key, parts = keys.step_key(name, section, inputs, isolated=self.isolated, resolved=resolved)
         if name not in self.asked:
             self._take_left_out(record, key, parts)
         else:

@@ -374,7 +374,7 @@ def clean(
     """
     with pillow_limits(max_pixels):
         manifest, quarantine = _stream(archive, folder / "images.npy", image_size=image_size, resize=resize, threads=threads)
-    report = describe(manifest, quarantine)
+    report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
     check(manifest, quarantine, max_rejected_rate=max_rejected_rate)
     tables.write(manifest, folder / "manifest.csv")
     tables.write(quarantine, folder / "quarantine.csv")

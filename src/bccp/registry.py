@@ -52,6 +52,41 @@ def register(ledger: Ledger, name: str, digest: str) -> str:
     return str(version.version)
 
 
+def find(ledger: Ledger, uri: str) -> Any:
+    """The registered version that a URI means now.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        In whose store the registry is.
+    uri : str
+        ``models:/name@alias`` or ``models:/name/version``.
+
+    Returns
+    -------
+    mlflow.entities.model_registry.ModelVersion
+
+    Raises
+    ------
+    BCCPError
+        If there is none.
+    """
+    name, sign, which = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")
+    get = ledger.client.get_model_version_by_alias if sign == "@" else ledger.client.get_model_version
+    try:
+        return get(name, which)
+    except MlflowException as error:
+        raise BCCPError(
+            f"{uri} is not in the registry of {ledger.uri} ({str(error).splitlines()[0]}): name a model and an alias or version that are"
+        ) from error
+
+
+def meaning(ledger: Ledger, uri: str) -> str:
+    """What a registered model's URI means now, for a key: the version of its ``model`` artifact, or else the registered version."""
+    version = find(ledger, uri)
+    return str(version.tags.get(VERSION_TAG) or f"{version.name}/{version.version}")
+
+
 def _maker(ledger: Ledger, digest: str) -> Any:
     """The first finished run that made the model."""
     experiments = [experiment.experiment_id for experiment in ledger.client.search_experiments()]

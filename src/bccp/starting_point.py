@@ -14,7 +14,7 @@ from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import shared_monday_model
-from bccp.registry import VERSION_TAG
+from bccp.registry import VERSION_TAG, find
 from bccp.step import Step
 from bccp.tracking import Ledger
 
@@ -84,13 +84,11 @@ def fetch_registered(ledger: Ledger, uri: str, folder: Path) -> Path:
     BCCPError
         If it is not there, or is none of our models.
     """
-    name, sign, which = uri.removeprefix("models:/").partition("@" if "@" in uri else "/")
-    find = ledger.client.get_model_version_by_alias if sign == "@" else ledger.client.get_model_version
+    version = find(ledger, uri)
+    digest = version.tags.get(VERSION_TAG)
+    if digest is not None:
+        return ledger.fetch(f"model:{digest}")
     try:
-        version = find(name, which)
-        digest = version.tags.get(VERSION_TAG)
-        if digest is not None:
-            return ledger.fetch(f"model:{digest}")
         fetched = Path(download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=ledger.uri))
     except (MlflowException, OSError) as error:
         raise BCCPError(

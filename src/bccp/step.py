@@ -386,14 +386,22 @@ def _run_alone(run: Run, name: str) -> None:
         ledger.fetch(version)
         given_name, digest = split_version(version)[0], ledger.full_digest(version)
         inputs[artifact] = digest if given_name == artifact else f"{given_name}:{digest}"
-    source = None
-    if name == "fetch_data":
-        from bccp.fetch_data import source_fingerprint
-
-        source = source_fingerprint(section)
-    key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", source=source)
+    key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", resolved=what_is_meant(name, section, ledger))
     run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
     execute(run, name=name, section=section, inputs=inputs, context=context, ledger=ledger, key=key, key_parts=parts, run_id=run_id)
+
+
+def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
+    """The parameters of a step that name something elsewhere, with what they mean now, for its key."""
+    if name == "fetch_data":
+        from bccp.fetch_data import source_fingerprint  # only this step's environment has what it imports
+
+        return {"path": source_fingerprint(section)}
+    if name == "train" and section.init.startswith("models:/"):
+        from bccp.registry import meaning
+
+        return {"init": meaning(ledger, section.init)}
+    return {}
 
 
 def context_from_environment() -> Context:
