@@ -21,6 +21,7 @@ from bccp.config import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
 from bccp.registry import register
+from bccp.step import what_is_meant
 from bccp.tracking import Ledger
 
 CLASSES = ["ant", "bee", "cat"]
@@ -304,7 +305,7 @@ def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     source = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
     ledger = step.ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
-    with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best cannot be fetched"):
+    with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best is not in the registry"):
         starting_point.starting_model(step, days, step.config)
     (tmp_path / "made").mkdir()
     models.save(source, tmp_path / "made", {"class_names": CLASSES})
@@ -314,6 +315,7 @@ def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path
     ledger.client.set_registered_model_alias("champion", "best", register(ledger, "champion", digest))
     model = starting_point.starting_model(step, days, step.config)
     assert torch.equal(model.head[1].weight, source.head[1].weight)
+    assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
 
 
 def test_a_frozen_random_backbone_is_told_of(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def find(ledger: Ledger, uri: str) -> Any:
         return get(name, which)
     except MlflowException as error:
         raise BCCPError(
-            f"{uri} is not in the registry of {ledger.uri} ({str(error).splitlines()[0]}): name a model and an alias or version that are"
+            f"train.init={uri} is not in the registry of {ledger.uri} ({str(error).splitlines()[0]}): name a model and an alias or "
+            "version that are"
         ) from error
 
 
