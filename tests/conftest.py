@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from bccp import tracking
+from bccp.home import PLACES
 from bccp.keys import ROOT
 
 
@@ -30,8 +31,8 @@ def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     shutil.copy(empty_database, folder / "mlflow.db")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "WANDB_API_KEY", "WANDB_MODE", "BCCP_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR", "KAGGLEHUB_CACHE"):
-        monkeypatch.setenv(name, str(folder / name.lower()))
+    for name, place in PLACES.items():  # what an earlier test's home left in this process does not count
+        monkeypatch.setenv(name, str(folder / place))
     monkeypatch.setenv("NETRC", str(folder / "no-netrc"))
     monkeypatch.setenv("BCCP_HOME", str(folder))
     return folder

@@ -20,6 +20,19 @@ QUIET = {
 }
 """Environment variables that keep the libraries from telling anybody anything."""
 
+PLACES = {
+    "WANDB_DIR": ".",
+    "WANDB_DATA_DIR": "wandb/data",
+    "WANDB_CACHE_DIR": "wandb/cache",
+    "WANDB_CONFIG_DIR": "wandb/config",
+    "WANDB_ARTIFACT_DIR": "wandb/artifacts",
+    "KAGGLEHUB_CACHE": "data/kaggle",
+    "MPLCONFIGDIR": "cache/matplotlib",
+    "MLFLOW_ENV_ROOT": "envs",
+    "TORCH_HOME": "cache/torch",
+}
+"""Environment variables that tell libraries where to write, and the place under the home that each gets."""
+
 
 def home() -> Path:
     """The home's folder, made where it is missing; ``~/.bccp`` unless ``BCCP_HOME`` says otherwise.
@@ -44,17 +57,7 @@ def keep_within_home() -> None:
     folder = home()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    for name, place in {
-        "WANDB_DIR": ".",
-        "WANDB_DATA_DIR": "wandb/data",
-        "WANDB_CACHE_DIR": "wandb/cache",
-        "WANDB_CONFIG_DIR": "wandb/config",
-        "WANDB_ARTIFACT_DIR": "wandb/artifacts",
-        "KAGGLEHUB_CACHE": "data/kaggle",
-        "MPLCONFIGDIR": "cache/matplotlib",
-        "MLFLOW_ENV_ROOT": "envs",
-        "TORCH_HOME": "cache/torch",
-    }.items():
+    for name, place in PLACES.items():
         os.environ.setdefault(name, str(folder / place))
 
 
