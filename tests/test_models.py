@@ -6,7 +6,6 @@ import hashlib
 import json
 import pickle
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,7 @@ from bccp.errors import BCCPError
 from torchvision.models import get_model  # isort: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads do not pay for such small networks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str = "small_cnn", n_classes: int = 3, **options: Any) -> ImageClassifier:

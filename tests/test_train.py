@@ -38,13 +38,7 @@ RECIPE = MondayModel(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More threads do not pay for such small networks."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_splits(target_day: str = "tuesday", *, truth_known: bool = True) -> pd.DataFrame:

@@ -13,17 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bccp import bayes_cutoff, models, posterior, tables, training
+from bccp import bayes_cutoff, models, posterior, tables
 from bccp.architectures import ImageClassifier
 from bccp.bayes_cutoff import Decision, Passes, summarise
 from bccp.config import BayesCutoff, MondayModel
 from bccp.duplicates import duplicate_groups
 from bccp.home import scratch
 from bccp.images import Days
-from bccp.monday_model import shared_monday_model
+from bccp.monday_model import fit_recipe, shared_monday_model
 from bccp.posterior import Judgement
 from bccp.step import Step
-from bccp.train import one_hot
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -203,30 +202,8 @@ def held_out_passes(
     parts, order = [], []
     for number in np.unique(folds):
         others, own = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
-        model = models.build(
-            recipe.model,
-            len(days.classes),
-            image_size=days.image_size,
-            dropout=recipe.dropout,
-            seed=recipe.random_seed,
-            weights=recipe.weights,
-            freeze_backbone=recipe.freeze_backbone,
-        )
-        training.fit(
-            model,
-            days.view([ids[i] for i in others.tolist()]),
-            one_hot(labels[others], len(days.classes)),
-            np.ones(len(others)),
-            None,
-            None,
-            epochs=recipe.epochs,
-            learning_rate=recipe.learning_rate,
-            batch_size=recipe.batch_size,
-            augmentation=recipe.augmentation,
-            patience=None,
-            seed=recipe.random_seed,
-            folder=folder / f"fold_{number}",
-            device=device,
+        model, _ = fit_recipe(
+            days, recipe, [ids[i] for i in others.tolist()], labels[others], device=device, folder=folder / f"fold_{number}"
         )
         order.append(own)
         parts.append(stochastic_passes(model, days, [ids[i] for i in own.tolist()], passes=passes, seed=seed, device=device))

@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bccp import models, training
+from bccp.architectures import ImageClassifier
 from bccp.config import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days
@@ -65,23 +67,74 @@ def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: 
     BCCPError
         Where the recipe cannot be followed.
     """
+    ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
+    model, history = fit_recipe(
+        days,
+        recipe,
+        ids,
+        days.labels(ids),
+        val_ids,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )
+    models.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
+
+
+def fit_recipe(
+    days: Days,
+    recipe: MondayModel,
+    ids: list[str],
+    labels: npt.NDArray[np.int64],
+    val_ids: list[str] | None = None,
+    *,
+    device: str,
+    folder: Path,
+    progress: bool = False,
+) -> tuple[ImageClassifier, training.History]:
+    """Follow the recipe on some images; all epochs are run.
+
+    Parameters
+    ----------
+    days : Days
+    recipe : MondayModel
+    ids : list of str, length N
+    labels : ndarray of int64, shape (N,)
+        What they are trained on.
+    val_ids : list of str, optional
+        Images with trusted labels that choose the best epoch; without them it is the last.
+    device : str
+    folder : Path
+        For what training keeps in between.
+    progress : bool
+
+    Returns
+    -------
+    model : ImageClassifier
+    history : History
+
+    Raises
+    ------
+    BCCPError
+        Where the recipe cannot be followed.
+    """
+    n_classes = len(days.classes)
     model = models.build(
         recipe.model,
-        len(days.classes),
+        n_classes,
         image_size=days.image_size,
         dropout=recipe.dropout,
         seed=recipe.random_seed,
         weights=recipe.weights,
         freeze_backbone=recipe.freeze_backbone,
     )
-    ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
     history = training.fit(
         model,
         days.view(ids),
-        one_hot(days.labels(ids), len(days.classes)),
+        one_hot(labels, n_classes),
         np.ones(len(ids)),
-        days.view(val_ids),
-        one_hot(days.labels(val_ids), len(days.classes)),
+        None if val_ids is None else days.view(val_ids),
+        None if val_ids is None else one_hot(days.labels(val_ids), n_classes),
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
@@ -92,7 +145,7 @@ def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: 
         device=device,
         progress=progress,
     )
-    models.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
+    return model, history
 
 
 def data_digest(days: Days) -> str:
