@@ -326,3 +326,20 @@ def test_stochastic_logits_do_not_depend_on_the_other_images_and_average_to_the_
 def test_names_holds_ours_and_torchvisions() -> None:
     assert {"small_cnn", "resnet_small", "mobilenet_v2", "resnet18", "vit_l_32"} <= set(names())
     assert "fasterrcnn_resnet50_fpn" not in names()
+
+
+def test_a_mirrored_model_averages_the_features_of_both_views_in_evaluation_only_and_remembers_it(tmp_path: Path) -> None:
+    model, images = make(), torch.from_numpy(make_images())
+    with torch.inference_mode():
+        by_hand = (model.embed(images) + model.embed(images.flip(2))) / 2
+        model.mirrored = True
+        torch.testing.assert_close(model.embed(images), by_hand)
+        torch.testing.assert_close(model(images), model.head[1](by_hand))
+        plain = make().train()
+        torch.testing.assert_close(model.train().embed(images), plain.embed(images))
+    models.save(model.eval(), tmp_path, {"class_names": list("abc")})
+    assert models.load(tmp_path)[0].mirrored
+    about = json.loads((tmp_path / "model.json").read_text())
+    del about["mirrored"]  # as an older version wrote it
+    (tmp_path / "model.json").write_text(json.dumps(about))
+    assert not models.load(tmp_path)[0].mirrored

@@ -16,7 +16,7 @@ import pytest
 import torch
 from fake_step import FakeStep, load_run
 
-from bccp import models, monday_model, starting_point, tables, train
+from bccp import models, monday_model, starting_point, tables, train, training
 from bccp.config import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
@@ -33,6 +33,9 @@ RECIPE = MondayModel(
     learning_rate=0.005,
     batch_size=8,
     augmentation="generic",
+    mirror="never",
+    mixup_alpha=0.0,
+    ema_decay=0.0,
     dropout=0.5,
     random_seed=3,
 )
@@ -329,3 +332,59 @@ def test_the_step_does_not_change_its_inputs(tmp_path: Path) -> None:
     step = make_step(tmp_path, epochs=1)
     with unchanged(tmp_path / "segregated_data"), unchanged(tmp_path / "clean_data"), unchanged(tmp_path / "cleansed_labels"):
         load_run("train")(step)
+
+
+def test_mirroring_is_decided_on_sorted_images_with_trusted_labels_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    days, asked = make_days(), []
+
+    def probe(images: Any, labels: Any, val_images: Any, val_labels: Any) -> bool:
+        asked.append([np.asarray(part) for part in (images[:], labels, val_images[:], val_labels)])
+        return True
+
+    monkeypatch.setattr(train, "mirror_symmetric", probe)
+    ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
+    labels = days.labels(ids)
+    assert train.may_mirror("always", days, ids, labels)
+    assert not train.may_mirror("never", days, ids, labels)
+    assert asked == []
+    order = np.random.default_rng(0).permutation(len(ids))
+    assert train.may_mirror("auto", days, [ids[i] for i in order], labels[order], val_ids[::-1])
+    for found, expected in zip(asked[-1], (days.view(ids)[:], labels, days.view(val_ids)[:], days.labels(val_ids)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    train.may_mirror("auto", days, [ids[i] for i in order], labels[order])
+    out = np.arange(len(ids)) % 4 == 0
+    for found, expected in zip(asked[-1], (days.view(ids)[:][~out], labels[~out], days.view(ids)[:][out], labels[out]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    train.mirrors("auto", days, train.training_set(days, cleansed, posterior, []))
+    np.testing.assert_array_equal(asked[-1][1], labels)
+    mondays = make_days("monday", truth_known=False)
+    cleansed, posterior = make_cleansed(mondays.ids("monday", "train"))
+    images = train.training_set(mondays, cleansed, posterior, [])
+    train.mirrors("auto", mondays, images)
+    out = np.arange(len(images.ids)) % 4 == 0
+    np.testing.assert_array_equal(asked[-1][3], images.targets.argmax(1)[out])
+
+
+def test_the_recipe_of_mondays_model_reaches_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(monday_model.training, "fit", lambda *_, **options: seen.append(options))
+    days, recipe = make_days(), replace(RECIPE, mirror="always", mixup_alpha=0.2, ema_decay=0.9)
+    ids = days.ids("monday", "train")
+    monday_model.fit_recipe(days, recipe, ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
+    monday_model.fit_recipe(
+        days, replace(recipe, mirror="never"), ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path
+    )
+    assert [(options["mirror"], options["mixup_alpha"], options["ema_decay"]) for options in seen] == [(True, 0.2, 0.9), (False, 0.2, 0.9)]
+
+
+def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda *data, **options: seen.append(options) or fit(*data, **options))
+    step = make_step(tmp_path, epochs=1, mirror="auto", mixup_alpha=0.3, ema_decay=0.8, loss="gce")
+    load_run("train")(step)
+    assert step.said[0] == "images are not mirrored"  # noise tells nothing
+    expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
+    assert {name: seen[0][name] for name in expected} == expected
+    assert not models.load(step.folders["model"])[0].mirrored

@@ -13,6 +13,7 @@ import torch
 from bccp import augmentation, models, training
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
+from bccp.losses import LOSSES, Loss
 
 N_CLASSES, SIZE = 3, 16
 
@@ -279,3 +280,130 @@ def test_erased_parts_are_rectangles_of_one_grey() -> None:
     rows, columns = single.any(2), single.any(1)
     assert torch.equal(single, rows[:, :, None] & columns[:, None, :])
     assert rows.sum(1).max() <= augmentation.SIDE[1] * size + 1
+
+
+def test_mirrored_images_are_the_image_or_its_mirror_image_half_the_time() -> None:
+    images = torch.rand(400, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+    before = images.clone()
+    found = augmentation.mirror(images, generator=torch.Generator().manual_seed(0))
+    turned = np.array([torch.equal(a, b) for a, b in zip(found, images.flip(-1), strict=True)])
+    kept = np.array([torch.equal(a, b) for a, b in zip(found, images, strict=True)])
+    assert (turned ^ kept).all()
+    assert abs(turned.mean() - 0.5) < 4 * 0.5 / np.sqrt(400)
+    assert torch.equal(images, before)
+
+
+def test_mixup_gives_each_image_its_share_of_both_weighted_losses() -> None:
+    rng = np.random.default_rng(0)
+    inputs, logits = torch.from_numpy(rng.random((6, 3, 2, 2))), torch.from_numpy(rng.normal(0, 1, (6, 4)))
+    targets, weights = torch.from_numpy(rng.dirichlet(np.ones(4), 6)), torch.from_numpy(rng.random(6))
+    weights[:4] = 0
+    mixed, mixed_targets, mixed_weights = augmentation.mix(inputs, targets, weights, alpha=0.5, generator=torch.Generator().manual_seed(3))
+    # find the share and the partners from the pixels
+    draw = torch.Generator().manual_seed(3)
+    share = np.random.default_rng(int(torch.randint(2**62, (1,), generator=draw))).beta(0.5, 0.5)
+    other = torch.randperm(6, generator=draw)
+    assert (other != torch.arange(6)).any()
+    torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[other])
+    for name, loss in LOSSES.items():
+        apart = share * weights * loss.per_image(logits, targets)
+        apart += (1 - share) * weights[other] * loss.per_image(logits, targets[other])
+        torch.testing.assert_close(mixed_weights * loss.per_image(logits, mixed_targets), apart, msg=name)
+    counted = mixed_weights > 0
+    torch.testing.assert_close(mixed_targets.sum(1), counted.double())
+    assert not counted.all()
+
+
+def test_the_share_of_mixup_has_the_beta_distribution() -> None:
+    ones, alpha = torch.ones(2, 1), 0.3
+    images, generator = torch.tensor([[0.0], [1.0]]), torch.Generator().manual_seed(0)
+    drawn = [augmentation.mix(images, ones, ones[:, 0], alpha=alpha, generator=generator)[0][0, 0].item() for _ in range(1000)]
+    shares = np.array([min(value, 1 - value) for value in drawn])
+    expected = np.random.default_rng(0).beta(alpha, alpha, 100_000)
+    folded = np.minimum(expected, 1 - expected)
+    changed = shares > 0  # where an image is its own partner nothing is seen
+    assert 0.4 < changed.mean() < 0.6
+    assert abs(shares[changed].mean() - folded.mean()) < 4 * folded.std() / np.sqrt(changed.sum())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "anl_fl"},
+        {"mixup_alpha": 0.3},
+        {"ema_decay": 0.9},
+        {"mirror": True, "augmentation": "none"},
+        {"loss": "jal_ce", "mirror": True},
+    ],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_part_of_the_recipe_learns_and_is_repeatable(tmp_path: Path, options: dict[str, Any], frozen: bool) -> None:
+    states, accuracies = [], []
+    for _ in range(2):
+        model, (val_images, val_targets) = make_model(freeze_backbone=frozen), make_data(30, seed=1)
+        history = fit(model, tmp_path, epochs=8, **({"learning_rate": 0.05} if frozen else {}), **options)
+        accuracies.append((models.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean())
+        assert accuracies[-1] == pytest.approx(history.val_accuracy[history.best_epoch - 1])
+        states.append(model.state_dict())
+    assert accuracies[0] > 0.9
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+    plain = make_model(freeze_backbone=frozen)
+    fit(
+        plain,
+        tmp_path,
+        epochs=8,
+        **({"learning_rate": 0.05} if frozen else {}),
+        **{k: v for k, v in options.items() if k == "augmentation"},
+    )
+    assert not torch.equal(plain.head[1].weight, states[0]["head.1.weight"])
+
+
+def test_the_averaged_weights_are_the_moving_average_of_the_steps_and_are_what_is_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[torch.Tensor] = []
+    update = training.AveragedModel.update_parameters
+
+    def noting(self: Any, network: torch.nn.Module) -> None:
+        steps.append(network.backbone[0].weight.detach().clone())
+        update(self, network)
+
+    monkeypatch.setattr(training.AveragedModel, "update_parameters", noting)
+    model, val = make_model(), make_data(30, seed=1)
+    history = fit(model, tmp_path, val=val, epochs=3, ema_decay=0.5)
+    assert len(steps) == 3 * 4
+    average = steps[0]
+    for number, weight in enumerate(steps[1:], 1):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(history.last_state["backbone.0.weight"], average)
+    assert cross_entropy(model, *val).mean() == pytest.approx(min(history.val_loss), rel=1e-4)
+    model.load_state_dict(history.last_state)
+    assert cross_entropy(model, *val).mean() == pytest.approx(history.val_loss[-1], rel=1e-4)
+    assert int(model.backbone[1].num_batches_tracked) == len(steps)
+
+
+def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history() -> None:
+    images, targets = (torch.from_numpy(part) for part in make_data(8))
+    model = make_model(dropout=0.0).train()
+    model.backbone[0].weight.requires_grad_(False)
+    norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters() if parameter.requires_grad)
+    weights = torch.linspace(0.5, 1.5, 8)
+    by_hand = float((weights * LOSSES["anl_ce"].per_image(model(images), targets)).mean().detach())
+    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "n_steps": 1, "tell": False}
+    task = training._Task(model, [], torch.Generator(), loss=Loss(LOSSES["anl_ce"].per_image, 0.01), **options)
+    task.on_train_epoch_start()
+    loss = float(task.training_step((images, targets, weights), 0).detach())
+    assert loss == pytest.approx(by_hand + 0.01 * norm, rel=1e-5)
+    assert task.sums.tolist() == pytest.approx([8 * by_hand, 8], rel=1e-5)
+
+
+def test_a_mirrored_model_is_blind_to_mirroring_and_says_so(tmp_path: Path) -> None:
+    model, images = make_model(), make_data(20)[0]
+    images[:, :, :5] = 0
+    fit(model, tmp_path, mirror=True, epochs=2)
+    assert model.mirrored
+    np.testing.assert_allclose(models.logits(model, images), models.logits(model, images[:, :, ::-1].copy()), atol=1e-5)
+    plain = make_model()
+    fit(plain, tmp_path, epochs=2)
+    assert not plain.mirrored

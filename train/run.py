@@ -31,18 +31,18 @@ def run(step: Step) -> None:
     model = starting_model(step, days, config)
     if model.note:
         step.say(model.note)
+    mirror = train.mirrors(config.mirror, days, images)
+    if config.mirror == "auto":
+        step.say(f"images are {'' if mirror else 'not '}mirrored")
     with step.output("model") as folder:
         history = training.fit(
             model,
             *(days.view(images.ids), images.targets, images.weights),
             *(days.view(validation.ids), validation.targets),
             class_weights=train.balanced_class_weights(images.targets, images.weights) if config.class_weights else None,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            batch_size=config.batch_size,
-            augmentation=config.augmentation,
+            mirror=mirror,
             seed=config.random_seed,
-            patience=config.patience,
+            **{name: getattr(config, name) for name in train.SETTINGS},
             folder=folder,
             device=step.device,
             progress=True,

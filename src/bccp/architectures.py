@@ -49,6 +49,8 @@ class ImageClassifier(nn.Module):
         Dropout and Linear: from features (n, D) to logits (n, K).
     frozen : bool
         Whether the backbone neither learns nor changes its batch statistics.
+    mirrored : bool
+        Whether an image's features are, in evaluation mode, the mean of its own and its mirror image's.
     note : str
         What a user should know about the weights that it started from, or an empty string.
     """
@@ -73,7 +75,7 @@ class ImageClassifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_features, n_classes))
         self.architecture, self.image_size, self.dropout = architecture, image_size, dropout
         self.n_features, self.n_classes = n_features, n_classes
-        self.frozen, self.note = False, ""
+        self.frozen, self.mirrored, self.note = False, False, ""
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
@@ -81,8 +83,9 @@ class ImageClassifier(nn.Module):
         """Features (n, D) of images: uint8 of shape (n, S, S, 3), or float in [0, 1] of shape (n, 3, S, S)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.permute(0, 3, 1, 2) / 255
-        features: Tensor = self.backbone((pixels - self.mean) / self.std)
-        return features
+        normal = (pixels - self.mean) / self.std
+        features: Tensor = self.backbone(normal)
+        return (features + self.backbone(normal.flip(-1))) / 2 if self.mirrored and not self.training else features
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits (n, K) of images, as for :meth:`embed`."""

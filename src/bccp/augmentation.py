@@ -1,14 +1,15 @@
-"""Generic augmentation of a batch: a small affine change, then a few grey rectangles.
+"""Augmentation of a batch: generic (a small affine change, then a few grey rectangles), mirroring, and mixup.
 
-It stands for no particular weather: what Tuesday's camera does to images is never imitated, as no one knows tomorrow's. Images are not
-mirrored, as digits and letters must not be. n images of S x S px; everything is drawn on the CPU, so that a seed means the same on every
-device.
+The generic one stands for no particular weather: what Tuesday's camera does to images is never imitated, as no one knows tomorrow's. It
+does not mirror images, as digits and letters must not be; see ``bccp.mirror``. n images of S x S px; everything is drawn on the CPU, so
+that a seed means the same on every device.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
@@ -77,6 +78,50 @@ def erase(images: Tensor, *, generator: torch.Generator) -> Tensor:
         grey = torch.where(rows[:, :, None] & columns[:, None, :], shade[:, :, None], grey)
     grey = grey[:, None].to(images.device)  # (n, 1, height, width)
     return torch.where(grey < 0, images, grey)
+
+
+def mirror(images: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Exchange left and right in each image with probability 1/2. Shapes as for :func:`generic`."""
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen[:, None, None, None].to(images.device), images.flip(-1), images)
+
+
+def mix(inputs: Tensor, targets: Tensor, weights: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixup: blend each image with another one of the batch, and their targets alike.
+
+    One share λ ~ Beta(alpha, alpha) is drawn for the batch. A loss that is linear in the target becomes λ times the image's own weighted
+    loss and 1 - λ times the other's.
+
+    Parameters
+    ----------
+    inputs : Tensor of float, shape (n, ...)
+        Images or features.
+    targets : Tensor of float, shape (n, K)
+        Rows sum to 1.
+    weights : Tensor of float, shape (n,)
+        Not negative.
+    alpha : float
+        Above 0.
+    generator : Generator
+        On the CPU.
+
+    Returns
+    -------
+    inputs, targets, weights : Tensor of float
+        Shapes as given; rows of targets sum to 1, or to 0 where the weight is 0.
+
+    References
+    ----------
+    H. Zhang, M. Cisse, Y. Dauphin, D. Lopez-Paz: "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+    """
+    # torch has no Beta distribution that is drawn from a generator
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    other = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+    own_weight, other_weight = share * weights, (1 - share) * weights[other]
+    mixed = own_weight + other_weight
+    counted = own_weight[:, None] * targets + other_weight[:, None] * targets[other]
+    return share * inputs + (1 - share) * inputs[other], counted / torch.where(mixed > 0, mixed, 1)[:, None], mixed
 
 
 def _pixel_centres(n_pixels: int) -> Tensor:

@@ -32,6 +32,9 @@ STEPS = (
 )
 """The steps, in run order."""
 
+NOISES = ("uniform", "pair", "confusions")
+"""Simulated noises that have a name."""
+
 POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_information", "cleanlab")
 """Methods of the cut-off that give no probability that a label is wrong."""
 
@@ -180,6 +183,9 @@ class MondayModel:
     learning_rate: float = _number(0, above=True)
     batch_size: int = _number(2)
     augmentation: str = _choice("none", "generic")
+    mirror: str = _choice("never", "auto", "always")
+    mixup_alpha: float = _number(0, 100)
+    ema_decay: float = _number(0, 1, below=True)
     dropout: float = _number(0, 1, below=True)
     random_seed: int = _number(0, 2**32 - 1)
 
@@ -197,6 +203,11 @@ class BayesCutoff:
     passes: int = _number(1, 10_000)
     dropout: float = _number(0, 1, below=True)
     folds: int = _number(2, 100)
+    audit_file: str | None = _path()
+    max_class_ratio: float | None = _number(1)
+    rounds: int = _number(0, 100)
+    refine: str = _choice("student", "cross_fit")
+    refine_epochs: int = _number(1)
     label: str = _choice("user_feedback", "ground_truth")
     target_day: str = _choice("monday", "tuesday")
     model: str = field()
@@ -206,6 +217,9 @@ class BayesCutoff:
     learning_rate: float = _number(0, above=True)
     batch_size: int = _number(2)
     augmentation: str = _choice("none", "generic")
+    mirror: str = _choice("never", "auto", "always")
+    mixup_alpha: float = _number(0, 100)
+    ema_decay: float = _number(0, 1, below=True)
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
@@ -237,7 +251,7 @@ class BayesCutoff:
 class CpSampling:
     """``cp_sampling``: which trusted images are replayed."""
 
-    type: str = _choice("none", "random", "l1_norm", "l2_norm", "cosine_similarity")
+    type: str = _choice("none", "all", "random", "class_balanced", "l1_norm", "l2_norm", "cosine_similarity", "herding", "diverse")
     ratio: float = _number(0, 1)
     embedding: str = _path()
     target_day: str = _choice("monday", "tuesday")
@@ -245,11 +259,13 @@ class CpSampling:
     random_seed: int = _number(0, 2**32 - 1)
 
     def relevant(self) -> dict[str, Any]:
-        """``none`` ignores everything, ``random`` the embedding."""
+        """``none`` and ``all`` ignore everything, ``random`` and ``class_balanced`` the embedding."""
         if self.type == "none" or self.target_day == "monday":
             return {"type": "none"}
+        if self.type == "all":
+            return {"type": "all"}
         parameters = {"type": self.type, "ratio": self.ratio, "random_seed": self.random_seed}
-        if self.type == "random":
+        if self.type in ("random", "class_balanced"):
             return parameters
         if self.embedding != "monday_model":
             return parameters | {"embedding": self.embedding}
@@ -269,6 +285,10 @@ class Train:
     batch_size: int = _number(2)
     dropout: float = _number(0, 1, below=True)
     augmentation: str = _choice("none", "generic")
+    mirror: str = _choice("never", "auto", "always")
+    mixup_alpha: float = _number(0, 100)
+    ema_decay: float = _number(0, 1, below=True)
+    loss: str = _choice("cross_entropy", "gce", "anl_ce", "anl_fl", "jal_ce")
     class_weights: bool = field()
     patience: int | None = _number(1)
     target_day: str = _choice("monday", "tuesday")
@@ -533,12 +553,10 @@ def _noise(value: Any) -> str | list[list[float]]:
     if isinstance(value, str):
         if value.startswith("["):
             value = json.loads(value)
-        elif value in ("uniform", "pair"):
+        elif value in NOISES:
             return value
     if not isinstance(value, list):
-        raise BCCPError(
-            f"noisy_labels.noise={value} is unknown: use uniform, pair or a KxK matrix" + nearest(str(value), ["uniform", "pair"])
-        )
+        raise BCCPError(f"noisy_labels.noise={value} is unknown: use {', '.join(NOISES)} or a KxK matrix" + nearest(str(value), NOISES))
     for position, row in enumerate(value):
         is_row = isinstance(row, list) and len(row) == len(value) and all(isinstance(p, int | float) and p >= 0 for p in row)
         if not is_row or abs(sum(row) - 1) > 1e-6:

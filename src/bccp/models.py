@@ -164,7 +164,13 @@ def save(
     if history is not None:
         tables.write(history, folder / "history.csv")
     rgb = {name: [round(float(v), 6) for v in getattr(model, name).flatten()] for name in ("mean", "std")}
-    own = {"architecture": model.architecture, "image_size": model.image_size, "dropout": model.dropout, **rgb}
+    own = {
+        "architecture": model.architecture,
+        "image_size": model.image_size,
+        "dropout": model.dropout,
+        "mirrored": model.mirrored,
+        **rgb,
+    }
     text = json.dumps({**about, **own}, indent=2, ensure_ascii=False)
     (folder / "model.json").write_text(text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_HOW_TO_LOAD.format(**{**about, **own, "n_classes": model.n_classes}), encoding="utf-8")
@@ -201,6 +207,7 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
         std=about["std"],
     )
     load_file(model, folder, "")
+    model.mirrored = about.get("mirrored", False)
     return model, about
 
 
@@ -310,7 +317,8 @@ the weights after the last epoch (`model.pt`: after the best), and `history.csv`
     probabilities = models.probabilities(model, images)
 
 `images` is a uint8 array of shape (N, {image_size}, {image_size}, 3), RGB, resized as `model.json` says; the model itself divides by 255
-and normalises with `mean` and `std`. Column k of `probabilities` belongs to `about["class_names"][k]`.
+and normalises with `mean` and `std`, and where `mirrored` is true averages the features of an image and of its mirror image. Column k of
+`probabilities` belongs to `about["class_names"][k]`.
 
 `torch.load("model.pt", weights_only=True)` gives the weights alone: `backbone.*` is the network without its last layer, `head.1.*` the last
 linear layer.

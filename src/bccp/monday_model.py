@@ -17,7 +17,7 @@ from bccp.errors import BCCPError
 from bccp.images import Days
 from bccp.step import Step
 from bccp.tracking import file_digest, folder_digest
-from bccp.train import one_hot
+from bccp.train import may_mirror, one_hot
 
 _CHUNK = 1024
 
@@ -72,7 +72,7 @@ def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: 
         days,
         recipe,
         ids,
-        days.labels(ids),
+        one_hot(days.labels(ids), len(days.classes)),
         val_ids,
         device=device,
         folder=folder,
@@ -85,7 +85,7 @@ def fit_recipe(
     days: Days,
     recipe: MondayModel,
     ids: list[str],
-    labels: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.float32],
     val_ids: list[str] | None = None,
     *,
     device: str,
@@ -99,8 +99,8 @@ def fit_recipe(
     days : Days
     recipe : MondayModel
     ids : list of str, length N
-    labels : ndarray of int64, shape (N,)
-        What they are trained on.
+    targets : ndarray of float32, shape (N, K)
+        P(class) that they are trained on; rows sum to 1.
     val_ids : list of str, optional
         Images with trusted labels that choose the best epoch; without them it is the last.
     device : str
@@ -131,7 +131,7 @@ def fit_recipe(
     history = training.fit(
         model,
         days.view(ids),
-        one_hot(labels, n_classes),
+        targets,
         np.ones(len(ids)),
         None if val_ids is None else days.view(val_ids),
         None if val_ids is None else one_hot(days.labels(val_ids), n_classes),
@@ -139,6 +139,9 @@ def fit_recipe(
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
         augmentation=recipe.augmentation,
+        mirror=may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids),
+        mixup_alpha=recipe.mixup_alpha,
+        ema_decay=recipe.ema_decay,
         patience=None,
         seed=recipe.random_seed,
         folder=folder,

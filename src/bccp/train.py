@@ -1,6 +1,6 @@
 """What the new model is trained and validated on: the cleansed target day and the replay.
 
-N images, K classes. Nothing here reads a pixel or trains.
+N images, K classes. Nothing here trains.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ import pandas as pd
 from bccp import tables
 from bccp.errors import BCCPError
 from bccp.images import Days
+from bccp.mirror import mirror_symmetric
 
 Float32 = npt.NDArray[np.float32]
+
+SETTINGS = ("epochs", "learning_rate", "batch_size", "augmentation", "mixup_alpha", "ema_decay", "loss", "patience")
+"""Keys of the section ``train`` that training takes as they are."""
+
+HELD_OUT = 4
+"""Of so many images one judges whether to mirror, where there are none with trusted labels."""
 
 
 class LabelledImages(NamedTuple):
@@ -84,6 +91,57 @@ def validation_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike)
     if all(days.splits.loc[ids, "label"] != ""):
         return _trusted(days, ids)
     return _judged(days, cleansed, posterior, split="val")
+
+
+def may_mirror(setting: str, days: Days, ids: Sequence[str], labels: npt.NDArray[np.int64], val_ids: Sequence[str] | None = None) -> bool:
+    """Whether training mirrors images.
+
+    Parameters
+    ----------
+    setting : {"never", "always", "auto"}
+        auto: where it does not matter to the classes (see :func:`bccp.mirror.mirror_symmetric`).
+    days : Days
+    ids : sequence of str, length N
+        In any order.
+    labels : ndarray of int64, shape (N,)
+        Their class indices, trusted or not.
+    val_ids : sequence of str, optional
+        Other images, with trusted labels; without them every ``HELD_OUT``-th of ``ids``, in sorted order, takes their place.
+
+    Returns
+    -------
+    bool
+    """
+    if setting != "auto":
+        return setting == "always"
+    order = np.argsort(np.array(ids, dtype=object), kind="stable")
+    names, given = [ids[i] for i in order.tolist()], labels[order]
+    if val_ids is not None:
+        trusted = sorted(val_ids)
+        return mirror_symmetric(days.view(names), given, days.view(trusted), days.labels(trusted))
+    held_out = np.arange(len(names)) % HELD_OUT == 0
+    view = days.view(names)
+    return mirror_symmetric(view.take(np.flatnonzero(~held_out)), given[~held_out], view.take(np.flatnonzero(held_out)), given[held_out])
+
+
+def mirrors(setting: str, days: Days, images: LabelledImages) -> bool:
+    """Whether the new model's training mirrors images: as Monday's trusted images tell, or where nothing is trusted, its own.
+
+    Parameters
+    ----------
+    setting : {"never", "always", "auto"}
+    days : Days
+    images : LabelledImages
+        What it trains on.
+
+    Returns
+    -------
+    bool
+    """
+    if days.target_day != "tuesday":
+        return may_mirror(setting, days, images.ids, images.targets.argmax(1))
+    ids = days.ids("monday", "train")
+    return may_mirror(setting, days, ids, days.labels(ids), days.ids("monday", "val"))
 
 
 def read_labels(days: Days, folder: Path) -> tuple[pd.DataFrame, Float32]:

@@ -25,11 +25,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from bccp import augmentation as augmentations
 from bccp import torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
+from bccp.losses import LOSSES, Loss
 from bccp.models import Float32, Images, embed
 from bccp.weights import State
 
@@ -60,9 +62,9 @@ class History:
     Attributes
     ----------
     train_loss : list of float
-        Weighted cross-entropy, of the augmented images while they were trained on.
+        Weighted, of the augmented images while they were trained on; without the L1 norm that some losses add.
     val_loss, val_accuracy : list of float
-        Empty without a validation set.
+        Cross-entropy and share of right answers; empty without a validation set. Of the averaged weights, where they are averaged.
     learning_rate : list of float
         At the epoch's end.
     seconds : list of float
@@ -70,7 +72,7 @@ class History:
     best_epoch : int
         From 1 up: the one with the lowest validation loss, else the last. The model has its weights.
     last_state : dict of str to Tensor
-        The model's weights after the last epoch.
+        The model's (averaged) weights after the last epoch.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -108,12 +110,17 @@ def fit(
     seed: int,
     folder: Path,
     class_weights: npt.ArrayLike | None = None,
+    loss: str = "cross_entropy",
+    mixup_alpha: float = 0.0,
+    ema_decay: float = 0.0,
+    mirror: bool = False,
     device: str = "cpu",
     progress: bool = False,
 ) -> History:
     """Train a classifier; afterwards it has the best epoch's weights, is on the CPU and in evaluation mode.
 
-    A frozen backbone sees each image once: the head is trained on its features, without augmentation.
+    A frozen backbone sees each image once (with ``mirror``, also its mirror image, and the mean of both counts): the head is trained on its
+    features, without augmentation; mixup mixes features.
 
     Parameters
     ----------
@@ -141,6 +148,15 @@ def fit(
         Holds ``checkpoints`` while the training goes on.
     class_weights : array-like, shape (K,), optional
         Factor of the loss of each class.
+    loss : str
+        A name in ``bccp.losses.LOSSES``. The validation loss is always the cross-entropy, so that it compares across losses.
+    mixup_alpha : float
+        Not negative; Beta(alpha, alpha) is the distribution of the shares of :func:`bccp.augmentation.mix`; 0: no mixup.
+    ema_decay : float
+        In [0, 1), of the exponential moving average of weights and buffers over the steps, which are what is validated and what the model
+        ends with. At step t it is at most (1 + t) / (10 + t), so that the start is soon forgotten; 0: no averaging.
+    mirror : bool
+        Mirror each training image with probability 1/2, and let the model be ``mirrored``.
     device : str
         ``cpu``, ``cuda`` or ``mps``.
     progress : bool
@@ -164,6 +180,7 @@ def fit(
         raise BCCPError(f"training needs at least 2 images with a weight above 0, not {int((importance > 0).sum())} of {len(images)}")
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True)
+    model.mirrored = model.mirrored or mirror
     try:
         with _reproducible(seed, device), _quiet_lightning():
             inputs, val_inputs, network = _what_learns(model, images, val_images, checkpoints, batch_size=batch_size, device=device)
@@ -174,17 +191,30 @@ def fit(
             if val_inputs is not None and val_targets is not None and len(val_inputs):
                 val_soft = np.asarray(val_targets, np.float32)
                 validation = _Batches(val_inputs, val_soft, np.ones(len(val_soft), np.float32), max(batch_size, 256), None)
-            augment = _AUGMENTATIONS[augmentation] if not model.frozen else None
+            augment = [] if model.frozen else [augmentations.mirror] * mirror + _AUGMENTATIONS[augmentation]
             bar = progress and sys.stdout.isatty()
             n_steps = epochs * len(training)
-            task = _Task(network, augment, generator, learning_rate=learning_rate, n_steps=n_steps, tell=progress and not bar)
+            task = _Task(
+                network,
+                augment,
+                generator,
+                loss=LOSSES[loss],
+                mixup_alpha=mixup_alpha,
+                ema_decay=ema_decay,
+                learning_rate=learning_rate,
+                n_steps=n_steps,
+                tell=progress and not bar,
+            )
             best = _run(task, training, validation, checkpoints, epochs=epochs, patience=patience, device=device, bar=bar)
             network.to("cpu", memory_format=torch.contiguous_format)
             model.to("cpu").eval()
+            if task.average is not None:
+                network.load_state_dict(task.average.module.state_dict())
             task.history.last_state = {key: value.clone() for key, value in model.state_dict().items()}
             if best is not None:
                 state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
-                network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+                prefix = "network." if task.average is None else "average.module."
+                network.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         return task.history
     finally:
         shutil.rmtree(checkpoints)
@@ -215,15 +245,20 @@ class _Task(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        augment: Callable[..., Tensor] | None,
+        augment: list[Callable[..., Tensor]],
         generator: torch.Generator,
         *,
+        loss: Loss,
+        mixup_alpha: float,
+        ema_decay: float,
         learning_rate: float,
         n_steps: int,
         tell: bool,
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
+        self.loss, self.mixup_alpha = loss, mixup_alpha
+        self.average = AveragedModel(network, avg_fn=_moving_average(ema_decay), use_buffers=True) if ema_decay else None
         self.peak, self.n_steps = learning_rate, n_steps
         self.history = History()
         self.sums = torch.zeros(0)
@@ -231,8 +266,7 @@ class _Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW on one cycle."""
-        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learning, lr=self.peak, weight_decay=WEIGHT_DECAY, fused=True)
+        optimizer = torch.optim.AdamW(self._learning(), lr=self.peak, weight_decay=WEIGHT_DECAY, fused=True)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, self.n_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
@@ -242,25 +276,35 @@ class _Task(pl.LightningModule):
         self.sums = torch.zeros(2, device=self.device)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Weighted soft cross-entropy."""
+        """The weighted loss of the images, and the L1 norm where the loss has one."""
         inputs, targets, weights = batch
         if inputs.dtype == torch.uint8:
             inputs = inputs.permute(0, 3, 1, 2) / 255
-            if self.augment is not None:
-                inputs = self.augment(inputs, generator=self.generator)
+            for change in self.augment:
+                inputs = change(inputs, generator=self.generator)
+        if self.mixup_alpha:
+            inputs, targets, weights = augmentations.mix(inputs, targets, weights, alpha=self.mixup_alpha, generator=self.generator)
+        if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        loss = (weights * F.cross_entropy(self.network(inputs), targets, reduction="none")).mean()
+        loss = (weights * self.loss.per_image(self.network(inputs), targets)).mean()
         self.sums += torch.stack([loss.detach() * len(inputs), torch.tensor(float(len(inputs)), device=self.device)])
+        if self.loss.l1:
+            loss = loss + self.loss.l1 * torch.stack([parameter.abs().sum() for parameter in self._learning()]).sum()
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Average the weights."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums."""
         self.val_sums = torch.zeros(3, device=self.device)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Soft cross-entropy, and agreement with the likeliest class."""
+        """Soft cross-entropy, whatever the loss, and agreement with the likeliest class."""
         inputs, targets, _weights = batch
-        scores = self.network(inputs)
+        scores = (self.network if self.average is None else self.average)(inputs)
         right = scores.argmax(1) == targets.argmax(1)
         loss = F.cross_entropy(scores, targets, reduction="sum")
         self.val_sums += torch.stack([loss, right.sum(), torch.tensor(float(len(inputs)), device=self.device)])
@@ -287,6 +331,9 @@ class _Task(pl.LightningModule):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in history.rows()[-1].items() if name != "learning_rate")
             print(f"  epoch {epoch} of {epochs}: {figures}", flush=True)
 
+    def _learning(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
 
 def one_cycle(step: int, n_steps: int) -> float:
     """Learning rate of a step (from 0 up) as a share of the peak: up along a line, then down along a cosine; 0 from ``n_steps`` on.
@@ -299,6 +346,18 @@ def one_cycle(step: int, n_steps: int) -> float:
     if step < n_rising:
         return (step + 1) / n_rising
     return (1 + math.cos(math.pi * min(1.0, (step - n_rising + 1) / max(1, n_steps - n_rising + 1)))) / 2
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An exponential moving average that forgets fast at first, for AveragedModel."""
+
+    def average(averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():  # batch counters
+            return current
+        step = int(n_averaged)
+        return torch.lerp(averaged, current, 1 - min(decay, (1 + step) / (10 + step)))
+
+    return average
 
 
 def _importance(targets: npt.ArrayLike, weights: npt.ArrayLike, class_weights: npt.ArrayLike | None) -> Float32:
@@ -395,4 +454,4 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-_AUGMENTATIONS: dict[str, Callable[..., Tensor] | None] = {"none": None, "generic": augmentations.generic}
+_AUGMENTATIONS: dict[str, list[Callable[..., Tensor]]] = {"none": [], "generic": [augmentations.generic]}
