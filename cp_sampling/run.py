@@ -13,23 +13,20 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import tables
-from bccp.cp_sampling import closest_pairs, n_pairs_for, random_sample
+from bccp.cp_sampling import n_pairs_for
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
+from bccp.samplers import NEED_EMBEDDINGS, SAMPLERS
 from bccp.step import Step, command_line
 
 
 def run(step: Step) -> None:
     """Load, choose, save and report."""
-    config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     n_classes = np.load(step.input("cleansed_labels") / "posterior.npy", mmap_mode="r").shape[1]
     if n_classes != len(days.classes):
         raise BCCPError(f"cleansed_labels has {n_classes} classes, but segregated_data {len(days.classes)}: give versions of one data set")
-    if config.type == "none" or config.target_day == "monday":
-        sample, why = pd.DataFrame(columns=["image", "pair", "distance"]), f"type={config.type}, target_day={config.target_day}"
-    else:
-        sample, why = choose(step, days)
+    sample, why = choose(step, days)
     with step.output("replay_sample") as folder:
         tables.write(sample, folder / "replay_sample.csv")
     distances = sample["distance"][sample["pair"] != ""].astype(float)
@@ -41,19 +38,21 @@ def run(step: Step) -> None:
 def choose(step: Step, days: Days) -> tuple[pd.DataFrame, str]:
     """The sample and what is to be said of it; ids are sorted, so the order of the data set does not matter."""
     config, ids = step.config, days.ids("monday", "train")
-    rng = np.random.default_rng([config.random_seed, *b"cp_sampling"])
-    n_pairs = n_pairs_for(config.ratio, len(ids))
-    why = f"ratio {config.ratio:g} of Monday's {len(ids)} training images, {config.type}"
-    if config.type == "random" or not n_pairs:
-        chosen = random_sample(len(ids), n_chosen=2 * n_pairs, rng=rng)
-        return pd.DataFrame({"image": [ids[i] for i in chosen], "pair": "", "distance": ""}), why
-    from bccp.features import shared_features  # torch, which takes a second to import, is needed from here on only
+    n_chosen = 2 * n_pairs_for(config.ratio, len(ids))
+    if config.type == "none" or config.target_day == "monday":
+        return pd.DataFrame(columns=["image", "pair", "distance"]), f"type={config.type}, target_day={config.target_day}"
+    share = "all" if config.type == "all" else f"ratio {config.ratio:g}"
+    embeddings, why = None, f"{share} of Monday's {len(ids)} training images, {config.type}"
+    if config.type in NEED_EMBEDDINGS and n_chosen:
+        from bccp.features import shared_features  # torch, which takes a second to import, is needed here only
 
-    embeddings = shared_features(step, days, ids, embedding=config.embedding, recipe=config.monday_model)
-    pairs = closest_pairs(embeddings, days.labels(ids), n_pairs=n_pairs, metric=config.type, rng=rng)
-    chosen = np.concatenate([pairs.first_idx, pairs.second_idx])
-    numbers, distances = np.tile(np.arange(n_pairs), 2), np.tile(pairs.distance, 2)
-    return pd.DataFrame({"image": [ids[i] for i in chosen], "pair": numbers, "distance": distances}), f"{why} on {config.embedding}"
+        embeddings = shared_features(step, days, ids, embedding=config.embedding, recipe=config.monday_model)
+        why += f" on {config.embedding}"
+    sampler = SAMPLERS[config.type if n_chosen or config.type == "all" else "none"]
+    rng = np.random.default_rng([config.random_seed, *b"cp_sampling"])
+    found = sampler(embeddings, days.labels(ids), n_chosen=n_chosen, rng=rng)
+    pairs = ["" if number < 0 else str(number) for number in found.pair]
+    return pd.DataFrame({"image": [ids[i] for i in found.image_idx], "pair": pairs, "distance": found.distance}), why
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def test_random_replay_takes_mondays_training_images_without_embeddings(tmp_path
     assert step.shared_keys == []
 
 
-@pytest.mark.parametrize("kind", ["random", "cosine_similarity"])
+@pytest.mark.parametrize("kind", ["random", "class_balanced", "cosine_similarity", "herding", "diverse"])
 def test_permuting_the_data_set_changes_nothing(kind: str, tmp_path: Path) -> None:
     script = save_script(tmp_path / "thumbnail.pt", Thumbnail())
     samples = [
@@ -302,6 +302,26 @@ def test_permuting_the_data_set_changes_nothing(kind: str, tmp_path: Path) -> No
     ]
     assert samples[0].equals(samples[1])
     assert samples[0].equals(samples[2])
+
+
+@pytest.mark.parametrize(("kind", "n_images"), [("class_balanced", 20), ("herding", 20), ("diverse", 20), ("all", 60)])
+def test_samplers_without_pairs_leave_pair_and_distance_empty(kind: str, n_images: int, tmp_path: Path) -> None:
+    script = save_script(tmp_path / "thumbnail.pt", Thumbnail())
+    step, sample = run_step(make_data(tmp_path / "data"), tmp_path / "out", type=kind, ratio=1 / 3, embedding=script)
+    assert len(sample) == sample["image"].nunique() == n_images
+    assert set(sample["image"]) <= {f"{i:02d}.png" for i in range(60)}
+    assert sample[["pair", "distance"]].eq("").all(axis=None)
+    assert step.metrics == {"images": n_images, "pairs": 0}
+    assert len(step.shared_keys) == (kind in ("herding", "diverse"))
+    assert step.said[0].startswith(f"{n_images} images are replayed ({'all' if kind == 'all' else 'ratio 0.333333'} of Monday's 60 ")
+
+
+@pytest.mark.parametrize(("kind", "ratio", "n_images"), [("all", 0, 60), ("all", 1, 60), ("herding", 0, 0), ("diverse", 1, 60)])
+def test_ratios_at_their_ends(kind: str, ratio: float, n_images: int, tmp_path: Path) -> None:
+    script = save_script(tmp_path / "thumbnail.pt", Thumbnail())
+    step, sample = run_step(make_data(tmp_path / "data"), tmp_path / "out", type=kind, ratio=ratio, embedding=script)
+    assert len(sample) == n_images
+    assert len(step.shared_keys) == (kind == "diverse")
 
 
 def test_another_seed_gives_another_sample_and_the_same_seed_the_same(tmp_path: Path) -> None:
