@@ -48,7 +48,12 @@ def run(step: Step) -> None:
         given = {image: truth[image] for image in training}
         if source == "simulated":
             given = noisy_labels.simulate(
-                given, noise=config.noise, user_accuracy=config.user_accuracy, classes=days.classes, seed=config.random_seed
+                given,
+                noise=config.noise,
+                user_accuracy=config.user_accuracy,
+                classes=days.classes,
+                seed=config.random_seed,
+                images=days.view(training),
             )
     labelled = [image for image in training if image in given]
     if not labelled:

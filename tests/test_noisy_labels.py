@@ -274,3 +274,112 @@ def test_feedback_labels_test_images_whose_truth_is_unknown(unverified: dict[str
 def test_labels_cannot_be_made_from_an_unknown_truth(unverified: dict[str, Path], tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(BCCPError, match=r"10 images of tuesday have none \(the first is 'dog/10\.png'\)"):
         run_on(unverified, tmp_path / "1", **options)
+
+
+def make_pictures(n: int, *, n_classes: int = 3, size: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images of flat colour, a class's own or, for every other image, mixed half and half with the next class's."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % n_classes
+    colours = rng.integers(30, 226, (n_classes, 3))
+    share = np.where(np.arange(n) // n_classes % 2, 0.5, 1.0)[:, None]
+    mixed = share * colours[labels] + (1 - share) * colours[(labels + 1) % n_classes]
+    pixels = mixed[:, None, None, :] + rng.normal(0, 20, (n, size, size, 3)) + rng.normal(0, 12, (n, 1, 1, 3))
+    return pixels.clip(0, 255).astype(np.uint8), labels, [f"{i:05d}.png" for i in range(n)]
+
+
+def test_chances_of_a_small_case_are_those_worked_out_by_hand() -> None:
+    probs = np.array([[0.8, 0.1, 0.1], [0.4, 0.2, 0.4]])
+    np.testing.assert_allclose(noisy_labels.confusions(probs, [0, 0], user_accuracy=0.8), [[0.9, 0.05, 0.05], [0.7, 0.1, 0.2]])
+    # doubts 0.2 and 0.6 with a mean of 0.7: the second is sure to be wrong, c = 2 gives the first 0.4
+    np.testing.assert_allclose(noisy_labels.confusions(probs, [0, 0], user_accuracy=0.3), [[0.6, 0.2, 0.2], [0, 1 / 3, 2 / 3]])
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.001, 0.3, 0.5, 0.7, 0.9, 1.0])
+@pytest.mark.parametrize(("n", "n_classes"), [(1, 2), (2, 2), (500, 2), (500, 5)])
+def test_the_chances_of_wrong_labels_have_the_mean_that_is_asked_for(accuracy: float, n: int, n_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    probs, labels = rng.dirichlet(np.full(n_classes, 0.2), n) * 0.99 + 0.01 / n_classes, rng.integers(0, n_classes, n)
+    chances = noisy_labels.confusions(probs, labels, user_accuracy=accuracy)
+    np.testing.assert_allclose(chances.sum(axis=1), 1)
+    assert (chances >= 0).all()
+    assert 1 - chances[np.arange(n), labels].mean() == pytest.approx(1 - accuracy, abs=1e-9)
+    lower = noisy_labels.confusions(probs, labels, user_accuracy=accuracy / 2)
+    assert (lower[np.arange(n), labels] <= chances[np.arange(n), labels] + 1e-12).all()
+
+
+def test_a_label_drawn_from_its_own_chances_is_drawn_as_from_a_matrix() -> None:
+    ids, true_labels = [str(i) for i in range(600)], np.arange(600) % 3
+    matrix = np.array([[0.5, 0.2, 0.3], [0.0, 0.6, 0.4], [1.0, 0.0, 0.0]])
+    own = noisy_labels.draw_from(matrix[true_labels], true_labels, ids, seed=3)
+    np.testing.assert_array_equal(own, noisy_labels.draw_labels(true_labels, ids, matrix, seed=3))
+
+
+def test_thumbnails_are_averages_over_cells_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 24, 3), dtype=np.uint8)
+    by_hand = pixels.reshape(7, 8, 2, 8, 3, 3).mean(axis=(2, 4)).reshape(7, -1) / 255
+    np.testing.assert_allclose(noisy_labels.thumbnails(pixels), by_hand, atol=1e-6)
+    monkeypatch.setattr(noisy_labels, "_CHUNK_BYTES", 3000)
+    np.testing.assert_allclose(noisy_labels.thumbnails(pixels), by_hand, atol=1e-6)
+    assert noisy_labels.thumbnails(pixels[:, :5, :5]).shape == (7, 75)
+    uneven = noisy_labels.thumbnails(np.full((1, 19, 9, 3), 51, dtype=np.uint8))
+    np.testing.assert_allclose(uneven, np.full((1, 192), 0.2), atol=1e-6)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 0.7, 0.9, 1.0])
+def test_errors_are_as_many_as_asked_for_and_where_images_are_unclear(accuracy: float) -> None:
+    pixels, labels, ids = make_pictures(1200)
+    probs = noisy_labels.weak_probs(pixels, labels, ids, n_classes=3, seed=0)
+    chances = noisy_labels.confusions(probs, labels, user_accuracy=accuracy)
+    given = noisy_labels.draw_from(chances, labels, ids, seed=0)
+    wrong = given != labels
+    assert abs(wrong.sum() - 1200 * (1 - accuracy)) <= 5 * np.sqrt(1200 * accuracy * (1 - accuracy)), "of a binomial, or narrower"
+    if 0.5 <= accuracy < 1:
+        mixed = np.arange(1200) // 3 % 2 == 1
+        assert wrong[mixed].mean() > 1.5 * wrong[~mixed].mean()
+        assert ((given - labels)[wrong & mixed] % 3 == 1).mean() > 0.6, "mixed with the next class, where chance is one in two"
+
+
+def test_an_image_is_judged_by_a_model_that_has_not_learnt_from_it() -> None:
+    pixels, labels, ids = make_pictures(300)
+    probs = noisy_labels.weak_probs(pixels, labels, ids, n_classes=3, seed=0)
+    for position in (0, 7):
+        changed = labels.copy()
+        changed[position] = (changed[position] + 1) % 3
+        again = noisy_labels.weak_probs(pixels, changed, ids, n_classes=3, seed=0)
+        np.testing.assert_array_equal(again[position], probs[position])
+        assert (again != probs).any()
+
+
+def test_the_order_of_the_images_and_the_number_learnt_from_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels, ids = make_pictures(400)
+    truth = {image: "abc"[k] for image, k in zip(ids, labels, strict=True)}
+    options = {"noise": "confusions", "user_accuracy": 0.6, "classes": ABC, "seed": 4}
+    given = noisy_labels.simulate(truth, images=pixels, **options)
+    order = np.random.default_rng(0).permutation(400)
+    turned = noisy_labels.simulate({ids[i]: truth[ids[i]] for i in order}, images=pixels[order], **options)
+    assert turned == given
+    assert noisy_labels.simulate(truth, images=pixels, **options | {"seed": 5}) != given
+    monkeypatch.setattr(noisy_labels, "_FIT_IMAGES", 100)
+    fewer = noisy_labels.simulate(truth, images=pixels, **options)
+    assert np.mean([fewer[image] == given[image] for image in ids]) > 0.9, "the draws are the images' own"
+
+
+@pytest.mark.parametrize("labels", [[1], [0, 1], [2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 1], [0, 1, 2, 0, 1, 2]])
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
+def test_tiny_classes_and_single_images_get_labels_too(labels: list[int], accuracy: float) -> None:
+    pixels = np.full((len(labels), 4, 4, 3), 7, dtype=np.uint8)
+    truth = {str(i): ABC[k] for i, k in enumerate(labels)}
+    given = noisy_labels.simulate(truth, noise="confusions", user_accuracy=accuracy, classes=ABC, seed=0, images=pixels)
+    right = np.mean([given[image] == truth[image] for image in truth])
+    assert list(given) == list(truth)
+    assert accuracy == 0.5 or right == accuracy
+
+
+def test_the_step_simulates_confusions_on_the_images_that_users_see(data: dict[str, Path], tmp_path: Path) -> None:
+    given = given_by(run_on(data, tmp_path / "1", noise="confusions", user_accuracy=0.0))
+    assert given == dict.fromkeys(training("cat"), "dog") | dict.fromkeys(training("dog"), "cat")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    options = {"noise": "confusions", "user_accuracy": 0.5}
+    flat = given_by(run_on(data, tmp_path / "2", **options))
+    np.save(data["clean_data"] / "images.npy", pixels)
+    assert given_by(run_on(data, tmp_path / "3", **options)) != flat
