@@ -62,11 +62,14 @@ class FeedbackFile:
         In the file's order.
     has_users : bool
         Whether it has the column ``user``.
+    kind : str
+        What messages call such a file.
     """
 
     name: str
     rows: Sequence[Row]
     has_users: bool
+    kind: str = "feedback file"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Feedback:
     has_users: bool
 
 
-def read(path: Path) -> FeedbackFile:
+def read(path: Path, *, kind: str = "feedback file") -> FeedbackFile:
     """Read a feedback file.
 
     A byte-order mark, Windows line ends, further columns, blanks around column names and empty lines are fine.
@@ -102,6 +105,8 @@ def read(path: Path) -> FeedbackFile:
     Parameters
     ----------
     path : Path
+    kind : str
+        What messages call such a file.
 
     Returns
     -------
@@ -117,17 +122,17 @@ def read(path: Path) -> FeedbackFile:
             reader = csv.reader(file, strict=True)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except OSError as error:
-        raise BCCPError(f"the feedback file {path} cannot be read ({error.strerror}): give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}): give {ACCEPTED}") from error
     except UnicodeDecodeError as error:
-        raise BCCPError(f"the feedback file {path} is not text in UTF-8: give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {ACCEPTED}") from error
     except csv.Error as error:
-        raise BCCPError(f"the feedback file {path} is no CSV file ({error}): give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} is no CSV file ({error}): give {ACCEPTED}") from error
     if not lines:
-        raise BCCPError(f"the feedback file {path} is empty: give {ACCEPTED}")
-    columns = _columns(lines[0][1], path)
+        raise BCCPError(f"the {kind} {path} is empty: give {ACCEPTED}")
+    columns = _columns(lines[0][1], f"{kind} {path}")
     n_cells = len(lines[0][1])
     rows = [_row(line, cells, columns, n_cells) for line, cells in lines[1:]]
-    return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns)
+    return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns, kind=kind)
 
 
 def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str]) -> Feedback:
@@ -232,16 +237,16 @@ def sentence(problems: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases)
 
 
-def _columns(header: Sequence[str], path: Path) -> dict[str, int]:
+def _columns(header: Sequence[str], file: str) -> dict[str, int]:
     """Where the columns stand."""
     names = [name.strip() for name in header]
     for name in ("image", "label", "user"):
         if names.count(name) > 1:
-            raise BCCPError(f"the feedback file {path} has {names.count(name)} columns {name!r}: give {ACCEPTED}")
+            raise BCCPError(f"the {file} has {names.count(name)} columns {name!r}: give {ACCEPTED}")
     for name in ("image", "label"):
         if name not in names:
             found = ", ".join(repr(n) for n in names[:10])
-            raise BCCPError(f"the feedback file {path} has no column {name!r} (its first line has {found}): give {ACCEPTED}")
+            raise BCCPError(f"the {file} has no column {name!r} (its first line has {found}): give {ACCEPTED}")
     return {name: names.index(name) for name in ("image", "label", "user") if name in names}
 
 
@@ -280,9 +285,9 @@ def _cast(
 
 def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: Iterable[str], classes: Iterable[str]) -> str:
     """Why a file without a single vote has none."""
-    start = f"none of the {len(file.rows)} rows of the feedback file {file.name} can be used"
+    start = f"none of the {len(file.rows)} rows of the {file.kind} {file.name} can be used"
     if not file.rows:
-        return f"the feedback file {file.name} has no rows: give one line image,label[,user] for each label"
+        return f"the {file.kind} {file.name} has no rows: give one line image,label[,user] for each label"
     if problems["unknown_class"]:
         some = ", ".join(repr(name) for name in sorted(classes)[:10])
         return f"{start}: the label {problems['unknown_class'][0]} is no class; the classes are {some}"

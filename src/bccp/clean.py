@@ -1,0 +1,280 @@
+"""Finds wrong labels in arrays, in scikit-learn's manner and without the pipeline.
+
+N images, K classes. What a model that never saw the labels says of the images goes in together with the given labels; the
+probability that each label is wrong, the noise matrix, the cut-off and the cleaned labels come out.
+
+    from bccp.clean import LabelCleaner
+
+    cleaner = LabelCleaner(action="relabel").fit(probs, given_labels)
+    cleaner.is_wrong_, cleaner.p_wrong_, cleaner.labels_, cleaner.posterior_
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator
+
+from bccp import audit, bayes_cutoff, posterior
+
+Float = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+ACTIONS = ("soft", "relabel", "drop")
+
+SUM_TOLERANCE = 1e-3
+"""By how much a row of probabilities may miss 1, for those that were stored in half precision."""
+
+
+class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Finds wrong labels and repairs them.
+
+    Parameters
+    ----------
+    action : {"soft", "relabel", "drop"}
+        What becomes of the labels, in ``labels_``. ``soft``: each is the likeliest class (train on ``posterior_``). ``relabel``: one above
+        the cut-off gives way to the likeliest class if that has at least half of the probability, and is dropped otherwise. ``drop``: those
+        above the cut-off are dropped. Checked labels replace given ones in each case.
+    cutoff : "auto" or float
+        P(wrong) above which a label counts as wrong, in [0, 1]. ``auto``: the highest expected F1.
+    trusted : bool
+        Whether ``probs`` come from a model that was fitted to other images, with trusted labels. False: from cross-validation on these
+        images and their doubtful labels, each image's row by a model that saw neither it nor a duplicate of it.
+    max_class_ratio : float or None
+        The guardrail: no class may lose more than this times the overall share of its probably right labels, as long as that costs at
+        most a point of expected F1. At least 1; None: no guardrail.
+    classes : sequence or None
+        What the columns of ``probs`` stand for. None: the sorted labels among the given and checked ones, which have to be as many as the
+        columns.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+    temperature_ : float
+        Of ``probs``, chosen by the given labels.
+    noise_matrix_ : ndarray of float64, shape (K, K)
+        P(given = k | true = j); rows sum to 1. Without regard to checked labels.
+    posterior_ : ndarray of float64, shape (N, K)
+        P(true = j | image, given label); rows sum to 1.
+    p_wrong_ : ndarray of float64, shape (N,)
+        P(given label wrong), in [0, 1].
+    cutoff_ : float
+    is_wrong_ : ndarray of bool, shape (N,)
+        Whether ``p_wrong_`` is strictly above the cut-off and the guardrail lets it be.
+    labels_ : ndarray, shape (N,)
+        The final labels; as given where the image is dropped.
+    kept_ : ndarray of bool, shape (N,)
+        Whether the image is not dropped.
+    estimated_accuracy_ : float
+        The share of right labels among the given ones.
+    n_features_in_ : int
+        K.
+
+    Notes
+    -----
+    Probabilities from a model that was fitted to the very labels it judges find nothing: it agrees with them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
+    >>> given = np.repeat(["ant", "bee", "cat"], 10)
+    >>> given[0] = "cat"
+    >>> cleaner = LabelCleaner(action="relabel").fit(probs, given)
+    >>> np.flatnonzero(cleaner.is_wrong_).tolist(), str(cleaner.labels_[0])
+    ([0], 'ant')
+    """
+
+    classes_: npt.NDArray[Any]
+    temperature_: float
+    noise_matrix_: Float
+    posterior_: Float
+    p_wrong_: Float
+    cutoff_: float
+    is_wrong_: Mask
+    labels_: npt.NDArray[Any]
+    kept_: Mask
+    estimated_accuracy_: float
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        action: str = "soft",
+        cutoff: str | float = "auto",
+        trusted: bool = True,
+        max_class_ratio: float | None = 1.5,
+        classes: npt.ArrayLike | None = None,
+    ) -> None:
+        self.action = action
+        self.cutoff = cutoff
+        self.trusted = trusted
+        self.max_class_ratio = max_class_ratio
+        self.classes = classes
+
+    def fit(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Self:
+        """Judge the given labels.
+
+        Parameters
+        ----------
+        probs : array-like, shape (N, K)
+            p(class | image), not negative; rows sum to 1; N at least 1, K at least 2.
+        given_labels : array-like of str or int, shape (N,)
+        audited : mapping of int to label, optional
+            Labels that an expert has checked, by position: they are taken as true and calibrate P(wrong) of the others
+            (:func:`bccp.audit.calibrate`).
+
+        Returns
+        -------
+        LabelCleaner
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For parameters or arrays that cannot be used.
+        """
+        self._check_parameters()
+        table = _probabilities(probs)
+        names = _one_dimensional(given_labels, "given_labels")
+        if len(names) != len(table):
+            raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
+        checks = dict(audited or {})
+        places, truth_names = _audited(checks, len(table))
+        self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
+        given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
+
+        if self.trusted:
+            judgement = posterior.judge_by_trusted_model(table, given, start=1.0)
+            pure = table
+        else:
+            judgement = posterior.judge_by_held_out_folds(table, given)
+            pure = posterior.remove_noise(table, posterior.confident_noise_matrix(table, given))
+        believed = judgement.fit.posterior
+        if len(places):
+            logprobs = np.log(np.maximum(pure, np.finfo(np.float64).tiny))
+            calibrated = posterior.apply_temperature(logprobs, judgement.temperature)
+            believed = audit.calibrate(calibrated, believed, given, places, truth).posterior
+        self.temperature_, self.noise_matrix_, self.posterior_ = judgement.temperature, judgement.fit.noise_matrix, believed
+        self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
+        self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
+        self.n_features_in_ = table.shape[1]
+        self._decide(given, places, truth)
+        return self
+
+    def fit_predict(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Mask:
+        """Judge the given labels, and say which are wrong.
+
+        Parameters
+        ----------
+        probs, given_labels, audited
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+            ``is_wrong_``.
+        """
+        return self.fit(probs, given_labels, audited=audited).is_wrong_
+
+    def _decide(self, given: Index, places: Index, truth: Index) -> None:
+        wrong = self.p_wrong_
+        self.cutoff_ = posterior.expected_f1_cutoff(wrong) if self.cutoff == "auto" else float(self.cutoff)
+        above = wrong > self.cutoff_
+        if self.max_class_ratio is not None:
+            above = bayes_cutoff.hold_back(wrong, given, above, len(self.classes_), max_ratio=self.max_class_ratio).above
+        above[places] = truth != given[places]  # what an expert has found is not held back
+        best = self.posterior_.argmax(axis=1)
+        final, kept = given.copy(), np.ones(len(given), np.bool_)
+        if self.action == "soft":
+            final = best
+        elif self.action == "relabel":
+            sure = self.posterior_.max(axis=1) >= bayes_cutoff.RELABEL_LEAST
+            final, kept = np.where(above & sure, best, given), ~above | sure
+        else:
+            kept = ~above
+        final[places], kept[places] = truth, True
+        self.is_wrong_, self.kept_, self.labels_ = above, kept, self.classes_[final]
+
+    def _check_parameters(self) -> None:
+        if self.action not in ACTIONS:
+            raise ValueError(f"action={self.action!r}: 'soft', 'relabel' and 'drop' are accepted")
+        if self.cutoff != "auto" and not (_is_number(self.cutoff) and 0 <= float(self.cutoff) <= 1):
+            raise ValueError(f"cutoff={self.cutoff!r}: 'auto' and numbers from 0 to 1 are accepted")
+        if not isinstance(self.trusted, bool):
+            raise ValueError(f"trusted={self.trusted!r}: True and False are accepted")
+        if self.max_class_ratio is not None and not (_is_number(self.max_class_ratio) and self.max_class_ratio >= 1):
+            raise ValueError(f"max_class_ratio={self.max_class_ratio!r}: None and numbers from 1 are accepted")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _probabilities(probs: npt.ArrayLike) -> Float:
+    try:
+        table = np.asarray(probs, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"probs is no table of numbers ({error})") from error
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
+        raise ValueError(f"probs has the shape {table.shape}: (N, K) with at least one row and two columns is accepted")
+    if not np.isfinite(table).all():
+        raise ValueError(f"probs has nan or infinite values, first in row {int(np.argmin(np.isfinite(table).all(axis=1)))}")
+    if (table < 0).any():
+        raise ValueError(f"probs has negative values, first in row {int(np.argmax((table < 0).any(axis=1)))}")
+    sums = table.sum(axis=1, keepdims=True)
+    if (off := np.abs(sums[:, 0] - 1) > SUM_TOLERANCE).any():
+        row = int(np.argmax(off))
+        raise ValueError(f"probs must be probabilities, but row {row} sums to {sums[row, 0]:.6g} and not to 1")
+    return np.asarray(table / sums)
+
+
+def _one_dimensional(values: Any, name: str) -> npt.NDArray[Any]:
+    labels = np.asarray(values)
+    if labels.ndim != 1:
+        raise ValueError(f"{name} has the shape {labels.shape}: (N,) is accepted")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError(f"{name} has nan or infinite values")
+    if labels.dtype.kind == "O" and not (all(isinstance(x, str) for x in labels) or all(_is_number(x) and x == x for x in labels)):
+        raise ValueError(f"{name} must be all str or all int, without missing ones")
+    return labels
+
+
+def _audited(checks: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any]]:
+    places = list(checks)
+    for place in places:
+        if not isinstance(place, (int, np.integer)) or isinstance(place, bool) or not 0 <= place < n_images:
+            raise ValueError(f"audited names the position {place!r}: 0 to {n_images - 1} are accepted")
+    return np.array(places, np.int64), _one_dimensional(list(checks.values()), "audited")
+
+
+def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
+    if asked is None:
+        found = np.array(sorted(set(given.tolist()) | set(truth.tolist()), key=lambda name: (isinstance(name, str), name)))
+        if len(found) != n_classes:
+            raise ValueError(
+                f"probs has {n_classes} columns, but there are {len(found)} different labels ({_some(found)}): "
+                "say with classes= what the columns stand for"
+            )
+        return found
+    classes = _one_dimensional(asked, "classes")
+    if len(classes) != n_classes or len(set(classes.tolist())) != n_classes:
+        raise ValueError(f"classes has {len(set(classes.tolist()))} different names ({_some(classes)}), but probs {n_classes} columns")
+    return classes
+
+
+def _positions(names: npt.NDArray[Any], classes: npt.NDArray[Any], what: str) -> Index:
+    position = {name: k for k, name in enumerate(classes.tolist())}
+    unknown = [name for name in names.tolist() if name not in position]
+    if unknown:
+        raise ValueError(f"{what} has {len(unknown)} unknown labels (e.g. {unknown[0]!r}): the classes are {_some(classes)}")
+    return np.array([position[name] for name in names.tolist()], np.int64)
+
+
+def _some(names: npt.NDArray[Any]) -> str:
+    return ", ".join(repr(name) for name in names[:10].tolist()) + (", …" if len(names) > 10 else "")

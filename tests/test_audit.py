@@ -1,0 +1,196 @@
+"""Checked labels: what is read, what the judge learns from them, and limit cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bccp import audit, posterior
+from bccp.audit import calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
+from bccp.errors import BCCPError
+
+IMAGES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
+JUDGED = ["a/1.png", "b/1.png"]
+
+
+def read(folder: Path, content: str | bytes) -> audit.Audit:
+    path = folder / "audit.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_audit(path, images=IMAGES, judged=JUDGED, classes=["a", "b"])
+
+
+def overconfident(n_images: int = 3000, n_classes: int = 4, *, seed: int = 0):
+    """Probabilities that are too sharp, and labels that are the more often wrong the harder the image."""
+    rng = np.random.default_rng(seed)
+    honest = rng.dirichlet(np.full(n_classes, 0.4), n_images)
+    true = (honest.cumsum(axis=1) < rng.random(n_images)[:, None]).sum(axis=1).clip(max=n_classes - 1)
+    wrong = rng.random(n_images) < np.where(honest.max(axis=1) < 0.8, 0.5, 0.05)
+    given = np.where(wrong, (true + rng.integers(1, n_classes, n_images)) % n_classes, true)
+    probs = posterior.apply_temperature(np.log(np.maximum(honest, 1e-12)), 0.5)
+    believed = posterior.label_posterior(probs, given, posterior.uniform_noise(0.8, n_classes))
+    return probs, believed, given, true
+
+
+def test_an_audit_file_gives_the_labels_of_judged_images(tmp_path: Path) -> None:
+    said = read(tmp_path, "\ufeffimage,label\r\n./b/1.png,a\r\na/1.png,b\r\na/1.png,b\r\nb/2.png,b\r\nx.png,a\r\na/2.png,cow\r\n")
+    assert list(said.labels.items()) == [("a/1.png", "b"), ("b/1.png", "a")]
+    counts = {kind: len(cases) for kind, cases in said.problems.items() if cases}
+    assert counts == {"repeated": 1, "not_judged": 1, "unknown_image": 1, "unknown_class": 1}
+    assert said.n_blank == 0
+
+
+def test_a_filled_in_report_will_do_and_its_users_do_not_count(tmp_path: Path) -> None:
+    rows = "a/1.png,,b,0.9,ann\nb/1.png,b,a,0.8,ann\nb/1.png,b,a,0.8,bob\na/2.png, ,b,0.1,bob\n"
+    said = read(tmp_path, "image,label,given_label,p_wrong,user\n" + rows)
+    assert said.labels == {"b/1.png": "b"}
+    assert said.n_blank == 2
+    assert len(said.problems["repeated"]) == 1
+    assert not said.problems["malformed"]
+
+
+def test_contradicting_checks_count_for_nothing(tmp_path: Path) -> None:
+    said = read(tmp_path, "image,label,user\na/1.png,a,ann\na/1.png,b,bob\nb/1.png,b,ann\n")
+    assert said.labels == {"b/1.png": "b"}
+    assert len(said.problems["conflicting"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("image,label\na/1.png,\nb/1.png, \n", "none of the 2 rows of the audit file"),
+        ("image,label\nb/2.png,b\n", "'b/2.png' is not): check some of those, e.g. 'a/1.png'"),
+        ("image,label\na/1.png,cow\n", "'cow' for a/1.png is no class"),
+        ("image,label\na/1.png,a\na/1.png,b\n", "2 conflicting"),
+        ("image,label\n", "has no rows"),
+        ("image,class\na/1.png,a\n", "no column 'label'"),
+        (b"image,label\n\xff,a\n", "not text in UTF-8"),
+    ],
+)
+def test_an_audit_file_of_no_use_is_refused_in_one_sentence(tmp_path: Path, content: str | bytes, words: str) -> None:
+    with pytest.raises(BCCPError) as caught:
+        read(tmp_path, content)
+    assert words in str(caught.value)
+    assert f"audit file {tmp_path / 'audit.csv'}" in str(caught.value)
+    assert "feedback file" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_of_an_image_are_what_a_hand_computes():
+    found = judge_features([[0.5, 0.3, 0.2]], [[0.2, 0.7, 0.1]], [0])
+    entropy = -(0.5 * np.log(0.5) + 0.3 * np.log(0.3) + 0.2 * np.log(0.2))
+    np.testing.assert_allclose(found, [[np.log(0.8 / 0.2), np.log(0.5), np.log(0.3), 0.2, entropy]])
+
+
+def small_problem():
+    rng = np.random.default_rng(1)
+    columns = np.column_stack([np.ones(60), rng.normal(size=(60, 2))])
+    groups, offset = rng.integers(0, 3, 60), rng.normal(size=60)
+    target = rng.random(60) < sigmoid(offset + columns @ [0.5, 1.0, -1.0])
+    return columns, groups, target, {"offset": offset, "penalties": np.array([0.5, 1.0, 2.0]), "group_penalty": 1.5, "n_groups": 3}
+
+
+def test_the_fit_is_where_the_slope_of_the_penalised_loss_is_zero():
+    columns, groups, target, options = small_problem()
+    fit = fit_logistic(columns, groups, target, **options)
+    slope = sigmoid(options["offset"] + columns @ fit.weights + fit.constants[groups]) - target
+    np.testing.assert_allclose(columns.T @ slope + options["penalties"] * fit.weights, 0, atol=1e-4)
+    np.testing.assert_allclose(np.bincount(groups, slope) + 1.5 * fit.constants, 0, atol=1e-4)
+
+
+def test_left_out_logits_are_those_of_fits_without_the_row():
+    columns, groups, target, options = small_problem()
+    found, exact = fit_logistic(columns, groups, target, **options).left_out, []
+    for row in range(60):
+        rest = np.arange(60) != row
+        fit = fit_logistic(columns[rest], groups[rest], target[rest], **options | {"offset": options["offset"][rest]})
+        exact.append(options["offset"][row] + columns[row] @ fit.weights + fit.constants[groups[row]])
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    assert log_loss(found, target).sum() == pytest.approx(log_loss(np.array(exact), target).sum(), rel=0.01)
+
+
+def test_checked_labels_calibrate_the_others():
+    probs, believed, given, true = overconfident()
+    wrong, before = given != true, 1 - believed[np.arange(3000), given]
+    for n_checked, least_gain in ((100, 0.02), (600, 0.05)):
+        places = np.arange(n_checked)
+        found = calibrate(probs, believed, given, places, true[places])
+        rest = np.arange(3000) >= n_checked
+
+        def loss(p, rest=rest):
+            p = np.clip(p[rest], 1e-9, 1 - 1e-9)
+            return -np.log(np.where(wrong[rest], p, 1 - p)).mean()
+
+        assert loss(found.p_wrong) < loss(before) - least_gain
+        assert abs(found.estimated_user_accuracy - (~wrong).mean()) < abs(1 - before.mean() - (~wrong).mean())
+
+
+def test_a_checked_image_is_what_the_expert_says_and_the_posterior_agrees_with_p_wrong():
+    probs, believed, given, true = overconfident(400)
+    places = np.array([7, 3, 100])
+    found = calibrate(probs, believed, given, places, true[places])
+    np.testing.assert_array_equal(found.p_wrong[places], given[places] != true[places])
+    np.testing.assert_array_equal(found.posterior[places], np.eye(4)[true[places]])
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
+    np.testing.assert_array_equal(np.delete(found.posterior[np.arange(400), given], places), np.delete(1 - found.p_wrong, places))
+    others = [k for k in range(4) if k != given[0]]
+    np.testing.assert_allclose(found.posterior[0, others] / found.p_wrong[0], believed[0, others] / believed[0, others].sum())
+    assert found.cutoff == posterior.expected_f1_cutoff(found.p_wrong)
+
+
+def test_permuted_images_give_the_same_to_the_bit():
+    probs, believed, given, true = overconfident(501, seed=3)
+    places = np.arange(0, 500, 5)
+    found = calibrate(probs, believed, given, places, true[places])
+    shuffle = np.random.default_rng(0).permutation(501)
+    moved = np.random.default_rng(1).permutation(np.argsort(shuffle)[places])
+    again = calibrate(probs[shuffle], believed[shuffle], given[shuffle], moved, true[shuffle][moved])
+    np.testing.assert_array_equal(again.p_wrong, found.p_wrong[shuffle])
+    np.testing.assert_array_equal(again.posterior, found.posterior[shuffle])
+    assert again[2:] == found[2:]
+
+
+@pytest.mark.parametrize("n_checked", [0, 1, 2, 300])
+@pytest.mark.parametrize("verdict", ["all right", "all wrong"])
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_one_sided_and_tiny_audits_give_probabilities(n_checked: int, verdict: str, n_classes: int) -> None:
+    probs, believed, given, _ = overconfident(400, n_classes)
+    given[given == n_classes - 1] = 0  # a class without a label
+    places = np.arange(n_checked)
+    found = calibrate(probs, believed, given, places, (given[places] + (verdict == "all wrong")) % n_classes)
+    assert ((found.p_wrong >= 0) & (found.p_wrong <= 1)).all()
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
+    before, rest = 1 - believed[np.arange(400), given], np.arange(400) >= n_checked
+    if n_checked == 0:
+        np.testing.assert_allclose(found.p_wrong, before, atol=1e-8)
+    elif verdict == "all wrong":
+        assert found.p_wrong[rest].mean() > before[rest].mean() - 1e-6  # one label that was sure to be wrong teaches nothing
+    else:
+        assert found.p_wrong[rest].mean() < before[rest].mean() + 1e-6
+
+
+def test_certainty_stays_finite():
+    probs = np.array([[1.0, 0.0, 0.0]] * 4 + [[0.0, 1.0, 0.0]] * 4)
+    given = np.array([0, 0, 1, 1] * 2)
+    believed = np.array(probs)
+    found = calibrate(probs, believed, given, [0, 2], [0, 0])
+    assert np.isfinite(found.posterior).all()
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
+    assert found.p_wrong[3] > 0.5 > found.p_wrong[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"audited": [0, 0], "checked": [1, 1]}, "each position once"),
+        ({"audited": [9], "checked": [1]}, "audited runs from 9"),
+        ({"checked": [2]}, "checked runs from 2"),
+        ({"given": [0]}, "must be"),
+        ({"given": [0, 5]}, "given runs from 0 to 5"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, list[int]], words: str) -> None:
+    arrays = {"probs": [[0.5, 0.5]] * 2, "posterior": [[0.5, 0.5]] * 2, "given": [0, 1], "audited": [0], "checked": [1]}
+    with pytest.raises(ValueError, match=words):
+        calibrate(**arrays | change)
