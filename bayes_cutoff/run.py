@@ -1,8 +1,9 @@
 """Judges each given label, cuts off the ones not to be believed, and says what the new model is to be trained on.
 
 Reads ``segregated_data`` (and through it ``clean_data``), ``given_labels`` and, only to measure what was already decided and written,
-``true_labels``. Writes ``cleansed_labels`` (``cleansed_labels.csv``, ``posterior.npy``: the training target of each of its rows, and
-``cutoff.json``).
+``true_labels``. Writes ``cleansed_labels``: ``cleansed_labels.csv``, ``posterior.npy`` (the training target of each of its rows) and
+``cutoff.json``; where labels are judged also ``probabilities.npy`` (p(true | image) of each row), ``label_report.csv``, which a person can
+fill in, ``users.csv`` where users are told apart, and a picture of the worst suspects.
 """
 
 import json
@@ -26,9 +27,12 @@ def run(step: Step) -> None:
     ids, given = labels["image"].tolist(), days.encode(labels["label"].tolist())
     judged = config.enabled and config.label != "ground_truth"
     if judged:
-        from bccp.judge import judge  # torch, which takes a second to import, is needed from here on only
+        from bccp import label_report  # torch, which takes a second to import, is needed from here on only
+        from bccp.judge import judge
 
-        decision, about = judge(step, days, ids, given)
+        verdict = judge(step, days, ids, given)
+        decision, about = verdict.decision, verdict.about
+        to_check = label_report.make_report(step, days, decision)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.say(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
@@ -36,9 +40,16 @@ def run(step: Step) -> None:
         tables.write(decision.table, folder / "cleansed_labels.csv")
         np.save(folder / "posterior.npy", decision.targets)
         (folder / "cutoff.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if judged:
+            np.save(folder / "probabilities.npy", verdict.probs.astype(np.float32))
+            tables.write(to_check, folder / "label_report.csv")
+            if verdict.users is not None:
+                tables.write(verdict.users, folder / "users.csv")
     step.log_metrics({"images": len(ids)})
     if judged:
+        step.log_metrics(verdict.metrics)
         report(step, days, decision)
+        label_report.log_suspects(step, days, to_check, decision)
 
 
 def report(step: Step, days: Days, decision: bayes_cutoff.Decision) -> None:

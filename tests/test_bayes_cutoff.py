@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import pytest
 from fake_step import FakeStep, load_run
 from sklearn.metrics import roc_auc_score
 
-from bccp import bayes_cutoff, judge, monday_model, tables
+from bccp import bayes_cutoff, judge, monday_model, passes, tables
 from bccp.config import BayesCutoff
 from bccp.errors import BCCPError
 from bccp.images import open_days
@@ -84,7 +86,7 @@ def test_methods_without_a_posterior_refuse_what_needs_one(method):
 
 
 def test_soft_trains_every_image_on_its_posterior():
-    table, targets = decide("soft", [False, True, True, False])
+    table, targets, _ = decide("soft", [False, True, True, False])
     np.testing.assert_array_equal(targets, POSTERIOR.astype(np.float32))
     assert targets.dtype == np.float32
     assert table["action"].tolist() == ["soften"] * 4
@@ -96,7 +98,7 @@ def test_soft_trains_every_image_on_its_posterior():
 
 
 def test_relabel_takes_the_likeliest_class_only_where_it_is_likely():
-    table, targets = decide("relabel", [False, True, True, True])
+    table, targets, _ = decide("relabel", [False, True, True, True])
     # 0.7 for b; nothing reaches a half; the given class itself has 0.55
     assert table["action"].tolist() == ["keep", "relabel", "drop", "keep"]
     assert table["final_label"].tolist() == ["a", "b", "", "a"]
@@ -106,7 +108,7 @@ def test_relabel_takes_the_likeliest_class_only_where_it_is_likely():
 
 @pytest.mark.parametrize("posterior", [POSTERIOR, None])
 def test_drop_keeps_the_rest_as_given(posterior):
-    table, targets = decide("drop", [False, True, False, False], posterior)
+    table, targets, _ = decide("drop", [False, True, False, False], posterior)
     assert table["action"].tolist() == ["keep", "drop", "keep", "keep"]
     assert table["weight"].tolist() == [1.0, 0.0, 1.0, 1.0]
     np.testing.assert_array_equal(targets, np.eye(3)[[0, 0, 0, 0]])
@@ -170,12 +172,12 @@ def test_cleanlab_finds_wrong_labels_also_where_a_class_is_missing():
 def test_folds_keep_duplicates_together_and_labels_even():
     rng = np.random.default_rng(3)
     groups, given = np.repeat(np.arange(120), 2), np.repeat(rng.integers(0, 3, 120), 2)
-    fold = judge.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
+    fold = passes.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(fold[::2], fold[1::2])
     for label in range(3):
         share = np.bincount(fold[given == label], minlength=4)
         assert share.max() - share.min() <= 2
-    assert not np.array_equal(fold, judge.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
+    assert not np.array_equal(fold, passes.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
 
 
 SECTION = {
@@ -188,6 +190,11 @@ SECTION = {
     "passes": 4,
     "dropout": 0.2,
     "folds": 2,
+    "audit_file": None,
+    "max_class_ratio": None,
+    "rounds": 0,
+    "refine": "student",
+    "refine_epochs": 6,
     "label": "user_feedback",
     "target_day": "tuesday",
     "model": "small_cnn",
@@ -197,6 +204,9 @@ SECTION = {
     "learning_rate": 0.005,
     "batch_size": 16,
     "augmentation": "none",
+    "mirror": "never",
+    "mixup_alpha": 0.0,
+    "ema_decay": 0.0,
     "random_seed": 7,
 }
 
@@ -238,33 +248,43 @@ class JudgingStep(FakeStep):
 
     device = "cpu"
 
+    def __init__(self, name: str, place: Path, inputs: dict[str, Path], known: dict[str, Path], new: Callable[[str], Path]) -> None:
+        super().__init__(name, place, inputs)
+        self._known, self._new, self.pictures = known, new, 0
+        self.ledger = SimpleNamespace(fetch=lambda version: self.folders[version.split(":")[0]])
+        self.outputs = {"cleansed_labels": "0" * 64}
+
     def has_input(self, name: str) -> bool:
         return name in self.inputs
 
+    def shared(self, name: str, key: dict, compute: Callable[[Path], None]) -> Path:
+        """Compute once a key, as the ledger does."""
+        text = json.dumps([name, key])
+        if text not in self._known:
+            folder = self._new(name)
+            compute(folder)
+            self._known[text] = folder
+        return self._known[text]
+
+    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
+        assert pixels
+        assert path.stat().st_size
+        self.pictures += 1
+
 
 @pytest.fixture(scope="module")
-def monday_models() -> dict[str, Path]:
-    """Models by what they depend on, as the ledger keeps them."""
+def computed() -> dict[str, Path]:
+    """Shared work by what it depends on."""
     return {}
 
 
 @pytest.fixture
-def run_step(tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, monday_models: dict[str, Path]):
+def run_step(tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, computed: dict[str, Path]):
     """Run the step on artifacts and give it back."""
-
-    def shared(step, days, recipe):
-        key = f"{recipe} {monday_model.data_digest(days)}"
-        if key not in monday_models:
-            folder = tmp_path_factory.mktemp("monday_model")
-            monday_model.train_monday_model(days, recipe, device="cpu", folder=folder)
-            monday_models[key] = folder
-        return monday_models[key]
-
     monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(judge, "shared_monday_model", shared)
 
     def run(data: dict[str, Path], name: str, **changed) -> JudgingStep:
-        step = JudgingStep("bayes_cutoff", tmp_path / name, data)
+        step = JudgingStep("bayes_cutoff", tmp_path / name, data, computed, tmp_path_factory.mktemp)
         step.config = BayesCutoff(**SECTION | changed)
         load_run("bayes_cutoff")(step)
         return step
@@ -280,7 +300,8 @@ def content(step: FakeStep) -> dict[str, bytes]:
 def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
     step = run_step(make_data(tmp_path / "data"), "out")
     files = content(step)
-    assert sorted(files) == ["cleansed_labels.csv", "cutoff.json", "posterior.npy"]
+    assert sorted(files) == ["cleansed_labels.csv", "cutoff.json", "label_report.csv", "posterior.npy", "probabilities.npy"]
+    assert step.pictures == 1
     table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float, "p_wrong": float})
     targets = np.load(step.folders["cleansed_labels"] / "posterior.npy")
     assert len(table) == len(targets) == 36
@@ -294,7 +315,6 @@ def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
     about = json.loads(files["cutoff.json"])
     assert about["tier"] == "trusted day"
     assert np.shape(about["noise_matrix"]) == (3, 3)
-    assert len(step.said) == 1
     assert "9 of 36 are cut off" in step.said[0]
 
 
@@ -330,13 +350,13 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     days = open_days(data["segregated_data"], data["clean_data"])
     fitted, judged = [], []
     monkeypatch.setattr(monday_model.training, "fit", lambda model, images, *args, **options: fitted.append(set(images._row.tolist())))
-    passes = judge.stochastic_passes
+    judged_by = passes.stochastic_passes
 
     def spy(model, days, ids, **options):
         judged.append(set(days.view(ids)._row.tolist()))
-        return passes(model, days, ids, **options)
+        return judged_by(model, days, ids, **options)
 
-    monkeypatch.setattr(judge, "stochastic_passes", spy)
+    monkeypatch.setattr(passes, "stochastic_passes", spy)
     run_step(data, "out", target_day="monday", folds=3)
     assert len(fitted) == len(judged) == 3
     for training, own in zip(fitted, judged, strict=True):
@@ -373,8 +393,123 @@ def test_chunks_change_nothing_but_rounding(tmp_path):
     days = open_days(data["segregated_data"], data["clean_data"])
     model = judge.models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
     ids = days.ids("tuesday", "train")
-    whole, parts = (judge.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
+    whole, parts = (passes.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-    none = judge.stochastic_passes(model, days, [], passes=3, seed=5, device="cpu")
+    none = passes.stochastic_passes(model, days, [], passes=3, seed=5, device="cpu")
     assert none.mean_probs.shape == (0, 3)
+
+
+def test_the_guardrail_gives_back_the_likeliest_labels_of_a_class_that_loses_too_many():
+    p_wrong, given = np.array([0.9, 0.6, 0.5, 0.1, 0.9, 0.1, 0.1, 0.1]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    above = p_wrong >= 0.5
+    # class 0 loses (0.1 + 0.4 + 0.5) / 1.9 of its right labels, both together 1.1 / 4.7: 2.25 times as much
+    held = bayes_cutoff.hold_back(p_wrong, given, above, 3, max_ratio=2.0, max_cost=1.0)
+    # without the one at 0.5: (0.5 / 1.9) / (0.6 / 4.7) = 2.06; without the one at 0.6, too: (0.1 / 1.9) / (0.2 / 4.7) = 1.24
+    np.testing.assert_array_equal(held.given_back, [2, 0, 0])
+    np.testing.assert_array_equal(held.above, [True, False, False, False, True, False, False, False])
+    total = p_wrong.sum()
+    assert held.cost == pytest.approx(2 * 2.9 / (4 + total) - 2 * 1.8 / (2 + total))
+
+
+def test_the_guardrail_stops_before_it_costs_more_than_it_may():
+    p_wrong, given = np.array([0.9, 0.6, 0.5, 0.1, 0.9, 0.1, 0.1, 0.1]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    held = bayes_cutoff.hold_back(p_wrong, given, p_wrong >= 0.5, 2, max_ratio=1.0, max_cost=0.05)
+    assert held.given_back.tolist() == [1, 0]
+    assert held.cost == pytest.approx(5.8 / 7.3 - 4.8 / 6.3)
+    assert not bayes_cutoff.hold_back(p_wrong, given, p_wrong >= 0.5, 2, max_ratio=1.0, max_cost=0.0).given_back.any()
+
+
+@pytest.mark.parametrize("above", [np.zeros(6, bool), np.ones(6, bool)])
+def test_the_guardrail_leaves_alone_what_is_even(above):
+    held = bayes_cutoff.hold_back(np.full(6, 0.7), [0, 0, 1, 1, 2, 2], above, 3, max_ratio=1.5)
+    np.testing.assert_array_equal(held.above, above)
+    assert held.cost == 0
+    assert bayes_cutoff.hold_back([], [], np.zeros(0, bool), 3, max_ratio=1.5).above.shape == (0,)
+
+
+def test_the_guardrail_does_not_depend_on_the_order_of_the_images():
+    rng = np.random.default_rng(0)
+    p_wrong, given, order = rng.beta(0.4, 0.8, 300).round(2), rng.integers(0, 4, 300), rng.permutation(300)
+    p_wrong[given == 2] **= 0.4
+    held = bayes_cutoff.hold_back(p_wrong, given, p_wrong > 0.4, 4, max_ratio=1.2, max_cost=1.0)
+    other = bayes_cutoff.hold_back(p_wrong[order], given[order], p_wrong[order] > 0.4, 4, max_ratio=1.2, max_cost=1.0)
+    assert held.given_back[2] > 0
+    np.testing.assert_array_equal(other.above, held.above[order])
+    right, cut = 1 - p_wrong, held.above
+    shares = [right[(given == k) & cut].sum() / right[given == k].sum() for k in range(4)]
+    assert max(shares) <= 1.2 * right[cut].sum() / right.sum() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
+def test_audited_labels_are_true_whatever_the_action(tmp_path, run_step, action):
+    data = make_data(tmp_path / "data")
+    given = tables.read(data["given_labels"] / "given_labels.csv").set_index("image")["label"]
+    truth = tables.read(data["true_labels"] / "true_labels.csv").set_index("image")["label"]
+    wrong = given.index[given != truth][:2].tolist()
+    audit = pd.DataFrame({"image": [*wrong, given.index[1], "nowhere.png"], "label": [*truth[wrong], "c", "a"]})
+    audit.to_csv(tmp_path / "audit.csv", index=False)
+    step = run_step(data, "out", audit_file=str(tmp_path / "audit.csv"), action=action)
+    assert "nowhere.png" in step.said[0]
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv").set_index("image")
+    targets = np.load(step.folders["cleansed_labels"] / "posterior.npy")
+    for image, label in zip(audit["image"][:3], audit["label"][:3], strict=True):
+        assert table.at[image, "final_label"] == label
+        assert float(table.at[image, "p_wrong"]) == float(label != given[image])
+        assert targets[table.index.get_loc(image)].tolist() == [float(name == label) for name in CLASSES]
+        assert table.at[image, "weight"] == "1.0"
+    about = json.loads(content(step)["cutoff.json"])
+    assert about["tier"] == "trusted day, 3 audited images"
+    assert about["audit"]["problems"]["unknown_image"]["count"] == 1
+
+
+@pytest.mark.parametrize("refine", ["student", "cross_fit"])
+def test_rounds_train_on_the_posteriors_and_judge_again(tmp_path, run_step, refine):
+    data = make_data(tmp_path / "data")
+    plain, refined = run_step(data, "plain"), run_step(data, refine, rounds=2, refine=refine)
+    assert refined.said[0].startswith(f"trusted day, 2 rounds of {refine}: ")
+    assert refined.metrics["f1"] == 1.0
+    assert content(refined)["posterior.npy"] != content(plain)["posterior.npy"]
+    # what is known of the users stays as it was before their labels were seen
+    one, two = (json.loads(content(step)["cutoff.json"]) for step in (plain, refined))
+    assert one["noise_matrix"] == two["noise_matrix"]
+
+
+def test_a_cross_fitted_image_is_judged_by_a_model_that_has_not_seen_its_posterior(tmp_path, run_step, monkeypatch):
+    data = make_data(tmp_path / "data")
+    days = open_days(data["segregated_data"], data["clean_data"])
+    fitted, judged, follow, look = [], [], passes.fit_recipe, passes.stochastic_passes
+
+    def fit(days, recipe, ids, *args, **options):
+        fitted.append(set(ids))
+        return follow(days, recipe, ids, *args, **options)
+
+    def spy(model, days, ids, **options):
+        judged.append(set(ids))
+        return look(model, days, ids, **options)
+
+    monkeypatch.setattr(passes, "fit_recipe", fit)
+    monkeypatch.setattr(passes, "stochastic_passes", spy)
+    run_step(data, "out", rounds=1, refine="cross_fit", folds=3, refine_epochs=2)
+    assert len(fitted) == len(judged) == 3
+    for training, own in zip(fitted, judged, strict=True):
+        assert not training & own
+        assert set(days.ids("monday", "train")) < training
+
+
+def test_users_are_told_apart_and_reported(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    truth = tables.read(data["true_labels"] / "true_labels.csv")
+    # ann and cy are always right, bob never
+    rows = [
+        (image, user, label if user != "bob" else CLASSES[(CLASSES.index(label) + 1) % 3])
+        for image, label in zip(truth["image"], truth["label"], strict=True)
+        for user in ("ann", "bob", "cy")
+    ]
+    tables.write(pd.DataFrame(rows, columns=["image", "user", "label"]), data["given_labels"] / "votes.csv")
+    step = run_step(data, "out")
+    users = tables.read(step.folders["cleansed_labels"] / "users.csv", dtypes={"estimated_accuracy": float}).set_index("user")
+    assert users["votes"].tolist() == ["36", "36", "36"]
+    assert users.at["ann", "estimated_accuracy"] > 0.9 > 0.2 > users.at["bob", "estimated_accuracy"]
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv")
+    assert (table["final_label"] == truth["label"]).all()

@@ -34,6 +34,9 @@ Mask = npt.NDArray[np.bool_]
 UNCERTAINTIES = ("logit_variance", "predictive_entropy", "mutual_information")
 """Methods that score an image and not its label."""
 
+GUARD_COST = 0.01
+"""Expected F1 that the guardrail may cost at most."""
+
 RELABEL_LEAST = 0.5
 """A label is replaced only by a class that is at least as probable as all others together."""
 
@@ -74,6 +77,24 @@ class Plan(NamedTuple):
     note: str
 
 
+class Held(NamedTuple):
+    """What the guardrail leaves above the cut-off.
+
+    Attributes
+    ----------
+    above : ndarray of bool, shape (N,)
+        Whether the label is still cut off.
+    given_back : ndarray of int64, shape (K,)
+        Number of labels that each class gets back.
+    cost : float
+        Expected F1 lost, in [0, 1].
+    """
+
+    above: Mask
+    given_back: Index
+    cost: float
+
+
 class Decision(NamedTuple):
     """What becomes of the given labels.
 
@@ -84,10 +105,13 @@ class Decision(NamedTuple):
         ``final_label`` where the image is dropped; weight 0 or 1.
     targets : ndarray of float32, shape (N, K)
         The training target of each row; rows sum to 1. One-hot, of the given label where the image is dropped, or the posterior.
+    posterior : ndarray of float64, shape (N, K), or None
+        P(z = j | x, y), whatever was decided; None without one.
     """
 
     table: pd.DataFrame
     targets: Float32
+    posterior: Float | None
 
 
 def summarise(logits: npt.ArrayLike) -> Passes:
@@ -174,6 +198,67 @@ def cut_off(scores: npt.ArrayLike, kind: str, *, percentile: float, threshold: f
     return float(np.percentile(values, percentile)) if len(values) else 0.0
 
 
+def hold_back(
+    p_wrong: npt.ArrayLike, given: npt.ArrayLike, above: npt.ArrayLike, n_classes: int, *, max_ratio: float, max_cost: float = GUARD_COST
+) -> Held:
+    """Keep the cut-off from falling on a few classes: give back labels of those that lose too many probably right ones.
+
+    A class loses Σ (1 - P(wrong)) over its given labels above the cut-off, out of Σ (1 - P(wrong)) over all of them; so do all classes
+    together. Of a class that loses a greater share than ``max_ratio`` times the overall one, the labels most probably right are given back
+    until it no longer does (the overall share falls with them).
+
+    Parameters
+    ----------
+    p_wrong : array-like, shape (N,)
+        P(given label wrong), in [0, 1].
+    given : array-like of int, shape (N,)
+        The given labels.
+    above : array-like of bool, shape (N,)
+        Whether a label lies above the cut-off.
+    n_classes : int
+        K.
+    max_ratio : float
+        At least 1.
+    max_cost : float
+        Of expected F1, what may be lost at most.
+
+    Returns
+    -------
+    Held
+        In each round the class that is furthest beyond its limit gives back one label, of equal ones all; rounds end when no class is
+        beyond it or the next one would cost too much. The order of the images does not matter.
+    """
+    wrong, labels = np.asarray(p_wrong, np.float64), np.asarray(given, np.int64)
+    cut = np.array(above, np.bool_)
+    if not cut.any():
+        return Held(cut, np.zeros(n_classes, np.int64), 0.0)
+    right = 1 - wrong
+    n_right = np.array([np.sort(right[labels == k]).sum() for k in range(n_classes)])
+    # of each class what is above, by P(wrong) rising: the first to be given back come first; equal ones go together
+    waiting = []
+    for k in range(n_classes):
+        values, counts = np.unique(wrong[cut & (labels == k)], return_counts=True)
+        waiting.append(list(zip(values.tolist(), counts.tolist(), strict=True))[::-1])
+    lost = np.array([sum((1 - value) * count for value, count in rows) for rows in waiting])
+    n_cut, found, total = int(cut.sum()), float(np.sort(wrong[cut]).sum()), float(np.sort(wrong).sum())
+    before = _f1(found, n_cut, total)
+    floor = np.full(n_classes, -np.inf)  # labels up to this P(wrong) are given back
+    while True:
+        share = np.divide(lost, n_right, out=np.zeros(n_classes), where=n_right > 0)
+        overall = lost.sum() / n_right.sum() if n_right.sum() > 0 else 0.0
+        worst = int(np.argmax(share))
+        if share[worst] <= max_ratio * overall * (1 + 1e-9) or not waiting[worst]:
+            break
+        value, count = waiting[worst][-1]
+        if before - _f1(found - value * count, n_cut - count, total) > max_cost:
+            break
+        waiting[worst].pop()
+        n_cut, found, floor[worst] = n_cut - count, found - value * count, value
+        lost[worst] = sum((1 - value) * count for value, count in waiting[worst])
+    kept = cut & (wrong > floor[labels])
+    return Held(kept, np.bincount(labels[cut & ~kept], minlength=n_classes), max(0.0, before - _f1(found, n_cut, total)))
+
+
 def confident_learning(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Mask]:
     """Wrong labels by the package cleanlab, with its own default filter.
 
@@ -209,6 +294,7 @@ def decide(
     above: npt.ArrayLike,
     action: str,
     posterior: npt.ArrayLike | None = None,
+    audited: npt.ArrayLike | None = None,
 ) -> Decision:
     """Say what becomes of each given label.
 
@@ -230,6 +316,8 @@ def decide(
         kept.
     posterior : array-like, shape (N, K), optional
         P(z = j | x, y); needed by ``soft`` and ``relabel``.
+    audited : array-like of bool, shape (N,), optional
+        Images whose true label is known: a wrong one gives way to it under any action.
 
     Returns
     -------
@@ -245,19 +333,20 @@ def decide(
     if posterior is None:
         if action != "drop":
             raise ValueError(f"action={action} needs a posterior")
-        final, targets, actions, p_wrong = labels, own, np.where(cut, "drop", "keep"), None
+        believed, final, targets, actions, p_wrong = None, labels, own, np.where(cut, "drop", "keep"), None
     else:
         believed = np.asarray(posterior, np.float64)
         p_wrong, best = probability_wrong(believed, labels), believed.argmax(axis=1)
         if action == "soft":
             final, targets, actions = best, believed.astype(np.float32), np.full(len(labels), "soften")
         else:
-            replaced = cut & (action == "relabel") & (believed.max(axis=1, initial=0.0) >= RELABEL_LEAST)
+            known = np.zeros(len(labels), np.bool_) if audited is None else np.asarray(audited, np.bool_)
+            replaced = cut & (known | (action == "relabel")) & (believed.max(axis=1, initial=0.0) >= RELABEL_LEAST)
             final = np.where(replaced, best, labels)
             actions = np.where(cut & ~replaced, "drop", np.where(final != labels, "relabel", "keep"))
             targets = np.eye(len(classes), dtype=np.float32)[final]
     dropped = actions == "drop"
-    return _decision(images, labels, classes, score, p_wrong, cut, actions, final, dropped, targets)
+    return Decision(_table(images, labels, classes, score, p_wrong, cut, actions, final, dropped), targets, believed)
 
 
 def pass_through(images: Sequence[str], given: npt.ArrayLike, classes: Sequence[str]) -> Decision:
@@ -347,7 +436,12 @@ def auroc(score: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     return float(above / (n_positive * (len(is_positive) - n_positive)))
 
 
-def _decision(
+def _f1(found: float, n_cut: int, total: float) -> float:
+    """Expected F1 of ``n_cut`` labels above the cut-off, of which ``found`` are wrong in expectation, as ``total`` of all are."""
+    return 2 * found / (n_cut + total) if n_cut + total > 0 else 0.0
+
+
+def _table(
     images: Sequence[str],
     labels: Index,
     classes: Sequence[str],
@@ -357,8 +451,7 @@ def _decision(
     actions: npt.NDArray[np.str_],
     final: npt.NDArray[np.integer],
     dropped: Mask,
-    targets: Float32,
-) -> Decision:
+) -> pd.DataFrame:
     names = np.array([*classes, ""], dtype=object)
     columns = {
         "image": list(images),
@@ -370,4 +463,4 @@ def _decision(
         "final_label": names[np.where(dropped, len(classes), final)],
         "weight": np.where(dropped, 0.0, 1.0),
     }
-    return Decision(pd.DataFrame(columns), targets)
+    return pd.DataFrame(columns)

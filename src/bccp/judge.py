@@ -1,58 +1,121 @@
-"""What the judging model says of each image, by Monday's trusted model or by models that are fitted to held-out folds.
+"""Judges given labels: what a model that never saw them says, what a refined one says, what was checked, and what is decided.
 
-N images, K classes, S stochastic passes of MC dropout. No probability for an image ever comes from a model that was fitted to its own given
-label, or to that of a duplicate.
+N images, K classes. No probability for an image ever comes from a model that was fitted to its own given label, or to that of a duplicate;
+one that was trained on its posterior may judge it again (:mod:`bccp.student`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
+import pandas as pd
 
-from bccp import bayes_cutoff, models, posterior, tables
-from bccp.architectures import ImageClassifier
-from bccp.bayes_cutoff import Decision, Passes, summarise
-from bccp.config import BayesCutoff, MondayModel
+from bccp import annotators, audit, bayes_cutoff, feedback, models, posterior, tables
+from bccp.bayes_cutoff import Decision, Held, Passes
+from bccp.config import BayesCutoff
 from bccp.duplicates import duplicate_groups
 from bccp.home import scratch
 from bccp.images import Days
-from bccp.monday_model import fit_recipe, shared_monday_model
-from bccp.posterior import Judgement
+from bccp.monday_model import shared_monday_model
+from bccp.passes import assign_folds, held_out_passes, stochastic_passes
 from bccp.step import Step
+from bccp.student import student_probabilities
+from bccp.train import one_hot
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-CHUNK = 2048
-"""Images whose passes are held at once."""
 
-
-class Seen(NamedTuple):
-    """What the judging models say of the images.
+class Belief(NamedTuple):
+    """What is believed of the true labels.
 
     Attributes
     ----------
-    tier : str
-        On what it rests.
-    passes : Passes
-    judgement : Judgement or None
-        None for a method without a posterior.
-    validation_temperature : float or None
-        That fits Monday's validation, where Monday is trusted.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x), at the temperature; rows sum to 1.
+    likelihood : ndarray of float64, shape (N, K)
+        P(y | z = j) of each image's label, or of all labels that users gave it; each row up to a factor.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y); rows sum to 1.
+    noise_matrix : ndarray of float64, shape (K, K)
+        P(y = k | z = j); rows sum to 1.
+    temperature, smoothing : float
+        See :mod:`bccp.posterior`.
+    users : DataFrame or None
+        The report of :func:`bccp.annotators.users_table`, where users are told apart.
     """
 
-    tier: str
-    passes: Passes
-    judgement: Judgement | None
-    validation_temperature: float | None = None
+    probs: Float
+    likelihood: Float
+    posterior: Float
+    noise_matrix: Float
+    temperature: float
+    smoothing: float
+    users: pd.DataFrame | None
 
 
-def judge(step: Step, days: Days, ids: list[str], given: Index) -> tuple[Decision, dict[str, Any]]:
+class Votes(NamedTuple):
+    """The labels that each user gave; M votes.
+
+    Attributes
+    ----------
+    image_idx, user_idx, labels : ndarray of int64, shape (M,)
+    users : list of str
+        Names of the users.
+    """
+
+    image_idx: Index
+    user_idx: Index
+    labels: Index
+    users: list[str]
+
+
+class Checked(NamedTuple):
+    """What an expert has checked.
+
+    Attributes
+    ----------
+    places : ndarray of int64, shape (M,)
+        Positions of the checked images.
+    labels : ndarray of int64, shape (M,)
+        Their true labels.
+    about : dict
+        What ``cutoff.json`` says of the file.
+    """
+
+    places: Index
+    labels: Index
+    about: dict[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What the step makes of the given labels.
+
+    Attributes
+    ----------
+    decision : Decision
+    about : dict
+        What ``cutoff.json`` says: method, tier, cut-off and, with a posterior, temperature, smoothing and noise matrix.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x) that it rests on, at the temperature where there is one; rows sum to 1.
+    users : DataFrame or None
+        The report of the users, where they are told apart and there is a posterior.
+    metrics : dict of str to float
+    """
+
+    decision: Decision
+    about: dict[str, Any]
+    probs: Float
+    users: pd.DataFrame | None
+    metrics: dict[str, float]
+
+
+def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     """Judge given labels as the step's section says, in the tier that the data allows.
 
     Parameters
@@ -67,198 +130,173 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> tuple[Decisio
 
     Returns
     -------
-    decision : Decision
-    about : dict
-        What ``cutoff.json`` says: method, tier, cut-off and, with a posterior, temperature, smoothing and noise matrix.
+    Verdict
 
     Raises
     ------
     BCCPError
-        For a cut-off or action that the method does not have, or a model that cannot be trained.
+        For a cut-off or action that the method does not have, an audit file of no use, or a model that cannot be trained.
     """
     config: BayesCutoff = step.config
     plan = bayes_cutoff.plan(config.method, config.cutoff, config.action)
     if plan.note:
         step.say(plan.note)
-    seen = (_by_trusted_model if days.target_day == "tuesday" else _by_held_out_folds)(step, days, ids, given)
-    cutoff, believed = None, None
-    if seen.judgement is not None:
-        believed = seen.judgement.fit.posterior
-        score = bayes_cutoff.probability_wrong(believed, given)
+    has_posterior = config.method == "label_posterior"
+    checked = _read_audit(step, days, ids) if has_posterior and config.audit_file else None  # before hours are spent
+    tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
+    cutoff, belief, p_posterior, held, about = None, None, None, None, {}
+    if has_posterior:
+        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), start=1.0 if start is None else start)
+        belief = _refine(step, days, ids, given, belief)
+        p_posterior = belief.posterior
+        if config.rounds:
+            tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
+        if checked is not None:
+            p_posterior = audit.calibrate(belief.probs, belief.posterior, given, checked.places, checked.labels).posterior
+            tier += f", {len(checked.places)} audited images"
+        score = bayes_cutoff.probability_wrong(p_posterior, given)
+        about = _parameters(belief, score, days.classes, start) | ({} if checked is None else {"audit": checked.about})
     elif config.method == "cleanlab":
-        score, above = bayes_cutoff.confident_learning(seen.passes.mean_probs, given)
+        score, above = bayes_cutoff.confident_learning(passes.mean_probs, given)
     else:
-        score = getattr(seen.passes, config.method)
+        score = getattr(passes, config.method)
     if config.method != "cleanlab" or plan.cutoff != "auto":
         cutoff = bayes_cutoff.cut_off(score, plan.cutoff, percentile=config.percentile, threshold=config.threshold)
         above = score > cutoff
-    step.say(_sentence(seen, score, cutoff, above, plan.action))
-    decision = bayes_cutoff.decide(ids, given, days.classes, score=score, above=above, action=plan.action, posterior=believed)
-    about = {"method": config.method, "tier": seen.tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
-    return decision, about | _parameters(seen, score, days.classes)
+    audited = np.zeros(len(ids), np.bool_)
+    if has_posterior and config.max_class_ratio is not None:
+        held = bayes_cutoff.hold_back(score, given, above, len(days.classes), max_ratio=config.max_class_ratio)
+        above = held.above
+        about["given_back"] = dict(zip(days.classes, held.given_back.tolist(), strict=True))
+    if checked is not None:
+        audited[checked.places] = True
+        above[checked.places] = checked.labels != given[checked.places]
+    step.say(_sentence(tier, belief, score, cutoff, above, held, plan.action))
+    decision = bayes_cutoff.decide(
+        ids, given, days.classes, score=score, above=above, action=plan.action, posterior=p_posterior, audited=audited
+    )
+    what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
+    metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
+    probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
+    return Verdict(decision, what | about, probs, users, metrics)
 
 
-def stochastic_passes(
-    model: ImageClassifier, days: Days, ids: list[str], *, passes: int, seed: int, device: str, chunk: int = CHUNK
-) -> Passes:
-    """Judge images by one model, a chunk at a time.
-
-    Parameters
-    ----------
-    model : ImageClassifier
-    days : Days
-    ids : list of str, length N
-        Sorted, so that the order of the data set cannot matter.
-    passes : int
-        S, at least 1.
-    seed : int
-        Of the dropout masks. Each pass has one mask for all images.
-    device : str
-        ``cpu``, ``cuda`` or ``mps``.
-    chunk : int
-        Images at once.
-
-    Returns
-    -------
-    Passes
-        In the order of ``ids``.
-    """
-    found = []
-    for start in range(0, max(len(ids), 1), chunk):
-        features = models.embed(model, days.view(ids[start : start + chunk]), device=device)
-        # the same seed gives the same masks in each chunk
-        found.append(summarise(models.stochastic_logits(model, features, passes=passes, generator=torch.Generator().manual_seed(seed))))
-    return Passes(*(np.concatenate(part) for part in zip(*found, strict=True)))
-
-
-def assign_folds(groups: npt.ArrayLike, given: npt.ArrayLike, *, folds: int, rng: np.random.Generator) -> Index:
-    """Deal images to folds, duplicates together and given labels evenly.
-
-    Parameters
-    ----------
-    groups : array-like of int, shape (N,)
-        Images of one group are duplicates.
-    given : array-like of int, shape (N,)
-        The given labels; the first image of a group speaks for it.
-    folds : int
-        At least 2.
-    rng : Generator
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        0 to ``folds`` - 1. The groups of a class, in random order, go to the folds in turn, and the next class goes on where the
-        last ended.
-    """
-    _, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    shuffled = rng.permutation(len(first))
-    dealt = shuffled[np.argsort(np.asarray(given)[first[shuffled]], kind="stable")]
-    fold = np.empty(len(first), np.int64)
-    fold[dealt] = np.arange(len(first)) % folds
-    return fold[group]
-
-
-def held_out_passes(
-    days: Days,
-    ids: list[str],
-    given: npt.ArrayLike,
-    fold: npt.ArrayLike,
-    recipe: MondayModel,
-    *,
-    passes: int,
-    seed: int,
-    device: str,
-    folder: Path,
-) -> Passes:
-    """Judge the images of each fold by a model that is fitted to the given labels of all other folds.
-
-    Parameters
-    ----------
-    days : Days
-    ids : list of str, length N
-        Sorted.
-    given : array-like of int, shape (N,)
-        The given labels.
-    fold : array-like of int, shape (N,)
-        From :func:`assign_folds`.
-    recipe : MondayModel
-        Architecture and training of each model; all epochs are run, as there is nothing trusted to choose the best one by.
-    passes, seed, device
-        As for :func:`stochastic_passes`.
-    folder : Path
-        An existing folder for what training keeps in between.
-
-    Returns
-    -------
-    Passes
-        In the order of ``ids``; ``mean_probs`` are p(y | x).
-
-    Raises
-    ------
-    BCCPError
-        Where the other folds hold fewer than two images, or the recipe cannot be followed.
-    """
-    labels, folds = np.asarray(given, np.int64), np.asarray(fold, np.int64)
-    parts, order = [], []
-    for number in np.unique(folds):
-        others, own = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
-        model, _ = fit_recipe(
-            days, recipe, [ids[i] for i in others.tolist()], labels[others], device=device, folder=folder / f"fold_{number}"
-        )
-        order.append(own)
-        parts.append(stochastic_passes(model, days, [ids[i] for i in own.tolist()], passes=passes, seed=seed, device=device))
-    back = np.argsort(np.concatenate(order))
-    return Passes(*(np.concatenate(part)[back] for part in zip(*parts, strict=True)))
-
-
-def _by_trusted_model(step: Step, days: Days, ids: list[str], given: Index) -> Seen:
+def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, float | None]:
+    """Tier 1: by Monday's model, with the temperature that fits Monday's validation."""
     config: BayesCutoff = step.config
-    seed, _ = _randomness(config.random_seed)
+    seed = _seed(config.random_seed, "dropout")
     model, _ = models.load(shared_monday_model(step, days, config.monday_model()))
     passes = stochastic_passes(model, days, ids, passes=config.passes, seed=seed, device=step.device)
     if config.method != "label_posterior":
-        return Seen("trusted day", passes, None)
+        return "trusted day", passes, None
     val_ids = days.ids("monday", "val")
     val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device)
-    start = posterior.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
-    return Seen("trusted day", passes, posterior.judge_by_trusted_model(passes.mean_probs, given, start=start), start)
+    return "trusted day", passes, posterior.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
 
 
-def _by_held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> Seen:
+def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, None]:
+    """Tier 3: by models that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
     config: BayesCutoff = step.config
-    seed, rng = _randomness(config.random_seed)
-    tier = f"nothing trusted, {config.folds} held-out folds"
-    manifest = tables.read(step.input("clean_data") / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[ids]
-    fold = assign_folds(duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist()), given, folds=config.folds, rng=rng)
-    recipe = config.monday_model()
+    fold, recipe = _folds(step, ids, given, "folds"), config.monday_model()
+    own = one_hot(given, len(days.classes))
+    seed = _seed(config.random_seed, "dropout")
     with scratch("folds") as folder:
-        passes = held_out_passes(days, ids, given, fold, recipe, passes=config.passes, seed=seed, device=step.device, folder=folder)
-    wanted = config.method == "label_posterior"
-    return Seen(tier, passes, posterior.judge_by_held_out_folds(passes.mean_probs, given) if wanted else None)
+        passes = held_out_passes(
+            days, ids, own, fold, recipe, trusted=[], passes=config.passes, seed=seed, device=step.device, folder=folder
+        )
+    if config.method == "label_posterior":
+        noise = posterior.confident_noise_matrix(passes.mean_probs, given)
+        passes = passes._replace(mean_probs=posterior.remove_noise(passes.mean_probs, noise))
+    return f"nothing trusted, {config.folds} held-out folds", passes, None
 
 
-def _randomness(random_seed: int) -> tuple[int, np.random.Generator]:
-    """The seed of the dropout masks, and a generator for the rest."""
-    rng = np.random.default_rng([random_seed, *b"bayes_cutoff"])
-    return int(rng.integers(2**63)), rng
+def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: float) -> Belief:
+    """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
+    logprobs = np.log(np.maximum(mean_probs, np.finfo(np.float64).tiny))
+    if votes is None:
+        judged = posterior.judge_by_trusted_model(mean_probs, given, start=start)
+        probs, noise = posterior.apply_temperature(logprobs, judged.temperature), judged.fit.noise_matrix
+        return Belief(probs, noise.T[given], judged.fit.posterior, noise, judged.temperature, judged.smoothing, None)
+    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start)
+    probs, found = posterior.apply_temperature(logprobs, pooled.temperature), pooled.pooled
+    likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
+    likelihood /= likelihood.max(axis=1, keepdims=True)
+    users = annotators.users_table(votes.users, found)
+    return Belief(probs, likelihood, found.posterior, found.noise_matrix, pooled.temperature, pooled.smoothing, users)
 
 
-def _parameters(seen: Seen, score: Float, classes: list[str]) -> dict[str, Any]:
-    if seen.judgement is None:
-        return {}
+def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief) -> Belief:
+    """Judge again by models that are trained on the posteriors, round after round."""
+    config: BayesCutoff = step.config
+    recipe = config.monday_model()
+    for number in range(1, config.rounds + 1):
+        name = f"round {number}"
+        fold = _folds(step, ids, given, name) if config.refine == "cross_fit" else None
+        mean_probs = student_probabilities(
+            step,
+            days,
+            ids,
+            belief.posterior,
+            dataclasses.replace(recipe, epochs=config.refine_epochs, random_seed=_seed(config.random_seed, name) % 2**32),
+            fold=fold,
+            passes=config.passes,
+            seed=_seed(config.random_seed, "dropout"),
+        )
+        temperature, probs = posterior.judge_by_student(mean_probs, belief.likelihood)
+        belief = belief._replace(probs=probs, posterior=posterior.combine(probs, belief.likelihood), temperature=temperature)
+    return belief
+
+
+def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
+    """Held-out folds with duplicates together."""
+    config: BayesCutoff = step.config
+    manifest = tables.read(step.input("clean_data") / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[ids]
+    groups = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
+    return assign_folds(groups, given, folds=config.folds, rng=np.random.default_rng(_seed(config.random_seed, purpose)))
+
+
+def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
+    """What each user said of the judged images, where users are told apart."""
+    path = step.input("given_labels") / "votes.csv"
+    if not path.exists():
+        return None
+    table = tables.read(path)
+    place = {image: i for i, image in enumerate(ids)}
+    table = table[table["image"].isin(place.keys())]
+    users = sorted(table["user"].unique())
+    number = {user: u for u, user in enumerate(users)}
+    images, said_by = np.array([place[i] for i in table["image"]], np.int64), np.array([number[u] for u in table["user"]], np.int64)
+    return Votes(images, said_by, days.encode(table["label"].tolist()), users)
+
+
+def _read_audit(step: Step, days: Days, ids: list[str]) -> Checked:
+    config: BayesCutoff = step.config
+    said = audit.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
+    places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
+    wrong_rows = feedback.sentence(said.problems)
+    step.say(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
+    about = {"images": len(places), "blank": said.n_blank, "problems": feedback.report(said.problems)}
+    return Checked(places, days.encode([said.labels[ids[i]] for i in places]), about)
+
+
+def _seed(random_seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose, in [0, 2**63)."""
+    return int(np.random.default_rng([random_seed, *b"bayes_cutoff ", *purpose.encode()]).integers(2**63))
+
+
+def _parameters(belief: Belief, score: Float, classes: list[str], validation_temperature: float | None) -> dict[str, Any]:
     return {
         "estimated_user_accuracy": 1 - float(score.mean()),
-        "validation_temperature": seen.validation_temperature,
-        "temperature": seen.judgement.temperature,
-        "smoothing": seen.judgement.smoothing,
+        "validation_temperature": validation_temperature,
+        "temperature": belief.temperature,
+        "smoothing": belief.smoothing,
         "classes": classes,
-        "noise_matrix": seen.judgement.fit.noise_matrix.tolist(),
+        "noise_matrix": belief.noise_matrix.tolist(),
     }
 
 
-def _sentence(seen: Seen, score: Float, cutoff: float | None, above: Mask, action: str) -> str:
-    noise = (
-        "" if seen.judgement is None else f"{score.mean():.1%} of the labels seem wrong (temperature {seen.judgement.temperature:.2f}); "
-    )
+def _sentence(tier: str, belief: Belief | None, score: Float, cutoff: float | None, above: Mask, held: Held | None, action: str) -> str:
+    noise = "" if belief is None else f"{score.mean():.1%} of the labels seem wrong (temperature {belief.temperature:.2f}); "
     where = "by cleanlab's filter" if cutoff is None else f"score above {cutoff:.3g}"
-    return f"{seen.tier}: {noise}{int(above.sum())} of {len(above)} are cut off ({where}), action {action}"
+    back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} given back so that no class loses too many"
+    return f"{tier}: {noise}{int(above.sum())} of {len(above)} are cut off ({where}{back}), action {action}"

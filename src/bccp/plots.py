@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,17 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 _INK, _SOFT, _BLUE, _ORANGE = "#1f2933", "#9aa5b1", "#1f6fb4", "#d9730d"
 _LONGEST_NAME = 24
 _MOST_NUMBERED = 40
 """Up to this many classes the cells of a confusion matrix carry their counts."""
+
+_THUMBNAIL, _GAP, _LINE = 138, 10, 15
+"""Of the picture of suspects, in px: a side, what is left free around it, a line of text."""
+_MOST_ACROSS = 1550
+"""Width of that picture in px, of which its margins are left free."""
 
 CURVES = ("train_loss", "val_loss", "val_accuracy")
 """The columns of a history that are drawn."""
@@ -112,6 +120,101 @@ def training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str 
     panels[0].set_ylim(bottom=0)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
     _save(figure, path)
+
+
+class Suspect(NamedTuple):
+    """An image whose label is doubted.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (S, S, 3)
+    given, suggested : str
+        Class names; ``suggested`` is empty where nothing is.
+    p_wrong : float or None
+        P(given label wrong), in [0, 1], where it is known.
+    trusted : ndarray of uint8, shape (S, S, 3), or None
+        The trusted image that looks most like it.
+    trusted_label : str
+        Its class name.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    given: str
+    suggested: str
+    p_wrong: float | None
+    trusted: npt.NDArray[np.uint8] | None = None
+    trusted_label: str = ""
+
+
+def suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw images whose labels are doubted, the worst first, each beside its nearest trusted image where it has one.
+
+    Parameters
+    ----------
+    worst : sequence of Suspect
+        At least one, row by row.
+    classes : sequence of str, length K
+        The class names. One that the bundled font cannot write becomes "class k" (from 1 on, in this order), as boxes look all the same.
+    path : Path
+        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
+    title : str
+        A headline.
+    """
+    known = get_font(findfont(FontProperties())).get_charmap()
+    written = {"": ""} | {name: name if known.keys() >= set(map(ord, name)) else f"class {k}" for k, name in enumerate(classes, start=1)}
+    if any(written[name] != name for name in classes):
+        title += "; class k is the k-th of classes.csv, whose name this font lacks"
+    paired = any(one.trusted is not None for one in worst)
+    cell = (2 if paired else 1) * (_THUMBNAIL + _GAP) + _GAP
+    across = max(1, min(_MOST_ACROSS // cell, len(worst)))
+    height = _THUMBNAIL + 3 * _LINE + 2 * _GAP
+    n_rows = -(-len(worst) // across)
+    title = _fitting(title, _MOST_ACROSS - 2 * _GAP, 10.5)
+    width = max(across * cell, _width(title, 10.5) + 2 * _GAP)
+    figure = Figure(figsize=(width / 100, (n_rows * height + 2 * _LINE) / 100), dpi=100, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.text(_GAP, _LINE, title, va="center", fontsize=10.5, color=_INK, parse_math=False)
+    for number, one in enumerate(worst):
+        left, top = number % across * cell + _GAP, number // across * height + 2 * _LINE
+        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
+        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
+        _thumbnail(axes, one.pixels, left, top, [line for line in lines if line], colour=_ORANGE)
+        if one.trusted is not None:
+            lines = ["nearest trusted:", written[one.trusted_label]]
+            _thumbnail(axes, one.trusted, left + _THUMBNAIL + _GAP, top, lines, colour=_BLUE)
+    axes.set(xlim=(0, width), ylim=(n_rows * height + 2 * _LINE, 0), aspect="auto")
+    axes.set_axis_off()
+    _save(figure, path)
+
+
+def _thumbnail(axes: Axes, pixels: npt.NDArray[np.uint8], left: int, top: int, lines: list[str], *, colour: str) -> None:
+    """One image with a frame and the lines under it, in a place of its own."""
+    axes.imshow(pixels, extent=(left, left + _THUMBNAIL, top + _THUMBNAIL, top), aspect="auto")
+    frame = ([left, left + _THUMBNAIL, left + _THUMBNAIL, left, left], [top, top, top + _THUMBNAIL, top + _THUMBNAIL, top])
+    axes.plot(*frame, color=colour, linewidth=1.2)
+    for number, line in enumerate(lines):
+        y = top + _THUMBNAIL + (number + 0.7) * _LINE
+        text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
+        axes.text(left, y, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
+
+
+def _fitting(text: str, width: float, size: float) -> str:
+    """Shorten a text in the middle until it is at most so many px wide, at 100 px an inch."""
+    if _width(text, size) <= width:
+        return text
+
+    def kept(n: int) -> str:
+        return f"{text[: n - n // 3]}…{text[len(text) - n // 3 :]}"
+
+    return kept(max(bisect.bisect_right(range(len(text)), width, key=lambda n: _width(kept(n), size)) - 1, 0))
+
+
+def _width(text: str, size: float) -> int:
+    """Of a text in px, at 100 px an inch."""
+    font = get_font(findfont(FontProperties()))
+    font.set_size(size, 100)
+    font.set_text(text, 0.0)
+    return int(font.get_width_height()[0] / 64) + 1
 
 
 def _frame(axes: Axes, *, xlabel: str, ylabel: str) -> None:

@@ -108,10 +108,7 @@ def label_posterior(probs: npt.ArrayLike, given: npt.ArrayLike, noise: npt.Array
     >>> label_posterior([[0.5, 0.5]], [1], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
     [[0.1, 0.9]]
     """
-    prior = np.asarray(probs, np.float64)
-    joint = prior * np.asarray(noise, np.float64).T[np.asarray(given, np.int64)]  # (N, K)
-    joint = np.where(joint.sum(axis=1, keepdims=True) > 0, joint, prior)
-    return np.asarray(joint / joint.sum(axis=1, keepdims=True), np.float64)
+    return combine(probs, np.asarray(noise, np.float64).T[np.asarray(given, np.int64)])
 
 
 def estimate_user_accuracy(probs: npt.ArrayLike, given: npt.ArrayLike) -> float:
@@ -443,6 +440,45 @@ def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> 
     """
     pure = remove_noise(mean_probs, confident_noise_matrix(mean_probs, given))
     return judge_by_trusted_model(pure, given, start=1.0)
+
+
+def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> tuple[float, Float]:
+    """Judge given labels anew by a model that was trained on their posteriors.
+
+    Such a model has seen every label, as far as it was believed, and so it agrees with them: a noise matrix estimated with it would find
+    too little noise. What is known of the users therefore stays as it was found by the model that had not seen their labels, and only
+    p(z | x) is new, with the temperature under which the labels are likeliest.
+
+    Parameters
+    ----------
+    mean_probs : array-like, shape (N, K)
+        p(z = j | x); rows sum to 1.
+    likelihood : array-like, shape (N, K)
+        P(y | z = j) of each image's label, or of all labels that users gave it; each row up to a factor.
+
+    Returns
+    -------
+    temperature : float
+        Within ``TEMPERATURES``, to 1%: the first maximum of the likelihood uphill of 1.
+    probs : ndarray of float64, shape (N, K)
+        p(z | x) at this temperature; rows sum to 1. With ``likelihood``, it gives the posterior (:func:`combine`).
+    """
+    logprobs, evidence = _log(mean_probs), np.asarray(likelihood, np.float64)
+
+    def value(temperature: float) -> float:
+        # sorted, so that the images' order does not matter to the bit
+        return float(np.sort(np.log(np.maximum((apply_temperature(logprobs, temperature) * evidence).sum(axis=1), _TINY))).sum())
+
+    temperature = _climb(value, 1.0, step=1.5)
+    return temperature, apply_temperature(logprobs, temperature)
+
+
+def combine(probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> Float:
+    """P(z = j | x, y) ∝ p(z = j | x) · P(y | z = j), shape (N, K); a row that is 0 everywhere is p(z | x)."""
+    prior = np.asarray(probs, np.float64)
+    joint = prior * np.asarray(likelihood, np.float64)
+    joint = np.where(joint.sum(axis=1, keepdims=True) > 0, joint, prior)
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True), np.float64)
 
 
 def expected_f1_cutoff(p_wrong: npt.ArrayLike) -> float:

@@ -1,0 +1,81 @@
+"""What models say of images after training on the posteriors of these images' labels.
+
+N images, K classes. The trusted model knows only Monday; the posteriors know Tuesday too, and are right more often than the given labels.
+So a model that is trained on Monday and on the posteriors is the better judge of the same images. (One that is trained on the given labels
+themselves is none: it agrees with them.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bccp.config import MondayModel
+from bccp.home import scratch
+from bccp.images import Days
+from bccp.monday_model import fit_recipe
+from bccp.passes import held_out_passes, stochastic_passes
+from bccp.step import Step
+from bccp.train import may_mirror, one_hot
+
+Float = npt.NDArray[np.float64]
+
+
+def student_probabilities(
+    step: Step, days: Days, ids: list[str], posterior: Float, recipe: MondayModel, *, fold: npt.ArrayLike | None, passes: int, seed: int
+) -> Float:
+    """p(z | x) by a model that is trained on the posteriors, computed by whoever asks first.
+
+    Parameters
+    ----------
+    step : Step
+        Of ``bayes_cutoff``.
+    days : Days
+    ids : list of str, length N
+        Of the judged images, sorted.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y); rows sum to 1.
+    recipe : MondayModel
+        Architecture and training; all epochs are run. Monday's training images join in where they are trusted.
+    fold : array-like of int, shape (N,), optional
+        Each image is judged by a model that is trained on the other folds; without it, by one that is trained on all.
+    passes, seed
+        As for :func:`bccp.passes.stochastic_passes`.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Rows sum to 1.
+    """
+    trusted, val = ([], None) if days.target_day == "monday" else (days.ids("monday", "train"), days.ids("monday", "val"))
+    known, soft = one_hot(days.labels(trusted), len(days.classes)), posterior.astype(np.float32)
+    if trusted:  # they know better than doubtful labels whether mirroring matters
+        mirrored = may_mirror(recipe.mirror, days, trusted, days.labels(trusted), val)
+        recipe = dataclasses.replace(recipe, mirror="always" if mirrored else "never")
+
+    def compute(folder: Path) -> None:
+        with scratch("student") as work:
+            if fold is None:
+                model, _ = fit_recipe(days, recipe, trusted + ids, np.concatenate([known, soft]), device=step.device, folder=work)
+                found = stochastic_passes(model, days, ids, passes=passes, seed=seed, device=step.device)
+            else:
+                found = held_out_passes(
+                    days, ids, soft, fold, recipe, trusted=trusted, passes=passes, seed=seed, device=step.device, folder=work
+                )
+        np.save(folder / "probabilities.npy", found.mean_probs)
+
+    learned = hashlib.sha256(json.dumps(ids).encode() + soft.tobytes() + (b"" if fold is None else np.asarray(fold, np.int64).tobytes()))
+    key = {
+        "recipe": dataclasses.asdict(recipe),
+        "data": step.inputs["segregated_data"],
+        "targets": learned.hexdigest(),
+        "passes": passes,
+        "seed": seed,
+    }
+    probs: Float = np.load(step.shared("student", key, compute) / "probabilities.npy")
+    return probs
