@@ -1,0 +1,353 @@
+"""The cleaned data set as files: the originals, byte by byte, in class folders by their final labels.
+
+``python -m bccp.export --out FOLDER [--run RUN]``, or ``make export OUT=FOLDER [RUN=…]``. Nothing is judged here: labels are those that a
+finished run left in ``cleansed_labels``. ``cleansed.csv`` lists every file that was fetched, with what became of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import FrameType
+from typing import Any
+
+import pandas as pd
+
+from bccp import tables
+from bccp.errors import BCCPError
+from bccp.home import alive
+from bccp.tracking import Ledger, ledger_uri, qualified, told
+
+LIST = "cleansed.csv"
+"""The table beside the class folders: ``image, given, final, p_wrong, action, file``."""
+
+NEEDED = ("raw_data", "segregated_data", "cleansed_labels")
+"""The artifacts that an export is made of."""
+
+_LONGEST_NAME = 200  # bytes; file systems take 255
+_UNSAFE = frozenset('/\\:*?"<>|') | {chr(code) for code in (*range(32), 127)}
+
+
+def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFrame) -> pd.DataFrame:
+    """Say what becomes of each original file.
+
+    Parameters
+    ----------
+    files : sequence of str
+        The ids of all that was fetched.
+    splits : DataFrame
+        ``image, label``; a label that is not empty is trusted.
+    cleansed : DataFrame
+        ``image, given_label, p_wrong, action, final_label``, all text.
+
+    Returns
+    -------
+    DataFrame
+        ``image, given, final, p_wrong, action, file``, sorted by image. ``action`` is that of ``cleansed_labels`` (``keep``, ``soften``,
+        ``relabel``, ``drop``), ``trusted`` (under its own label), or ``left_out``: unreadable, without any label, or in no split. ``final``
+        and ``file``, a path that no other file has, are empty where nothing is written.
+    """
+    decided = {row[0]: row[1:] for row in cleansed[["image", "given_label", "final_label", "p_wrong", "action"]].itertuples(index=False)}
+    trusted = {image: label for image, label in zip(splits["image"], splits["label"], strict=True) if label}
+    rows = []
+    for image in sorted(files):
+        if image in decided:
+            rows.append((image, *decided[image]))
+        elif image in trusted:
+            rows.append((image, trusted[image], trusted[image], "", "trusted"))
+        else:
+            rows.append((image, "", "", "", "left_out"))
+    table = pd.DataFrame(rows, columns=["image", "given", "final", "p_wrong", "action"])
+    # an image that is dropped has an empty final label already; a class cannot be named so
+    written = table[table["final"] != ""]
+    return table.assign(file=table["image"].map(file_names(written["image"].tolist(), written["final"].tolist())).fillna(""))
+
+
+def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
+    """Give each image a path ``<final label>/<file name>`` of its own.
+
+    Parameters
+    ----------
+    images : sequence of str
+        Distinct ids.
+    finals : sequence of str
+        Their final labels.
+
+    Returns
+    -------
+    dict of str to str
+        By image. Those that would share a path, also where upper and lower case are one, all get a suffix that is made of their ids, so
+        that the order does not matter. No path leads out of the folder or is that of :data:`LIST`; labels and names that would, or that a
+        file system does not take, are changed, and get a suffix of their own.
+    """
+    digests = {image: hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest() for image in images}
+    folders = {final: _safe(final) for final in set(finals)}
+    final_of = dict(zip(images, finals, strict=True))
+    n_digits = dict.fromkeys(images, 0)
+    while True:
+        paths = {image: f"{folders[final_of[image]]}/{_named(image, digests[image][: n_digits[image]])}" for image in images}
+        counts = Counter(path.casefold() for path in paths.values())
+        shared = [image for image, path in paths.items() if counts[path.casefold()] > 1]
+        if not shared:
+            return paths
+        for image in shared:
+            n_digits[image] += 8
+
+
+def export(out: Path, *, raw: Path, segregated: Path, cleansed: Path) -> pd.DataFrame:
+    """Write the cleaned data set; the folder appears when it is whole.
+
+    Parameters
+    ----------
+    out : Path
+        A folder that does not exist, or is empty.
+    raw, segregated, cleansed : Path
+        Folders of ``raw_data``, ``segregated_data`` and ``cleansed_labels``, which belong together.
+
+    Returns
+    -------
+    DataFrame
+        What :data:`LIST` holds.
+
+    Raises
+    ------
+    BCCPError
+        If the folder holds something, or cannot be written.
+    """
+    out = out.expanduser().resolve()
+    table = decide_files(
+        tables.read(raw / "files.csv")["image"].tolist(),
+        tables.read(segregated / "splits.csv"),
+        tables.read(cleansed / "cleansed_labels.csv"),
+    )
+    with _whole_or_not_at_all(out) as folder, zipfile.ZipFile(raw / "images.zip") as archive:
+        for image, file in zip(table["image"], table["file"], strict=True):
+            if file:
+                target = folder / file
+                target.parent.mkdir(exist_ok=True)
+                with archive.open(image) as source, target.open("xb") as copy:
+                    shutil.copyfileobj(source, copy)
+        tables.write(table, folder / LIST)
+    return table
+
+
+def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
+    """Find what a finished pipeline made.
+
+    Parameters
+    ----------
+    run : str or None
+        Its run id, or the path of its ``summary.json`` or of the folder that holds it; None is the newest finished one of the ledger that
+        has cleansed labels.
+    ledger : Ledger
+
+    Returns
+    -------
+    shown : str
+        The pipeline, for the user.
+    versions : dict of str to str
+        Of :data:`NEEDED`, by name.
+
+    Raises
+    ------
+    BCCPError
+        If there is none, or it did not finish, or it cleansed no labels.
+    """
+    if run is None:
+        pipelines = _search(ledger, "tags.`bccp.folder` LIKE '%' and attributes.status = 'FINISHED'")
+        found = ((pipeline, _made_by(pipeline, ledger)) for pipeline in pipelines)
+        newest = next(((p, versions) for p, versions in found if "cleansed_labels" in versions), None)
+        if newest is None:
+            raise BCCPError(f"{ledger.uri} has no finished run with cleansed labels: run the pipeline first (make run)")
+        shown, versions = f"run {newest[0].info.run_id}", newest[1]
+    elif (summary := _summary_file(run)) is not None:
+        shown, versions = str(summary), _made_by_summary(summary)
+    else:
+        pipeline = _pipeline(run, ledger)
+        shown, versions = f"run {run}", _made_by(pipeline, ledger)
+    missing = [name for name in NEEDED if name not in versions]
+    if missing:
+        raise BCCPError(f"{shown} has no {missing[0]}: choose a run in which the steps fetch_data to bayes_cutoff took part")
+    return shown, {name: versions[name] for name in NEEDED}
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """What was written, in one line."""
+    written = table[table["file"] != ""]
+    counts = ", ".join(f"{n} {action}" for action, n in sorted(Counter(table["action"]).items()))
+    return f"{len(written)} of {len(table)} files in {written['final'].nunique()} class folders ({counts})"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export as the arguments say; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m bccp.export", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", default="", help="the folder to make; it must not exist or be empty")
+    parser.add_argument("--run", default="", help="a pipeline's run id or summary.json; default: the newest that finished")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.out:
+            raise BCCPError("where to? give a folder that does not exist yet: make export OUT=folder")
+        out = Path(given.out)
+        _check_free(out.expanduser().resolve())
+        uri, note = ledger_uri(_uri_of(given.run))
+        if note:
+            print(note, flush=True)
+        ledger = Ledger(uri)
+        shown, versions = versions_of(given.run or None, ledger)
+        raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
+        table = export(out, raw=raw, segregated=segregated, cleansed=cleansed)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except Exception as error:
+        if not isinstance(told(error), BCCPError):
+            raise
+        return _failed(str(told(error)))
+    print(f"{sentence(table)}: {out.expanduser().resolve()}, from {shown}; {LIST} lists every image", flush=True)
+    return 0
+
+
+@contextmanager
+def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when the block ends well, and is gone when it does not."""
+    _check_free(out)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for stale in out.parent.glob(f".{_literal(out.name)}.*.partial"):  # of a process that was killed
+            owner = stale.name.removesuffix(".partial").rpartition(".")[2]
+            if owner.isdigit() and not alive(int(owner)):
+                shutil.rmtree(stale)
+        partial.mkdir()
+        yield partial
+        partial.replace(out)
+    except OSError as error:
+        raise BCCPError(
+            f"{error.filename or out} cannot be written ({error.strerror or error}): make room, or choose another folder with OUT="
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(out: Path) -> None:
+    try:
+        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another folder") from error
+    if taken:
+        raise BCCPError(f"OUT={out} is not an empty folder, and nothing is overwritten: choose another, or delete it first")
+
+
+def _safe(name: str) -> str:
+    """A name that is one folder's or one file's everywhere: itself, or what is left of it with a suffix that tells it from others."""
+    kept = "".join("_" if letter in _UNSAFE else letter for letter in name).strip(" ") or "_"
+    kept = "_" + kept.lstrip(".") if set(kept) == {"."} else kept
+    kept = kept.encode("utf-8", "replace")[:_LONGEST_NAME].decode("utf-8", "ignore")
+    if kept == name and name.casefold() != LIST:
+        return name
+    return f"{kept}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _named(image: str, suffix: str) -> str:
+    """The last part of an id, with a suffix before its ending."""
+    path = PurePosixPath(image)
+    if not suffix and _safe(path.name) == path.name:
+        return path.name
+    ending = path.suffix if _safe(path.suffix[1:]) == path.suffix[1:] and len(path.suffix) <= 10 else ""
+    return "-".join(filter(None, [_safe(path.name.removesuffix(ending)), suffix])) + ending
+
+
+def _made_by(pipeline: Any, ledger: Ledger) -> dict[str, str]:
+    """Versions that the steps of a pipeline's run read and made, those of reused and left-out steps too."""
+    client, tags = ledger.client, pipeline.data.tags
+    runs = [client.get_run(value) for name, value in tags.items() if name.startswith("bccp.reused.")]
+    runs += _search(ledger, f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}' and attributes.status = 'FINISHED'")
+    versions: dict[str, str] = {}
+    for kind in ("bccp.input.", "bccp.output."):
+        for run in runs:
+            versions |= {name.removeprefix(kind): value for name, value in run.data.tags.items() if name.startswith(kind)}
+    if "cleansed_labels" in versions and "raw_data" not in versions:  # preprocessing was left out: its own run knows
+        segregated = ledger.fetch(qualified("segregated_data", versions["segregated_data"]))
+        clean = json.loads((segregated / "clean_data.json").read_text(encoding="utf-8"))["clean_data"]
+        for maker in _search(ledger, f"tags.`bccp.output.clean_data` = '{clean}' and attributes.status = 'FINISHED'")[:1]:
+            versions["raw_data"] = maker.data.tags["bccp.input.raw_data"]
+    return versions
+
+
+def _made_by_summary(summary: Path) -> dict[str, str]:
+    said = _read_summary(summary)
+    if said.get("status") != "finished":
+        raise BCCPError(f"{summary} is of a run that did not finish: choose another")
+    return {name: version for step in said["steps"] for name, version in step["outputs"].items()}
+
+
+def _summary_file(run: str) -> Path | None:
+    """The summary that an argument names, or None where it is no path."""
+    path = Path(run).expanduser()
+    path = path / "summary.json" if path.is_dir() else path
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise BCCPError(f"RUN={run} does not exist: give the run id of a pipeline or its summary.json")
+    return None
+
+
+def _read_summary(path: Path) -> Mapping[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        _ = said["steps"], said["config"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise BCCPError(f"RUN={path} is no summary of a run: give a summary.json as the pipeline writes it") from error
+    return dict(said)
+
+
+def _uri_of(run: str) -> str | None:
+    """The ledger that a summary's run was recorded in, where it was configured."""
+    summary = _summary_file(run) if run else None
+    uri = _read_summary(summary)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
+    return str(uri) if uri else None
+
+
+def _pipeline(run_id: str, ledger: Ledger) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = ledger.client.get_run(run_id)
+    except MlflowException as error:
+        raise BCCPError(f"RUN={run_id} is not in {ledger.uri}: give the run id of a pipeline or its summary.json") from error
+    if "bccp.folder" not in run.data.tags or run.info.status != "FINISHED":
+        raise BCCPError(f"RUN={run_id} is no pipeline that finished: give the id of a whole run, not of a step's")
+    return run
+
+
+def _search(ledger: Ledger, wanted: str) -> list[Any]:
+    experiments = [experiment.experiment_id for experiment in ledger.client.search_experiments()]
+    return list(ledger.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=100))
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern for itself."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _failed(text: str, status: int = 1) -> int:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return status
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)  # so that what is half-written is deleted
+    sys.exit(main(sys.argv[1:]))
