@@ -37,6 +37,9 @@ UNCERTAINTIES = ("logit_variance", "predictive_entropy", "mutual_information")
 GUARD_COST = 0.01
 """Expected F1 that the guardrail may cost at most."""
 
+GUARD_SLACK = 1.0
+"""Labels that a class may lose beyond what the guardrail allows."""
+
 RELABEL_LEAST = 0.5
 """A label is replaced only by a class that is at least as probable as all others together."""
 
@@ -199,13 +202,20 @@ def cut_off(scores: npt.ArrayLike, kind: str, *, percentile: float, threshold: f
 
 
 def hold_back(
-    p_wrong: npt.ArrayLike, given: npt.ArrayLike, above: npt.ArrayLike, n_classes: int, *, max_ratio: float, max_cost: float = GUARD_COST
+    p_wrong: npt.ArrayLike,
+    given: npt.ArrayLike,
+    above: npt.ArrayLike,
+    n_classes: int,
+    *,
+    max_ratio: float,
+    max_cost: float = GUARD_COST,
+    slack: float = GUARD_SLACK,
 ) -> Held:
     """Keep the cut-off from falling on a few classes: give back labels of those that lose too many probably right ones.
 
     A class loses Σ (1 - P(wrong)) over its given labels above the cut-off, out of Σ (1 - P(wrong)) over all of them; so do all classes
-    together. Of a class that loses a greater share than ``max_ratio`` times the overall one, the labels most probably right are given back
-    until it no longer does (the overall share falls with them).
+    together. If a class loses a greater share than ``max_ratio`` times the overall one, and more than ``slack`` labels beyond it, it gets
+    back those most probably right until it no longer does (the overall share falls with them).
 
     Parameters
     ----------
@@ -221,12 +231,14 @@ def hold_back(
         At least 1.
     max_cost : float
         Of expected F1, what may be lost at most.
+    slack : float
+        Labels that a class may lose beyond its limit: where hardly any right label is lost, chance alone makes classes unequal.
 
     Returns
     -------
     Held
-        In each round the class that is furthest beyond its limit gives back one label, of equal ones all; rounds end when no class is
-        beyond it or the next one would cost too much. The order of the images does not matter.
+        In each round, of the classes beyond their limit the one with the greatest share gets one label back, of equal ones all. Rounds end
+        when no class is beyond it, or the next one would cost too much. The order of the images does not matter.
     """
     wrong, labels = np.asarray(p_wrong, np.float64), np.asarray(given, np.int64)
     cut = np.array(above, np.bool_)
@@ -246,8 +258,9 @@ def hold_back(
     while True:
         share = np.divide(lost, n_right, out=np.zeros(n_classes), where=n_right > 0)
         overall = lost.sum() / n_right.sum() if n_right.sum() > 0 else 0.0
-        worst = int(np.argmax(share))
-        if share[worst] <= max_ratio * overall * (1 + 1e-9) or not waiting[worst]:
+        beyond = lost - max_ratio * overall * n_right - slack
+        worst = int(np.argmax(np.where(beyond > 1e-9, share, -1.0)))
+        if beyond[worst] <= 1e-9 or not waiting[worst]:
             break
         value, count = waiting[worst][-1]
         if before - _f1(found - value * count, n_cut - count, total) > max_cost:

@@ -30,7 +30,7 @@ COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "poste
 MOST_DRAWN = 40
 """Suspects in the picture."""
 
-MOST_COMPARED = 5000
+MOST_COMPARED = 1000
 """Suspects that get a nearest trusted image: more than anybody looks at, and all that 50,000 trusted images leave time for."""
 
 _ROWS_AT_ONCE = 128
