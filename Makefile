@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow lint benchmark contract clean
+.PHONY: run test test-slow lint benchmark benchmark-labels export contract clean
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -27,6 +27,13 @@ lint: .venv/.dev
 
 benchmark: .venv/.dev  ## the figures of the README; takes minutes
 	python -m benchmarks
+
+benchmark-labels: .venv/.dev  ## finding wrong labels against peers, hours; DATA=folder or archive, FEEDBACK=csv,csv, SEEDS=3
+	@python -m benchmarks.labels $(if $(DATA),--data "$(DATA)") $(if $(FEEDBACK),--feedback "$(FEEDBACK)") \
+	  $(if $(SEEDS),--seeds "$(SEEDS)") -- "$$OPTIONS"
+
+export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summary.json (else the newest finished run)
+	@python -m bccp.export --out "$(OUT)" --run "$(RUN)"
 
 contract: .venv/.run  ## rewrite the steps' MLproject files after a change of config.yaml
 	python -m bccp.contract

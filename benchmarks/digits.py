@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 import bccp
+from benchmarks.measures import interval
 
 VARIANTS: dict[str, list[str]] = {
     "label posterior": [],
@@ -26,13 +26,6 @@ VARIANTS: dict[str, list[str]] = {
     "labels as given": ["bayes_cutoff.enabled=false"],
 }
 DETECTION = ("auroc", "precision", "recall", "f1", "estimated_user_accuracy", "true_user_accuracy")
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and 95% half-width."""
-    array = np.asarray(values)
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else float("nan")
-    return f"{array.mean():.4f} ± {half:.4f}"
 
 
 def measure(seeds: int, options: Sequence[str]) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
