@@ -241,6 +241,7 @@ def judge_votes(
     n_users: int,
     *,
     start: float,
+    most: float | None = None,
 ) -> VotesJudged:
     """Pool the votes of users by a model that was fitted to other, trusted images.
 
@@ -252,6 +253,8 @@ def judge_votes(
         As for :func:`pool_votes`.
     start : float
         The temperature that fits trusted held-out images (:func:`bccp.posterior.fit_temperature`).
+    most : float, optional
+        The greatest temperature that is believed (:func:`bccp.posterior.most_believed`).
 
     Returns
     -------
@@ -263,7 +266,7 @@ def judge_votes(
     prior = np.asarray(mean_probs, np.float64)
     logprobs = _log(prior)
     smoothing = choose_smoothing(apply_temperature(logprobs[image], start), given)
-    temperature = choose_temperature(prior[image], given, start=start, smoothing=smoothing)
+    temperature = choose_temperature(prior[image], given, start=start, smoothing=smoothing, most=most)
     probs = apply_temperature(logprobs, temperature)
     by_user, by_matrix = choose_user_smoothings(probs, image, user_idx, given, n_users, smoothing=smoothing)
     pooled = pool_votes(probs, image, user_idx, given, n_users, smoothing=smoothing, user_smoothing=by_user, matrix_smoothing=by_matrix)

@@ -146,8 +146,10 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
     cutoff, belief, p_posterior, held, about = None, None, None, None, {}
     if has_posterior:
-        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), start=1.0 if start is None else start)
-        belief = _refine(step, days, ids, given, belief)
+        start = 1.0 if start is None else start
+        most = posterior.most_believed(start)
+        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), start=start, most=most)
+        belief = _refine(step, days, ids, given, belief, most)
         p_posterior = belief.posterior
         if config.rounds:
             tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
@@ -210,14 +212,14 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
     return f"nothing trusted, {config.folds} held-out folds", passes, None
 
 
-def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: float) -> Belief:
+def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: float, most: float) -> Belief:
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
     logprobs = np.log(np.maximum(mean_probs, np.finfo(np.float64).tiny))
     if votes is None:
-        judged = posterior.judge_by_trusted_model(mean_probs, given, start=start)
+        judged = posterior.judge_by_trusted_model(mean_probs, given, start=start, most=most)
         probs, noise = posterior.apply_temperature(logprobs, judged.temperature), judged.fit.noise_matrix
         return Belief(probs, noise.T[given], judged.fit.posterior, noise, judged.temperature, judged.smoothing, None)
-    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start)
+    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start, most=most)
     probs, found = posterior.apply_temperature(logprobs, pooled.temperature), pooled.pooled
     likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
     likelihood /= likelihood.max(axis=1, keepdims=True)
@@ -225,7 +227,7 @@ def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: flo
     return Belief(probs, likelihood, found.posterior, found.noise_matrix, pooled.temperature, pooled.smoothing, users)
 
 
-def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief) -> Belief:
+def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief, most: float) -> Belief:
     """Judge again by models that are trained on the posteriors, round after round."""
     config: BayesCutoff = step.config
     recipe = config.monday_model()
@@ -242,7 +244,7 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief
             passes=config.passes,
             seed=_seed(config.random_seed, "dropout"),
         )
-        temperature, probs = posterior.judge_by_student(mean_probs, belief.likelihood)
+        temperature, probs = posterior.judge_by_student(mean_probs, belief.likelihood, most=most)
         belief = belief._replace(probs=probs, posterior=posterior.combine(probs, belief.likelihood), temperature=temperature)
     return belief
 

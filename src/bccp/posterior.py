@@ -37,6 +37,10 @@ Index = npt.NDArray[np.int64]
 SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
 """Pseudo-labels a class among which :func:`choose_smoothing` chooses: from nearly free rows to one error rate for all."""
 
+MODEST, CAUTION = 0.65, 0.8
+"""See :func:`most_believed`; chosen on digits (uniform and pair noise want 0.5 to 1, a weak model's confusions 0.3 to 0.5) and on
+photographs that people labelled (0.3 to 0.7)."""
+
 TEMPERATURES = (0.1, 10.0)
 """The least and the greatest temperature. At 0.1 odds of 2 to 1 have become 1000 to 1; at 10 odds of 1000 to 1 have become 2 to 1."""
 
@@ -357,15 +361,15 @@ def choose_temperature(
     start: float = 1.0,
     smoothing: float = 10.0,
     step: float = 1.5,
+    most: float | None = None,
 ) -> float:
     """The temperature of p(z | x) under which the given labels are likeliest.
 
     A classifier is no longer calibrated on images that look different; Monday's validation cannot tell, but the new labels can: where p
     is too sharp, they contradict it more than any noise matrix explains. The matrix is fitted anew to each temperature. In sample,
     one with many cells explains too much and prefers sharp p; with the left-out likelihood the temperature came within a tenth of the one
-    that the true labels choose on digits with uniform noise, and within a fifth with other noise and on photographs that people had
-    labelled. It is used as it is: at a fifth less, a cut at 0.5 finds more of people's errors, but the cut at the highest expected F1
-    as many, while simulated noise is found less well and overestimated.
+    that the true labels choose on digits with uniform noise. But where users err as the classifier does, on the images and towards the
+    classes that look alike to both, labels are likeliest under a p that is much too soft, and hardly any is found wrong: hence ``most``.
 
     Parameters
     ----------
@@ -379,6 +383,8 @@ def choose_temperature(
         As for :func:`estimate_noise_matrix`.
     step : float
         Factor between the temperatures of the uphill walk, above 1.
+    most : float, optional
+        The greatest temperature that is believed (:func:`most_believed`).
 
     Returns
     -------
@@ -392,10 +398,29 @@ def choose_temperature(
         probs = apply_temperature(logprobs, temperature)
         return estimate_noise_matrix(probs, given, smoothing=smoothing, tolerance=_ROUGH).left_out_likelihood
 
-    return _climb(likelihood, start, step=step)
+    return _climb(likelihood, start, step=step, most=most)
 
 
-def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, start: float) -> Judgement:
+def most_believed(validation_temperature: float) -> float:
+    """The greatest temperature that new labels may ask for, where p is a mean over dropout masks.
+
+    Such a mean is too modest: on trusted images it wants a temperature below 1. New images that look different want a higher one, but so do
+    labels that err as the classifier does, and the two cannot be told apart.
+
+    Parameters
+    ----------
+    validation_temperature : float
+        That fits trusted held-out images (:func:`fit_temperature`).
+
+    Returns
+    -------
+    float
+        ``MODEST``, or ``CAUTION`` times the validation's temperature if that is more.
+    """
+    return max(MODEST, CAUTION * validation_temperature)
+
+
+def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, start: float, most: float | None = None) -> Judgement:
     """Judge given labels by a model that was fitted to other, trusted images.
 
     Parameters
@@ -406,6 +431,8 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
         The given labels.
     start : float
         The temperature that fits trusted held-out images (:func:`fit_temperature`).
+    most : float, optional
+        The greatest temperature that is believed (:func:`most_believed`).
 
     Returns
     -------
@@ -415,7 +442,7 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
     """
     logprobs = _log(mean_probs)
     smoothing = choose_smoothing(apply_temperature(logprobs, start), given)
-    temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing)
+    temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing, most=most)
     return Judgement(temperature, smoothing, estimate_noise_matrix(apply_temperature(logprobs, temperature), given, smoothing=smoothing))
 
 
@@ -442,7 +469,7 @@ def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> 
     return judge_by_trusted_model(pure, given, start=1.0)
 
 
-def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> tuple[float, Float]:
+def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float]:
     """Judge given labels anew by a model that was trained on their posteriors.
 
     Such a model has seen every label, as far as it was believed, and so it agrees with them: a noise matrix estimated with it would find
@@ -455,6 +482,8 @@ def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> tu
         p(z = j | x); rows sum to 1.
     likelihood : array-like, shape (N, K)
         P(y | z = j) of each image's label, or of all labels that users gave it; each row up to a factor.
+    most : float, optional
+        The greatest temperature that is believed (:func:`most_believed`).
 
     Returns
     -------
@@ -469,7 +498,7 @@ def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> tu
         # sorted, so that the images' order does not matter to the bit
         return float(np.sort(np.log(np.maximum((apply_temperature(logprobs, temperature) * evidence).sum(axis=1), _TINY))).sum())
 
-    temperature = _climb(value, 1.0, step=1.5)
+    temperature = _climb(value, 1.0, step=1.5, most=most)
     return temperature, apply_temperature(logprobs, temperature)
 
 
@@ -554,9 +583,9 @@ def _count(posterior: Float, labels: Index) -> Float:
     return counts
 
 
-def _climb(value: Callable[[float], float], start: float, *, step: float) -> float:
-    """The first maximum uphill of ``start`` within ``TEMPERATURES``, to 1%: a walk in equal factors, then a golden section."""
-    low, high = (float(bound) for bound in np.log(TEMPERATURES))
+def _climb(value: Callable[[float], float], start: float, *, step: float, most: float | None = None) -> float:
+    """The first maximum uphill of ``start`` within ``TEMPERATURES``, at most ``most``, to 1%: equal factors, then a golden section."""
+    low, high = (float(bound) for bound in np.log((TEMPERATURES[0], min(TEMPERATURES[1], most or TEMPERATURES[1]))))
     known: dict[float, float] = {}
 
     def at(x: float) -> float:
