@@ -10,14 +10,17 @@ from bccp.posterior import (
     apply_temperature,
     choose_smoothing,
     choose_temperature,
+    combine,
     confident_noise_matrix,
     estimate_noise_matrix,
     estimate_user_accuracy,
     expected_f1_cutoff,
     fit_temperature,
     judge_by_held_out_folds,
+    judge_by_student,
     judge_by_trusted_model,
     label_posterior,
+    most_believed,
     remove_noise,
     uniform_noise,
 )
@@ -337,3 +340,41 @@ def test_inputs_are_left_as_they_were():
     judge_by_held_out_folds(probs, given)
     np.testing.assert_array_equal(probs, before[0])
     np.testing.assert_array_equal(given, before[1])
+
+
+def test_users_who_err_as_the_classifier_does_do_not_make_it_soft():
+    rng = np.random.default_rng(5)
+    n_images, n_classes = 2000, 4
+    true = rng.integers(0, n_classes, n_images)
+    weak = np.exp(rng.normal(0, 1, (n_images, n_classes)) + 0.5 * np.eye(n_classes)[true])
+    weak /= weak.sum(axis=1, keepdims=True)
+    # what the users take for the truth in a third of the cases is what the classifier holds for second likeliest
+    given = np.where(rng.random(n_images) < 0.35, [rng.choice(n_classes, p=row) for row in weak], true)
+    probs = apply_temperature(np.log(weak) + 3 * np.eye(n_classes)[true], 1.0)
+    free, kept = (judge_by_trusted_model(probs, given, start=0.5, most=most) for most in (None, most_believed(0.5)))
+    wrong = given != true
+    share = [1 - np.take_along_axis(j.fit.posterior, given[:, None], axis=1).mean() for j in (free, kept)]
+    assert kept.temperature <= most_believed(0.5) < free.temperature
+    assert abs(share[1] - wrong.mean()) < abs(share[0] - wrong.mean())
+
+
+def test_the_greatest_believed_temperature_follows_the_validation():
+    assert most_believed(0.1) == most_believed(0.8) == 0.65
+    assert most_believed(2.0) == pytest.approx(1.6)
+
+
+def test_a_student_is_judged_with_what_is_known_of_the_users():
+    noise = np.array([[0.8, 0.2, 0.0], [0.0, 0.7, 0.3], [0.1, 0.0, 0.9]])
+    rng = np.random.default_rng(2)
+    calibrated = rng.dirichlet(np.full(3, 0.5), 4000)
+    true = np.array([rng.choice(3, p=row) for row in calibrated])
+    given = np.array([rng.choice(3, p=noise[z]) for z in true])
+    too_sharp = apply_temperature(np.log(calibrated), 0.5)
+    temperature, probs = judge_by_student(too_sharp, noise.T[given])
+    assert temperature == pytest.approx(2.0, rel=0.25)
+    np.testing.assert_allclose(combine(probs, noise.T[given]), label_posterior(probs, given, noise))
+    order = rng.permutation(4000)
+    other, permuted = judge_by_student(too_sharp[order], noise.T[given][order])
+    assert other == temperature
+    np.testing.assert_array_equal(permuted, probs[order])
+    assert judge_by_student(too_sharp, noise.T[given], most=0.65)[0] <= 0.65
