@@ -32,7 +32,7 @@ def run(step: Step) -> None:
 
         verdict = judge(step, days, ids, given)
         decision, about = verdict.decision, verdict.about
-        to_check = label_report.make_report(step, days, decision)
+        to_check = label_report.make_report(step, days, decision, verdict.audited)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.say(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")

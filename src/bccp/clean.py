@@ -149,17 +149,11 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
 
-        if self.trusted:
-            judgement = posterior.judge_by_trusted_model(table, given, start=1.0)
-            pure = table
-        else:
-            judgement = posterior.judge_by_held_out_folds(table, given)
-            pure = posterior.remove_noise(table, posterior.confident_noise_matrix(table, given))
+        pure = table if self.trusted else posterior.without_noise(table, given)
+        judgement = posterior.judge_by_trusted_model(pure, given, start=1.0)
         believed = judgement.fit.posterior
         if len(places):
-            logprobs = np.log(np.maximum(pure, np.finfo(np.float64).tiny))
-            calibrated = posterior.apply_temperature(logprobs, judgement.temperature)
-            believed = audit.calibrate(calibrated, believed, given, places, truth).posterior
+            believed = audit.calibrate(posterior.temper(pure, judgement.temperature), believed, given, places, truth).posterior
         self.temperature_, self.noise_matrix_, self.posterior_ = judgement.temperature, judgement.fit.noise_matrix, believed
         self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
         self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
@@ -189,17 +183,22 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if self.max_class_ratio is not None:
             above = bayes_cutoff.hold_back(wrong, given, above, len(self.classes_), max_ratio=self.max_class_ratio).above
         above[places] = truth != given[places]  # what an expert has found is not held back
-        best = self.posterior_.argmax(axis=1)
-        final, kept = given.copy(), np.ones(len(given), np.bool_)
-        if self.action == "soft":
-            final = best
-        elif self.action == "relabel":
-            sure = self.posterior_.max(axis=1) >= bayes_cutoff.RELABEL_LEAST
-            final, kept = np.where(above & sure, best, given), ~above | sure
-        else:
-            kept = ~above
-        final[places], kept[places] = truth, True
-        self.is_wrong_, self.kept_, self.labels_ = above, kept, self.classes_[final]
+        audited = np.zeros(len(given), np.bool_)
+        audited[places] = True
+        numbers = [str(k) for k in range(len(self.classes_))]
+        decided = bayes_cutoff.decide(
+            [""] * len(given),
+            given,
+            numbers,
+            score=wrong,
+            above=above,
+            action=self.action,
+            posterior=self.posterior_,
+            audited=audited,
+        ).table
+        self.is_wrong_, self.kept_ = above, (decided["action"] != "drop").to_numpy()
+        # a dropped image has no final label: here it stays as it was given
+        self.labels_ = self.classes_[np.where(self.kept_, decided["final_label"].where(self.kept_, "0").astype(int), given)]
 
     def _check_parameters(self) -> None:
         if self.action not in ACTIONS:

@@ -7,6 +7,7 @@ one that was trained on its posterior may judge it again (:mod:`bccp.student`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +81,8 @@ class Checked(NamedTuple):
 
     Attributes
     ----------
+    said : mapping of str to str
+        The true label by image id.
     places : ndarray of int64, shape (M,)
         Positions of the checked images.
     labels : ndarray of int64, shape (M,)
@@ -88,6 +91,7 @@ class Checked(NamedTuple):
         What ``cutoff.json`` says of the file.
     """
 
+    said: Mapping[str, str]
     places: Index
     labels: Index
     about: dict[str, Any]
@@ -105,6 +109,8 @@ class Verdict(NamedTuple):
         p(z = j | x) that it rests on, at the temperature where there is one; rows sum to 1.
     users : DataFrame or None
         The report of the users, where they are told apart and there is a posterior.
+    audited : mapping of str to str
+        The checked labels by image id.
     metrics : dict of str to float
     """
 
@@ -112,6 +118,7 @@ class Verdict(NamedTuple):
     about: dict[str, Any]
     probs: Float
     users: pd.DataFrame | None
+    audited: Mapping[str, str]
     metrics: dict[str, float]
 
 
@@ -180,7 +187,7 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
     probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
-    return Verdict(decision, what | about, probs, users, metrics)
+    return Verdict(decision, what | about, probs, users, {} if checked is None else checked.said, metrics)
 
 
 def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, float | None]:
@@ -207,20 +214,18 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
             days, ids, own, fold, recipe, trusted=[], passes=config.passes, seed=seed, device=step.device, folder=folder
         )
     if config.method == "label_posterior":
-        noise = posterior.confident_noise_matrix(passes.mean_probs, given)
-        passes = passes._replace(mean_probs=posterior.remove_noise(passes.mean_probs, noise))
+        passes = passes._replace(mean_probs=posterior.without_noise(passes.mean_probs, given))
     return f"nothing trusted, {config.folds} held-out folds", passes, None
 
 
 def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: float, most: float) -> Belief:
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
-    logprobs = np.log(np.maximum(mean_probs, np.finfo(np.float64).tiny))
     if votes is None:
         judged = posterior.judge_by_trusted_model(mean_probs, given, start=start, most=most)
-        probs, noise = posterior.apply_temperature(logprobs, judged.temperature), judged.fit.noise_matrix
+        probs, noise = posterior.temper(mean_probs, judged.temperature), judged.fit.noise_matrix
         return Belief(probs, noise.T[given], judged.fit.posterior, noise, judged.temperature, judged.smoothing, None)
     pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start, most=most)
-    probs, found = posterior.apply_temperature(logprobs, pooled.temperature), pooled.pooled
+    probs, found = posterior.temper(mean_probs, pooled.temperature), pooled.pooled
     likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
     likelihood /= likelihood.max(axis=1, keepdims=True)
     users = annotators.users_table(votes.users, found)
@@ -278,7 +283,7 @@ def _read_audit(step: Step, days: Days, ids: list[str]) -> Checked:
     wrong_rows = feedback.sentence(said.problems)
     step.say(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
     about = {"images": len(places), "blank": said.n_blank, "problems": feedback.report(said.problems)}
-    return Checked(places, days.encode([said.labels[ids[i]] for i in places]), about)
+    return Checked(said.labels, places, days.encode([said.labels[ids[i]] for i in places]), about)
 
 
 def _seed(random_seed: int, purpose: str) -> int:

@@ -7,14 +7,12 @@ and the table is then read as ``bayes_cutoff.audit_file``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bccp import models, plots, tables
-from bccp.audit import read_audit
 from bccp.bayes_cutoff import Decision
 from bccp.features import shared_features
 from bccp.home import scratch
@@ -133,7 +131,7 @@ def report_table(
     return pd.DataFrame(columns, columns=list(COLUMNS)).sort_values("image").reset_index(drop=True)
 
 
-def make_report(step: Step, days: Days, decision: Decision) -> pd.DataFrame:
+def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str, str]) -> pd.DataFrame:
     """The report of the step's decision; see :func:`report_table`.
 
     Parameters
@@ -142,17 +140,14 @@ def make_report(step: Step, days: Days, decision: Decision) -> pd.DataFrame:
         Of ``bayes_cutoff``; its input ``true_labels`` is not looked at.
     days : Days
     decision : Decision
+    audited : mapping of str to str
+        What is checked stays checked when this report is fed back.
 
     Returns
     -------
     DataFrame
     """
     votes = step.input("given_labels") / "votes.csv"
-    audited = None
-    if step.config.audit_file and decision.posterior is not None:  # what is checked stays checked when this report is fed back
-        judged = decision.table["image"].tolist()
-        said = read_audit(Path(step.config.audit_file), images=set(days.splits.index), judged=judged, classes=days.classes)
-        audited = said.labels
     return report_table(
         decision.table,
         days.classes,

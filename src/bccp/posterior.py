@@ -245,6 +245,11 @@ def apply_temperature(logprobs: npt.ArrayLike, temperature: float) -> Float:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
+def temper(probs: npt.ArrayLike, temperature: float) -> Float:
+    """:func:`apply_temperature` to probabilities, shape (N, K); one that was rounded to 0 is not impossible."""
+    return apply_temperature(_log(probs), temperature)
+
+
 def fit_temperature(probs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The temperature under which trusted labels are likeliest.
 
@@ -334,6 +339,22 @@ def remove_noise(probs: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
     mixed = np.asarray(probs, np.float64)
     pure = np.maximum(mixed @ np.linalg.pinv(np.asarray(noise, np.float64), rcond=0.1), 0.01 / mixed.shape[1])
     return np.asarray(pure / pure.sum(axis=1, keepdims=True), np.float64)
+
+
+def without_noise(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """p(z | x) of models that were fitted to other images' given labels: the noise that they learned is counted and taken out.
+
+    Parameters
+    ----------
+    mean_probs, given
+        As for :func:`judge_by_held_out_folds`.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Rows sum to 1.
+    """
+    return remove_noise(mean_probs, confident_noise_matrix(mean_probs, given))
 
 
 def choose_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, *, candidates: Sequence[float] = SMOOTHINGS) -> float:
@@ -465,8 +486,7 @@ def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> 
     -------
     Judgement
     """
-    pure = remove_noise(mean_probs, confident_noise_matrix(mean_probs, given))
-    return judge_by_trusted_model(pure, given, start=1.0)
+    return judge_by_trusted_model(without_noise(mean_probs, given), given, start=1.0)
 
 
 def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float]:

@@ -21,7 +21,7 @@ from bccp.images import Days
 from bccp.monday_model import fit_recipe
 from bccp.passes import held_out_passes, stochastic_passes
 from bccp.step import Step
-from bccp.train import may_mirror, one_hot
+from bccp.train import one_hot, trusted_mirror
 
 Float = npt.NDArray[np.float64]
 
@@ -52,11 +52,10 @@ def student_probabilities(
     ndarray of float64, shape (N, K)
         Rows sum to 1.
     """
-    trusted, val = ([], None) if days.target_day == "monday" else (days.ids("monday", "train"), days.ids("monday", "val"))
+    trusted = [] if days.target_day == "monday" else days.ids("monday", "train")
     known, soft = one_hot(days.labels(trusted), len(days.classes)), posterior.astype(np.float32)
     if trusted:  # they know better than doubtful labels whether mirroring matters
-        mirrored = may_mirror(recipe.mirror, days, trusted, days.labels(trusted), val)
-        recipe = dataclasses.replace(recipe, mirror="always" if mirrored else "never")
+        recipe = dataclasses.replace(recipe, mirror="always" if trusted_mirror(recipe.mirror, days) else "never")
 
     def compute(folder: Path) -> None:
         with scratch("student") as work:
