@@ -8,6 +8,7 @@ import pytest
 from bccp import posterior
 from bccp.posterior import (
     apply_temperature,
+    choose_guesses,
     choose_smoothing,
     choose_temperature,
     combine,
@@ -359,8 +360,62 @@ def test_users_who_err_as_the_classifier_does_do_not_make_it_soft():
 
 
 def test_the_greatest_believed_temperature_follows_the_validation():
-    assert most_believed(0.1) == most_believed(0.8) == 0.65
-    assert most_believed(2.0) == pytest.approx(1.6)
+    assert most_believed(0.1) == most_believed(0.7) == 0.65
+    assert most_believed(2.0) == pytest.approx(1.8)
+
+
+def guess(probs: np.ndarray, given: np.ndarray, share: float, softness: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The labels with some replaced by what weak eyes say of the image, and each label's chance as a guess."""
+    rng = np.random.default_rng(seed)
+    soft = apply_temperature(np.log(np.maximum(probs, 1e-300)), softness)
+    said = (soft.cumsum(axis=1) < rng.random(len(given))[:, None]).sum(axis=1).clip(max=probs.shape[1] - 1)
+    labels = np.where(rng.random(len(given)) < share, said, given)
+    return labels, soft[np.arange(len(given)), labels]
+
+
+def test_guesses_are_told_from_errors_of_the_class():
+    probs, true, labels = draw(20_000, uniform_noise(0.9, 6), seed=3, spread=0.2)
+    given, chances = guess(probs, labels, 0.4, 3.0, seed=4)
+    fit, blind = estimate_noise_matrix(probs, given, guesses=chances), estimate_noise_matrix(probs, given)
+    assert fit.guess_share == pytest.approx(0.4, abs=0.03)
+    np.testing.assert_allclose(fit.noise_matrix, uniform_noise(0.9, 6), atol=0.03)
+    np.testing.assert_allclose(fit.posterior, combine(probs, fit.likelihood))
+    expected = 0.6 * uniform_noise(0.9, 6).T[given] + 0.4 * chances[:, None]
+    np.testing.assert_allclose(fit.likelihood, expected, atol=0.04)
+    wrong = given != true
+    with_guesses, without = (f1(wrong_probability(found.posterior, given) > 0.5, wrong) for found in (fit, blind))
+    assert with_guesses > without + 0.02
+    assert wrong_probability(fit.posterior, given).mean() == pytest.approx(wrong.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("softness", [2.0, 4.0])
+def test_how_weak_the_eyes_are_is_found_too(softness: float):
+    probs, _, labels = draw(20_000, uniform_noise(0.9, 6), seed=5, spread=0.2)
+    given, chances = guess(probs, labels, 0.4, softness, seed=6)
+    found, guesses = choose_guesses(probs, given, temperature=1.0, smoothing=10)
+    assert found == softness
+    np.testing.assert_allclose(guesses, chances)
+
+
+def test_labels_that_do_not_depend_on_the_image_are_no_guesses():
+    for seed, noise in enumerate((PAIR, uniform_noise(0.6, 3), np.eye(3))):
+        probs, true, given = draw(3000, noise, seed=seed, spread=0.2)
+        judgement = judge_by_trusted_model(probs, given, start=1.0, most=1.0)
+        assert judgement.fit.guess_share < 0.05
+        assert wrong_probability(judgement.fit.posterior, given).mean() == pytest.approx((given != true).mean(), abs=0.03)
+    assert judge_by_trusted_model(probs, given, start=1.0).softness is None
+
+
+def test_each_round_of_em_with_guesses_climbs():
+    probs, _, labels = draw(300, PAIR, seed=8)
+    given, chances = guess(probs, labels, 0.3, 2.0, seed=9)
+    fits = [estimate_noise_matrix(probs, given, smoothing=3, guesses=chances, tolerance=-1, max_iter=n) for n in range(1, 40)]
+    assert (np.diff([fit.log_likelihood for fit in fits]) >= -1e-9).all()
+    order = np.random.default_rng(0).permutation(300)
+    other = estimate_noise_matrix(probs[order], given[order], smoothing=3, guesses=chances[order], tolerance=-1, max_iter=39)
+    assert other.guess_share == fits[-1].guess_share
+    np.testing.assert_array_equal(other.posterior, fits[-1].posterior[order])
+    np.testing.assert_array_equal(other.likelihood, fits[-1].likelihood[order])
 
 
 def test_a_student_is_judged_with_what_is_known_of_the_users():

@@ -107,6 +107,7 @@ def test_nothing_of_the_caller_changes_but_the_model(tmp_path: Path, monkeypatch
     fit(make_model(), tmp_path / "out", (images, targets), weights=np.ones(60))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     np.testing.assert_array_equal(images, copies[0])
     np.testing.assert_array_equal(targets, copies[1])
     assert list(work.iterdir()) == []

@@ -44,9 +44,11 @@ class Belief(NamedTuple):
     posterior : ndarray of float64, shape (N, K)
         P(z = j | x, y); rows sum to 1.
     noise_matrix : ndarray of float64, shape (K, K)
-        P(y = k | z = j); rows sum to 1.
-    temperature, smoothing : float
+        P(y = k | z = j) of labels that are no guess; rows sum to 1.
+    temperature, smoothing, guess_share : float
         See :mod:`bccp.posterior`.
+    softness : float or None
+        Temperature of guesses, where labels may be some: not where users are told apart.
     users : DataFrame or None
         The report of :func:`bccp.annotators.users_table`, where users are told apart.
     """
@@ -57,6 +59,8 @@ class Belief(NamedTuple):
     noise_matrix: Float
     temperature: float
     smoothing: float
+    guess_share: float
+    softness: float | None
     users: pd.DataFrame | None
 
 
@@ -153,9 +157,8 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
     cutoff, belief, p_posterior, held, about = None, None, None, None, {}
     if has_posterior:
-        start = 1.0 if start is None else start
-        most = posterior.most_believed(start)
-        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), start=start, most=most)
+        most = posterior.most_believed(1.0 if start is None else start)
+        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
         belief = _refine(step, days, ids, given, belief, most)
         p_posterior = belief.posterior
         if config.rounds:
@@ -218,18 +221,19 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
     return f"nothing trusted, {config.folds} held-out folds", passes, None
 
 
-def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, start: float, most: float) -> Belief:
+def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: float) -> Belief:
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
     if votes is None:
-        judged = posterior.judge_by_trusted_model(mean_probs, given, start=start, most=most)
-        probs, noise = posterior.temper(mean_probs, judged.temperature), judged.fit.noise_matrix
-        return Belief(probs, noise.T[given], judged.fit.posterior, noise, judged.temperature, judged.smoothing, None)
-    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start, most=most)
+        judged = posterior.judge_by_trusted_model(mean_probs, given, start=most, most=most)
+        probs, fit = posterior.temper(mean_probs, judged.temperature), judged.fit
+        how = judged.temperature, judged.smoothing, fit.guess_share, judged.softness
+        return Belief(probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
+    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=most, most=most)
     probs, found = posterior.temper(mean_probs, pooled.temperature), pooled.pooled
     likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
     likelihood /= likelihood.max(axis=1, keepdims=True)
     users = annotators.users_table(votes.users, found)
-    return Belief(probs, likelihood, found.posterior, found.noise_matrix, pooled.temperature, pooled.smoothing, users)
+    return Belief(probs, likelihood, found.posterior, found.noise_matrix, pooled.temperature, pooled.smoothing, 0.0, None, users)
 
 
 def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief, most: float) -> Belief:
@@ -297,6 +301,8 @@ def _parameters(belief: Belief, score: Float, classes: list[str], validation_tem
         "validation_temperature": validation_temperature,
         "temperature": belief.temperature,
         "smoothing": belief.smoothing,
+        "guess_share": belief.guess_share,
+        "guess_softness": belief.softness,
         "classes": classes,
         "noise_matrix": belief.noise_matrix.tolist(),
     }
