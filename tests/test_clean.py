@@ -36,7 +36,7 @@ def test_em_recovers_the_noise_matrix_and_the_labels_get_better():
 
 def test_three_classes_are_what_a_hand_computes():
     probs, given, _ = draw(500)
-    cleaner = LabelCleaner(max_class_ratio=None).fit(probs, given)
+    cleaner = LabelCleaner(max_temperature=None, max_class_ratio=None).fit(probs, given)
     powers = probs ** (1 / cleaner.temperature_)
     calibrated = powers / powers.sum(axis=1, keepdims=True)
     joint = [calibrated[0, j] * cleaner.noise_matrix_[j, given[0]] for j in range(3)]
@@ -83,13 +83,30 @@ def test_doubtful_models_have_their_noise_taken_out():
     probs, given, true = draw()
     mixed = probs @ NOISE  # what a model says that was fitted to other labels as wrong as these
     trusting, doubting = LabelCleaner().fit(mixed, given), LabelCleaner(trusted=False).fit(mixed, given)
-    expected = posterior.judge_by_held_out_folds(mixed, given)
+    expected = posterior.judge_by_trusted_model(posterior.without_noise(mixed, given), given, start=1.0, most=1.0)
     np.testing.assert_allclose(doubting.posterior_, expected.fit.posterior, atol=1e-9)
     assert not np.allclose(trusting.posterior_, doubting.posterior_)
     audited = dict(enumerate(true[:200].tolist()))
     assert LabelCleaner(trusted=False).fit(mixed, given, audited=audited).estimated_accuracy_ == pytest.approx(
         (given == true).mean(), abs=0.06
     )
+
+
+def test_users_who_err_as_the_model_does_are_found():
+    rng = np.random.default_rng(7)
+    probs = rng.dirichlet(np.full(4, 0.15), 3000)
+    true = (probs.cumsum(axis=1) < rng.random(3000)[:, None]).sum(axis=1).clip(max=3)
+    weak = posterior.temper(probs, 3.0)  # what somebody with weaker eyes sees
+    said = (weak.cumsum(axis=1) < rng.random(3000)[:, None]).sum(axis=1).clip(max=3)
+    given = np.where(rng.random(3000) < 0.5, said, true)
+    kept, free = LabelCleaner().fit(probs, given), LabelCleaner(max_temperature=None).fit(probs, given)
+    wrong = given != true
+    f1_kept, f1_free = (2 * (found.is_wrong_ & wrong).sum() / (found.is_wrong_.sum() + wrong.sum()) for found in (kept, free))
+    assert f1_kept > 0.6
+    assert f1_free < 0.2
+    assert kept.guess_share_ > 0.4
+    assert free.guess_share_ == 0
+    assert abs(kept.estimated_accuracy_ - (~wrong).mean()) < 0.1 < free.estimated_accuracy_ - (~wrong).mean()
 
 
 def test_the_guardrail_gives_labels_back():
@@ -136,6 +153,7 @@ def test_scikit_learns_conventions_hold():
         ({"cutoff": 1.5}, "cutoff=1.5"),
         ({"cutoff": True}, "cutoff=True"),
         ({"max_class_ratio": 0.5}, "max_class_ratio=0.5"),
+        ({"max_temperature": 0}, "max_temperature=0: None and numbers above 0"),
         ({"trusted": "yes"}, "trusted='yes'"),
         ({"classes": ["a", "b"]}, "classes has 2 different names"),
         ({"classes": ["ant", "bee", "cow"]}, "unknown labels .e.g. 'cat'"),

@@ -17,13 +17,13 @@ from bccp.posterior import (
     estimate_user_accuracy,
     expected_f1_cutoff,
     fit_temperature,
-    judge_by_held_out_folds,
     judge_by_student,
     judge_by_trusted_model,
     label_posterior,
     most_believed,
     remove_noise,
     uniform_noise,
+    without_noise,
 )
 
 PAIR = 0.7 * np.eye(3) + 0.3 * np.roll(np.eye(3), 1, axis=1)
@@ -305,7 +305,7 @@ def test_held_out_models_of_noisy_labels_still_find_them(noise):
     probs, true, given = draw(1500, noise, seed=17, spread=0.03)
     fitted_to_noise = probs @ noise  # what a perfect model of the given labels says
     wrong = given != true
-    judgement = judge_by_held_out_folds(fitted_to_noise, given)
+    judgement = judge_by_trusted_model(without_noise(fitted_to_noise, given), given, start=1.0)
     p_wrong = wrong_probability(judgement.fit.posterior, given)
     best = wrong_probability(label_posterior(probs, given, noise), given)
     assert f1(p_wrong > expected_f1_cutoff(p_wrong), wrong) > f1(best > 0.5, wrong) - 0.03
@@ -338,7 +338,7 @@ def test_inputs_are_left_as_they_were():
     probs, _, given = draw(50, PAIR, seed=19)
     before = probs.copy(), given.copy()
     judge_by_trusted_model(probs, given, start=1.0)
-    judge_by_held_out_folds(probs, given)
+    judge_by_trusted_model(without_noise(probs, given), given, start=1.0)
     np.testing.assert_array_equal(probs, before[0])
     np.testing.assert_array_equal(given, before[1])
 

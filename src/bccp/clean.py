@@ -45,6 +45,10 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     trusted : bool
         Whether ``probs`` come from a model that was fitted to other images, with trusted labels. False: from cross-validation on these
         images and their doubtful labels, each image's row by a model that saw neither it nor a duplicate of it.
+    max_temperature : float or None
+        The greatest temperature of ``probs`` that the given labels may ask for, above 0. 1 takes ``probs`` for calibrated or too modest, as
+        a mean over dropout masks is; for an overconfident model it is the temperature that fits trusted held-out images. None: any; then
+        no label is taken for a guess, and users who err as the model does hide.
     max_class_ratio : float or None
         The guardrail: no class may lose more than this times the overall share of its probably right labels, as long as that costs at
         most a point of expected F1. At least 1; None: no guardrail.
@@ -58,7 +62,9 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     temperature_ : float
         Of ``probs``, chosen by the given labels.
     noise_matrix_ : ndarray of float64, shape (K, K)
-        P(given = k | true = j); rows sum to 1. Without regard to checked labels.
+        P(given = k | true = j) of the labels that are no guess; rows sum to 1. Without regard to checked labels.
+    guess_share_ : float
+        The share of labels that are guesses: what weaker eyes than the model's say of the image (:mod:`bccp.posterior`).
     posterior_ : ndarray of float64, shape (N, K)
         P(true = j | image, given label); rows sum to 1.
     p_wrong_ : ndarray of float64, shape (N,)
@@ -93,6 +99,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     classes_: npt.NDArray[Any]
     temperature_: float
     noise_matrix_: Float
+    guess_share_: float
     posterior_: Float
     p_wrong_: Float
     cutoff_: float
@@ -108,12 +115,14 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         action: str = "soft",
         cutoff: str | float = "auto",
         trusted: bool = True,
+        max_temperature: float | None = 1.0,
         max_class_ratio: float | None = 1.5,
         classes: npt.ArrayLike | None = None,
     ) -> None:
         self.action = action
         self.cutoff = cutoff
         self.trusted = trusted
+        self.max_temperature = max_temperature
         self.max_class_ratio = max_class_ratio
         self.classes = classes
 
@@ -150,11 +159,13 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
 
         pure = table if self.trusted else posterior.without_noise(table, given)
-        judgement = posterior.judge_by_trusted_model(pure, given, start=1.0)
+        most = self.max_temperature
+        judgement = posterior.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
         believed = judgement.fit.posterior
         if len(places):
             believed = audit.calibrate(posterior.temper(pure, judgement.temperature), believed, given, places, truth).posterior
-        self.temperature_, self.noise_matrix_, self.posterior_ = judgement.temperature, judgement.fit.noise_matrix, believed
+        self.temperature_, self.posterior_ = judgement.temperature, believed
+        self.noise_matrix_, self.guess_share_ = judgement.fit.noise_matrix, judgement.fit.guess_share
         self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
         self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
         self.n_features_in_ = table.shape[1]
@@ -207,6 +218,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
             raise ValueError(f"cutoff={self.cutoff!r}: 'auto' and numbers from 0 to 1 are accepted")
         if not isinstance(self.trusted, bool):
             raise ValueError(f"trusted={self.trusted!r}: True and False are accepted")
+        if self.max_temperature is not None and not (_is_number(self.max_temperature) and self.max_temperature > 0):
+            raise ValueError(f"max_temperature={self.max_temperature!r}: None and numbers above 0 are accepted")
         if self.max_class_ratio is not None and not (_is_number(self.max_class_ratio) and self.max_class_ratio >= 1):
             raise ValueError(f"max_class_ratio={self.max_class_ratio!r}: None and numbers from 1 are accepted")
 

@@ -379,10 +379,17 @@ def remove_noise(probs: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
 def without_noise(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Float:
     """p(z | x) of models that were fitted to other images' given labels: the noise that they learned is counted and taken out.
 
+    Such a model says p(y | x), a mixture of the noise matrix's rows. Taken for p(z | x) it would agree with the labels, and no noise be
+    found. So the noise is counted where the model is sure (:func:`confident_noise_matrix`) and taken out (:func:`remove_noise`). It rests
+    on two assumptions: for most images the true class is plain to see (else too much noise is found), and most labels of a class are
+    right (nothing else says what the classes are).
+
     Parameters
     ----------
-    mean_probs, given
-        As for :func:`judge_by_held_out_folds`.
+    mean_probs : array-like, shape (N, K)
+        p(y = j | x) of each image, from a model that was fitted neither to it nor to a duplicate of it; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
 
     Returns
     -------
@@ -538,28 +545,6 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
         softness, guesses = choose_guesses(mean_probs, given, temperature=temperature, smoothing=smoothing)
     fit = estimate_noise_matrix(apply_temperature(logprobs, temperature), given, smoothing=smoothing, guesses=guesses)
     return Judgement(temperature, smoothing, softness, fit)
-
-
-def judge_by_held_out_folds(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Judgement:
-    """Judge given labels where nothing is trusted, by models that were fitted to the other folds' given labels.
-
-    Such a model says p(y | x), a mixture of the noise matrix's rows. Taken for p(z | x) it would agree with the labels, and no noise be
-    found. So the noise is counted where the model is sure (:func:`confident_noise_matrix`) and taken out (:func:`remove_noise`); from there
-    on all is as with a trusted model. It rests on two assumptions: for most images the true class is plain to see (else too much noise is
-    found), and most labels of a class are right (nothing else says what the classes are).
-
-    Parameters
-    ----------
-    mean_probs : array-like, shape (N, K)
-        p(y = j | x) of each image, from a model that was fitted neither to it nor to a duplicate of it; rows sum to 1.
-    given : array-like of int, shape (N,)
-        The given labels.
-
-    Returns
-    -------
-    Judgement
-    """
-    return judge_by_trusted_model(without_noise(mean_probs, given), given, start=1.0)
 
 
 def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float]:
