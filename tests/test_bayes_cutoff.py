@@ -13,7 +13,7 @@ import pytest
 from fake_step import FakeStep, load_run
 from sklearn.metrics import roc_auc_score
 
-from bccp import bayes_cutoff, judge, monday_model, passes, tables
+from bccp import bayes_cutoff, judge, models, monday_model, passes, tables
 from bccp.config import BayesCutoff
 from bccp.errors import BCCPError
 from bccp.images import open_days
@@ -391,7 +391,7 @@ def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch
 def test_chunks_change_nothing_but_rounding(tmp_path):
     data = make_data(tmp_path / "data")
     days = open_days(data["segregated_data"], data["clean_data"])
-    model = judge.models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
+    model = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
     ids = days.ids("tuesday", "train")
     whole, parts = (passes.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
     for one, other in zip(whole, parts, strict=True):

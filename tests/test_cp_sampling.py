@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -356,7 +357,7 @@ def test_pairs_on_mondays_model_lie_as_far_apart_as_its_embeddings(tmp_path: Pat
     (tmp_path / "monday").mkdir()
     models.save(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
     monkeypatch.setattr(features, "shared_monday_model", lambda *_: tmp_path / "monday")
-    step, sample = run_step(data, tmp_path / "out", type="l1_norm", ratio=0.2)
+    step, sample = run_step(data, tmp_path / "out", type="l1_norm", ratio=0.2, monday_model=SimpleNamespace(freeze_backbone=False))
     days = open_days(data["segregated_data"], data["clean_data"])
     assert len(sample) == 12
     for _, pair in sample.groupby("pair"):

@@ -21,8 +21,9 @@ from bccp import models, tables
 from bccp.architectures import names
 from bccp.config import MondayModel
 from bccp.errors import BCCPError, nearest
+from bccp.frozen_features import frozen_features
 from bccp.images import Days
-from bccp.monday_model import shared_monday_model
+from bccp.monday_model import open_monday_model, shared_monday_model
 from bccp.step import Step
 from bccp.tracking import file_digest, folder_digest
 
@@ -56,6 +57,10 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
     BCCPError
         If the embedding is unknown, cannot be read, or gives no finite vectors.
     """
+    if embedding == "monday_model" and recipe.freeze_backbone:
+        found = frozen_features(step, days, open_monday_model(step, days, recipe), ids)
+        _check(found, embedding)
+        return found
     about = json.loads((step.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
     key = {"clean_data": about["clean_data"], "images": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
     monday_folder: Path | None = None

@@ -1,4 +1,4 @@
-"""Pixels on disk: views by image id into the memory-mapped arrays of ``clean_data`` and ``segregated_data``.
+"""Pixels and features on disk: views by image id into the memory-mapped arrays of ``clean_data`` and ``segregated_data``.
 
 Nothing here holds an image set in memory: a view keeps index arrays, and reads the images that it is asked for.
 """
@@ -17,6 +17,7 @@ import pandas as pd
 
 from bccp import tables
 
+Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
 
@@ -66,6 +67,50 @@ class ImageView:
         """The view of some of these images, in the order given; no pixel is read."""
         positions = np.asarray(positions)
         return ImageView(self._clean, self._corrupted, self._row[positions], self._corrupted_row[positions])
+
+
+class FeatureView:
+    """Features of images that a frozen backbone has seen, picked from several arrays and read when they are indexed.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray of float32, shape (any, D)
+        Usually memory-mapped.
+    array : ndarray of int64, shape (n,)
+        For each image of the view the position of its array.
+    row : ndarray of int64, shape (n,)
+        Its row there.
+    n_features : int
+        D.
+    """
+
+    def __init__(self, arrays: Sequence[Float32], array: Index, row: Index, n_features: int) -> None:
+        self._arrays = [np.asarray(one) for one in arrays]  # a memory map's own indexing is slow
+        self._array = array
+        self._row = row
+        self._n_features = n_features
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, D)."""
+        return (len(self), self._n_features)
+
+    def __getitem__(self, positions: slice | Sequence[int] | npt.NDArray[Any]) -> Float32:
+        """Read features: float32 of shape (len(positions), D), a copy."""
+        array, row = self._array[positions], self._row[positions]
+        features = np.empty((len(row), self._n_features), np.float32)
+        for number in np.unique(array).tolist():
+            own = array == number
+            features[own] = self._arrays[number][row[own]]
+        return features
+
+    def take(self, positions: npt.ArrayLike) -> FeatureView:
+        """The view of some of these images, in the order given; nothing is read."""
+        positions = np.asarray(positions)
+        return FeatureView(self._arrays, self._array[positions], self._row[positions], self._n_features)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import annotators, audit, bayes_cutoff, feedback, models, posterior, tables
+from bccp import annotators, audit, bayes_cutoff, feedback, posterior, tables
 from bccp.bayes_cutoff import Decision, Held, Passes
 from bccp.config import BayesCutoff
 from bccp.duplicates import duplicate_groups
+from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
 from bccp.images import Days
-from bccp.monday_model import shared_monday_model
+from bccp.monday_model import open_monday_model
 from bccp.passes import assign_folds, held_out_passes, stochastic_passes
 from bccp.step import Step
 from bccp.student import student_probabilities
@@ -197,12 +198,12 @@ def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[
     """Tier 1: by Monday's model, with the temperature that fits Monday's validation."""
     config: BayesCutoff = step.config
     seed = _seed(config.random_seed, "dropout")
-    model, _ = models.load(shared_monday_model(step, days, config.monday_model()))
-    passes = stochastic_passes(model, days, ids, passes=config.passes, seed=seed, device=step.device)
+    model, inputs = open_monday_model(step, days, config.monday_model()), shared_inputs(step, days)
+    passes = stochastic_passes(model, days, ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
     if config.method != "label_posterior":
         return "trusted day", passes, None
     val_ids = days.ids("monday", "val")
-    val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device)
+    val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
     return "trusted day", passes, posterior.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
 
 
@@ -214,7 +215,17 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
     seed = _seed(config.random_seed, "dropout")
     with scratch("folds") as folder:
         passes = held_out_passes(
-            days, ids, own, fold, recipe, trusted=[], passes=config.passes, seed=seed, device=step.device, folder=folder
+            days,
+            ids,
+            own,
+            fold,
+            recipe,
+            trusted=[],
+            passes=config.passes,
+            seed=seed,
+            device=step.device,
+            folder=folder,
+            inputs=shared_inputs(step, days),
         )
     if config.method == "label_posterior":
         passes = passes._replace(mean_probs=posterior.without_noise(passes.mean_probs, given))

@@ -15,9 +15,10 @@ import pandas as pd
 from bccp import models, plots, tables
 from bccp.bayes_cutoff import Decision
 from bccp.features import shared_features
+from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
 from bccp.images import Days
-from bccp.monday_model import shared_monday_model
+from bccp.monday_model import open_monday_model
 from bccp.plots import Suspect
 from bccp.step import Step
 
@@ -198,8 +199,8 @@ def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, s
         return {}
     recipe, trusted = step.config.monday_model(), days.ids("monday", "train")
     references = shared_features(step, days, trusted, embedding="monday_model", recipe=recipe)
-    model, _ = models.load(shared_monday_model(step, days, recipe))
-    found = nearest_by_cosine(models.embed(model, days.view(suspects), device=step.device), references)
+    model = open_monday_model(step, days, recipe)
+    found = nearest_by_cosine(models.embed(model, shared_inputs(step, days)(model, suspects), device=step.device), references)
     return {suspect: trusted[k] for suspect, k in zip(suspects, found.tolist(), strict=True)}
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bccp import tables
 from bccp.architectures import OWN, ImageClassifier, names, own_parts, torchvision_parts, why_not
 from bccp.errors import BCCPError, nearest
+from bccp.images import FeatureView
 from bccp.weights import State, load_file, published_weights
 
 Float32 = npt.NDArray[np.float32]
@@ -211,15 +212,17 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     return model, about
 
 
-def embed(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu", path: Path | None = None) -> Float32:
+def embed(
+    model: ImageClassifier, images: Images | FeatureView, *, batch_size: int = 256, device: str = "cpu", path: Path | None = None
+) -> Float32:
     """Features of images, without dropout or augmentation.
 
     Parameters
     ----------
     model : ImageClassifier
         Left in evaluation mode on the device.
-    images : array-like of uint8, shape (N, S, S, 3)
-        Read batch by batch.
+    images : array-like of uint8, shape (N, S, S, 3), or FeatureView
+        Read batch by batch; features are read as they are.
     batch_size : int
     device : str
     path : Path, optional
@@ -238,7 +241,10 @@ def embed(model: ImageClassifier, images: Images, *, batch_size: int = 256, devi
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             rows = np.arange(start, min(start + batch_size, len(images)))
-            features[rows] = model.embed(torch.from_numpy(images[rows]).to(device)).float().cpu().numpy()
+            seen = images[rows]
+            features[rows] = (
+                seen if isinstance(images, FeatureView) else model.embed(torch.from_numpy(seen).to(device)).float().cpu().numpy()
+            )
     return features
 
 

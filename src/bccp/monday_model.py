@@ -14,6 +14,7 @@ from bccp import models, training
 from bccp.architectures import ImageClassifier
 from bccp.config import MondayModel
 from bccp.errors import BCCPError
+from bccp.frozen_features import Inputs, shared_inputs
 from bccp.images import Days
 from bccp.step import Step
 from bccp.tracking import file_digest, folder_digest
@@ -44,13 +45,23 @@ def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
     _check_trusted(days)
 
     def compute(folder: Path) -> None:
-        train_monday_model(days, recipe, device=step.device, folder=folder, progress=True)
+        train_monday_model(days, recipe, device=step.device, folder=folder, progress=True, inputs=shared_inputs(step, days))
 
     key = {"recipe": dataclasses.asdict(recipe) | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
     return step.shared("monday_model", key, compute)
 
 
-def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: Path, progress: bool = False) -> None:
+def open_monday_model(step: Step, days: Days, recipe: MondayModel) -> ImageClassifier:
+    """:func:`shared_monday_model`, loaded, and frozen where the recipe says so."""
+    model, _ = models.load(shared_monday_model(step, days, recipe))
+    if recipe.freeze_backbone:
+        model.freeze_backbone()
+    return model
+
+
+def train_monday_model(
+    days: Days, recipe: MondayModel, *, device: str, folder: Path, progress: bool = False, inputs: Inputs | None = None
+) -> None:
     """Train on Monday's trusted training images and save the model; all epochs are run, and the best on Monday's validation is kept.
 
     Parameters
@@ -61,6 +72,8 @@ def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: 
     folder : Path
         Gets what ``models.save`` writes.
     progress : bool
+    inputs : callable, optional
+        What the model is given of images; by default their pixels.
 
     Raises
     ------
@@ -77,6 +90,7 @@ def train_monday_model(days: Days, recipe: MondayModel, *, device: str, folder: 
         device=device,
         folder=folder,
         progress=progress,
+        inputs=inputs,
     )
     models.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
 
@@ -91,6 +105,7 @@ def fit_recipe(
     device: str,
     folder: Path,
     progress: bool = False,
+    inputs: Inputs | None = None,
 ) -> tuple[ImageClassifier, training.History]:
     """Follow the recipe on some images; all epochs are run.
 
@@ -107,6 +122,8 @@ def fit_recipe(
     folder : Path
         For what training keeps in between.
     progress : bool
+    inputs : callable, optional
+        What the model is given of images; by default their pixels.
 
     Returns
     -------
@@ -128,18 +145,21 @@ def fit_recipe(
         weights=recipe.weights,
         freeze_backbone=recipe.freeze_backbone,
     )
+    mirror = may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids)
+    model.mirrored = mirror  # before features are asked for
+    show: Inputs = inputs or (lambda _, some: days.view(some))
     history = training.fit(
         model,
-        days.view(ids),
+        show(model, ids),
         targets,
         np.ones(len(ids)),
-        None if val_ids is None else days.view(val_ids),
+        None if val_ids is None else show(model, val_ids),
         None if val_ids is None else one_hot(days.labels(val_ids), n_classes),
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
         augmentation=recipe.augmentation,
-        mirror=may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids),
+        mirror=mirror,
         mixup_alpha=recipe.mixup_alpha,
         ema_decay=recipe.ema_decay,
         patience=None,

@@ -15,6 +15,7 @@ from bccp import models
 from bccp.architectures import ImageClassifier
 from bccp.bayes_cutoff import Passes, summarise
 from bccp.config import MondayModel
+from bccp.frozen_features import Inputs
 from bccp.images import Days
 from bccp.monday_model import fit_recipe
 from bccp.train import one_hot
@@ -26,7 +27,15 @@ CHUNK = 2048
 
 
 def stochastic_passes(
-    model: ImageClassifier, days: Days, ids: list[str], *, passes: int, seed: int, device: str, chunk: int = CHUNK
+    model: ImageClassifier,
+    days: Days,
+    ids: list[str],
+    *,
+    passes: int,
+    seed: int,
+    device: str,
+    inputs: Inputs | None = None,
+    chunk: int = CHUNK,
 ) -> Passes:
     """Judge images by one model, a chunk at a time.
 
@@ -42,6 +51,8 @@ def stochastic_passes(
         Of the dropout masks. Each pass has one mask for all images.
     device : str
         ``cpu``, ``cuda`` or ``mps``.
+    inputs : callable, optional
+        What the model is given of images; by default their pixels.
     chunk : int
         Images at once.
 
@@ -50,9 +61,9 @@ def stochastic_passes(
     Passes
         In the order of ``ids``.
     """
-    found = []
+    found, images = [], days.view(ids) if inputs is None else inputs(model, ids)
     for start in range(0, max(len(ids), 1), chunk):
-        features = models.embed(model, days.view(ids[start : start + chunk]), device=device)
+        features = models.embed(model, images.take(np.arange(start, min(start + chunk, len(ids)))), device=device)
         # the same seed gives the same masks in each chunk
         found.append(summarise(models.stochastic_logits(model, features, passes=passes, generator=torch.Generator().manual_seed(seed))))
     return Passes(*(np.concatenate(part) for part in zip(*found, strict=True)))
@@ -97,6 +108,7 @@ def held_out_passes(
     seed: int,
     device: str,
     folder: Path,
+    inputs: Inputs | None = None,
 ) -> Passes:
     """Judge the images of each fold by a model that is fitted to the labels of all other folds.
 
@@ -113,7 +125,7 @@ def held_out_passes(
         Architecture and training of each model; all epochs are run.
     trusted : list of str
         Further images, with trusted labels, that each model is fitted to; may be none.
-    passes, seed, device
+    passes, seed, device, inputs
         As for :func:`stochastic_passes`.
     folder : Path
         An existing folder for what training keeps in between.
@@ -140,8 +152,10 @@ def held_out_passes(
             np.concatenate([known, soft[others]]),
             device=device,
             folder=folder / f"fold_{number}",
+            inputs=inputs,
         )
         order.append(own)
-        parts.append(stochastic_passes(model, days, [ids[i] for i in own.tolist()], passes=passes, seed=seed, device=device))
+        judged = [ids[i] for i in own.tolist()]
+        parts.append(stochastic_passes(model, days, judged, passes=passes, seed=seed, device=device, inputs=inputs))
     back = np.argsort(np.concatenate(order))
     return Passes(*(np.concatenate(part)[back] for part in zip(*parts, strict=True)))

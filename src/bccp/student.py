@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.config import MondayModel
+from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import fit_recipe
@@ -58,13 +59,25 @@ def student_probabilities(
         recipe = dataclasses.replace(recipe, mirror="always" if trusted_mirror(recipe.mirror, days) else "never")
 
     def compute(folder: Path) -> None:
+        inputs = shared_inputs(step, days)
         with scratch("student") as work:
             if fold is None:
-                model, _ = fit_recipe(days, recipe, trusted + ids, np.concatenate([known, soft]), device=step.device, folder=work)
-                found = stochastic_passes(model, days, ids, passes=passes, seed=seed, device=step.device)
+                targets = np.concatenate([known, soft])
+                model, _ = fit_recipe(days, recipe, trusted + ids, targets, device=step.device, folder=work, inputs=inputs)
+                found = stochastic_passes(model, days, ids, passes=passes, seed=seed, device=step.device, inputs=inputs)
             else:
                 found = held_out_passes(
-                    days, ids, soft, fold, recipe, trusted=trusted, passes=passes, seed=seed, device=step.device, folder=work
+                    days,
+                    ids,
+                    soft,
+                    fold,
+                    recipe,
+                    trusted=trusted,
+                    passes=passes,
+                    seed=seed,
+                    device=step.device,
+                    folder=work,
+                    inputs=inputs,
                 )
         np.save(folder / "probabilities.npy", found.mean_probs)
 

@@ -31,6 +31,7 @@ from bccp import augmentation as augmentations
 from bccp import torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
+from bccp.images import FeatureView
 from bccp.losses import LOSSES, Loss
 from bccp.models import Float32, Images, embed
 from bccp.weights import State
@@ -98,10 +99,10 @@ class History:
 
 def fit(
     model: ImageClassifier,
-    images: Images,
+    images: Images | FeatureView,
     targets: npt.ArrayLike,
     weights: npt.ArrayLike,
-    val_images: Images | None,
+    val_images: Images | FeatureView | None,
     val_targets: npt.ArrayLike | None,
     *,
     epochs: int,
@@ -128,13 +129,13 @@ def fit(
     ----------
     model : ImageClassifier
         Is changed.
-    images : array-like of uint8, shape (N, S, S, 3)
-        Read batch by batch; N is at least 2.
+    images : array-like of uint8, shape (N, S, S, 3), or FeatureView
+        Read batch by batch; N is at least 2. Features: what the model's frozen backbone makes of the images, ``mirrored`` as it is to be.
     targets : array-like, shape (N, K)
         P(class) of each image; rows sum to 1, one-hot where the label is hard.
     weights : array-like, shape (N,)
         How much each image counts, not negative; only their ratios matter.
-    val_images, val_targets : array-like of uint8, shape (M, S, S, 3), and array-like, shape (M, K), or None
+    val_images, val_targets : as ``images`` for M images, and array-like, shape (M, K), or None
         Decide on the best epoch.
     epochs : int
         At most.
@@ -373,14 +374,22 @@ def _importance(targets: npt.ArrayLike, weights: npt.ArrayLike, class_weights: n
 
 
 def _what_learns(
-    model: ImageClassifier, images: Images, val_images: Images | None, folder: Path, *, batch_size: int, device: str
+    model: ImageClassifier,
+    images: Images | FeatureView,
+    val_images: Images | FeatureView | None,
+    folder: Path,
+    *,
+    batch_size: int,
+    device: str,
 ) -> tuple[Any, Any, Any]:
     """Training and validation inputs, and the network that they go into: the model, or the head of a frozen one on its features."""
     if not model.frozen:
         network: Any = model  # torch's own types lack memory_format
         return images, val_images, network.to(memory_format=torch.channels_last)
 
-    def features(of: Images, name: str) -> Float32:
+    def features(of: Images | FeatureView, name: str) -> Float32 | FeatureView:
+        if isinstance(of, FeatureView):
+            return of
         large = 4 * len(of) * model.n_features > MEMORY_MAPPED_BYTES
         return embed(model, of, batch_size=batch_size, device=device, path=folder / name if large else None)
 
