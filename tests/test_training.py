@@ -13,6 +13,7 @@ import torch
 from bccp import augmentation, models, training
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
+from bccp.images import FeatureView
 from bccp.losses import LOSSES, Loss
 
 N_CLASSES, SIZE = 3, 16
@@ -154,6 +155,48 @@ def test_features_that_are_large_are_kept_on_disk_and_give_the_same_head(tmp_pat
     fit(on_disk, tmp_path)
     assert torch.equal(in_memory.head[1].weight, on_disk.head[1].weight)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = make_data(30, seed=1)
+    val = images, 0.7 * np.roll(targets, 1, axis=1) + 0.3 * targets  # after a while it gets worse the better the training goes
+    alone, by_lightning = make_model(freeze_backbone=True), make_model(freeze_backbone=True)
+    options = {"val": val, "epochs": 9, "learning_rate": 0.05, "ema_decay": 0.9, "mixup_alpha": 0.4, "patience": 2}
+    one = fit(alone, tmp_path, **options)
+
+    def run_head(task: Any, training_set: Any, validation: Any, **rest: Any) -> Any:
+        return training._run(task, training_set, validation, tmp_path / "kept", bar=False, **rest)
+
+    monkeypatch.setattr(training, "_run_head", run_head)
+    other = fit(by_lightning, tmp_path, **options)
+    assert one.table().equals(other.table())
+    assert one.best_epoch == other.best_epoch < len(one.table()) < 9
+    for state, expected in ((alone.state_dict(), by_lightning.state_dict()), (one.last_state, other.last_state)):
+        assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+def test_a_head_is_trained_on_one_thread_whatever_the_caller_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used, run_head = [], training._run_head
+    monkeypatch.setattr(training, "_run_head", lambda *args, **rest: used.append(torch.get_num_threads()) or run_head(*args, **rest))
+    torch.set_num_threads(2)
+    model = make_model(freeze_backbone=True)
+    features = FeatureView([models.embed(model, make_data()[0])], np.zeros(60, int), np.arange(60), model.n_features)
+    fit(model, tmp_path, (features, make_data()[1]), epochs=1)
+    assert (used, torch.get_num_threads()) == ([1], 2)
+
+
+def test_dropout_of_features_drops_its_share_and_keeps_the_mean() -> None:
+    for rate in (0.0, 0.1, 0.5, 0.9):
+        drop, ones = training._Dropout(rate), torch.ones(301, 333)
+        torch.manual_seed(0)
+        found = drop(ones)
+        share = (found == 0).float().mean().item()
+        assert abs(share - rate) <= 5 * (rate * (1 - rate) / ones.numel()) ** 0.5 + 2**-16
+        assert torch.allclose(found[found != 0], torch.tensor(1 / (1 - rate)))
+        for axis in (0, 1):  # neither images nor features are alike
+            assert rate == 0 or (found == 0).float().mean(axis).std() < 3 * (rate * (1 - rate) / ones.shape[axis]) ** 0.5
+        assert not torch.equal(drop(ones), found) or rate == 0
+        assert torch.equal(drop.eval()(ones), ones)
 
 
 def test_images_are_read_in_batches_once_an_epoch(tmp_path: Path) -> None:
