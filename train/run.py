@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import models, tables, train, training
+from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
 from bccp.starting_point import starting_model
 from bccp.step import Step, command_line
@@ -34,11 +35,12 @@ def run(step: Step) -> None:
     mirror = train.mirrors(config.mirror, days, images)
     if config.mirror == "auto":
         step.say(f"images are {'' if mirror else 'not '}mirrored")
+    model.mirrored, inputs = model.mirrored or mirror, shared_inputs(step, days)
     with step.output("model") as folder:
         history = training.fit(
             model,
-            *(days.view(images.ids), images.targets, images.weights),
-            *(days.view(validation.ids), validation.targets),
+            *(inputs(model, images.ids), images.targets, images.weights),
+            *(inputs(model, validation.ids), validation.targets),
             class_weights=train.balanced_class_weights(images.targets, images.weights) if config.class_weights else None,
             mirror=mirror,
             seed=config.random_seed,
