@@ -81,6 +81,8 @@ class Tracking:
     wandb_entity: str | None = field()
     wandb_project: str = field()
     upload_images: bool = field()
+    init_timeout: float = _number(1, 3600)
+    finish_timeout: float = _number(1, 86400)
 
 
 @dataclass(kw_only=True)

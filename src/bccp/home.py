@@ -33,6 +33,9 @@ PLACES = {
 }
 """Environment variables that tell libraries where to write, and the place under the home that each gets."""
 
+WANDB_SCRATCH = "wandb/tmp"
+"""Where the temporary folders of the wandb package go, under the home, each below a folder that begins with its process's id."""
+
 
 def home() -> Path:
     """The home's folder, made where it is missing; ``~/.bccp`` unless ``BCCP_HOME`` says otherwise.
@@ -78,7 +81,7 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 def sweep_scratch() -> None:
     """Delete the scratch folders of processes that are no more."""
-    for folder in (home() / "tmp").glob("*-*"):
+    for folder in [*(home() / "tmp").glob("*-*"), *(home() / WANDB_SCRATCH).glob("*-*")]:
         owner = folder.name.partition("-")[0]
         if owner.isdigit() and not alive(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)

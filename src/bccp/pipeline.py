@@ -216,6 +216,8 @@ class _Pipeline:
             group=self.folder.name,
             threads=threads,
             parent_run_id=parent,
+            init_timeout=tracking.init_timeout,
+            finish_timeout=tracking.finish_timeout,
         )
         try:
             self.ledger.log_params(parent, dict(_flatten(dataclasses.asdict(self.config))))

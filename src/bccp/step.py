@@ -27,6 +27,10 @@ PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evalu
 """Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
 
 
+_WANDB_LOST = "bccp.wandb_lost"
+"""Tag of a pipeline's run: W&B's server did not answer."""
+
+
 @dataclass(frozen=True)
 class StepSpec:
     """What a step reads and writes.
@@ -74,6 +78,8 @@ class Context:
         Numeric threads of a step.
     parent_run_id : str or None
         The pipeline's MLflow run.
+    init_timeout, finish_timeout : float
+        Seconds to wait for W&B at a step's start and end.
     """
 
     ledger_uri: str
@@ -84,6 +90,8 @@ class Context:
     group: str
     threads: int
     parent_run_id: str | None = None
+    init_timeout: float = 30.0
+    finish_timeout: float = 120.0
 
 
 class Stopwatch:
@@ -266,6 +274,7 @@ def execute(
     key: str,
     key_parts: Mapping[str, Any],
     run_id: str | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> Step:
     """Run a step in this process, recorded as a run of its own.
 
@@ -285,6 +294,8 @@ def execute(
         From :func:`bccp.keys.step_key`.
     run_id : str, optional
         The run that MLflow made for the step, where it started it.
+    origins : mapping of str to str, optional
+        W&B's ``entity/project`` of the inputs that were named so.
 
     Returns
     -------
@@ -301,19 +312,12 @@ def execute(
     mirror: wandb_mirror.Mirror = wandb_mirror.NoMirror()
     try:
         ledger.log_params(run_id, {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)})
+        mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key})
         if context.wandb != "disabled":
-            mirror = wandb_mirror.WandbMirror(
-                mode=context.wandb,
-                entity=context.wandb_entity,
-                project=context.wandb_project,
-                group=context.group,
-                step=name,
-                config=dataclasses.asdict(section) | {"bccp.mlflow_run": run_id, "bccp.key": key},
-                home=ledger.home,
-                upload_images=context.upload_images,
-            )
-        for artifact, version in inputs.items():
-            mirror.use(*split_version(qualified(artifact, version)))
+            for artifact, version in inputs.items():
+                known, digest = split_version(qualified(artifact, version))
+                folder = ledger.fetch(f"{known}:{digest}")
+                mirror.use(known, digest, folder, pixels=known in PIXEL_ARTIFACTS, origin=(origins or {}).get(artifact))
         limit_threads(context.threads)
         step = Step(name, section, dict(inputs), context, ledger, run_id, mirror)
         with step._watch.going(True):
@@ -327,8 +331,31 @@ def execute(
         ledger.end(run_id, ending(error))
         raise
     mirror.finish(0)
+    if mirror.lost and context.parent_run_id:
+        ledger.tag(context.parent_run_id, {_WANDB_LOST: "true"})
     ledger.end(run_id, "FINISHED")
     return step
+
+
+def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Mapping[str, str]) -> wandb_mirror.Mirror:
+    """The step's run in W&B; offline where the server has not answered an earlier step of the pipeline, so that only one has to wait."""
+    mode = context.wandb
+    if mode == "disabled":
+        return wandb_mirror.NoMirror()
+    if mode == "online" and context.parent_run_id and _WANDB_LOST in ledger.client.get_run(context.parent_run_id).data.tags:
+        mode = "offline"
+    return wandb_mirror.WandbMirror(
+        mode=mode,
+        entity=context.wandb_entity,
+        project=context.wandb_project,
+        group=context.group,
+        step=name,
+        config={**dataclasses.asdict(section), **about},
+        home=ledger.home,
+        upload_images=context.upload_images,
+        init_timeout=context.init_timeout,
+        finish_timeout=context.finish_timeout,
+    )
 
 
 def limit_threads(threads: int) -> None:

@@ -1,13 +1,20 @@
 """The mirror in Weights & Biases: the same runs, figures and artifacts as in the ledger, with lineage.
 
-``disabled`` gives an object that does nothing, so no caller asks which it has. Offline, everything is recorded under the home for a later
-sync.
+``disabled`` gives an object that does nothing, so no caller asks which it has. Offline, everything is recorded under the home; what W&B's
+own records cannot hold, the inputs, is noted beside them. :mod:`bccp.wandb_sync` uploads both. Online the same note is kept until W&B has
+everything, so that nothing is lost where the server dies or the process is killed.
 """
 
 from __future__ import annotations
 
+import importlib
+import json
 import netrc
 import os
+import re
+import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +22,22 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from bccp.errors import BCCPError
+from bccp.home import WANDB_SCRATCH, home, scratch
 
-_TIMEOUT_SECONDS = 30
+NOTE = "bccp.json"
+"""In the folder of a W&B run that is not, or not wholly, on W&B: what :mod:`bccp.wandb_sync` has to do."""
+
+_PLACEHOLDER = "version.txt"
 
 
 class Mirror(Protocol):
     """What a step tells W&B."""
 
-    def use(self, name: str, digest: str) -> None:
-        """An input was read."""
+    lost: bool
+    """Whether a run that was to be online is recorded offline, as the server did not answer."""
+
+    def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
+        """An input was read, from a folder of the ledger; ``origin`` is its ``entity/project`` where it came from W&B."""
 
     def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
         """An output was stored; with ``pixels`` it holds parts of images."""
@@ -44,7 +58,9 @@ class Mirror(Protocol):
 class NoMirror:
     """``tracking.wandb=disabled``."""
 
-    def use(self, name: str, digest: str) -> None:
+    lost = False
+
+    def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
         """Do nothing."""
 
     def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
@@ -78,9 +94,11 @@ class WandbMirror:
     config : mapping
         The step's resolved section.
     home : Path
-        Where offline records go.
+        Where W&B's records go.
     upload_images : bool
         Whether pixels may leave.
+    init_timeout, finish_timeout : float
+        Seconds to wait for the server at the start, and for the rest of the uploads at the end.
     """
 
     def __init__(
@@ -94,80 +112,71 @@ class WandbMirror:
         config: Mapping[str, Any],
         home: Path,
         upload_images: bool,
+        init_timeout: float,
+        finish_timeout: float,
     ) -> None:
-        for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
-            os.environ.pop(name, None)  # a parent's run is not this step's
-        import wandb
-
-        self._wandb: Any = wandb
-        self._upload_images = upload_images
-        self._online = mode == "online"
-        settings = wandb.Settings(
-            silent=True,
-            x_save_requirements=False,
-            disable_git=True,
-            disable_code=True,
-            x_disable_stats=True,
-            console="off",
-            init_timeout=_TIMEOUT_SECONDS,
-        )
+        self._wandb = _import_wandb()
+        self._step, self._upload_images, self.lost = step, upload_images, False
+        about: dict[str, Any] = {"entity": entity, "project": project, "group": group, "job_type": step, "name": f"{step}-{group}"}
+        about |= {"config": dict(config), "dir": str(home), "settings": {"init_timeout": init_timeout, "finish_timeout": finish_timeout}}
+        self._about = about
         try:
-            self._run = self._start(mode, entity, project, group, step, config, home, settings)
-        except (wandb.errors.CommError, wandb.errors.UsageError, TimeoutError) as error:
-            if not self._online:
+            self._run = start_run(mode=mode, **about)
+        except (self._wandb.errors.Error, TimeoutError) as error:
+            if mode != "online":
                 raise
-            print(f"  warning: W&B does not answer ({str(error).splitlines()[0][:120]}): this step is recorded offline", flush=True)
-            self._online = False
-            self._run = self._start("offline", entity, project, group, step, config, home, settings)
+            self._lose(error)
+            self._run = start_run(mode="offline", **about)
+        self._note: dict[str, Any] = {"entity": entity, "project": project, "pid": os.getpid(), "finished": False, "inputs": []}
+        self._write_note()
         self._run.define_metric(f"{step}/epoch")
         self._run.define_metric(f"{step}/epoch_*", step_metric=f"{step}/epoch")
-        self._step = step
 
-    def _start(
-        self,
-        mode: str,
-        entity: str | None,
-        project: str,
-        group: str,
-        step: str,
-        config: Mapping[str, Any],
-        home: Path,
-        settings: Any,
-    ) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries that wandb imports, about themselves
-            return self._wandb.init(
-                mode=mode,
-                entity=entity,
-                project=project,
-                group=group,
-                job_type=step,
-                name=f"{step}-{group}",
-                config=dict(config),
-                dir=str(home),
-                settings=settings,
-            )
+    @property
+    def _online(self) -> bool:
+        return not self._run.offline and not self.lost
 
-    def use(self, name: str, digest: str) -> None:
-        """Online, an edge of the lineage; offline, a note in the run's config for the sync to replay."""
-        if self._online:
+    def _lose(self, error: BaseException) -> None:
+        if not self.lost:
+            why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            print(f"  warning: not on W&B ({why}): recorded offline, `make wandb-sync` uploads it later", flush=True)
+        self.lost = True
+
+    def _write_note(self) -> None:
+        place = Path(self._run.dir).parent / NOTE
+        fresh = place.with_suffix(".part")
+        fresh.write_text(json.dumps(self._note), encoding="utf-8")
+        fresh.replace(place)
+
+    def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
+        """Note the input and, online, enter it as an edge of the lineage; an input that W&B does not have is uploaded first."""
+        reference = f"{origin}/{name}:{alias(digest)}" if origin else f"{name}:{alias(digest)}"
+        without_files = pixels and not self._upload_images
+        entry = {"reference": reference, "digest": digest, "folder": str(folder), "without_files": without_files}
+        self._note["inputs"].append(entry)
+        self._write_note()
+        if not self._online:
+            return
+        try:
             try:
-                self._run.use_artifact(f"{name}:{alias(digest)}")
-                return
+                self._run.use_artifact(reference)
             except (self._wandb.errors.CommError, ValueError) as error:
-                print(f"  warning: W&B has no {name}:{alias(digest)} ({str(error).splitlines()[0][:100]})", flush=True)
-        self._run.config.update({f"bccp.input.{name}": digest}, allow_val_change=True)
+                if not absent(error) or origin:
+                    raise
+                self._upload_input(name, digest, folder, without_files=without_files)
+                self._run.use_artifact(reference)
+        except (self._wandb.errors.Error, ValueError, OSError) as error:
+            self._lose(error)
+
+    def _upload_input(self, name: str, digest: str, folder: Path, *, without_files: bool) -> None:
+        """An input that was made without W&B, or is not synced; by a run of its own, as what this run logs counts as its output."""
+        about = self._about | {"job_type": "upload", "name": f"upload-{alias(digest)}", "config": {}}
+        with start_run(mode="online", **about) as run:
+            run.log_artifact(described(name, digest, folder, without_files=without_files), aliases=[alias(digest)])
 
     def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
         """Log the artifact with its version as alias and metadata; without its files where they hold pixels that may not leave."""
-        artifact = self._wandb.Artifact(name, type=name, metadata={"version": digest})
-        if pixels and not self._upload_images:
-            with artifact.new_file("version.txt", mode="w") as stream:
-                stream.write(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n")
-        else:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
-                    artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
+        artifact = described(name, digest, folder, without_files=pixels and not self._upload_images)
         self._run.log_artifact(artifact, aliases=[alias(digest)])
 
     def log(self, metrics: Mapping[str, float]) -> None:
@@ -185,8 +194,109 @@ class WandbMirror:
             self._run.log({f"{self._step}/{path.stem}": self._wandb.Image(str(path))})
 
     def finish(self, exit_code: int) -> None:
-        """End the W&B run."""
-        self._run.finish(exit_code=exit_code)
+        """End the W&B run; the note stays where W&B does not have everything."""
+        try:
+            self._run.finish(exit_code=exit_code)
+        except TimeoutError as error:
+            self._lose(error)
+        if self._online:
+            (Path(self._run.dir).parent / NOTE).unlink()
+        else:
+            self._note["finished"] = True
+            self._write_note()
+
+
+def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
+    """``wandb.init`` that tells nothing of this machine, prints nothing, and gives up in time."""
+    wandb = _import_wandb()
+    quiet = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        disable_code=True,
+        host="",
+        program="",
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        finish_timeout_raises=True,
+        reinit="create_new",
+        **settings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries that wandb imports, about themselves
+        return wandb.init(settings=quiet, **about)
+
+
+def described(name: str, digest: str, folder: Path, *, without_files: bool) -> Any:
+    """A ``wandb.Artifact`` of a version's files, or of nothing but its name."""
+    artifact = _import_wandb().Artifact(name, type=name, metadata={"version": digest})
+    if without_files:
+        with scratch("placeholder") as own:
+            (own / _PLACEHOLDER).write_text(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n", encoding="utf-8")
+            artifact.add_file(str(own / _PLACEHOLDER))  # copied
+        return artifact
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
+            artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
+    return artifact
+
+
+def absent(error: BaseException) -> bool:
+    """Whether W&B says with this error that it does not have an artifact (rather than that something went wrong)."""
+    return re.search(r"not found|does not exist|Unable to fetch artifact", str(error)) is not None
+
+
+def download(reference: str, folder: Path) -> str:
+    """Download an artifact of this project from W&B.
+
+    Parameters
+    ----------
+    reference : str
+        ``entity/project/name:d-<12 hex>`` or ``project/name:…``.
+    folder : Path
+        Where its files go.
+
+    Returns
+    -------
+    str
+        The version that it is said to be, 64 hex digits.
+
+    Raises
+    ------
+    BCCPError
+        If W&B does not answer, does not have it, or has its name only.
+    """
+    wandb = _import_wandb()
+    try:
+        artifact = wandb.Api().artifact(reference)
+        digest = str(artifact.metadata.get("version", ""))
+        artifact.download(root=str(folder), skip_cache=True)
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        why = "W&B has no such artifact" if absent(error) else f"W&B does not answer ({str(error).splitlines()[0][:160]})"
+        raise BCCPError(f"{reference} cannot be downloaded: {why}") from error
+    if [path.name for path in folder.iterdir()] == [_PLACEHOLDER]:
+        shutil.rmtree(folder)
+        raise BCCPError(f"{reference} cannot be downloaded: only its name is on W&B, as it was published with tracking.upload_images=false")
+    return digest
+
+
+def _import_wandb() -> Any:
+    for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
+        os.environ.pop(name, None)  # a parent's run is not this step's
+    os.environ["WANDB_SILENT"] = "true"  # before the import, which prints too
+    if "wandb" not in sys.modules:  # which makes folders for the process's lifetime, and leaves them where it is killed
+        place = home() / WANDB_SCRATCH
+        place.mkdir(parents=True, exist_ok=True)
+        before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place)
+        try:
+            importlib.import_module("wandb.sdk.artifacts.artifact")
+        finally:
+            tempfile.tempdir = before
+    import wandb
+
+    return wandb
 
 
 def alias(digest: str) -> str:

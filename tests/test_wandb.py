@@ -1,0 +1,250 @@
+"""The mirror in W&B, with the real wandb against the stand-in for its server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+from wandb_stand_in import KEY, WandbStandIn
+
+import bccp
+from bccp import config, pipeline
+from bccp.step import SPECS, Step
+from bccp.wandb_mirror import NOTE, alias
+
+INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in (*spec.inputs, *spec.optional_inputs)}
+LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.outputs}
+"""The edges of the whole graph, from raw_data to evaluation."""
+
+TWO = "main.execute_steps=[fetch_data,preprocessing]"
+TWO_STEPS = {("fetch_data", "made", "raw_data"), ("raw_data", "into", "preprocessing"), ("preprocessing", "made", "clean_data")}
+
+
+@pytest.fixture
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn]:
+    """The stand-in, and an account on it."""
+    with WandbStandIn().started() as stand_in:
+        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield stand_in
+        import wandb
+
+        wandb.teardown()  # its process has this test's folders and address
+    assert not stand_in.unknown
+
+
+@pytest.fixture
+def light_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Steps that read what the real ones read, write a file with a line about it, and show a picture."""
+    picture = tmp_path / "faces.png"
+    Image.radial_gradient("L").save(picture)
+
+    def run(step: Step) -> None:
+        read = [(step.input(name) / "about.txt").read_text() for name in step.inputs]
+        for name in SPECS[step.name].outputs:
+            with step.output(name) as folder:
+                (folder / "about.txt").write_text(f"{name}, made from {read}, holds the pixels 0xFACE")
+        step.log_metrics({"accuracy": 0.5})
+        step.log_picture(picture, pixels=True)
+        if step.name == "train":
+            step.log_history([{"loss": 0.9}, {"loss": 0.4}])
+
+    monkeypatch.setattr(pipeline, "load_step", lambda name: SimpleNamespace(run=run))
+
+
+def notes(home: Path) -> list[Path]:
+    return sorted(note for note in (home / "wandb").glob(f"*/{NOTE}") if not note.parent.is_symlink())
+
+
+def versions(server: WandbStandIn) -> list[str]:
+    return [f"{artifact.name}:v{artifact.number}" for artifact in server.artifacts]
+
+
+def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(server: WandbStandIn, home: Path, light_steps: None) -> None:
+    summary = bccp.run(["train.epochs=7"])
+    group = Path(summary["folder"]).name
+    assert [run.job_type for run in server.runs.values()] == list(config.STEPS)
+    assert {(run.entity, run.project, run.group, run.state) for run in server.runs.values()} == {("me", "bccp", group, "finished")}
+    assert server.edges() == LINEAGE
+    for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
+        artifact = server.find(f"{name}:{alias(version)}")
+        assert artifact is not None
+        assert artifact.type == name
+        assert version in artifact.metadata
+        assert list(server.files(artifact)) == ["about.txt"]
+    train = next(run for run in server.runs.values() if run.job_type == "train")
+    assert train.values["epochs"] == 7
+    assert train.values["bccp.mlflow_run"] == summary["steps"][6]["run_id"]
+    assert [row for row in train.history if "train/epoch" in row] == [
+        {"train/epoch": 1, "train/epoch_loss": 0.9},
+        {"train/epoch": 2, "train/epoch_loss": 0.4},
+    ]
+    assert [metric.get("1") or metric["2"] for metric in train.metrics] == ["train/epoch", "train/epoch_*"]
+    assert train.metrics[1]["5"] == 1  # the number of its step metric
+    assert train.summary["train/accuracy"] == 0.5
+    assert notes(home) == []  # W&B has everything
+
+
+def test_the_same_content_again_is_the_same_version(server: WandbStandIn, light_steps: None) -> None:
+    bccp.run([TWO])
+    again = bccp.run([TWO, "main.cache=false"])
+    assert [step["status"] for step in again["steps"]][:2] == ["ran", "ran"]
+    assert versions(server) == ["raw_data:v0", "clean_data:v0"]
+    assert len(server.runs) == 4
+    assert [[a.name for a in run.logged] for run in server.runs.values()] == [["raw_data"], ["clean_data"]] * 2
+
+
+def test_an_input_that_wandb_does_not_have_is_uploaded(server: WandbStandIn, light_steps: None) -> None:
+    bccp.run(["main.execute_steps=[fetch_data]", "tracking.wandb=disabled"])
+    assert server.calls == []
+    summary = bccp.run([TWO])
+    assert [step["status"] for step in summary["steps"]][:2] == ["reused", "ran"]
+    assert server.edges() == TWO_STEPS - {("fetch_data", "made", "raw_data")} | {("upload", "made", "raw_data")}
+    assert {run.state for run in server.runs.values()} == {"finished"}
+
+
+@pytest.mark.parametrize("fault", ["dead", "500", "another key"])
+def test_a_server_that_does_not_answer_costs_one_warning_and_the_run_goes_on_offline(
+    server: WandbStandIn, home: Path, light_steps: None, fault: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "another key":
+        monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    server.dead, server.status = fault == "dead", 500 if fault == "500" else None
+    before = time.monotonic()
+    summary = bccp.run([TWO, "tracking.init_timeout=1"])
+    assert summary["status"] == "finished"
+    assert time.monotonic() - before < 15
+    told = capfd.readouterr()
+    assert told.out.count("warning:") == 1
+    assert "not on W&B" in told.out
+    assert "warning" not in told.err.lower()
+    assert [note.parent.name.split("-")[0] for note in notes(home)] == ["offline", "offline"]
+    assert server.runs == {}
+
+
+def test_a_server_that_dies_in_the_middle_costs_one_warning_and_the_run_goes_on_offline(
+    server: WandbStandIn, home: Path, light_steps: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def die(call: str) -> None:
+        server.dead = server.dead or call == "CreateArtifact"
+
+    server.on_call = die
+    summary = bccp.run([TWO, "tracking.finish_timeout=1"])
+    assert summary["status"] == "finished"
+    told = capfd.readouterr()
+    assert told.out.count("warning:") == 1
+    assert "warning" not in told.err.lower()
+    assert [note.parent.name.split("-")[0] for note in notes(home)] == ["offline", "run"]
+    assert server.edges() == set()
+
+
+def test_a_slow_server_is_waited_for(server: WandbStandIn, home: Path, light_steps: None, capfd: pytest.CaptureFixture[str]) -> None:
+    server.delay_seconds = 0.05
+    bccp.run([TWO])
+    assert server.edges() == TWO_STEPS
+    assert "warning" not in "".join(capfd.readouterr()).lower()
+
+
+@pytest.mark.parametrize("upload_images", [True, False])
+def test_upload_images_false_keeps_every_pixel_at_home(
+    server: WandbStandIn, image_folder: Callable[..., Path], upload_images: bool
+) -> None:
+    images = image_folder({"a": 12, "b": 12})
+    steps = "main.execute_steps=[fetch_data,preprocessing,segregation]"
+    bccp.run([steps, "data.source=folder", f"data.path={images}", "preprocessing.image_size=16", f"tracking.upload_images={upload_images}"])
+    files = [path.read_bytes() for path in images.rglob("*.png")]
+    pixels = [Image.open(path).tobytes() for path in images.rglob("*.png")]
+    for parts in (files, pixels):
+        assert any(part in body for part in parts for body in server.bodies) is upload_images
+    assert any(b"\x89PNG" in body for body in server.bodies) is upload_images
+    for name in ("raw_data", "clean_data", "segregated_data"):
+        artifact = server.find(name)
+        assert artifact is not None
+        assert (list(server.files(artifact)) == ["version.txt"]) is not upload_images
+    truth = server.find("true_labels")
+    assert truth is not None
+    assert "true_labels.csv" in server.files(truth)
+    assert ("segregation", "made", "segregated_data") in server.edges()
+
+
+def test_upload_images_false_keeps_pictures_of_images_at_home(server: WandbStandIn, light_steps: None) -> None:
+    bccp.run([TWO, "tracking.upload_images=false"])
+    assert server.edges() == TWO_STEPS
+    for trace in (b"0xFACE", b"\x89PNG", b"faces"):
+        assert not any(trace in body for body in server.bodies)
+
+
+def test_disabled_writes_no_file(home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    bccp.run([TWO, "tracking.wandb=disabled"])
+    assert not (home / "wandb").exists()
+    assert not list(home.rglob("*wandb*"))
+
+
+@contextmanager
+def listening() -> Iterator[tuple[int, list[bytes]]]:
+    """A port, and the first bytes of each connection to it."""
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                heard.append(connection.recv(200))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], heard
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize("upload_images", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_nothing_is_written_outside_the_home_nor_told_to_others_and_no_key_is_recorded(
+    server: WandbStandIn, home: Path, tmp_path: Path, root: Path, upload_images: bool
+) -> None:
+    places = {name: tmp_path / name for name in ("user", "temporary", "work")}
+    for place in places.values():
+        place.mkdir()
+    with listening() as (port, heard):
+        proxy = f"http://127.0.0.1:{port}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")} | {
+            "HOME": str(places["user"]),
+            "TMPDIR": str(places["temporary"]),
+            "HTTPS_PROXY": proxy,
+            "HTTP_PROXY": proxy,
+            "NO_PROXY": "127.0.0.1",
+        }
+        done = subprocess.run(
+            [sys.executable, str(root / "main.py"), TWO, f"tracking.upload_images={upload_images}"],
+            cwd=places["work"],
+            env=environment,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert server.edges() == TWO_STEPS
+    assert heard == []
+    assert not [call for call in server.calls if "otel" in call or "telemetry" in call.lower()]
+    assert [path for place in places.values() for path in place.rglob("*")] == []
+    assert (home / "wandb").is_dir()
+    recorded = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
+    for place in [*recorded, *server.bodies, done.stdout, done.stderr]:
+        assert KEY.encode() not in place
+    about = [run for run in server.runs.values() if run.host or run.program]
+    assert about == []  # what tells of this machine
