@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow lint benchmark benchmark-labels export contract clean
+.PHONY: run test test-slow lint benchmark benchmark-labels export wandb-sync contract clean
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -34,6 +34,9 @@ benchmark-labels: .venv/.dev  ## finding wrong labels against peers, hours; DATA
 
 export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summary.json (else the newest finished run)
 	@python -m bccp.export --out "$(OUT)" --run "$(RUN)"
+
+wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
+	@python -m bccp.wandb_sync
 
 contract: .venv/.run  ## rewrite the steps' MLproject files after a change of config.yaml
 	python -m bccp.contract

@@ -18,7 +18,7 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import config, pipeline
+from bccp import config, pipeline, wandb_sync
 from bccp.step import SPECS, Step
 from bccp.wandb_mirror import NOTE, alias
 
@@ -146,6 +146,12 @@ def test_a_server_that_dies_in_the_middle_costs_one_warning_and_the_run_goes_on_
     assert "warning" not in told.err.lower()
     assert [note.parent.name.split("-")[0] for note in notes(home)] == ["offline", "run"]
     assert server.edges() == set()
+    server.on_call, server.dead = None, False
+    assert wandb_sync.sync() == "W&B: 2 runs and 1 input edges uploaded"
+    assert server.edges() == TWO_STEPS
+    assert [(run.job_type, run.state) for run in server.runs.values()] == [("fetch_data", "finished"), ("preprocessing", "finished")]
+    assert [run.history[0] for run in server.runs.values()] == [{"fetch_data/accuracy": 0.5}, {"preprocessing/accuracy": 0.5}]
+    assert all(run.values["bccp.key"] and len(run.metrics) == 2 for run in server.runs.values())
 
 
 def test_a_slow_server_is_waited_for(server: WandbStandIn, home: Path, light_steps: None, capfd: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +195,32 @@ def test_disabled_writes_no_file(home: Path, light_steps: None, monkeypatch: pyt
     bccp.run([TWO, "tracking.wandb=disabled"])
     assert not (home / "wandb").exists()
     assert not list(home.rglob("*wandb*"))
+
+
+def state(server: WandbStandIn) -> tuple[object, ...]:
+    """All that a user sees of it."""
+    runs = [(run.id, run.state, run.group, run.values, run.history, run.summary, run.files) for run in server.runs.values()]
+    return runs, versions(server), [artifact.aliases for artifact in server.artifacts], server.edges()
+
+
+def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_changes_nothing(
+    server: WandbStandIn, home: Path, light_steps: None
+) -> None:
+    summary = bccp.run(["tracking.wandb=offline"])
+    assert server.calls == []
+    assert len(notes(home)) == 8
+    assert wandb_sync.sync() == "W&B: 8 runs and 16 input edges uploaded"
+    assert server.edges() == LINEAGE
+    assert sorted(str(run.job_type) for run in server.runs.values()) == sorted(config.STEPS)
+    assert {(run.group, run.state) for run in server.runs.values()} == {(Path(summary["folder"]).name, "finished")}
+    for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
+        assert server.find(f"{name}:{alias(version)}") is not None
+    train = next(run for run in server.runs.values() if run.job_type == "train")
+    assert [row["train/epoch_loss"] for row in train.history if "train/epoch" in row] == [0.9, 0.4]
+    before = state(server)
+    assert wandb_sync.sync() == f"W&B: no run recorded in {home} is left to upload"
+    assert state(server) == before
+    assert notes(home) == []
 
 
 @contextmanager

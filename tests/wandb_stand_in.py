@@ -275,6 +275,18 @@ class WandbStandIn:
         }
         return {"project": {"internalId": _PROJECT_ID, "run": about | dict.fromkeys(["commit", "notes", "historyKeys"])}}
 
+    @_operation("RunResumeStatus")
+    def _resume(self, given: Answer) -> Answer:
+        run = self.runs.get(given["name"])
+        if run is None:
+            return {"model": {"bucket": None}}
+        counts = {f"{kind}LineCount": len(run.lines.get(file, {})) for kind, file in _STREAMS.items()}
+        tails = {f"{kind}Tail": json.dumps(_last(run.lines.get(_STREAMS[kind], {}))) for kind in ("history", "events")}
+        own = run.config.get("_wandb", {}).get("value", {})
+        about = _about_run(run) | counts | tails
+        about |= {"summaryMetrics": json.dumps(run.summary), "tags": [], "notes": None, "wandbConfig": json.dumps({"t": own.get("t")})}
+        return {"model": {"id": "P1", "name": run.project, "entity": {"id": "E1", "name": run.entity}, "bucket": about}}
+
     @_operation("RunStoppedStatus")
     def _stopped(self, given: Answer) -> Answer:
         return {"project": {"run": {"stopped": False}}}
@@ -295,15 +307,16 @@ class WandbStandIn:
     def _create_artifact(self, given: Answer) -> Answer:
         new = given["input"]
         run, name, digest = self.runs[new["runName"]], new["artifactCollectionName"], new["digest"]
+        entity = new["entityName"] or ENTITY
         aliases = [entry["alias"] for entry in new.get("aliases") or []]
-        line = [a for a in self.artifacts if (a.entity, a.project, a.name) == (new["entityName"], new["projectName"], name)]
+        line = [a for a in self.artifacts if (a.entity, a.project, a.name) == (entity, new["projectName"], name)]
         same = [a for a in line if a.digest == digest]
         if same:  # the same content is the same version
             self._logged(same[0], run, aliases)
             return {"createArtifact": {"artifact": {"id": same[0].id, "state": "COMMITTED", "artifactSequence": _latest(line)}}}
         key = _encoded(f"Artifact:{len(self._drafts) + 1}")
         self._drafts[key] = Artifact(
-            key, new["entityName"], new["projectName"], name, new["artifactTypeName"], digest, new.get("metadata") or "{}", run, aliases
+            key, entity, new["projectName"], name, new["artifactTypeName"], digest, new.get("metadata") or "{}", run, aliases
         )
         return {"createArtifact": {"artifact": {"id": key, "state": "PENDING", "artifactSequence": _latest(line)}}}
 
@@ -386,6 +399,7 @@ class WandbStandIn:
 
 
 _TIME = "2026-01-01T00:00:00Z"
+_STREAMS = {"history": "wandb-history.jsonl", "events": "wandb-events.jsonl", "log": "output.log"}
 _PROJECT_ID = base64.b64encode(b"ProjectInternalId:1").decode()
 
 
@@ -399,6 +413,10 @@ def _place(md5: str) -> str:
 
 def _latest(line: list[Artifact]) -> Answer:
     return {"latestArtifact": {"id": line[-1].id} if line else None}
+
+
+def _last(lines: dict[int, str]) -> list[str]:
+    return [lines[max(lines)]] if lines else []
 
 
 def _about_project(entity: str, project: str) -> Answer:

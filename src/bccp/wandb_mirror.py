@@ -115,11 +115,12 @@ class WandbMirror:
         init_timeout: float,
         finish_timeout: float,
     ) -> None:
-        self._wandb = _import_wandb()
+        self._wandb = import_wandb()
         self._step, self._upload_images, self.lost = step, upload_images, False
-        about: dict[str, Any] = {"entity": entity, "project": project, "group": group, "job_type": step, "name": f"{step}-{group}"}
-        about |= {"config": dict(config), "dir": str(home), "settings": {"init_timeout": init_timeout, "finish_timeout": finish_timeout}}
-        self._about = about
+        timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+        where: dict[str, Any] = {"entity": entity, "project": project, "group": group, "dir": str(home), "settings": timeouts}
+        self._where = where
+        about: dict[str, Any] = where | {"job_type": step, "name": f"{step}-{group}", "config": dict(config)}
         try:
             self._run = start_run(mode=mode, **about)
         except (self._wandb.errors.Error, TimeoutError) as error:
@@ -127,10 +128,10 @@ class WandbMirror:
                 raise
             self._lose(error)
             self._run = start_run(mode="offline", **about)
-        self._note: dict[str, Any] = {"entity": entity, "project": project, "pid": os.getpid(), "finished": False, "inputs": []}
+        self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
+        self._note |= {"step": step, "pid": os.getpid(), "exit_code": None, "inputs": [], "outputs": []}
         self._write_note()
-        self._run.define_metric(f"{step}/epoch")
-        self._run.define_metric(f"{step}/epoch_*", step_metric=f"{step}/epoch")
+        define_metrics(self._run, step)
 
     @property
     def _online(self) -> bool:
@@ -142,6 +143,9 @@ class WandbMirror:
             print(f"  warning: not on W&B ({why}): recorded offline, `make wandb-sync` uploads it later", flush=True)
         self.lost = True
 
+    def _withheld(self, pixels: bool) -> bool:
+        return pixels and not self._upload_images
+
     def _write_note(self) -> None:
         place = Path(self._run.dir).parent / NOTE
         fresh = place.with_suffix(".part")
@@ -151,8 +155,7 @@ class WandbMirror:
     def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
         """Note the input and, online, enter it as an edge of the lineage; an input that W&B does not have is uploaded first."""
         reference = f"{origin}/{name}:{alias(digest)}" if origin else f"{name}:{alias(digest)}"
-        without_files = pixels and not self._upload_images
-        entry = {"reference": reference, "digest": digest, "folder": str(folder), "without_files": without_files}
+        entry = {"reference": reference, "name": name, "digest": digest, "folder": str(folder), "without_files": self._withheld(pixels)}
         self._note["inputs"].append(entry)
         self._write_note()
         if not self._online:
@@ -163,21 +166,17 @@ class WandbMirror:
             except (self._wandb.errors.CommError, ValueError) as error:
                 if not absent(error) or origin:
                     raise
-                self._upload_input(name, digest, folder, without_files=without_files)
+                upload_input(entry, **self._where)
                 self._run.use_artifact(reference)
         except (self._wandb.errors.Error, ValueError, OSError) as error:
             self._lose(error)
 
-    def _upload_input(self, name: str, digest: str, folder: Path, *, without_files: bool) -> None:
-        """An input that was made without W&B, or is not synced; by a run of its own, as what this run logs counts as its output."""
-        about = self._about | {"job_type": "upload", "name": f"upload-{alias(digest)}", "config": {}}
-        with start_run(mode="online", **about) as run:
-            run.log_artifact(described(name, digest, folder, without_files=without_files), aliases=[alias(digest)])
-
     def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
         """Log the artifact with its version as alias and metadata; without its files where they hold pixels that may not leave."""
-        artifact = described(name, digest, folder, without_files=pixels and not self._upload_images)
-        self._run.log_artifact(artifact, aliases=[alias(digest)])
+        entry = {"name": name, "digest": digest, "folder": str(folder), "without_files": self._withheld(pixels)}
+        self._note["outputs"].append(entry)
+        self._write_note()
+        log_artifact(self._run, entry)
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Log and keep as summary."""
@@ -190,7 +189,7 @@ class WandbMirror:
 
     def log_picture(self, path: Path, *, pixels: bool) -> None:
         """Log a PNG file."""
-        if self._upload_images or not pixels:
+        if not self._withheld(pixels):
             self._run.log({f"{self._step}/{path.stem}": self._wandb.Image(str(path))})
 
     def finish(self, exit_code: int) -> None:
@@ -202,13 +201,13 @@ class WandbMirror:
         if self._online:
             (Path(self._run.dir).parent / NOTE).unlink()
         else:
-            self._note["finished"] = True
+            self._note["exit_code"] = exit_code
             self._write_note()
 
 
 def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
     """``wandb.init`` that tells nothing of this machine, prints nothing, and gives up in time."""
-    wandb = _import_wandb()
+    wandb = import_wandb()
     quiet = wandb.Settings(
         silent=True,
         console="off",
@@ -229,18 +228,40 @@ def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
         return wandb.init(settings=quiet, **about)
 
 
-def described(name: str, digest: str, folder: Path, *, without_files: bool) -> Any:
-    """A ``wandb.Artifact`` of a version's files, or of nothing but its name."""
-    artifact = _import_wandb().Artifact(name, type=name, metadata={"version": digest})
-    if without_files:
+def define_metrics(run: Any, step: str) -> None:
+    """Draw a step's figures of epochs over the epoch."""
+    run.define_metric(f"{step}/epoch")
+    run.define_metric(f"{step}/epoch_*", step_metric=f"{step}/epoch")
+
+
+def upload_input(used: Mapping[str, Any], **where: Any) -> None:
+    """Upload an input that was made without W&B, by a run of its own: what its reader logs would count as that one's output.
+
+    Parameters
+    ----------
+    used : mapping
+        An entry of the note.
+    where
+        Entity, project and group, ``dir`` and ``settings``, as for ``wandb.init``.
+    """
+    with start_run(mode="online", job_type="upload", name=f"upload-{alias(used['digest'])}", **where) as run:
+        log_artifact(run, used)
+
+
+def log_artifact(run: Any, entry: Mapping[str, Any]) -> None:
+    """Log a version, by an entry of the note: its files, or nothing but its name."""
+    name, digest = entry["name"], entry["digest"]
+    artifact = import_wandb().Artifact(name, type=name, metadata={"version": digest})
+    if entry["without_files"]:
         with scratch("placeholder") as own:
             (own / _PLACEHOLDER).write_text(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n", encoding="utf-8")
             artifact.add_file(str(own / _PLACEHOLDER))  # copied
-        return artifact
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
-            artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
-    return artifact
+    else:
+        folder = Path(entry["folder"])
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
+                artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
+    run.log_artifact(artifact, aliases=[alias(digest)])
 
 
 def absent(error: BaseException) -> bool:
@@ -268,7 +289,7 @@ def download(reference: str, folder: Path) -> str:
     BCCPError
         If W&B does not answer, does not have it, or has its name only.
     """
-    wandb = _import_wandb()
+    wandb = import_wandb()
     try:
         artifact = wandb.Api().artifact(reference)
         digest = str(artifact.metadata.get("version", ""))
@@ -282,9 +303,10 @@ def download(reference: str, folder: Path) -> str:
     return digest
 
 
-def _import_wandb() -> Any:
+def import_wandb() -> Any:
+    """The package ``wandb``, imported so that it prints nothing, writes within the home and follows no parent's run."""
     for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
-        os.environ.pop(name, None)  # a parent's run is not this step's
+        os.environ.pop(name, None)
     os.environ["WANDB_SILENT"] = "true"  # before the import, which prints too
     if "wandb" not in sys.modules:  # which makes folders for the process's lifetime, and leaves them where it is killed
         place = home() / WANDB_SCRATCH

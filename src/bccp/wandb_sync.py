@@ -1,0 +1,171 @@
+"""Uploads what W&B does not have yet: runs that were recorded offline, or whose server died, their artifacts and the lineage.
+
+W&B's own ``wandb sync`` uploads runs and what they made. Which inputs they read it cannot know, as W&B offline records none: that stands in
+the note beside each run (:mod:`bccp.wandb_mirror`), and is replayed here. A note is deleted when all of its run is on W&B.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess  # nosec B404
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bccp.errors import BCCPError
+from bccp.home import alive, home, keep_within_home
+from bccp.wandb_mirror import NOTE, absent, define_metrics, import_wandb, log_artifact, resolve_mode, start_run, upload_input
+
+PATIENCE = {"WANDB__GRAPHQL_RETRY_MAX": "4", "WANDB__FILE_STREAM_RETRY_MAX": "4", "WANDB__FILE_TRANSFER_RETRY_MAX": "4"}
+"""How often W&B tries again while it uploads, as environment variables: a dead server is told in a minute, not in a quarter of an hour."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run that is not, or not wholly, on W&B.
+
+    Attributes
+    ----------
+    folder : Path
+        W&B's record of it.
+    note : dict
+        What :class:`bccp.wandb_mirror.WandbMirror` noted beside it.
+    """
+
+    folder: Path
+    note: dict[str, Any]
+
+    @property
+    def going_on(self) -> bool:
+        """Whether a process still writes it."""
+        return self.note["exit_code"] is None and alive(self.note["pid"])
+
+    @property
+    def online(self) -> bool:
+        """Whether it began online; W&B's record of such a run lacks its artifacts."""
+        return self.folder.name.startswith("run-")
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether W&B has what is in its own record of the run."""
+        return any(self.folder.glob("*.wandb.synced"))
+
+
+def recorded(place: Path) -> list[Recorded]:
+    """The runs below W&B's folder that have a note, the oldest first."""
+    notes = [note for kind in ("offline-run-*", "run-*") for note in place.glob(f"{kind}/{NOTE}")]
+    notes.sort(key=lambda note: note.parent.name.removeprefix("offline-"))
+    return [Recorded(note.parent, json.loads(note.read_text(encoding="utf-8"))) for note in notes]
+
+
+def sync() -> str:
+    """Upload everything; what is on W&B already is left as it is.
+
+    Returns
+    -------
+    str
+        One line about what was done.
+
+    Raises
+    ------
+    BCCPError
+        If there is no account, W&B does not answer, or something could not be uploaded. What could be is, and doing it again does the rest.
+    """
+    keep_within_home()
+    lock = FileLock(home() / "wandb-sync.lock")
+    try:
+        with lock.acquire(blocking=False):
+            return _sync(recorded(home() / "wandb"))
+    except Timeout as error:
+        raise BCCPError("another process uploads to W&B from this home already: wait until it has ended") from error
+
+
+def _sync(runs: Sequence[Recorded]) -> str:
+    todo = [run for run in runs if not run.going_on]
+    waiting = f"; {len(runs) - len(todo)} that still go on are left for later" if len(todo) < len(runs) else ""
+    if not todo:
+        return f"W&B: no run recorded in {home()} is left to upload{waiting}"
+    if resolve_mode("auto") != "online":
+        raise BCCPError("uploading to W&B needs an account: set WANDB_API_KEY or run `wandb login`")
+    wandb = import_wandb()
+    try:
+        api = wandb.Api()
+        default = api.default_entity
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        raise BCCPError(f"W&B does not answer ({_first_line(error)}): {len(todo)} runs are not uploaded") from error
+    _upload([run for run in todo if not run.uploaded], default)
+    failed: list[str] = []
+    n_edges = 0
+    for run in todo:
+        try:
+            if not run.uploaded:
+                raise BCCPError("`wandb sync` could not upload it")
+            where: dict[str, Any] = {"entity": run.note["entity"] or default, "project": run.note["project"], "group": run.note["group"]}
+            where |= {"dir": str(home()), "settings": {}}
+            if run.online and run.note["outputs"]:
+                _log_outputs(run, where)
+            n_edges += _replay(api, run, where)
+            (run.folder / NOTE).unlink()
+        except (wandb.errors.Error, BCCPError, ValueError, OSError) as error:
+            failed.append(f"{run.folder.name}: {_first_line(error)}")
+    if failed:
+        raise BCCPError(f"{len(failed)} of {len(todo)} runs are not on W&B ({failed[0]}): call this again")
+    return f"W&B: {len(todo)} runs and {n_edges} input edges uploaded{waiting}"
+
+
+def _upload(runs: Sequence[Recorded], default: str) -> None:
+    """Let ``wandb sync`` upload runs and what they made, a pipeline at a time, so that versions are numbered as they were made."""
+    for (_, entity), pipeline in groupby(runs, key=lambda run: (run.note["group"], run.note["entity"] or default)):
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity]
+        command += [str(run.folder) for run in pipeline]
+        subprocess.run(command, env=os.environ | PATIENCE, capture_output=True, check=False)  # nosec B603
+
+
+def _log_outputs(run: Recorded, where: Mapping[str, Any]) -> None:
+    """Take an online run up again to log what it made; what W&B has already stays the version that it is."""
+    taken_up = start_run(mode="online", id=run.note["run"], resume="must", **where)
+    define_metrics(taken_up, run.note["step"])  # taking up loses them
+    for made in run.note["outputs"]:
+        log_artifact(taken_up, made)
+    taken_up.finish(exit_code=run.note["exit_code"] or 0)
+
+
+def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> int:
+    """Enter a run's inputs as edges of the lineage, as ``use_artifact`` does online; those that W&B lacks are uploaded first."""
+    project = f"{where['entity']}/{where['project']}"
+    uploaded = api.run(f"{project}/{run.note['run']}")
+    for used in run.note["inputs"]:
+        reference = used["reference"] if "/" in used["reference"] else f"{project}/{used['reference']}"
+        try:
+            artifact = api.artifact(reference)
+        except (ValueError, import_wandb().errors.Error) as error:
+            if not absent(error) or "/" in used["reference"]:
+                raise
+            upload_input(used, **where)
+            artifact = api.artifact(reference)
+        uploaded.use_artifact(artifact)
+    return len(run.note["inputs"])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def main() -> int:
+    """Upload, and say what was done; the exit status."""
+    try:
+        print(sync(), flush=True)
+    except BCCPError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
