@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +21,10 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import config, pipeline, wandb_sync
-from bccp.step import SPECS, Step
+from bccp import config, pipeline, wandb_mirror, wandb_sync
+from bccp.errors import BCCPError
+from bccp.step import SPECS, Context, Step, command_line, locate
+from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NOTE, alias
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in (*spec.inputs, *spec.optional_inputs)}
@@ -221,6 +226,91 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
     assert wandb_sync.sync() == f"W&B: no run recorded in {home} is left to upload"
     assert state(server) == before
     assert notes(home) == []
+
+
+@pytest.mark.slow
+def test_a_sync_that_a_dying_server_ends_is_ended_by_the_next(
+    server: WandbStandIn, home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bccp.run([TWO, "tracking.wandb=offline", "tracking.upload_images=false"])
+
+    def die(call: str) -> None:
+        server.status = server.status or (500 if call == "UseArtifact" else None)
+
+    server.on_call = die
+    monkeypatch.setattr(wandb_mirror, "ANSWER_SECONDS", 1)
+    with pytest.raises(BCCPError, match=r"1 of 2 runs are not on W&B"):
+        wandb_sync.sync()
+    assert server.edges() == TWO_STEPS - {("raw_data", "into", "preprocessing")}
+    assert len(notes(home)) == 1
+    server.on_call = server.status = None
+    assert wandb_sync.sync() == "W&B: 1 runs and 1 input edges uploaded"
+    assert server.edges() == TWO_STEPS
+    assert len(server.runs) == 2
+    assert not any(trace in body for body in server.bodies for trace in (b"0xFACE", b"\x89PNG"))
+
+
+@pytest.mark.slow
+def test_an_input_from_before_wandb_is_uploaded_by_the_sync(server: WandbStandIn, light_steps: None) -> None:
+    bccp.run(["main.execute_steps=[fetch_data]", "tracking.wandb=disabled"])
+    bccp.run([TWO, "tracking.wandb=offline"])
+    wandb_sync.sync()
+    assert server.edges() == TWO_STEPS - {("fetch_data", "made", "raw_data")} | {("upload", "made", "raw_data")}
+
+
+def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(
+    server: WandbStandIn, home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bccp.run(["main.execute_steps=[fetch_data]", "tracking.wandb=offline"])
+    (note,) = notes(home)
+    server.dead = True
+    monkeypatch.setattr(wandb_mirror, "ANSWER_SECONDS", 1)
+    with pytest.raises(BCCPError, match="W&B does not answer"):
+        wandb_sync.sync()
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(BCCPError, match="uploading to W&B needs an account"):
+        wandb_sync.sync()
+    said = json.loads(note.read_text())
+    note.write_text(json.dumps(said | {"exit_code": None}))
+    assert wandb_sync.sync() == f"W&B: no run recorded in {home} is left to upload; 1 that still go on are left for later"
+    assert wandb_sync.recorded(home / "wandb")[0].going_on  # this process
+    note.write_text(json.dumps(said | {"exit_code": None, "pid": 2**22 + 1}))
+    assert not wandb_sync.recorded(home / "wandb")[0].going_on  # was killed
+
+
+def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(
+    server: WandbStandIn,
+    image_folder: Callable[..., Path],
+    tmp_path: Path,
+    empty_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = image_folder({"a": 12, "b": 12})
+    first_four = "main.execute_steps=[fetch_data,preprocessing,segregation,noisy_labels]"
+    summary = bccp.run([first_four, "data.source=folder", f"data.path={images}", "preprocessing.image_size=16"])
+    made = {name: version for step in summary["steps"] for name, version in step["outputs"].items()}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(empty_database, elsewhere / "mlflow.db")
+    monkeypatch.setenv("BCCP_HOME", str(elsewhere))
+    spelled = f"me/bccp/segregated_data:{alias(made['segregated_data'])}"
+    ledger = Ledger(ledger_uri(None)[0])
+    offline = Context(ledger.uri, "offline", None, "bccp", True, "tests", 1)
+    with pytest.raises(BCCPError, match=rf"no artifact {spelled} is in sqlite.*; W&B is asked for it where there is a key"):
+        locate(spelled, offline, ledger)
+    with pytest.raises(BCCPError, match=r"me/bccp/model:d-0123456789ab cannot be downloaded from W&B \(.* not found"):
+        locate("me/bccp/model:d-0123456789ab", replace(offline, wandb="online"), ledger)
+    inputs = {"segregated_data": spelled, "true_labels": f"true_labels:{made['true_labels']}"}  # the latter from the default project
+    parameters = inputs | {name: config.encode(value) for name, value in summary["config"]["noisy_labels"].items()}
+    monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in parameters.items())])
+    command_line(pipeline.load_step("noisy_labels").run)
+    copies = sorted(path.name for path in (elsewhere / "cache" / "artifacts").iterdir())
+    assert copies == [f"{name}-{made[name]}" for name in ("clean_data", "segregated_data", "true_labels")]
+    run = list(server.runs.values())[-1]
+    assert str(run.group).startswith("alone-")
+    assert {artifact.name for artifact in run.used} == {"segregated_data", "true_labels"}
+    assert [artifact.name for artifact in run.logged] == ["given_labels"]
+    assert versions(server).count("given_labels:v0") == len([v for v in versions(server) if v.startswith("given")])  # the same labels again
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from filelock import FileLock
 from bccp.archives import CHUNK_BYTES, Listing, too_large
 from bccp.errors import BCCPError
 from bccp.tracking import file_digest, folder_digest
+from bccp.wandb_mirror import import_wandb
 
 TIMEOUT_SECONDS = 10
 """How long a server may be silent."""
@@ -518,6 +519,4 @@ def wandb_version(reference: str) -> str:
 
 
 def _wandb_artifact(reference: str) -> Any:
-    import wandb
-
-    return wandb.Api(timeout=TIMEOUT_SECONDS).artifact(reference)
+    return import_wandb().Api(timeout=TIMEOUT_SECONDS).artifact(reference)

@@ -403,19 +403,61 @@ def _run_alone(run: Run, name: str) -> None:
     section = config.section(kind, values, config.section_name(name), Path.cwd())
     context = context_from_environment()
     ledger = Ledger(context.ledger_uri)
-    inputs = {}
+    inputs, origins = {}, {}
     for artifact in artifacts:
         version = getattr(given, artifact)
         if version in (None, "", "null", "None"):
             if artifact in spec.inputs:
                 raise BCCPError(f"the step {name} needs {artifact}={artifact}:<digest>: the step {MAKER[artifact]} makes it")
             continue
-        ledger.fetch(version)
-        given_name, digest = split_version(version)[0], ledger.full_digest(version)
+        given_name, digest = split_version(version)[0], locate(version, context, ledger)
         inputs[artifact] = digest if given_name == artifact else f"{given_name}:{digest}"
+        if "/" in version:
+            origins[artifact] = version.rpartition("/")[0]
     key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", resolved=what_is_meant(name, section, ledger))
     run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
-    execute(run, name=name, section=section, inputs=inputs, context=context, ledger=ledger, key=key, key_parts=parts, run_id=run_id)
+    given_to = {"name": name, "section": section, "inputs": inputs, "context": context, "ledger": ledger, "key": key, "key_parts": parts}
+    execute(run, **given_to, run_id=run_id, origins=origins)
+
+
+def locate(version: str, context: Context, ledger: Ledger) -> str:
+    """Find an artifact, which the ledger has afterwards: what it lacks is downloaded from W&B.
+
+    Parameters
+    ----------
+    version : str
+        ``name:digest``, or ``entity/project/name:d-<12 hex>`` as in W&B.
+    context : Context
+        Where W&B is asked for what is named without entity and project.
+    ledger : Ledger
+
+    Returns
+    -------
+    str
+        Its version, 64 hex digits.
+
+    Raises
+    ------
+    BCCPError
+        If neither has it whole.
+    """
+    name, digest = split_version(version)
+    place = version.rpartition("/")[0] or "/".join(part for part in (context.wandb_entity, context.wandb_project) if part)
+    try:
+        digest = ledger.full_digest(version)
+        folder = ledger.fetch(f"{name}:{digest}")
+    except BCCPError as error:
+        if context.wandb != "online":
+            raise BCCPError(f"{error}; W&B is asked for it where there is a key (WANDB_API_KEY) or a login") from error
+        with scratch(name) as parent:
+            wandb_mirror.download(f"{place}/{name}:{wandb_mirror.alias(digest)}", parent / name)
+            found = ledger.keep(name, parent / name)
+        if not found.startswith(digest):
+            raise BCCPError(f"the files of {place}/{name} on W&B are not those of version {digest[:12]}, but of {found[:12]}") from error
+        folder, digest = ledger.fetch(f"{name}:{found}"), found
+    if name == "segregated_data":  # it indexes images that lie elsewhere
+        locate(f"{place}/clean_data:{json.loads((folder / 'clean_data.json').read_text(encoding='utf-8'))['clean_data']}", context, ledger)
+    return digest
 
 
 def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:

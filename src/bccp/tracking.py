@@ -253,6 +253,8 @@ class Ledger:
         name, digest = split_version(version)
         if len(digest) == 64:
             return digest
+        for copy in self._copy_place(name, digest).parent.glob(f"{name}-{digest}*"):
+            return copy.name.removeprefix(f"{name}-")
         runs = self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
         if not runs:
             raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
@@ -297,6 +299,12 @@ class Ledger:
 
     def _copy_place(self, name: str, digest: str) -> Path:
         return self.home / "cache" / "artifacts" / f"{name}-{digest}"
+
+    def keep(self, name: str, folder: Path) -> str:
+        """Take in an artifact that was made elsewhere; its version. The folder is moved."""
+        digest = folder_digest(folder)
+        self._keep_copy(name, digest, folder)
+        return digest
 
     def _keep_copy(self, name: str, digest: str, folder: Path) -> Path:
         place = self._copy_place(name, digest)

@@ -12,9 +12,9 @@ import json
 import netrc
 import os
 import re
-import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +26,9 @@ from bccp.home import WANDB_SCRATCH, home, scratch
 
 NOTE = "bccp.json"
 """In the folder of a W&B run that is not, or not wholly, on W&B: what :mod:`bccp.wandb_sync` has to do."""
+
+ANSWER_SECONDS = 15
+"""How long W&B may take for an answer, where it is only asked for something."""
 
 _PLACEHOLDER = "version.txt"
 
@@ -129,7 +132,7 @@ class WandbMirror:
             self._lose(error)
             self._run = start_run(mode="offline", **about)
         self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
-        self._note |= {"step": step, "pid": os.getpid(), "exit_code": None, "inputs": [], "outputs": []}
+        self._note |= {"step": step, "started": time.time(), "pid": os.getpid(), "exit_code": None, "inputs": [], "outputs": []}
         self._write_note()
         define_metrics(self._run, step)
 
@@ -139,8 +142,7 @@ class WandbMirror:
 
     def _lose(self, error: BaseException) -> None:
         if not self.lost:
-            why = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            print(f"  warning: not on W&B ({why}): recorded offline, `make wandb-sync` uploads it later", flush=True)
+            print(f"  warning: not on W&B ({first_line(error)}): recorded offline, `make wandb-sync` uploads it later", flush=True)
         self.lost = True
 
     def _withheld(self, pixels: bool) -> bool:
@@ -154,7 +156,8 @@ class WandbMirror:
 
     def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
         """Note the input and, online, enter it as an edge of the lineage; an input that W&B does not have is uploaded first."""
-        reference = f"{origin}/{name}:{alias(digest)}" if origin else f"{name}:{alias(digest)}"
+        own = f"{name}:{alias(digest)}"
+        reference = f"{origin}/{own}" if origin else own
         entry = {"reference": reference, "name": name, "digest": digest, "folder": str(folder), "without_files": self._withheld(pixels)}
         self._note["inputs"].append(entry)
         self._write_note()
@@ -164,10 +167,10 @@ class WandbMirror:
             try:
                 self._run.use_artifact(reference)
             except (self._wandb.errors.CommError, ValueError) as error:
-                if not absent(error) or origin:
+                if not absent(error):
                     raise
                 upload_input(entry, **self._where)
-                self._run.use_artifact(reference)
+                self._run.use_artifact(own)
         except (self._wandb.errors.Error, ValueError, OSError) as error:
             self._lose(error)
 
@@ -269,38 +272,47 @@ def absent(error: BaseException) -> bool:
     return re.search(r"not found|does not exist|Unable to fetch artifact", str(error)) is not None
 
 
-def download(reference: str, folder: Path) -> str:
-    """Download an artifact of this project from W&B.
-
-    Parameters
-    ----------
-    reference : str
-        ``entity/project/name:d-<12 hex>`` or ``project/name:…``.
-    folder : Path
-        Where its files go.
-
-    Returns
-    -------
-    str
-        The version that it is said to be, 64 hex digits.
+def open_api() -> Any:
+    """W&B's interface for reading, which gives up in time.
 
     Raises
     ------
     BCCPError
-        If W&B does not answer, does not have it, or has its name only.
+        If W&B does not answer, or takes neither key nor login.
     """
     wandb = import_wandb()
     try:
-        artifact = wandb.Api().artifact(reference)
-        digest = str(artifact.metadata.get("version", ""))
-        artifact.download(root=str(folder), skip_cache=True)
+        return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, ValueError, OSError) as error:
-        why = "W&B has no such artifact" if absent(error) else f"W&B does not answer ({str(error).splitlines()[0][:160]})"
-        raise BCCPError(f"{reference} cannot be downloaded: {why}") from error
+        raise BCCPError(f"W&B does not answer ({first_line(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error
+
+
+def download(reference: str, folder: Path) -> None:
+    """Download an artifact of this project's from W&B into a folder.
+
+    Parameters
+    ----------
+    reference : str
+        ``entity/project/name:d-<12 hex>``; the entity may be left out.
+    folder : Path
+
+    Raises
+    ------
+    BCCPError
+        If W&B does not answer, does not have it, or has nothing of it but its name.
+    """
+    api, errors = open_api(), import_wandb().errors
+    try:
+        api.artifact(reference).download(root=str(folder), skip_cache=True)
+    except (errors.Error, ValueError, OSError) as error:
+        raise BCCPError(f"{reference} cannot be downloaded from W&B ({first_line(error)})") from error
     if [path.name for path in folder.iterdir()] == [_PLACEHOLDER]:
-        shutil.rmtree(folder)
-        raise BCCPError(f"{reference} cannot be downloaded: only its name is on W&B, as it was published with tracking.upload_images=false")
-    return digest
+        raise BCCPError(f"of {reference} W&B has the name only: it was published with tracking.upload_images=false")
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def import_wandb() -> Any:

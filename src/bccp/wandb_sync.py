@@ -20,7 +20,18 @@ from filelock import FileLock, Timeout
 
 from bccp.errors import BCCPError
 from bccp.home import alive, home, keep_within_home
-from bccp.wandb_mirror import NOTE, absent, define_metrics, import_wandb, log_artifact, resolve_mode, start_run, upload_input
+from bccp.wandb_mirror import (
+    NOTE,
+    absent,
+    define_metrics,
+    first_line,
+    import_wandb,
+    log_artifact,
+    open_api,
+    resolve_mode,
+    start_run,
+    upload_input,
+)
 
 PATIENCE = {"WANDB__GRAPHQL_RETRY_MAX": "4", "WANDB__FILE_STREAM_RETRY_MAX": "4", "WANDB__FILE_TRANSFER_RETRY_MAX": "4"}
 """How often W&B tries again while it uploads, as environment variables: a dead server is told in a minute, not in a quarter of an hour."""
@@ -60,8 +71,8 @@ class Recorded:
 def recorded(place: Path) -> list[Recorded]:
     """The runs below W&B's folder that have a note, the oldest first."""
     notes = [note for kind in ("offline-run-*", "run-*") for note in place.glob(f"{kind}/{NOTE}")]
-    notes.sort(key=lambda note: note.parent.name.removeprefix("offline-"))
-    return [Recorded(note.parent, json.loads(note.read_text(encoding="utf-8"))) for note in notes]
+    runs = [Recorded(note.parent, json.loads(note.read_text(encoding="utf-8"))) for note in notes]
+    return sorted(runs, key=lambda run: run.note["started"])
 
 
 def sync() -> str:
@@ -93,38 +104,40 @@ def _sync(runs: Sequence[Recorded]) -> str:
         return f"W&B: no run recorded in {home()} is left to upload{waiting}"
     if resolve_mode("auto") != "online":
         raise BCCPError("uploading to W&B needs an account: set WANDB_API_KEY or run `wandb login`")
-    wandb = import_wandb()
+    api = open_api()
+    n_done, n_edges, failed = 0, 0, []
     try:
-        api = wandb.Api()
-        default = api.default_entity
-    except (wandb.errors.Error, ValueError, OSError) as error:
-        raise BCCPError(f"W&B does not answer ({_first_line(error)}): {len(todo)} runs are not uploaded") from error
-    _upload([run for run in todo if not run.uploaded], default)
-    failed: list[str] = []
-    n_edges = 0
-    for run in todo:
-        try:
-            if not run.uploaded:
-                raise BCCPError("`wandb sync` could not upload it")
-            where: dict[str, Any] = {"entity": run.note["entity"] or default, "project": run.note["project"], "group": run.note["group"]}
-            where |= {"dir": str(home()), "settings": {}}
-            if run.online and run.note["outputs"]:
-                _log_outputs(run, where)
-            n_edges += _replay(api, run, where)
-            (run.folder / NOTE).unlink()
-        except (wandb.errors.Error, BCCPError, ValueError, OSError) as error:
-            failed.append(f"{run.folder.name}: {_first_line(error)}")
+        for (_, entity), group in groupby(todo, key=lambda run: (run.note["group"], run.note["entity"] or api.default_entity)):
+            pipeline = list(group)
+            _upload([run.folder for run in pipeline if not run.uploaded], entity)
+            for run in pipeline:
+                if run.uploaded:
+                    n_edges += _finish(api, run, entity)
+                    n_done += 1
+                else:
+                    failed.append(run.folder.name)
+    except (import_wandb().errors.Error, ValueError, OSError) as error:
+        raise BCCPError(f"{len(todo) - n_done} of {len(todo)} runs are not on W&B ({first_line(error)}): call this again") from error
     if failed:
-        raise BCCPError(f"{len(failed)} of {len(todo)} runs are not on W&B ({failed[0]}): call this again")
-    return f"W&B: {len(todo)} runs and {n_edges} input edges uploaded{waiting}"
+        raise BCCPError(f"{len(failed)} of {len(todo)} runs are not on W&B (`wandb sync` does not upload {failed[0]}): call this again")
+    return f"W&B: {n_done} runs and {n_edges} input edges uploaded{waiting}"
 
 
-def _upload(runs: Sequence[Recorded], default: str) -> None:
-    """Let ``wandb sync`` upload runs and what they made, a pipeline at a time, so that versions are numbered as they were made."""
-    for (_, entity), pipeline in groupby(runs, key=lambda run: (run.note["group"], run.note["entity"] or default)):
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity]
-        command += [str(run.folder) for run in pipeline]
+def _upload(folders: Sequence[Path], entity: str) -> None:
+    """Let ``wandb sync`` upload a pipeline's runs and what they made; it says in the folder which it has uploaded."""
+    if folders:
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity, *map(str, folders)]
         subprocess.run(command, env=os.environ | PATIENCE, capture_output=True, check=False)  # nosec B603
+
+
+def _finish(api: Any, run: Recorded, entity: str) -> int:
+    """Add what W&B's own record of a run lacks, and delete its note; the number of inputs."""
+    where = {"entity": entity, "project": run.note["project"], "group": run.note["group"], "dir": str(home()), "settings": {}}
+    if run.online and run.note["outputs"]:
+        _log_outputs(run, where)
+    _replay(api, run, where)
+    (run.folder / NOTE).unlink()
+    return len(run.note["inputs"])
 
 
 def _log_outputs(run: Recorded, where: Mapping[str, Any]) -> None:
@@ -136,7 +149,7 @@ def _log_outputs(run: Recorded, where: Mapping[str, Any]) -> None:
     taken_up.finish(exit_code=run.note["exit_code"] or 0)
 
 
-def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> int:
+def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> None:
     """Enter a run's inputs as edges of the lineage, as ``use_artifact`` does online; those that W&B lacks are uploaded first."""
     project = f"{where['entity']}/{where['project']}"
     uploaded = api.run(f"{project}/{run.note['run']}")
@@ -145,16 +158,11 @@ def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> int:
         try:
             artifact = api.artifact(reference)
         except (ValueError, import_wandb().errors.Error) as error:
-            if not absent(error) or "/" in used["reference"]:
+            if not absent(error):
                 raise
             upload_input(used, **where)
-            artifact = api.artifact(reference)
+            artifact = api.artifact(f"{project}/{used['reference'].rpartition('/')[2]}")
         uploaded.use_artifact(artifact)
-    return len(run.note["inputs"])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def main() -> int:
