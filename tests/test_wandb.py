@@ -195,6 +195,20 @@ def test_upload_images_false_keeps_pictures_of_images_at_home(server: WandbStand
         assert not any(trace in body for body in server.bodies)
 
 
+def test_a_password_in_the_address_of_the_data_is_recorded_nowhere(
+    server: WandbStandIn, home: Path, light_steps: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = "https://me:passw0rd@127.0.0.1:1/images.zip?token=t0ken"
+    data = ["data.source=archive", f"data.path='{address}'", f"data.sha256={'0' * 64}"]
+    bccp.run(["main.execute_steps=[fetch_data]", *data])
+    (run,) = server.runs.values()
+    assert run.values["path"] == "https://127.0.0.1:1/images.zip"
+    told = "".join(capfd.readouterr()).encode()
+    for place in [*(path.read_bytes() for path in home.rglob("*") if path.is_file()), *server.bodies, told]:
+        assert b"passw0rd" not in place
+        assert b"t0ken" not in place
+
+
 def test_disabled_writes_no_file(home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     bccp.run([TWO, "tracking.wandb=disabled"])

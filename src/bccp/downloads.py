@@ -26,7 +26,7 @@ from typing import IO, Any, TypeVar
 from filelock import FileLock
 
 from bccp.archives import CHUNK_BYTES, Listing, too_large
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown_url
 from bccp.tracking import file_digest, folder_digest
 from bccp.wandb_mirror import import_wandb
 
@@ -125,18 +125,6 @@ def slot(cache: Path, key: str) -> Iterator[Slot]:
             yield Slot(place, place.with_suffix(".json"), part)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-
-
-def shown_url(url: str) -> str:
-    """A URL without user, password and query, which may hold a key.
-
-    Examples
-    --------
-    >>> shown_url("https://me:secret@example.org/a.zip?token=1")
-    'https://example.org/a.zip'
-    """
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 class _NetworkError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from urllib.parse import urlsplit, urlunsplit
 
 
 class BCCPError(Exception):
@@ -36,3 +37,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def shown_url(url: str) -> str:
+    """A URL without user, password and query, which may hold a key.
+
+    Examples
+    --------
+    >>> shown_url("https://me:secret@example.org/a.zip?token=1")
+    'https://example.org/a.zip'
+    """
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from bccp import archives, downloads
 from bccp.archives import File, Listing
-from bccp.errors import BCCPError, nearest
+from bccp.errors import BCCPError, nearest, shown_url
 from bccp.home import scratch
 from bccp.tracking import file_digest
 
@@ -245,7 +245,7 @@ def _place(data: Data) -> str:
 def _shown(data: Data) -> str:
     """How errors name the source."""
     place = _place(data)
-    return f"data.path={downloads.shown_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
+    return f"data.path={shown_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
 
 
 def _is_url(place: str) -> bool:

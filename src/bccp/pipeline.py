@@ -144,6 +144,7 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         summary.config = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
         checked = config.load(composed, base=Path.cwd())
         summary.config = dataclasses.asdict(checked)
+        summary.config["data"] = config.shown(summary.config["data"])
         with _terminable():
             _Pipeline(checked, folder, summary).run()
         summary.status = "finished"
@@ -220,7 +221,7 @@ class _Pipeline:
             finish_timeout=tracking.finish_timeout,
         )
         try:
-            self.ledger.log_params(parent, dict(_flatten(dataclasses.asdict(self.config))))
+            self.ledger.log_params(parent, dict(_flatten(config.shown(dataclasses.asdict(self.config)))))
             needed = self._needed()
             for name in config.STEPS:
                 if name in needed:
