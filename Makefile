@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow lint benchmark benchmark-labels export wandb-sync contract clean
+.PHONY: run test test-slow torture lint benchmark benchmark-labels export wandb-sync contract clean
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -18,6 +18,9 @@ test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 m
 
 test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
 	python -m pytest -m slow
+
+torture: .venv/.dev  ## each step stopped 20 times at random moments
+	BCCP_KILL_ROUNDS=20 python -m pytest tests/test_kills.py
 
 lint: .venv/.dev
 	ruff check .

@@ -227,31 +227,6 @@ def test_a_step_that_fails_leaves_a_failed_run_and_a_summary_and_nothing_else(st
     assert list((story.home / "tmp").iterdir()) == []
 
 
-def test_a_process_killed_in_the_middle_leaves_nothing_and_the_next_run_finishes(story: Story) -> None:
-    import signal
-    import subprocess
-    import sys
-    import time
-
-    command = [sys.executable, str(ROOT / "main.py"), *story.options, "main.random_seed=11"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=story.home.parent)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("bayes_cutoff: runs"):
-            time.sleep(0.5)
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    summary = bccp.run([*story.options, "main.random_seed=11"])
-    statuses = {step["name"]: step["status"] for step in summary["steps"]}
-    assert summary["status"] == "finished"
-    assert statuses["noisy_labels"] == "reused"
-    assert statuses["train"] == "ran"
-    ledger = story.ledger()
-    assert ledger.client.search_runs([ledger.experiment_id], "attributes.status = 'RUNNING'") == []
-
-
 def test_wandb_records_offline_under_the_home_and_disabled_writes_nothing(story: Story) -> None:
     def recorded() -> int:
         return len(list((story.home / "wandb").glob("offline-run-*")))

@@ -149,11 +149,17 @@ def _dead_pid() -> int:
 
 def test_scratch_of_dead_processes_is_swept_and_of_living_ones_kept(home: Path) -> None:
     with scratch("mine") as mine:
-        dead = mine.parent / f"{_dead_pid()}-x-abc"
-        dead.mkdir()
+        host, pid = socket.gethostname(), _dead_pid()
+        dead, reused, far = (
+            mine.parent / name for name in (f"{host}@{pid}.1-x-abc", f"{host}@{os.getpid()}.1-x-abc", f"far-{host}@{pid}.1-x-abc")
+        )
+        for folder in (dead, reused, far):
+            folder.mkdir()
         sweep_scratch()
         assert mine.exists()
         assert not dead.exists()
+        assert not reused.exists()
+        assert far.exists()
     assert not mine.exists()
 
 

@@ -19,7 +19,8 @@ from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
 from bccp.overrides import check_overrides, flags_first, split_options
-from bccp.pipeline import Interrupted, Summary, new_run_folder, report, run_composed
+from bccp.pipeline import Summary, new_run_folder, report, run_composed
+from bccp.processes import Interrupted, callers, end_with
 
 _OPTION = "--hydra-options="
 
@@ -38,8 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 after an error (told in the last line on stderr), 130 or 143 after an interrupt.
+        The exit status: 0, 1 after an error (told in the last line on stderr), 130 or 143 after a signal.
     """
+    if "MLFLOW_RUN_ID" in os.environ:
+        end_with(callers())  # `mlflow run` would leave it alone when it is killed
     try:
         words: list[str] = []
         for argument in arguments:
@@ -58,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
         return _failed(str(error))
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
-    except Interrupted:
-        return _failed("terminated", 143)
+    except Interrupted as stopped:
+        return _failed("terminated", 128 + stopped.number)
     except SystemExit as leaving:  # Hydra leaves so after --help and after its own errors
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:

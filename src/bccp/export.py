@@ -25,7 +25,7 @@ import pandas as pd
 
 from bccp import tables
 from bccp.errors import BCCPError
-from bccp.home import alive
+from bccp.processes import alive
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LIST = "cleansed.csv"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from bccp.errors import BCCPError
+from bccp.processes import lives, process_start
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -34,7 +37,7 @@ PLACES = {
 """Environment variables that tell libraries where to write, and the place under the home that each gets."""
 
 WANDB_SCRATCH = "wandb/tmp"
-"""Where the temporary folders of the wandb package go, under the home, each below a folder that begins with its process's id."""
+"""Where the temporary folders of the wandb package go, under the home, each below a folder of its process (:func:`scratch_owner`)."""
 
 
 def home() -> Path:
@@ -64,15 +67,20 @@ def keep_within_home() -> None:
         os.environ.setdefault(name, str(folder / place))
 
 
+def scratch_owner() -> str:
+    """This host, and this process's id and start: how the names of scratch folders begin.
+
+    By them :func:`sweep_scratch` can tell what a killed process left behind.
+    """
+    return f"{socket.gethostname()}@{os.getpid()}.{process_start(os.getpid())}"
+
+
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """A folder under the home that is gone afterwards, whatever happens.
-
-    Its name holds this process's id, so that :func:`sweep_scratch` can tell what a killed process left behind.
-    """
+    """A folder under the home that is gone afterwards, whatever happens."""
     parent = home() / "tmp"
     parent.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{purpose}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{scratch_owner()}-{purpose}-", dir=parent))
     try:
         yield folder
     finally:
@@ -80,19 +88,8 @@ def scratch(purpose: str) -> Iterator[Path]:
 
 
 def sweep_scratch() -> None:
-    """Delete the scratch folders of processes that are no more."""
+    """Delete the scratch folders of this host's processes that are no more; other hosts may use the same home."""
     for folder in [*(home() / "tmp").glob("*-*"), *(home() / WANDB_SCRATCH).glob("*-*")]:
-        owner = folder.name.partition("-")[0]
-        if owner.isdigit() and not alive(int(owner)):
+        owner = re.match(r"(.+)@(\d+)\.(\w*)-", folder.name)
+        if owner and owner[1] == socket.gethostname() and not lives(int(owner[2]), owner[3]):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this host runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

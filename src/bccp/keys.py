@@ -103,6 +103,7 @@ def source_digest(run_file: Path) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
+@functools.cache
 def _imported_files(path: Path) -> list[Path]:
     files = []
     for node in ast.walk(ast.parse(path.read_bytes())):

@@ -7,13 +7,11 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 import types
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
+from bccp.processes import Interrupted, end_descendants, process_start, terminable
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
@@ -71,10 +70,6 @@ class Summary:
         fresh = folder / f".summary-{uuid.uuid4().hex}"
         fresh.write_text(json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
         fresh.replace(folder / "summary.json")
-
-
-class Interrupted(BaseException):
-    """SIGTERM, as an exception: runs in progress end as KILLED."""
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -145,7 +140,7 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         checked = config.load(composed, base=Path.cwd())
         summary.config = dataclasses.asdict(checked)
         summary.config["data"] = config.shown(summary.config["data"])
-        with _terminable():
+        with terminable():
             _Pipeline(checked, folder, summary).run()
         summary.status = "finished"
     except Exception as error:
@@ -155,7 +150,7 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
             raise known from error
         raise
     except BaseException as error:
-        summary.error = f"stopped by {type(error).__name__}"
+        summary.error = f"stopped by {error if isinstance(error, Interrupted) else type(error).__name__}"
         raise
     finally:
         summary.write(folder)
@@ -203,34 +198,35 @@ class _Pipeline:
         sweep_scratch()
         self.ledger = Ledger(uri)
         self.ledger.mend()
-        parent = self.ledger.start(
-            self.folder.name,
-            run_id=self.ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None)),
-            tags={"bccp.pipeline": self.folder.name, "bccp.folder": str(self.folder)},
-        )
-        self.context = Context(
-            ledger_uri=uri,
-            wandb=mode,
-            wandb_entity=tracking.wandb_entity,
-            wandb_project=tracking.wandb_project,
-            upload_images=tracking.upload_images,
-            group=self.folder.name,
-            threads=threads,
-            parent_run_id=parent,
-            init_timeout=tracking.init_timeout,
-            finish_timeout=tracking.finish_timeout,
-        )
         try:
+            parent = self.ledger.start(
+                self.folder.name,
+                run_id=self.ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None)),
+                tags={"bccp.pipeline": self.folder.name, "bccp.folder": str(self.folder)},
+            )
+            self.context = Context(
+                ledger_uri=uri,
+                wandb=mode,
+                wandb_entity=tracking.wandb_entity,
+                wandb_project=tracking.wandb_project,
+                upload_images=tracking.upload_images,
+                group=self.folder.name,
+                threads=threads,
+                parent_run_id=parent,
+                init_timeout=tracking.init_timeout,
+                finish_timeout=tracking.finish_timeout,
+                process=(os.getpid(), process_start(os.getpid())),
+            )
             self.ledger.log_params(parent, dict(_flatten(config.shown(dataclasses.asdict(self.config)))))
             needed = self._needed()
             for name in config.STEPS:
                 if name in needed:
                     self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
+            self.ledger.end(parent, "FINISHED")
         except BaseException as error:
-            self.ledger.end(parent, ending(error))
+            self.ledger.end_all(self.folder.name, ending(error))
             raise
-        self.ledger.end(parent, "FINISHED")
 
     def _needed(self) -> set[str]:
         """The steps asked for and those whose outputs they read, directly or not."""
@@ -330,24 +326,25 @@ class _Pipeline:
         os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
-        experiment = self.ledger.client.get_run(str(self.context.parent_run_id)).info.experiment_id
+        run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.folder.name})
         try:
-            with mlflow.start_run(run_id=self.context.parent_run_id):
-                submitted: Any = mlflow.projects.run(  # type: ignore[no-untyped-call]
-                    str(keys.ROOT / record.name),
-                    parameters=parameters,
-                    experiment_id=experiment,
-                    env_manager=self.manager,
-                    run_name=record.name,
-                )
+            mlflow.projects.run(  # type: ignore[no-untyped-call]
+                str(keys.ROOT / record.name),
+                parameters=parameters,
+                experiment_id=self.ledger.client.get_run(run_id).info.experiment_id,
+                env_manager=self.manager,
+                run_id=run_id,
+            )
         except ExecutionException as error:
             raise BCCPError(f"the step {record.name} failed in its own environment: see its message above") from error
+        except BaseException:
+            end_descendants()
+            raise
         finally:
             os.environ.pop("BCCP_CONTEXT", None)
-            self.ledger.client.update_run(str(self.context.parent_run_id), status="RUNNING")
         found = self.ledger.find(record.name, key)
-        if found is None or found.run_id != submitted.run_id:
-            raise BCCPError(f"the step {record.name} ended, but its run {submitted.run_id} is not recorded in {self.context.ledger_uri}")
+        if found is None or found.run_id != run_id:
+            raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {self.context.ledger_uri}")
         tags = self.ledger.client.get_run(found.run_id).data.tags
         record.run_id, record.outputs = found.run_id, found.outputs
         record.work_seconds = float(tags["bccp.work_seconds"])
@@ -393,21 +390,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", config.encode(value)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the runs in progress properly; outside the main thread signals are left alone."""
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        raise Interrupted(f"signal {number}")
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

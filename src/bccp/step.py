@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
+from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
 
 PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
@@ -80,6 +82,8 @@ class Context:
         The pipeline's MLflow run.
     init_timeout, finish_timeout : float
         Seconds to wait for W&B at a step's start and end.
+    process : tuple of int and str, or None
+        Id and start of the orchestrator's process, which an isolated step does not outlive.
     """
 
     ledger_uri: str
@@ -92,6 +96,7 @@ class Context:
     parent_run_id: str | None = None
     init_timeout: float = 30.0
     finish_timeout: float = 120.0
+    process: tuple[int, str] | None = None
 
 
 class Stopwatch:
@@ -213,7 +218,8 @@ class Step:
             return self.ledger.fetch(f"{name}:{version}")
 
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
-        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags={"bccp.step": name})
+        tags = {"bccp.step": name, "bccp.pipeline": self.context.group}
+        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags=tags)
         try:
             with scratch(name) as parent:
                 folder = parent / name
@@ -376,11 +382,16 @@ def default_threads() -> int:
 def command_line(run: Run) -> None:
     """Run a step alone, with its parameters from the command line, as its ``MLproject`` calls it.
 
-    Ends the process: with status 0, or with ``error: <one sentence>`` on stderr and status 1.
+    Ends the process: with status 0, or with ``error: <one sentence>`` on stderr and status 1, or 130 or 143 after a signal. The process
+    also ends when the one that wants the step has ended.
     """
     try:
         name = Path(run.__code__.co_filename).parent.name
-        _run_alone(run, name)
+        with terminable():
+            _run_alone(run, name)
+    except (KeyboardInterrupt, Interrupted) as stopped:
+        print(f"error: the step {name} was stopped", file=sys.stderr, flush=True)
+        sys.exit(128 + (stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT))
     except Exception as error:
         if not isinstance(told(error), BCCPError):
             raise
@@ -402,6 +413,10 @@ def _run_alone(run: Run, name: str) -> None:
     values = {f: getattr(given, f) for f in fields if getattr(given, f) is not None}
     section = config.section(kind, values, config.section_name(name), Path.cwd())
     context = context_from_environment()
+    if context.process:
+        end_with([context.process])
+    elif "MLFLOW_RUN_ID" in os.environ:
+        end_with(callers())
     ledger = Ledger(context.ledger_uri)
     inputs, origins = {}, {}
     for artifact in artifacts:
@@ -477,7 +492,8 @@ def context_from_environment() -> Context:
     """The context that the orchestrator left in ``BCCP_CONTEXT``, or the defaults for a step that is started by hand."""
     text = os.environ.get("BCCP_CONTEXT")
     if text:
-        return Context(**json.loads(text))
+        given = json.loads(text)
+        return Context(**given | {"process": tuple(given["process"])})
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)

@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock, Timeout
 
 from bccp.errors import BCCPError
-from bccp.home import alive, home, keep_within_home, scratch
+from bccp.home import home, keep_within_home, scratch
+from bccp.processes import lives, process_start
 
 EXPERIMENT = "bccp"
 _TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
@@ -169,12 +170,13 @@ class Ledger:
         signed = {
             "bccp.host": socket.gethostname(),
             "bccp.pid": str(os.getpid()),
-            "bccp.started": f"{_process_start(os.getpid())}",
+            "bccp.started": process_start(os.getpid()),
             **(tags or {}),
         }
         if run_id is not None:
-            for key, value in signed.items():
-                self.client.set_tag(run_id, key, value)
+            from mlflow.entities import RunTag
+
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in signed.items()])  # at once: another may mend meanwhile
             return run_id
         if parent is not None:
             signed["mlflow.parentRunId"] = parent
@@ -185,6 +187,14 @@ class Ledger:
     def end(self, run_id: str, status: str) -> None:
         """Close a run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)
+
+    def end_all(self, pipeline: str, status: str) -> None:
+        """Close the runs of a pipeline that an exception ended; what the store does not take now, the next start mends."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException, OSError):
+            for run in self._search(f"tags.`bccp.pipeline` = '{pipeline}' and attributes.status = 'RUNNING'", limit=1000):
+                self.end(run.info.run_id, status)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags; a value over the store's limit is cut."""
@@ -352,13 +362,15 @@ class Ledger:
     def mend(self) -> int:
         """Close the runs of this host whose process is no more (a SIGKILL left them RUNNING); returns how many."""
         wanted = f"tags.`bccp.host` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
-        mended = 0
-        for run in self._search(wanted, limit=1000):
-            pid, started = int(run.data.tags["bccp.pid"]), run.data.tags.get("bccp.started", "")
-            if not alive(pid) or f"{_process_start(pid)}" != started:
-                self.end(run.info.run_id, "KILLED")
-                mended += 1
-        return mended
+        left = [
+            run.info.run_id
+            for run in self._search(wanted, limit=1000)
+            if not lives(int(run.data.tags["bccp.pid"]), run.data.tags["bccp.started"])
+        ]
+        left = [run_id for run_id in left if self.client.get_run(run_id).info.status == "RUNNING"]  # not ended in between
+        for run_id in left:
+            self.end(run_id, "KILLED")
+        return len(left)
 
     @contextmanager
     def lock(self, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -441,14 +453,6 @@ def _local_path(uri: str) -> Path | None:
     if parsed.scheme not in ("", "file"):
         return None
     return Path(unquote(parsed.path))
-
-
-def _process_start(pid: int) -> int:
-    """When a process began, in clock ticks since boot; 0 where the system does not tell. A reused process id has another."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from bccp.errors import BCCPError
-from bccp.home import WANDB_SCRATCH, home, scratch
+from bccp.home import WANDB_SCRATCH, home, scratch, scratch_owner
 
 NOTE = "bccp.json"
 """In the folder of a W&B run that is not, or not wholly, on W&B: what :mod:`bccp.wandb_sync` has to do."""
@@ -323,7 +323,7 @@ def import_wandb() -> Any:
     if "wandb" not in sys.modules:  # which makes folders for the process's lifetime, and leaves them where it is killed
         place = home() / WANDB_SCRATCH
         place.mkdir(parents=True, exist_ok=True)
-        before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=place)
+        before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=f"{scratch_owner()}-", dir=place)
         try:
             importlib.import_module("wandb.sdk.artifacts.artifact")
         finally:

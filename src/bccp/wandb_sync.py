@@ -19,7 +19,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp.errors import BCCPError
-from bccp.home import alive, home, keep_within_home
+from bccp.home import home, keep_within_home
+from bccp.processes import alive
 from bccp.wandb_mirror import (
     NOTE,
     absent,

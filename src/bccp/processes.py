@@ -1,0 +1,167 @@
+"""Processes: which still live, how this one ends on a signal, and that none outlives the one that it works for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SAME_SIGNAL_SECONDS = 5.0  # what comes within these after a signal is taken for the same wish
+_POLL_SECONDS = 0.5
+_ENDING_SECONDS = 30.0  # for a process that was told to end; then it is ended
+
+
+class Interrupted(BaseException):
+    """A signal that ends this process, as an exception: runs in progress end as KILLED.
+
+    It is no ``KeyboardInterrupt``, which libraries catch for purposes of their own (Lightning ends the process).
+
+    Attributes
+    ----------
+    number : int
+        The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end what runs in the block as :class:`Interrupted` (SIGINT: ``KeyboardInterrupt`` after the block).
+
+    A signal that is ignored (``nohup``) stays ignored. Outside the main thread signals are left alone.
+    """
+    latest = 0.0
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        nonlocal latest
+        now = time.monotonic()
+        if latest and now - latest < _SAME_SIGNAL_SECONDS:
+            return  # it would cut the ending short
+        latest = now
+        raise Interrupted(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers}
+    taken = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
+    try:
+        for number in taken:
+            signal.signal(number, interrupt)
+        yield
+    except Interrupted as stopped:
+        if stopped.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this host runs (or has just ended and waits for its parent to notice)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in the system's letters and digits: a reused id has another. Empty where there is none, or no telling."""
+    if sys.platform == "linux":
+        fields = _stat(pid)
+        return fields[19] if fields and fields[0] not in "ZX" else ""  # a zombie has ended
+    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return re.sub(r"\W", "", told.stdout)
+
+
+def lives(pid: int, started: str) -> bool:
+    """Whether the process that had this id and start still runs on this host."""
+    return alive(pid) and process_start(pid) == started
+
+
+def end_with(wanted: Sequence[tuple[int, str]]) -> None:
+    """End this process, as by SIGTERM, when one of others (id and start) has ended.
+
+    A thread asks twice a second. A kernel's own notice (``PR_SET_PDEATHSIG``) would be Linux's alone, and a shell between the processes,
+    which MLflow puts there, keeps it from coming.
+    """
+
+    def watch() -> None:
+        while all(lives(pid, started) for pid, started in wanted):
+            time.sleep(_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ENDING_SECONDS)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with", daemon=True).start()
+
+
+def callers() -> list[tuple[int, str]]:
+    """The process that started this one, and, where that is a shell, the one that started the shell."""
+    pids = [os.getppid()]
+    fields = _stat(pids[0])
+    if fields and _command(pids[0]) == "bash":
+        pids.append(int(fields[1]))
+    return [(pid, process_start(pid)) for pid in pids if pid > 1]
+
+
+def end_descendants() -> None:
+    """End the processes that this one has started, directly or not, as by SIGTERM, and wait; those that do not end are killed.
+
+    Where :func:`descendants` finds none, :func:`end_with` ends them.
+    """
+    living = descendants(os.getpid())
+    _signal(living, signal.SIGTERM)
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while living and time.monotonic() < deadline:
+        time.sleep(0.05)
+        living = [(pid, started) for pid, started in living if lives(pid, started)]
+    _signal(living, signal.SIGKILL)
+
+
+def _signal(processes: Iterable[tuple[int, str]], number: int) -> None:
+    for pid, _ in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def descendants(pid: int) -> list[tuple[int, str]]:
+    """The processes (id and start) that a process has started, directly or not; none where the system has no ``/proc``."""
+    fields = {int(path.name): _stat(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    found, todo = [], [pid]
+    while todo:
+        parent = str(todo.pop())
+        children = [child for child, values in fields.items() if values[1:2] == [parent]]
+        found += children
+        todo += children
+    return [(child, process_start(child)) for child in found]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/<pid>/stat`` from the third (the state) on; empty where there are none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,171 @@
+"""Each step stopped at a random moment: no process and no run stays, and the next run makes what an undisturbed one makes.
+
+`make test` stops each step once, `make test-slow` five times and `make torture` 20 times.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bccp import command_line, config
+from bccp.pipeline import _Pipeline
+from bccp.processes import descendants, lives
+from bccp.tracking import Ledger, ledger_uri
+
+ROUNDS = int(os.environ.get("BCCP_KILL_ROUNDS", "5"))
+QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
+NO_WANDB = ["tracking.wandb=disabled"]  # its first run in a process costs two seconds
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+Server = Any  # multiprocessing's context that forks processes with everything imported
+
+
+def pipeline(home: str, said: str, words: list[str]) -> None:
+    """What a process of these tests does: the command line, with its output in a file."""
+    os.environ["BCCP_HOME"] = home
+    for number in (1, 2):  # the steps' processes inherit them
+        os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), number)
+    os._exit(command_line.main(words))
+
+
+def isolated_pipeline(home: str, said: str, words: list[str]) -> None:
+    """The same with each step as an MLflow project, in a process of its own, though in this environment."""
+    begin = _Pipeline.__init__
+
+    def isolated(self: _Pipeline, *arguments: Any) -> None:
+        begin(self, *arguments)
+        self.isolated = True
+
+    _Pipeline.__init__ = isolated  # type: ignore[method-assign]
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    pipeline(home, said, words)
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    """Importing torch and friends anew would cost each of many processes three seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["bccp.command_line", "bccp.training", "mlflow.store.tracking.sqlalchemy_store", "wandb", "lightning", "sklearn.metrics"]
+    )
+    return context
+
+
+@pytest.fixture
+def start(home: Path, image_folder: Callable[..., Path], server: Server) -> Iterator[Callable[[Path, list[str]], tuple[Any, Path]]]:
+    """Start the pipeline in a home; gives the process and the file with what it says."""
+    words = [*QUICK, "data.source=folder", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
+    processes = []
+
+    def start(place: Path, more: list[str]) -> tuple[Any, Path]:
+        said = place / f"said-{len(processes)}.txt"
+        said.touch()
+        process = server.Process(target=pipeline, args=(str(place), str(said), words + more))
+        process.start()
+        processes.append(process)
+        return process, said
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def summary(place: Path) -> dict[str, Any]:
+    """The newest summary of a home."""
+    path = max((place / "outputs").rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def statuses(place: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The statuses of all runs of a home."""
+    monkeypatch.setenv("BCCP_HOME", str(place))
+    ledger = Ledger(ledger_uri(None)[0])
+    return [run.info.status for run in ledger.client.search_runs([ledger.experiment_id])]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Wait for a condition; whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the step asks it for an archive and waits
+        words = ["data.source=archive", f"data.path=http://127.0.0.1:{silent.getsockname()[1]}/a.zip", f"data.sha256={'0' * 64}"]
+        said = home / "said.txt"
+        said.touch()
+        process = server.Process(target=isolated_pipeline, args=(str(home), str(said), words + NO_WANDB))
+        process.start()
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        children = descendants(process.pid)
+        os.kill(process.pid, number)
+        process.join(60)
+        if number == signal.SIGTERM:
+            assert not any(lives(*child) for child in children)
+        assert process.exitcode in (-number, 128 + number), said.read_text()
+        assert len(children) >= 1
+        assert until(lambda: not any(lives(*child) for child in children), 20)
+        connection.close()
+    monkeypatch.setenv("BCCP_HOME", str(home))
+    ledger = Ledger(ledger_uri(None)[0])
+    runs = {run.info.run_name: run.info.status for run in ledger.client.search_runs([ledger.experiment_id])}
+    assert runs.pop("fetch_data") == "KILLED"  # the step itself has said so
+    assert list(runs.values()) == ["RUNNING" if number == signal.SIGKILL else "KILLED"]
+    assert ledger.mend() == (number == signal.SIGKILL)
+
+
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, ROUNDS + 1))])
+def test_whatever_is_stopped_in_a_step_the_next_run_makes_what_an_undisturbed_one_makes(
+    home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    undisturbed, more = tmp_path / "undisturbed", [] if turn else NO_WANDB
+    shutil.copytree(home, undisturbed)
+    process, said = start(undisturbed, more)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    expected = {step["name"]: step for step in summary(undisturbed)["steps"]}
+
+    draw = random.Random(turn)
+    for step in config.STEPS:
+        process, said = start(home, more)
+        until(lambda said=said, step=step, process=process: f"{step}: runs" in said.read_text() or not process.is_alive())
+        time.sleep(draw.uniform(0, expected[step]["seconds"]))
+        children, number = descendants(process.pid), draw.choice(SIGNALS)
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode in (-number, 128 + number), said.read_text()
+        assert until(lambda children=children: not any(lives(*child) for child in children)), f"{step} left a process"
+        if number != signal.SIGKILL:
+            assert "RUNNING" not in statuses(home, monkeypatch), f"{step} left a run after signal {number}"
+            assert summary(home)["status"] == "failed"
+            assert "Traceback" not in said.read_text()
+
+    process, said = start(home, more)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    assert {step["name"]: step["outputs"] for step in summary(home)["steps"]} == {name: step["outputs"] for name, step in expected.items()}
+    assert {"RUNNING", "KILLED"} & set(statuses(home, monkeypatch)) == {"KILLED"}
+    assert not list((home / "tmp").iterdir())

@@ -1,0 +1,88 @@
+"""Which processes still live, and how this one ends on a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from bccp.processes import Interrupted, alive, descendants, end_descendants, lives, process_start, terminable
+
+
+def test_a_process_lives_while_it_runs_and_neither_as_a_zombie_nor_under_a_reused_id() -> None:
+    assert lives(os.getpid(), process_start(os.getpid()))
+    assert not lives(os.getpid(), "1")
+    with subprocess.Popen(["sleep", "60"]) as child:
+        started = process_start(child.pid)
+        assert lives(child.pid, started)
+        assert (child.pid, started) in descendants(os.getpid())
+        child.kill()
+        while process_start(child.pid):
+            time.sleep(0.01)
+        assert alive(child.pid)  # nobody has asked for its end yet
+        assert not lives(child.pid, started)
+    assert not alive(child.pid)
+
+
+def test_descendants_are_ended_with_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bccp.processes._ENDING_SECONDS", 0.3)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    with (
+        subprocess.Popen(["bash", "-c", "sleep 60; true"]) as shell,
+        subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as stubborn,
+    ):
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+        while not (below := descendants(shell.pid)):
+            time.sleep(0.01)
+        end_descendants()
+        assert shell.wait(5) == -signal.SIGTERM
+        assert stubborn.wait(5) == -signal.SIGKILL
+        assert not any(lives(*process) for process in below)
+
+
+def test_a_signal_ends_the_block_once_and_the_handlers_are_as_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ended = []
+
+    def stopped() -> None:
+        with terminable():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # the same wish: the ending goes on
+                ended.append(True)
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        stopped()
+    assert ended == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interrupt_from_the_keyboard_is_one_for_the_caller_and_what_is_ignored_stays_so() -> None:
+    with pytest.raises(KeyboardInterrupt), terminable():
+        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    entered = []
+
+    def work() -> None:
+        with terminable():
+            entered.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert entered == [signal.getsignal(signal.SIGTERM)]
