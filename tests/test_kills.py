@@ -108,7 +108,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
     home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

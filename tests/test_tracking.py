@@ -107,14 +107,6 @@ def test_a_store_that_cannot_serve_is_refused(uri: str) -> None:
         ledger_uri(uri)
 
 
-def test_a_server_that_is_down_is_told_in_one_sentence(home: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with pytest.raises(BCCPError, match="does not answer"):
-        Ledger(f"http://127.0.0.1:{port}")
-
-
 def test_a_home_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BCCP_HOME", str(tmp_path / "file" / "home"))

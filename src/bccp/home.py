@@ -20,8 +20,10 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "WANDB_ERROR_REPORTING": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""Environment variables that keep the libraries from telling anybody anything."""
+"""Environment variables that keep the libraries from telling anybody anything, and the terminal too much."""
 
 PLACES = {
     "WANDB_DIR": ".",
@@ -68,7 +70,7 @@ def keep_within_home() -> None:
 
 
 def scratch_owner() -> str:
-    """This host, and this process's id and start: how the names of scratch folders begin.
+    """Host, id and start of this process: how the names of scratch folders begin.
 
     By them :func:`sweep_scratch` can tell what a killed process left behind.
     """

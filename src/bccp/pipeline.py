@@ -23,7 +23,7 @@ from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.processes import Interrupted, end_descendants, process_start, terminable
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
-from bccp.tracking import Ledger, ledger_uri, qualified, told
+from bccp.tracking import Ledger, ledger_uri, qualified, shown, told
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
 """With true labels these may be left out altogether: labels pass through, nothing is replayed."""
@@ -344,7 +344,7 @@ class _Pipeline:
             os.environ.pop("BCCP_CONTEXT", None)
         found = self.ledger.find(record.name, key)
         if found is None or found.run_id != run_id:
-            raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {self.context.ledger_uri}")
+            raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {shown(self.context.ledger_uri)}")
         tags = self.ledger.client.get_run(found.run_id).data.tags
         record.run_id, record.outputs = found.run_id, found.outputs
         record.work_seconds = float(tags["bccp.work_seconds"])
@@ -375,7 +375,7 @@ def report(summary: Summary, folder: Path) -> str:
     figures = [f"{name:<38} {summary.metrics[name]:.4f}" for name in HEADLINES if name in summary.metrics]
     uri, _ = ledger_uri(summary.config["tracking"]["mlflow_uri"])
     look = ["look next:", f"  summary     {folder / 'summary.json'}"]
-    look.append(f"  every run   {uri}" if uri.startswith("http") else f"  every run   mlflow ui --backend-store-uri {uri}")
+    look.append(f"  every run   {'' if uri.startswith('http') else 'mlflow ui --backend-store-uri '}{shown(uri)}")
     return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])
 
 

@@ -228,10 +228,10 @@ class Step:
                     compute(folder)
                 version, _ = self.ledger.publish(run_id, name, folder)
             self.ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
+            self.ledger.end(run_id, "FINISHED")
         except BaseException as error:
             self.ledger.end(run_id, ending(error))
             raise
-        self.ledger.end(run_id, "FINISHED")
         return version
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
@@ -332,14 +332,14 @@ def execute(
         if missing:
             raise RuntimeError(f"the step {name} ended without its output {missing[0]}")
         ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(key_parts), "bccp.work_seconds": f"{step.work_seconds:.3f}"})
+        mirror.finish(0)
+        if mirror.lost and context.parent_run_id:
+            ledger.tag(context.parent_run_id, {_WANDB_LOST: "true"})
+        ledger.end(run_id, "FINISHED")
     except BaseException as error:
-        mirror.finish(1)
         ledger.end(run_id, ending(error))
+        mirror.finish(1)
         raise
-    mirror.finish(0)
-    if mirror.lost and context.parent_run_id:
-        ledger.tag(context.parent_run_id, {_WANDB_LOST: "true"})
-    ledger.end(run_id, "FINISHED")
     return step
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,18 +125,25 @@ class Ledger:
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
+        from sqlalchemy.exc import SQLAlchemyError
 
-        for name in ("alembic", "mlflow"):  # after the import, which sets its own level
+        for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets its own level
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             if uri.startswith("sqlite:///"):
                 _create_sqlite(uri, self.home)
-            self.client = MlflowClient(tracking_uri=uri)
-            self.experiment_id = self._experiment()
-        except (MlflowException, OSError) as error:
+            with _postgresql(uri, self.home) if uri.startswith("postgresql") else nullcontext():
+                self.client = MlflowClient(tracking_uri=uri)
+                self.experiment_id = self._experiment()
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            if uri.startswith("sqlite"):
+                damaged = BCCPError(
+                    f"the store {uri} cannot be opened ({_first_line(error)}): restore it, or move it away to begin a new one"
+                )
+                raise (known if isinstance(known := told(error), BCCPError) else damaged) from error
             raise BCCPError(
-                f"the tracking server {uri} does not answer ({_first_line(error)}): start it, or unset MLFLOW_TRACKING_URI and "
-                "tracking.mlflow_uri to record in BCCP_HOME"
+                f"the tracking server {shown(uri)} does not answer ({shown(_first_line(error))}): start it, or unset "
+                "MLFLOW_TRACKING_URI and tracking.mlflow_uri to record in BCCP_HOME"
             ) from error
 
     def _experiment(self) -> str:
@@ -150,6 +158,11 @@ class Ledger:
                 found = self.client.get_experiment_by_name(EXPERIMENT)
                 if found is None:
                     raise
+        if found.artifact_location.startswith("s3://") and importlib.util.find_spec("boto3") is None:
+            raise BCCPError(
+                f"{shown(self.uri)} keeps its artifacts in {found.artifact_location}, which needs the package boto3: install it, or "
+                "let the server hand them out (mlflow server --artifacts-destination)"
+            )
         return str(found.experiment_id)
 
     def adopt(self, run_id: str | None) -> str | None:
@@ -185,8 +198,11 @@ class Ledger:
         return str(run.info.run_id)
 
     def end(self, run_id: str, status: str) -> None:
-        """Close a run as FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(run_id, status)
+        """Close a run as FINISHED, FAILED or KILLED; where the store does not take one of the latter two, the next start mends it."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(*(() if status == "FINISHED" else (MlflowException, OSError))):
+            self.client.set_terminated(run_id, status)
 
     def end_all(self, pipeline: str, status: str) -> None:
         """Close the runs of a pipeline that an exception ended; what the store does not take now, the next start mends."""
@@ -267,7 +283,7 @@ class Ledger:
             return copy.name.removeprefix(f"{name}-")
         runs = self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
         if not runs:
-            raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
+            raise BCCPError(f"no artifact {version} is in {shown(self.uri)}: run the step that makes {name} first")
         return str(runs[0].data.tags[f"bccp.output.{name}"])
 
     def fetch(self, version: str) -> Path:
@@ -292,7 +308,7 @@ class Ledger:
                 return self._open(run, name, digest)
             except BCCPError as error:
                 damaged = error
-        raise damaged or BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
+        raise damaged or BCCPError(f"no artifact {version} is in {shown(self.uri)}: run the step that makes {name} first")
 
     def _open(self, run: Any, name: str, digest: str) -> Path:
         root = _local_path(run.info.artifact_uri)
@@ -403,14 +419,26 @@ def qualified(name: str, version: str) -> str:
     return version if ":" in version else f"{name}:{version}"
 
 
+def shown(uri: str) -> str:
+    """A URI as it may be printed: without its password."""
+    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:…@", uri)
+
+
 def told(error: Exception) -> Exception:
-    """A write that the disk refused as a :class:`BCCPError`; any other error as it is."""
+    """A write that the disk refused, or a server that has gone, as a :class:`BCCPError`; any other error as it is."""
+    if isinstance(error, BCCPError):
+        return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BCCPError(f"the disk that holds {error.filename or home()} is full: make room or set BCCP_HOME to another disk")
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
         return BCCPError(f"{error.filename or home()} cannot be written ({error.strerror}): set BCCP_HOME to a folder you may write to")
     if "database or disk is full" in str(error):
         return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
+    if "attempt to write a readonly database" in str(error):
+        return BCCPError(f"the store in {home()} cannot be written: make it writable or set BCCP_HOME to another folder")
+    if gone := re.search(r"API request to (https?://[^/\s]+)\S* failed|server closed the connection|connection to server at", str(error)):
+        server = f"the tracking server {shown(gone[1])}" if gone[1] else "the tracking server"
+        return BCCPError(f"{server} has stopped answering: start it and run again; finished steps are kept")
     return error
 
 
@@ -445,6 +473,21 @@ def _create_sqlite(uri: str, place: Path) -> None:
             database.execute("PRAGMA journal_mode=WAL")
         database.close()
         fresh.replace(path)
+
+
+@contextmanager
+def _postgresql(uri: str, place: Path) -> Iterator[None]:
+    """Ask a database once (MLflow asks for minutes), and let processes of this home that use it first make its tables one after another."""
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 20})
+    except ModuleNotFoundError as error:
+        raise BCCPError(f"{shown(uri)} needs the Python package {error.name}: pip install psycopg2-binary") from error
+    engine.connect().close()
+    engine.dispose()
+    with FileLock(place / "postgresql.lock"):
+        yield
 
 
 def _local_path(uri: str) -> Path | None:
