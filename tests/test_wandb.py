@@ -128,7 +128,7 @@ def test_a_server_that_does_not_answer_costs_one_warning_and_the_run_goes_on_off
     before = time.monotonic()
     summary = bccp.run([TWO, "tracking.init_timeout=1"])
     assert summary["status"] == "finished"
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 60
     told = capfd.readouterr()
     assert told.out.count("warning:") == 1
     assert "not on W&B" in told.out
