@@ -1,7 +1,8 @@
 """Test the new model on both days' held-out images.
 
 Reads ``model``, ``segregated_data`` (and through it ``clean_data``), ``true_labels`` and, where the truth is not known, ``given_labels``.
-Writes ``evaluation``: ``metrics.json``, ``per_class.csv``, ``predictions.csv``, ``confusion_matrix.png`` and ``training_curves.png``.
+Writes ``evaluation``: ``metrics.json``, ``per_class.csv``, ``predictions.csv``, ``confusion_matrix.png``, ``threshold_curves.png`` (ROC,
+precision and recall) and ``training_curves.png``.
 Labels whose truth is not known are flagged ``verified=false`` in all of them.
 """
 
@@ -33,13 +34,18 @@ def run(step: Step) -> None:
         (folder / "metrics.json").write_text(json.dumps({"verified": not note} | figures, indent=2) + "\n", encoding="utf-8")
         tables.write(test.per_class(predictions, days.classes), folder / "per_class.csv")
         tables.write(predictions, folder / "predictions.csv")
-        matrix, curves = folder / "confusion_matrix.png", folder / "training_curves.png"
+        matrix, thresholds, curves = (folder / f"{name}.png" for name in ("confusion_matrix", "threshold_curves", "training_curves"))
         plots.confusion_matrix(test.confusion(predictions, days.classes), days.classes, matrix, title=title, note=note)
+        plots.threshold_curves(
+            test.threshold_curves(references, probs, days.classes), thresholds, title="Each class against the others", note=note
+        )
         history = tables.read(step.input("model") / "history.csv", dtypes=dict.fromkeys(plots.CURVES, float))
         plots.training_curves(history, curves, title="Training", note=note)
-        for picture in (matrix, curves):
+        for picture in (matrix, thresholds, curves):
             step.log_picture(picture)
     step.log_metrics(figures)
+    wrong = test.worst_errors(predictions)
+    step.log_table("errors", wrong.to_dict("records"), (days.view([image])[0] for image in wrong["image"]))
     step.say(", ".join([title, *(f"{name} {value:.1%}" for name, value in figures.items() if name.startswith("accuracy_"))]))
     for line in [note, f"test images left out, as they have no label at all: {n_left_out}" if n_left_out else ""]:
         if line:

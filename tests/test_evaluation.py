@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,7 @@ class TestingStep(FakeStep):
     def __init__(self, *args: Any, **changed: Any) -> None:
         super().__init__(*args, **changed)
         self.pictures: list[str] = []
+        self.tables: dict[str, Any] = {}
 
     def has_input(self, name: str) -> bool:
         return name in self.folders
@@ -245,6 +246,9 @@ class TestingStep(FakeStep):
     def log_picture(self, path: Path) -> None:
         assert path.is_file()
         self.pictures.append(path.name)
+
+    def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:
+        self.tables[name] = (rows, list(pictures))
 
 
 def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
@@ -295,6 +299,10 @@ def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
     assert step.metrics["unverified_images"] == 0
     assert json.loads((step.folders["evaluation"] / "metrics.json").read_text()) == {"verified": True} | step.metrics
     assert len(step.said) == 1
+    rows, pictures = step.tables["errors"]
+    assert sorted(row["image"] for row in rows) == predictions.loc[~right, "image"].tolist()
+    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    assert all(np.array_equal(picture, days.view([row["image"]])[0]) for row, picture in zip(rows, pictures, strict=True))
 
 
 def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_path: Path) -> None:
@@ -322,3 +330,38 @@ def test_tables_of_predictions_are_read_back_as_they_were(tmp_path: Path) -> Non
     predictions = make_predictions(20)
     tables.write(predictions, tmp_path / "p.csv")
     pd.testing.assert_frame_equal(tables.read(tmp_path / "p.csv"), predictions.astype(str), check_dtype=False)
+
+
+@pytest.mark.parametrize("n_levels", [3, 1000])
+def test_threshold_curves_agree_with_scikit_learns(n_levels: int) -> None:
+    from sklearn import metrics
+
+    rng = np.random.default_rng(n_levels)
+    positive, probs = rng.random(200) < 0.3, rng.integers(0, n_levels, 200) / n_levels  # with ties
+    curve = test.threshold_curve(positive, probs)
+    assert curve.auroc == pytest.approx(metrics.roc_auc_score(positive, probs))
+    assert curve.average_precision == pytest.approx(metrics.average_precision_score(positive, probs))
+    false_rate, recall, _ = metrics.roc_curve(positive, probs, drop_intermediate=False)
+    np.testing.assert_allclose(curve.false_positive_rate, false_rate)
+    np.testing.assert_allclose(curve.recall, recall)
+    precision, _, _ = metrics.precision_recall_curve(positive, probs)
+    np.testing.assert_allclose(curve.precision[: len(precision)][::-1], precision[-len(curve.precision) :])
+
+
+def test_a_threshold_curve_of_four_images_by_hand() -> None:
+    curve = test.threshold_curve(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]))
+    np.testing.assert_allclose(curve.recall, [0, 0.5, 0.5, 1, 1])
+    np.testing.assert_allclose(curve.false_positive_rate, [0, 0, 0.5, 0.5, 1])
+    np.testing.assert_allclose(curve.precision, [1, 1, 1 / 2, 2 / 3, 2 / 4])
+    assert (curve.auroc, curve.average_precision) == (0.75, pytest.approx((1 + 2 / 3) / 2))
+
+
+def test_many_classes_are_drawn_as_the_worst_ten_and_one_class_as_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    classes = [f"class {k}" for k in range(12)]
+    references = pd.DataFrame({"label": rng.choice(classes[:-1], 300)})
+    curves = test.threshold_curves(references, rng.dirichlet(np.ones(12), 300), classes)
+    assert list(curves) == classes[:-1], "no test image is of the last"
+    plots.threshold_curves(curves, tmp_path / "many.png", title="many", note="a note")
+    plots.threshold_curves({}, tmp_path / "none.png", title="none")
+    assert all(path.stat().st_size < 200_000 for path in tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +207,9 @@ class ReportingStep(FakeStep):
     def log_picture(self, path: Path, *, pixels: bool = False) -> None:
         self.pictures[path.name] = (path.read_bytes(), pixels)
 
+    def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:
+        self.table = (name, rows, list(pictures))
+
 
 @pytest.fixture
 def run_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> Callable[..., ReportingStep]:
@@ -247,6 +250,8 @@ def test_the_step_writes_a_report_and_shows_the_worst_suspects(run_step: Callabl
     assert {path.suffix for path in step.folders["cleansed_labels"].iterdir()} == {".csv", ".json", ".npy"}  # no pixels
     ((name, (_, pixels)),) = step.pictures.items()
     assert (name, pixels) == ("worst_suspects.png", True)
+    name, rows, thumbnails = step.table
+    assert (name, rows[0]["image"], len(thumbnails)) == ("most_suspect_labels", worst, len(rows))
     assert sorted(step.computed) == ["features", "monday_model", "student"]
     assert sum(str(step.folders["cleansed_labels"] / "label_report.csv") in line for line in step.said) == 1
 

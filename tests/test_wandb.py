@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
@@ -193,6 +195,33 @@ def test_upload_images_false_keeps_pictures_of_images_at_home(server: WandbStand
     assert server.edges() == TWO_STEPS
     for trace in (b"0xFACE", b"\x89PNG", b"faces"):
         assert not any(trace in body for body in server.bodies)
+
+
+@pytest.mark.parametrize("upload_images", [True, False])
+def test_a_table_has_bounded_rows_and_small_thumbnails_or_none(server: WandbStandIn, home: Path, upload_images: bool) -> None:
+    mirror = wandb_mirror.WandbMirror(
+        mode="online",
+        entity=None,
+        project="bccp",
+        group="tests",
+        step="test",
+        config={},
+        home=home,
+        upload_images=upload_images,
+        init_timeout=30,
+        finish_timeout=30,
+    )
+    pictures = np.random.default_rng(0).integers(0, 256, (200, 120, 300, 3), dtype=np.uint8)
+    mirror.log_table("errors", [{"image": f"{k}.png", "label": "bee"} for k in range(200)], iter(pictures))
+    mirror.log_table("none", [], iter(()))
+    mirror.finish(0)
+    (run,) = server.runs.values()
+    (table,) = (json.loads(body) for name, body in run.files.items() if "errors" in name and name.endswith(".table.json"))
+    assert table["columns"] == ["picture", "image", "label"][not upload_images :]
+    assert [row[-2:] for row in table["data"]] == [[f"{k}.png", "bee"] for k in range(wandb_mirror.MOST_ROWS)]
+    shown = [body for body in server.bodies if body.startswith(b"\x89PNG")]
+    assert len(shown) == (wandb_mirror.MOST_ROWS if upload_images else 0)
+    assert all(max(Image.open(io.BytesIO(body)).size) == wandb_mirror.THUMBNAIL_PX for body in shown)
 
 
 def test_a_password_in_the_address_of_the_data_is_recorded_nowhere(

@@ -184,6 +184,8 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
             title = f"{len(worst)} most suspect of {len(suspects)} labels above the cut-off, {len(report)} judged"
             plots.suspects(_drawn(worst, days), days.classes, path, title=title)
             step.log_picture(path, pixels=True)
+        columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
+        step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))
 
 
 def _suspects(decision: Decision) -> list[str]:

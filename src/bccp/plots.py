@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,9 @@ _INK, _SOFT, _BLUE, _ORANGE = "#1f2933", "#9aa5b1", "#1f6fb4", "#d9730d"
 _LONGEST_NAME = 24
 _MOST_NUMBERED = 40
 """Up to this many classes the cells of a confusion matrix carry their counts."""
+
+_MOST_CURVES = 10
+"""More curves cannot be told apart."""
 
 _THUMBNAIL, _GAP, _LINE = 138, 10, 15
 """Of the picture of suspects, in px: a side, what is left free around it, a line of text."""
@@ -118,6 +121,57 @@ def training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str 
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc=corner)
     panels[0].set_ylim(bottom=0)
+    figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
+    _save(figure, path)
+
+
+class ThresholdCurve(NamedTuple):
+    """One class against the others, at every threshold on its probability from above the highest to the lowest.
+
+    Attributes
+    ----------
+    false_positive_rate, recall : ndarray of float64, shape (T,)
+        Share of the other images, and of the class's, that are taken for the class; from 0 to 1, never falling.
+    precision : ndarray of float64, shape (T,)
+        Share of the class among those; 1 where there are none.
+    auroc, average_precision : float
+        The area under recall over the false positive rate, and the mean of the precision over the steps of recall.
+    """
+
+    false_positive_rate: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+    auroc: float
+    average_precision: float
+
+
+def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title: str, note: str = "") -> None:
+    """Draw ROC and precision-recall curves, one class against the others.
+
+    Parameters
+    ----------
+    curves : mapping of str to ThresholdCurve
+        By class name. Of many, those with the least average precision are drawn.
+    path : Path
+        The PNG file to write.
+    title, note : str
+        A headline, and a remark under it.
+    """
+    drawn = sorted(curves.items(), key=lambda item: item[1].average_precision)[:_MOST_CURVES]
+    figure = Figure(figsize=(9.5, 4.6), dpi=110, layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    for number, (name, curve) in enumerate(drawn):
+        colour = f"C{number}"
+        left.plot(curve.false_positive_rate, curve.recall, color=colour, linewidth=1.4, label=f"{_short(name)} {curve.auroc:.3f}")
+        label = f"{_short(name)} {curve.average_precision:.3f}"
+        right.step(curve.recall, curve.precision, color=colour, linewidth=1.4, where="pre", label=label)
+    left.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle="--")
+    _frame(left, xlabel="false positive rate", ylabel="recall")
+    _frame(right, xlabel="recall", ylabel="precision")
+    for axes, heading in ((left, "area under the ROC curve"), (right, "average precision")):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        if drawn:
+            axes.legend(frameon=False, fontsize=7, loc="lower left" if axes is right else "lower right", title=heading, title_fontsize=8)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
     _save(figure, path)
 

@@ -13,17 +13,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
 """Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
@@ -254,6 +258,11 @@ class Step:
         with self._watch.going(False):
             self.ledger.client.log_artifact(self.run_id, str(path), artifact_path="pictures")
             self.mirror.log_picture(path, pixels=pixels)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
+        """Report rows of a table, each with the image (H, W, 3) that it is about; W&B shows them, the first ones only."""
+        with self._watch.going(False):
+            self.mirror.log_table(name, rows, pictures)
 
     def say(self, line: str) -> None:
         """Print one line of output."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp.errors import BCCPError
+from bccp.plots import ThresholdCurve
 
 Index = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -251,6 +252,31 @@ def predictions_table(references: pd.DataFrame, probs: npt.NDArray[np.floating],
             "verified": references["verified"],
         }
     )
+
+
+def worst_errors(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The wrong predictions of a table from :func:`predictions_table`, the surest first."""
+    wrong = predictions[predictions["correct"] == "false"]
+    return wrong.sort_values(["probability", "image"], ascending=[False, True])
+
+
+def threshold_curve(positive: npt.NDArray[np.bool_], probs: npt.NDArray[np.floating]) -> ThresholdCurve:
+    """The curve of a class from which images are of it (N,) and its probability (N,); both kinds of image must occur."""
+    order = np.argsort(-probs, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(probs[order])), len(probs) - 1)  # equal probabilities pass together
+    n_right = np.concatenate([[0], np.cumsum(positive[order])[last]])
+    n_taken = np.concatenate([[0], last + 1])
+    recall, false_rate = n_right / n_right[-1], (n_taken - n_right) / (n_taken - n_right)[-1]
+    precision = np.divide(n_right, n_taken, out=np.ones(len(n_taken)), where=n_taken > 0)
+    auroc, average = np.trapezoid(recall, false_rate), np.diff(recall) @ precision[1:]
+    return ThresholdCurve(false_rate, recall, precision, float(auroc), float(average))
+
+
+def threshold_curves(references: pd.DataFrame, probs: npt.NDArray[np.floating], classes: list[str]) -> dict[str, ThresholdCurve]:
+    """The curve of each class that some test images are of and some are not, by its name; see :func:`predictions_table`."""
+    labels = references["label"].to_numpy(object)
+    known = {name: labels == name for name in classes}
+    return {name: threshold_curve(of, probs[:, k]) for k, (name, of) in enumerate(known.items()) if 0 < of.sum() < len(of)}
 
 
 def _flag(value: bool) -> str:

@@ -16,19 +16,30 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, home, scratch, scratch_owner
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 NOTE = "bccp.json"
 """In the folder of a W&B run that is not, or not wholly, on W&B: what :mod:`bccp.wandb_sync` has to do."""
 
 ANSWER_SECONDS = 15
 """How long W&B may take for an answer, where it is only asked for something."""
+
+MOST_ROWS = 50
+"""Rows of a table in W&B, of which each may have a thumbnail."""
+
+THUMBNAIL_PX = 96
+"""The longer side of a thumbnail."""
 
 _PLACEHOLDER = "version.txt"
 
@@ -54,6 +65,9 @@ class Mirror(Protocol):
     def log_picture(self, path: Path, *, pixels: bool) -> None:
         """A picture; with ``pixels`` it shows parts of images."""
 
+    def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
+        """Rows of a table, each with the image that it is about."""
+
     def finish(self, exit_code: int) -> None:
         """The step has ended."""
 
@@ -76,6 +90,9 @@ class NoMirror:
         """Do nothing."""
 
     def log_picture(self, path: Path, *, pixels: bool) -> None:
+        """Do nothing."""
+
+    def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Do nothing."""
 
     def finish(self, exit_code: int) -> None:
@@ -195,6 +212,15 @@ class WandbMirror:
         if not self._withheld(pixels):
             self._run.log({f"{self._step}/{path.stem}": self._wandb.Image(str(path))})
 
+    def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
+        """Log the first rows with thumbnails; without them where pixels may not leave."""
+        rows, shown = rows[:MOST_ROWS], not self._withheld(True)
+        table = self._wandb.Table(columns=[*(["picture"] if shown else []), *(rows[0] if rows else [])])
+        thumbnails = ([self._wandb.Image(_thumbnail(picture))] for picture in pictures) if shown else repeat([])
+        for row, thumbnail in zip(rows, thumbnails, strict=False):
+            table.add_data(*thumbnail, *row.values())
+        self._run.log({f"{self._step}/{name}": table})
+
     def finish(self, exit_code: int) -> None:
         """End the W&B run; the note stays where W&B does not have everything."""
         try:
@@ -206,6 +232,15 @@ class WandbMirror:
         else:
             self._note["exit_code"] = exit_code
             self._write_note()
+
+
+def _thumbnail(pixels: npt.NDArray[np.uint8]) -> Any:
+    """A picture of at most :data:`THUMBNAIL_PX` a side, from pixels (H, W, 3)."""
+    from PIL import Image  # only steps that draw have it
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return picture
 
 
 def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
