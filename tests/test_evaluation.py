@@ -358,7 +358,7 @@ def test_a_threshold_curve_of_four_images_by_hand() -> None:
 
 def test_many_classes_are_drawn_as_the_worst_ten_and_one_class_as_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    classes = [f"class {k}" for k in range(12)]
+    classes = ["_", "$a_$", *(f"class {k}" for k in range(10))]
     references = pd.DataFrame({"label": rng.choice(classes[:-1], 300)})
     curves = test.threshold_curves(references, rng.dirichlet(np.ones(12), 300), classes)
     assert list(curves) == classes[:-1], "no test image is of the last"

@@ -162,8 +162,8 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(drawn):
         colour = f"C{number}"
-        left.plot(curve.false_positive_rate, curve.recall, color=colour, linewidth=1.4, label=f"{_short(name)} {curve.auroc:.3f}")
-        label = f"{_short(name)} {curve.average_precision:.3f}"
+        left.plot(curve.false_positive_rate, curve.recall, color=colour, linewidth=1.4, label=f"{curve.auroc:.3f} {_short(name)}")
+        label = f"{curve.average_precision:.3f} {_short(name)}"
         right.step(curve.recall, curve.precision, color=colour, linewidth=1.4, where="pre", label=label)
     left.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle="--")
     _frame(left, xlabel="false positive rate", ylabel="recall")
@@ -171,7 +171,10 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
     for axes, heading in ((left, "area under the ROC curve"), (right, "average precision")):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         if drawn:
-            axes.legend(frameon=False, fontsize=7, loc="lower left" if axes is right else "lower right", title=heading, title_fontsize=8)
+            corner = "lower left" if axes is right else "lower right"
+            legend = axes.legend(frameon=False, fontsize=7, loc=corner, title=heading, title_fontsize=8)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
     _save(figure, path)
 
