@@ -224,6 +224,27 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none(server: WandbStan
     assert all(max(Image.open(io.BytesIO(body)).size) == wandb_mirror.THUMBNAIL_PX for body in shown)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("upload_images", [True, False])
+def test_the_real_steps_online(server: WandbStandIn, image_folder: Callable[..., Path], upload_images: bool) -> None:
+    images = image_folder({"ant": 40, "bee": 30, "cat": 30})
+    quick = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.passes=3", "main.threads=1"]
+    bccp.run([*quick, "data.source=folder", f"data.path={images}", f"tracking.upload_images={upload_images}"])
+    tables = {artifact.name for artifact in server.artifacts if artifact.type == "run_table"}
+    assert {edge for edge in server.edges() if edge[2] not in tables} == LINEAGE
+    assert {run.state for run in server.runs.values()} == {"finished"}
+    shown = {name.split("/")[-1] for run in server.runs.values() for name in run.files}
+    for picture in ("confusion_matrix", "threshold_curves", "training_curves", "errors", "most_suspect_labels"):
+        assert any(name.startswith(picture) for name in shown), picture
+    assert any(name.startswith("worst_suspects") for name in shown) is upload_images
+    files = [path.read_bytes() for path in images.rglob("*.png")]
+    pixels = [Image.open(path).tobytes() for path in images.rglob("*.png")]
+    for parts in (files, pixels):
+        assert any(part in body for part in parts for body in server.bodies) is upload_images
+    pictures = [body for body in server.bodies if body.startswith(b"\x89PNG")]
+    assert any(max(Image.open(io.BytesIO(body)).size) <= wandb_mirror.THUMBNAIL_PX for body in pictures) is upload_images
+
+
 def test_a_password_in_the_address_of_the_data_is_recorded_nowhere(
     server: WandbStandIn, home: Path, light_steps: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
