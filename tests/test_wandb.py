@@ -293,6 +293,27 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_before_anything_was_on_the_disk_does_not_block_the_sync(
+    server: WandbStandIn, home: Path, root: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, str(root / "main.py"), "bayes_cutoff.epochs=500"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("bayes_cutoff: runs"):
+            break
+    while not notes(home):  # the step's own record; those of the steps before are done with
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert wandb_sync.sync() == "W&B: 0 runs and 0 input edges uploaded; 1 that were killed left nothing to upload"
+    assert notes(home) == []
+    states = {str(run.job_type): run.state for run in server.runs.values()}
+    assert [state for step, state in states.items() if step != "bayes_cutoff"] == ["finished"] * 4
+    assert states["bayes_cutoff"] != "finished"
+
+
+@pytest.mark.slow
 def test_a_sync_that_a_dying_server_ends_is_ended_by_the_next(
     server: WandbStandIn, home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +361,8 @@ def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(
     assert wandb_sync.recorded(home / "wandb")[0].going_on  # this process
     note.write_text(json.dumps(said | {"exit_code": None, "pid": 2**22 + 1}))
     assert not wandb_sync.recorded(home / "wandb")[0].going_on  # was killed
+    note.write_text(json.dumps(said | {"exit_code": None, "pid": 2**22 + 1, "host": "another"}))
+    assert wandb_sync.recorded(home / "wandb")[0].going_on  # nobody can tell from here
 
 
 def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(

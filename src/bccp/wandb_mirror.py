@@ -12,6 +12,7 @@ import json
 import netrc
 import os
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -149,7 +150,8 @@ class WandbMirror:
             self._lose(error)
             self._run = start_run(mode="offline", **about)
         self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
-        self._note |= {"step": step, "started": time.time(), "pid": os.getpid(), "exit_code": None, "inputs": [], "outputs": []}
+        self._note |= {"step": step, "started": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        self._note |= {"exit_code": None, "inputs": [], "outputs": []}
         self._write_note()
         define_metrics(self._run, step)
 
@@ -215,7 +217,8 @@ class WandbMirror:
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Log the first rows with thumbnails; without them where pixels may not leave."""
         rows, shown = rows[:MOST_ROWS], not self._withheld(True)
-        table = self._wandb.Table(columns=[*(["picture"] if shown else []), *(rows[0] if rows else [])])
+        columns = [*(["picture"] if shown else []), *(rows[0] if rows else [])]
+        table = self._wandb.Table(columns=columns, allow_mixed_types=True)
         thumbnails = ([self._wandb.Image(_thumbnail(picture))] for picture in pictures) if shown else repeat([])
         for row, thumbnail in zip(rows, thumbnails, strict=False):
             table.add_data(*thumbnail, *row.values())
@@ -225,7 +228,7 @@ class WandbMirror:
         """End the W&B run; the note stays where W&B does not have everything."""
         try:
             self._run.finish(exit_code=exit_code)
-        except TimeoutError as error:
+        except Exception as error:  # a timeout, or wandb's own process is gone: the step has done its work all the same
             self._lose(error)
         if self._online:
             (Path(self._run.dir).parent / NOTE).unlink()
@@ -385,14 +388,15 @@ def resolve_mode(configured: str) -> str:
         return configured
     if os.environ.get("WANDB_MODE") in ("offline", "disabled") and configured == "auto":
         return os.environ["WANDB_MODE"]
-    if _has_login():
+    if has_login():
         return "online"
     if configured == "online":
         raise BCCPError("tracking.wandb=online needs a key: set WANDB_API_KEY or run `wandb login`, or use tracking.wandb=offline")
     return "offline"
 
 
-def _has_login() -> bool:
+def has_login() -> bool:
+    """Whether there is a key for W&B, or a login."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc

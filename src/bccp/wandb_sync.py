@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess  # nosec B404
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,10 @@ from bccp.wandb_mirror import (
     absent,
     define_metrics,
     first_line,
+    has_login,
     import_wandb,
     log_artifact,
     open_api,
-    resolve_mode,
     start_run,
     upload_input,
 )
@@ -55,8 +56,13 @@ class Recorded:
 
     @property
     def going_on(self) -> bool:
-        """Whether a process still writes it."""
-        return self.note["exit_code"] is None and alive(self.note["pid"])
+        """Whether a process still writes it, as far as can be told: of another host's it cannot."""
+        return self.note["exit_code"] is None and not self.killed
+
+    @property
+    def killed(self) -> bool:
+        """Whether its process, on this host, is no more but has not ended it."""
+        return self.note["exit_code"] is None and self.note["host"] == socket.gethostname() and not alive(self.note["pid"])
 
     @property
     def online(self) -> bool:
@@ -103,16 +109,21 @@ def _sync(runs: Sequence[Recorded]) -> str:
     waiting = f"; {len(runs) - len(todo)} that still go on are left for later" if len(todo) < len(runs) else ""
     if not todo:
         return f"W&B: no run recorded in {home()} is left to upload{waiting}"
-    if resolve_mode("auto") != "online":
+    if not has_login():
         raise BCCPError("uploading to W&B needs an account: set WANDB_API_KEY or run `wandb login`")
     api = open_api()
-    n_done, n_edges, failed = 0, 0, []
+    n_done, n_edges, n_empty, failed = 0, 0, 0, []
     try:
         for (_, entity), group in groupby(todo, key=lambda run: (run.note["group"], run.note["entity"] or api.default_entity)):
             pipeline = list(group)
-            _upload([run.folder for run in pipeline if not run.uploaded], entity)
+            _upload([run.folder for run in pipeline if not run.uploaded and not run.killed], entity)
             for run in pipeline:
-                if run.uploaded:
+                # on its own: a record that cannot be read ends the whole call
+                said = _upload([run.folder], entity) if run.killed and not run.uploaded else ""
+                if "Failed to read" in said:  # killed before the first of it was on the disk
+                    (run.folder / NOTE).unlink()
+                    n_empty += 1
+                elif run.uploaded:
                     n_edges += _finish(api, run, entity)
                     n_done += 1
                 else:
@@ -121,14 +132,17 @@ def _sync(runs: Sequence[Recorded]) -> str:
         raise BCCPError(f"{len(todo) - n_done} of {len(todo)} runs are not on W&B ({first_line(error)}): call this again") from error
     if failed:
         raise BCCPError(f"{len(failed)} of {len(todo)} runs are not on W&B (`wandb sync` does not upload {failed[0]}): call this again")
-    return f"W&B: {n_done} runs and {n_edges} input edges uploaded{waiting}"
+    killed = f"; {n_empty} that were killed left nothing to upload" if n_empty else ""
+    return f"W&B: {n_done} runs and {n_edges} input edges uploaded{killed}{waiting}"
 
 
-def _upload(folders: Sequence[Path], entity: str) -> None:
-    """Let ``wandb sync`` upload a pipeline's runs and what they made; it says in the folder which it has uploaded."""
-    if folders:
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity, *map(str, folders)]
-        subprocess.run(command, env=os.environ | PATIENCE, capture_output=True, check=False)  # nosec B603
+def _upload(folders: Sequence[Path], entity: str) -> str:
+    """Let ``wandb sync`` upload a pipeline's runs and what they made; it marks in the folder what it has uploaded. What it says."""
+    if not folders:
+        return ""
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity, *map(str, folders)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")} | PATIENCE
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr  # nosec B603
 
 
 def _finish(api: Any, run: Recorded, entity: str) -> int:
@@ -147,7 +161,8 @@ def _log_outputs(run: Recorded, where: Mapping[str, Any]) -> None:
     define_metrics(taken_up, run.note["step"])  # taking up loses them
     for made in run.note["outputs"]:
         log_artifact(taken_up, made)
-    taken_up.finish(exit_code=run.note["exit_code"] or 0)
+    killed = run.note["exit_code"] is None
+    taken_up.finish(exit_code=1 if killed else run.note["exit_code"])
 
 
 def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> None:
