@@ -108,6 +108,19 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     return True
 
 
+def test_two_pipelines_at_once_in_one_home_do_each_step_once(
+    home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [start(home, [*NO_WANDB, "main.execute_steps=[fetch_data,preprocessing,segregation]"]) for _ in range(2)]
+    for process, said in both:
+        process.join()
+        assert process.exitcode == 0, said.read_text()
+    first, second = (json.loads(path.read_text())["steps"][:3] for path in (home / "outputs").rglob("summary.json"))
+    assert [{one["status"], other["status"]} for one, other in zip(first, second, strict=True)] == [{"ran", "reused"}] * 3
+    assert [step["outputs"] for step in first] == [step["outputs"] for step in second]
+    assert statuses(home, monkeypatch) == ["FINISHED"] * 5
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
     home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, number: int

@@ -21,6 +21,7 @@ from bccp.keys import ROOT
 from bccp.overrides import check_overrides, flags_first, split_options
 from bccp.pipeline import Summary, new_run_folder, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
+from bccp.tracking import told
 
 _OPTION = "--hydra-options="
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         for argument in arguments:
             words += split_options(argument.removeprefix(_OPTION)) if argument.startswith(_OPTION) else [argument]
         words = flags_first(words)
+        home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
         _register_resolvers()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as leaving:  # Hydra leaves so after --help and after its own errors
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
+        if isinstance(known := told(error), BCCPError):
+            return _failed(str(known))
         traceback.print_exc()
         return _failed(f"{type(error).__name__}: {error}".splitlines()[0] + " (this is a fault in BCCP: please report it)")
 

@@ -12,6 +12,7 @@ import time
 import types
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,8 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         summary.error = f"stopped by {error if isinstance(error, Interrupted) else type(error).__name__}"
         raise
     finally:
-        summary.write(folder)
+        with suppress(OSError) if summary.error else nullcontext():  # what kept the run from finishing may keep this from being written
+            summary.write(folder)
     return summary
 
 

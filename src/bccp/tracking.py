@@ -128,7 +128,7 @@ class Ledger:
         from sqlalchemy.exc import SQLAlchemyError
 
         for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets its own level
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised too, and told once
         try:
             if uri.startswith("sqlite:///"):
                 _create_sqlite(uri, self.home)
