@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +149,26 @@ def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
     assert runs.pop("fetch_data") == "KILLED"  # the step itself has said so
     assert list(runs.values()) == ["RUNNING" if number == signal.SIGKILL else "KILLED"]
     assert ledger.mend() == (number == signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_what_mlflow_run_has_started_ends_when_that_command_is_killed(home: Path, root: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        options = f"data.source=archive data.path=http://127.0.0.1:{silent.getsockname()[1]}/a.zip data.sha256={'0' * 64} {NO_WANDB[0]}"
+        command = [sys.executable, "-m", "mlflow", "run", str(root), "--env-manager=local", "-P", f"hydra_options={options}"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        ledger = Ledger(ledger_uri(None)[0])
+        environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": ledger.uri, "MLFLOW_EXPERIMENT_NAME": "bccp"}  # as `make run`
+        with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
+            silent.settimeout(120)
+            connection, _ = silent.accept()
+            children = descendants(process.pid)
+            process.kill()
+        assert len(children) >= 1
+        assert until(lambda: not any(lives(*child) for child in children), 30)
+        connection.close()
+    runs = ledger.client.search_runs([ledger.experiment_id])
+    assert [run.info.status for run in runs] == ["KILLED"] * 2
 
 
 @pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, ROUNDS + 1))])
