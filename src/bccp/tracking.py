@@ -432,7 +432,8 @@ def told(error: Exception) -> Exception:
         return BCCPError(f"the disk that holds {error.filename or home()} is full: make room or set BCCP_HOME to another disk")
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
         return BCCPError(f"{error.filename or home()} cannot be written ({error.strerror}): set BCCP_HOME to a folder you may write to")
-    if "database or disk is full" in str(error):
+    no_room = "disk I/O error" in str(error) and shutil.disk_usage(home()).free < 100_000  # SQLite has not enough for its index in memory
+    if no_room or "database or disk is full" in str(error):
         return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
     if "attempt to write a readonly database" in str(error):
         return BCCPError(f"the store in {home()} cannot be written: make it writable or set BCCP_HOME to another folder")
