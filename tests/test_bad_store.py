@@ -129,6 +129,18 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def test_embeddings_that_find_no_room_are_refused_before_the_first_is_written(small_disk: Callable[[str], Path]) -> None:
+    from bccp.models import new_rows
+
+    path = small_disk("1m") / "embeddings.npy"
+    with pytest.raises(OSError, match="No space left on device"):
+        new_rows(path, (1000, 1000))
+    path.unlink()
+    rows = new_rows(path, (1000, 100))
+    rows[:] = 1
+    assert rows.sum() == 100_000
+
+
 @pytest.mark.parametrize("kilobytes", [1700, *(pytest.param(size, marks=pytest.mark.slow) for size in range(950, 2000, 75))])
 def test_a_full_disk_ends_a_run_with_one_sentence_and_the_next_run_on_a_larger_one_goes_on(
     home: Path,

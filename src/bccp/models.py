@@ -6,6 +6,7 @@ N images of S x S px, K classes, D features, S passes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -234,9 +235,7 @@ def embed(
         Row i belongs to ``images[i]``.
     """
     shape = (len(images), model.n_features)
-    features: Float32 = (
-        np.empty(shape, np.float32) if path is None else np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    )
+    features: Float32 = np.empty(shape, np.float32) if path is None else new_rows(path, shape)
     model.to(device).eval()
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
@@ -246,6 +245,21 @@ def embed(
                 seen if isinstance(images, FeatureView) else model.embed(torch.from_numpy(seen).to(device)).float().cpu().numpy()
             )
     return features
+
+
+def new_rows(path: Path, shape: tuple[int, int]) -> Float32:
+    """Make a ``.npy`` file to be filled row by row, memory-mapped, float32.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room for it. A write through the mapping could not say so: it would end the process (SIGBUS).
+    """
+    rows: Float32 = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return rows
 
 
 def logits(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu") -> Float32:
