@@ -124,7 +124,7 @@ def script_features(script: Path, images: models.Images, path: Path, *, device: 
     features: Float32 | None = None
     for start, batch in _script_batches(module, script, images, device):
         if features is None:
-            features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(images), batch.shape[1]))
+            features = models.new_rows(path, (len(images), batch.shape[1]))
         features[start : start + len(batch)] = batch
         _check(batch, str(script))
 
