@@ -1,6 +1,6 @@
 """Each step stopped at a random moment: no process and no run stays, and the next run makes what an undisturbed one makes.
 
-`make test` stops each step once, `make test-slow` five times and `make torture` 20 times.
+`make test` stops each step once, `make test-slow` five times and `make torture` 20 times; one of the rounds records in W&B, offline.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def test_what_mlflow_run_has_started_ends_when_that_command_is_killed(home: Path
 def test_whatever_is_stopped_in_a_step_the_next_run_makes_what_an_undisturbed_one_makes(
     home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
 ) -> None:
-    undisturbed, more = tmp_path / "undisturbed", [] if turn else NO_WANDB
+    undisturbed, more = tmp_path / "undisturbed", [] if turn == 1 else NO_WANDB
     shutil.copytree(home, undisturbed)
     process, said = start(undisturbed, more)
     process.join()
