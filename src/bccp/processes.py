@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 import time
@@ -85,7 +85,8 @@ def process_start(pid: int) -> str:
     if sys.platform == "linux":
         fields = _stat(pid)
         return fields[19] if fields and fields[0] not in "ZX" else ""  # a zombie has ended
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603
     return re.sub(r"\W", "", told.stdout)
 
 
