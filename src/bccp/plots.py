@@ -162,9 +162,9 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
     left, right = figure.subplots(1, 2)
     for number, (name, curve) in enumerate(drawn):
         colour = f"C{number}"
-        left.plot(curve.false_positive_rate, curve.recall, color=colour, linewidth=1.4, label=f"{curve.auroc:.3f} {_short(name)}")
-        label = f"{curve.average_precision:.3f} {_short(name)}"
-        right.step(curve.recall, curve.precision, color=colour, linewidth=1.4, where="pre", label=label)
+        roc, precision = (f"{_short(name)}: {area:.3f}" for area in (curve.auroc, curve.average_precision))
+        left.plot(curve.false_positive_rate, curve.recall, color=colour, linewidth=1.4, label=roc)
+        right.step(curve.recall, curve.precision, color=colour, linewidth=1.4, where="pre", label=precision)
     left.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle="--")
     _frame(left, xlabel="false positive rate", ylabel="recall")
     _frame(right, xlabel="recall", ylabel="precision")
