@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +81,9 @@ class SharingStep(FakeStep):
         return self._place / f"{name}-{known.index(dict(key))}"
 
     def log_picture(self, path: Path, *, pixels: bool = False) -> None:
+        pass
+
+    def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:
         pass
 
 

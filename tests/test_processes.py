@@ -32,6 +32,7 @@ def test_a_process_lives_while_it_runs_and_neither_as_a_zombie_nor_under_a_reuse
 def test_descendants_are_ended_with_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bccp.processes._ENDING_SECONDS", 0.3)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    others = descendants(os.getpid())
     with (
         subprocess.Popen(["bash", "-c", "sleep 60; true"]) as shell,
         subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as stubborn,
@@ -40,10 +41,14 @@ def test_descendants_are_ended_with_their_own(monkeypatch: pytest.MonkeyPatch) -
         stubborn.stdout.readline()
         while not (below := descendants(shell.pid)):
             time.sleep(0.01)
-        end_descendants()
+        end_descendants(others)
         assert shell.wait(5) == -signal.SIGTERM
         assert stubborn.wait(5) == -signal.SIGKILL
         assert not any(lives(*process) for process in below)
+    with subprocess.Popen(["sleep", "60"]) as spared:
+        end_descendants(descendants(os.getpid()))
+        assert spared.poll() is None
+        spared.kill()
 
 
 def test_a_signal_ends_the_block_once_and_the_handlers_are_as_before() -> None:

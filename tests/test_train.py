@@ -211,13 +211,13 @@ class SharingStep(FakeStep):
         self.history += rows
 
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
-        text = json.dumps(key, sort_keys=True)
-        folder = self._place / name
+        text = json.dumps([name, key], sort_keys=True)
         if text not in self.keys:
             self.keys.append(text)
+            folder = self._place / f"{name}-{len(self.keys)}"
             folder.mkdir(parents=True)
             compute(folder)
-        return folder
+        return self._place / f"{name}-{self.keys.index(text) + 1}"
 
 
 def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = False, **changed: Any) -> SharingStep:
@@ -277,7 +277,7 @@ def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Pa
     step = make_step(tmp_path, init="monday_model")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     model = starting_point.starting_model(step, days, step.config)
-    monday, _ = models.load(step.shared("monday_model", json.loads(step.keys[0]), lambda _: None))
+    monday, _ = models.load(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
     assert torch.equal(model.head[1].weight, monday.head[1].weight)
     assert model.dropout == 0.2
     starting_point.starting_model(step, days, step.config)

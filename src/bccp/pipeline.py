@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp import config, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
-from bccp.processes import Interrupted, end_descendants, process_start, terminable
+from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
 from bccp.tracking import Ledger, ledger_uri, qualified, shown, told
 
@@ -329,6 +329,7 @@ class _Pipeline:
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
         run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.folder.name})
+        others = descendants(os.getpid())
         try:
             mlflow.projects.run(  # type: ignore[no-untyped-call]
                 str(keys.ROOT / record.name),
@@ -340,7 +341,7 @@ class _Pipeline:
         except ExecutionException as error:
             raise BCCPError(f"the step {record.name} failed in its own environment: see its message above") from error
         except BaseException:
-            end_descendants()
+            end_descendants(others)
             raise
         finally:
             os.environ.pop("BCCP_CONTEXT", None)

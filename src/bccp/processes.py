@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -121,12 +121,14 @@ def callers() -> list[tuple[int, str]]:
     return [(pid, process_start(pid)) for pid in pids if pid > 1]
 
 
-def end_descendants() -> None:
+def end_descendants(spared: Collection[tuple[int, str]]) -> None:
     """End the processes that this one has started, directly or not, as by SIGTERM, and wait; those that do not end are killed.
+
+    Some (id and start) are spared: what a caller had started before, such as a notebook's own workers, is none of our business.
 
     Where :func:`descendants` finds none, :func:`end_with` ends them.
     """
-    living = descendants(os.getpid())
+    living = [process for process in descendants(os.getpid()) if process not in spared]
     _signal(living, signal.SIGTERM)
     deadline = time.monotonic() + _ENDING_SECONDS
     while living and time.monotonic() < deadline:
