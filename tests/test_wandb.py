@@ -27,7 +27,7 @@ from bccp import config, pipeline, wandb_mirror, wandb_sync
 from bccp.errors import BCCPError
 from bccp.step import SPECS, Context, Step, command_line, locate
 from bccp.tracking import Ledger, ledger_uri
-from bccp.wandb_mirror import NOTE, alias
+from bccp.wandb_mirror import NOTE, alias, import_wandb
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in (*spec.inputs, *spec.optional_inputs)}
 LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.outputs}
@@ -43,10 +43,9 @@ def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn
     with WandbStandIn().started() as stand_in:
         monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
+        import_wandb().teardown()  # an earlier test's process has that test's folders and address
         yield stand_in
-        import wandb
-
-        wandb.teardown()  # its process has this test's folders and address
+        import_wandb().teardown()
     assert not stand_in.unknown
 
 
