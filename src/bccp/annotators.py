@@ -252,7 +252,7 @@ def judge_votes(
     image_idx, user_idx, labels, n_users
         As for :func:`pool_votes`.
     start : float
-        The temperature that fits trusted held-out images (:func:`bccp.posterior.fit_temperature`).
+        Where the search for the temperature begins.
     most : float, optional
         The greatest temperature that is believed (:func:`bccp.posterior.most_believed`).
 

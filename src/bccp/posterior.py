@@ -474,7 +474,7 @@ def choose_temperature(
     given : array-like of int, shape (N,)
         The given labels.
     start : float
-        Where the search begins, within ``TEMPERATURES``: the temperature that fits Monday's validation.
+        Where the search begins, within ``TEMPERATURES``.
     smoothing : float
         As for :func:`estimate_noise_matrix`.
     step : float
@@ -486,7 +486,7 @@ def choose_temperature(
     -------
     float
         Within ``TEMPERATURES``, to 1%. It is the first maximum uphill of ``start``: where the labels say nothing about the
-        temperature, what Monday said stands.
+        temperature, ``start`` stands.
     """
     logprobs = _log(mean_probs)
 
