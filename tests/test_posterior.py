@@ -418,6 +418,18 @@ def test_each_round_of_em_with_guesses_climbs():
     np.testing.assert_array_equal(other.likelihood, fits[-1].likelihood[order])
 
 
+def test_leaps_end_where_plain_rounds_do_and_sooner(monkeypatch: pytest.MonkeyPatch):
+    probs, _, labels = draw(2000, PAIR, seed=8)
+    given, chances = guess(probs, labels, 0.3, 2.0, seed=9)
+    fit = estimate_noise_matrix(probs, given, guesses=chances)
+    monkeypatch.setattr(posterior, "_leap", lambda *_: None)
+    plain, limit = (estimate_noise_matrix(probs, given, guesses=chances, tolerance=least, max_iter=10_000) for least in (1e-8, 1e-14))
+    assert fit.iterations < plain.iterations / 2
+    assert plain.log_likelihood <= fit.log_likelihood <= limit.log_likelihood + 1e-9
+    np.testing.assert_allclose(fit.noise_matrix, limit.noise_matrix, atol=0.01)
+    assert fit.guess_share == pytest.approx(limit.guess_share, abs=0.01)
+
+
 def test_a_student_is_judged_with_what_is_known_of_the_users():
     noise = np.array([[0.8, 0.2, 0.0], [0.0, 0.7, 0.3], [0.1, 0.0, 0.9]])
     rng = np.random.default_rng(2)

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,7 @@ class NoiseFit:
         Of the labels, in nats, each under the matrix without its own contribution. It does not rise just because the matrix has learned
         the labels by heart, and is therefore what temperatures and smoothings are compared by.
     iterations : int
-        Of EM.
+        Of EM, its leaps among them.
     guess_share : float
         Share of the labels that are guesses, in [0, 1).
     likelihood : ndarray of float64, shape (N, K)
@@ -209,7 +210,7 @@ def estimate_noise_matrix(
     tolerance : float
         EM stops when a round gains less than this per image, in nats.
     max_iter : int
-        Rounds of EM at most, at least 1.
+        Rounds of EM at most, at least 1; each leap in the rounds' direction, kept where the log-likelihood does not fall, counts as one.
 
     Returns
     -------
@@ -228,31 +229,41 @@ def estimate_noise_matrix(
     guess = np.zeros(len(prior)) if guesses is None else np.asarray(guesses, np.float64)
     # sums of floats depend on their order: take one that belongs to the values, not to the images' places
     order = _canonical_order(prior, labels)
-    prior, labels, guess = prior[order], labels[order], guess[order, np.newaxis]
+    prior, labels, guess = prior[order], labels[order], guess[order]
     n_images, n_classes = prior.shape
     pseudo = smoothing * uniform_noise(estimate_user_accuracy(prior, labels), n_classes)  # (K, K)
-    noise, share, before, iteration = pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE, -np.inf, 0
-    while True:
-        iteration += 1
-        meant = (1 - share) * noise.T[labels]  # (N, K), P(y, no guess | z = j, x)
-        likelihood = meant + share * guess
-        joint = prior * likelihood  # (N, K), P(z = j, y | x)
-        evidence = joint.sum(axis=1, keepdims=True)  # (N, 1), P(y | x)
-        posterior = joint / evidence
-        no_guess = prior * meant / evidence  # (N, K), P(z = j, no guess | x, y)
-        guessed = share * guess[:, 0] / evidence[:, 0]  # (N,), P(guess | x, y)
+
+    def visit(noise: Float, share: float) -> _Place:
+        meant = (1 - share) * (prior * noise.T[labels]).sum(axis=1)  # (N,), P(y, no guess | x)
+        evidence = meant + share * guess  # (N,), P(y | x)
         reached = float(np.log(evidence).sum() + (pseudo * np.log(noise)).sum()) + NO_GUESSES * float(np.log1p(-share))
-        counts = _count(no_guess, labels) + pseudo  # (K, K), expected labels
-        if reached - before <= tolerance * n_images or iteration >= max_iter:
+        counts = _count(prior * ((1 - share) / evidence)[:, np.newaxis], labels) * noise + pseudo  # (K, K), expected labels
+        n_guessed = float((share * guess / evidence).sum())
+        better = counts / counts.sum(axis=1, keepdims=True), n_guessed / (n_images + NO_GUESSES)
+        return _Place(noise, share, reached, counts, n_guessed, better)
+
+    here, iterations = visit(pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE), 1
+    while iterations < max_iter:
+        before, here = here, visit(*here.better)
+        iterations += 1
+        if here.reached - before.reached <= tolerance * n_images:
             break
-        noise, before = counts / counts.sum(axis=1, keepdims=True), reached
-        share = float(guessed.sum()) / (n_images + NO_GUESSES)
+        far = _leap(before, here)
+        if far is not None and iterations < max_iter:
+            leapt = visit(*far)
+            iterations += 1
+            here = leapt if leapt.reached >= here.reached else here
+    noise, share, reached, counts, n_guessed, _ = here
+    likelihood = (1 - share) * noise.T[labels] + share * guess[:, np.newaxis]  # (N, K), P(y | z = j, x)
+    joint = prior * likelihood  # (N, K), P(z = j, y | x)
+    evidence = joint.sum(axis=1, keepdims=True)  # (N, 1), P(y | x)
     # each label's row and share without itself
+    no_guess = (1 - share) * prior * noise.T[labels] / evidence  # (N, K), P(z = j, no guess | x, y)
     without = (counts.T[labels] - no_guess) / (counts.sum(axis=1) - no_guess)
-    others = ((guessed.sum() - guessed) / (n_images - 1 + NO_GUESSES))[:, np.newaxis]
-    left_out = float(np.log((prior * ((1 - others) * without + others * guess)).sum(axis=1)).sum())
+    others = (n_guessed - share * guess / evidence[:, 0]) / (n_images - 1 + NO_GUESSES)
+    left_out = float(np.log((prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)).sum())
     back = np.argsort(order)
-    return NoiseFit(noise, posterior[back], reached, left_out, iteration, share, likelihood[back])
+    return NoiseFit(noise, (joint / evidence)[back], reached, left_out, iterations, share, likelihood[back])
 
 
 def apply_temperature(logprobs: npt.ArrayLike, temperature: float) -> Float:
@@ -629,6 +640,35 @@ _FIRST_SHARE = 0.05
 _TINY = float(np.finfo(np.float64).tiny)
 
 
+class _Place(NamedTuple):
+    """Where EM has come to: the log-likelihood there, the expected numbers of labels and guesses, and the matrix and share they ask for."""
+
+    noise: Float
+    share: float
+    reached: float
+    counts: Float
+    n_guessed: float
+    better: tuple[Float, float]
+
+
+def _leap(before: _Place, here: _Place) -> tuple[Float, float] | None:
+    """Where the last round of EM and the next one point to; None where that is invalid, or no further than the next round itself.
+
+    References
+    ----------
+    R. Varadhan, C. Roland: "Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM Algorithm", Scandinavian
+    Journal of Statistics 35, 2008 (SQUAREM, third step length).
+    """
+    first, second, third = (np.append(noise, share) for noise, share in (before[:2], here[:2], here.better))
+    step, change = second - first, third - 2 * second + first
+    length = float(np.sqrt((step @ step) / (change @ change))) if change.any() else 0.0
+    end = first + 2 * length * step + length**2 * change
+    noise, share = end[:-1].reshape(here.noise.shape), float(end[-1])
+    if length <= 1 or not (noise > 0).all() or not 0 <= share < 1:
+        return None
+    return noise / noise.sum(axis=1, keepdims=True), share
+
+
 def _checked(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Index]:
     prior, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
     if prior.ndim != 2 or labels.shape != prior.shape[:1] or prior.shape[1] < 2:
@@ -655,12 +695,12 @@ def _canonical_order(prior: Float, labels: Index) -> Index:
     return np.asarray(by_bytes[np.argsort(labels[by_bytes], kind="stable")], np.int64)
 
 
-def _count(posterior: Float, labels: Index) -> Float:
-    """Expected number of images of class j with label k, shape (K, K); the labels are sorted."""
-    counts = np.zeros((posterior.shape[1],) * 2)
+def _count(shares: Float, labels: Index) -> Float:
+    """Sum of column j over the images with label k, shape (K, K); the labels are sorted."""
+    counts = np.zeros((shares.shape[1],) * 2)
     present, first = np.unique(labels, return_index=True)
     if len(present):
-        counts[:, present] = np.add.reduceat(posterior, first, axis=0).T
+        counts[:, present] = np.add.reduceat(shares, first, axis=0).T
     return counts
 
 
