@@ -406,13 +406,13 @@ def test_the_averaged_weights_are_the_moving_average_of_the_steps_and_are_what_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[torch.Tensor] = []
-    update = training.AveragedModel.update_parameters
+    update = training._Task.on_train_batch_end
 
-    def noting(self: Any, network: torch.nn.Module) -> None:
-        steps.append(network.backbone[0].weight.detach().clone())
-        update(self, network)
+    def noting(self: Any, *others: Any) -> None:
+        steps.append(self.network.backbone[0].weight.detach().clone())
+        update(self, *others)
 
-    monkeypatch.setattr(training.AveragedModel, "update_parameters", noting)
+    monkeypatch.setattr(training._Task, "on_train_batch_end", noting)
     model, val = make_model(), make_data(30, seed=1)
     history = fit(model, tmp_path, val=val, epochs=3, ema_decay=0.5)
     assert len(steps) == 3 * 4
