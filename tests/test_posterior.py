@@ -9,6 +9,7 @@ from bccp import posterior
 from bccp.posterior import (
     apply_temperature,
     choose_guesses,
+    choose_offsets,
     choose_smoothing,
     choose_temperature,
     combine,
@@ -391,10 +392,8 @@ def test_guesses_are_told_from_errors_of_the_class():
 @pytest.mark.parametrize("softness", [2.0, 4.0])
 def test_how_weak_the_eyes_are_is_found_too(softness: float):
     probs, _, labels = draw(20_000, uniform_noise(0.9, 6), seed=5, spread=0.2)
-    given, chances = guess(probs, labels, 0.4, softness, seed=6)
-    found, guesses = choose_guesses(probs, given, temperature=1.0, smoothing=10)
-    assert found == softness
-    np.testing.assert_allclose(guesses, chances)
+    given, _ = guess(probs, labels, 0.4, softness, seed=6)
+    assert choose_guesses(probs, given, temperature=1.0, smoothing=10) == softness
 
 
 def test_labels_that_do_not_depend_on_the_image_are_no_guesses():
@@ -430,6 +429,48 @@ def test_leaps_end_where_plain_rounds_do_and_sooner(monkeypatch: pytest.MonkeyPa
     assert fit.guess_share == pytest.approx(limit.guess_share, abs=0.01)
 
 
+FAVOURS = np.log([0.25, 1.0, 4.0])
+FAVOURS -= FAVOURS.mean()
+
+
+def test_a_classifier_that_favours_some_classes_is_put_right():
+    probs, true, given = draw(20_000, uniform_noise(0.7, 3), seed=10, spread=0.3)
+    favouring = apply_temperature(np.log(probs) - FAVOURS, 1.0)
+    judgement = judge_by_trusted_model(favouring, given, start=1.0, most=1.0)
+    np.testing.assert_allclose(judgement.offsets, FAVOURS, atol=0.15)
+    np.testing.assert_allclose(judgement.probs, probs, atol=0.05)
+    wrong = given != true
+    assert wrong_probability(judgement.fit.posterior, given).mean() == pytest.approx(wrong.mean(), abs=0.01)
+    blind = estimate_noise_matrix(favouring, given)
+    found, without = (f1(wrong_probability(fit.posterior, given) > 0.5, wrong) for fit in (judgement.fit, blind))
+    assert found > without + 0.02
+
+
+def test_offsets_are_where_slope_and_prior_are_level():
+    probs, _, given = draw(600, uniform_noise(0.7, 3), seed=11, spread=0.3)
+    favouring, likelihood = apply_temperature(np.log(probs) - FAVOURS, 1.0), uniform_noise(0.7, 3).T[given]
+
+    def judge(shifted):
+        return combine(shifted, likelihood), float(np.log((shifted * likelihood).sum(axis=1)).sum())
+
+    offsets, shifted = choose_offsets(favouring, judge)
+    slope = (judge(shifted)[0] - shifted).sum(axis=0)
+    np.testing.assert_allclose(slope, posterior.OFFSET_PRIOR * offsets, atol=0.5)
+    np.testing.assert_allclose(shifted, apply_temperature(np.log(favouring) + offsets, 1.0))
+    assert judge(shifted)[1] - judge(favouring)[1] > 2
+    temperature, student_offsets, student = judge_by_student(favouring, likelihood, most=1.0)
+    assert student_offsets @ FAVOURS > 0.8 * FAVOURS @ FAVOURS
+    np.testing.assert_allclose(student, apply_temperature(np.log(favouring) / temperature + student_offsets, 1.0))
+
+
+def test_classes_that_nothing_speaks_against_get_no_offset():
+    for seed in range(5):
+        probs, _, given = draw(2000, PAIR, seed=seed, spread=0.3)
+        judgement = judge_by_trusted_model(probs, given, start=1.0, most=1.0)
+        np.testing.assert_array_equal(judgement.offsets, 0)
+        np.testing.assert_array_equal(judgement.probs, apply_temperature(np.log(probs), judgement.temperature))
+
+
 def test_a_student_is_judged_with_what_is_known_of_the_users():
     noise = np.array([[0.8, 0.2, 0.0], [0.0, 0.7, 0.3], [0.1, 0.0, 0.9]])
     rng = np.random.default_rng(2)
@@ -437,11 +478,12 @@ def test_a_student_is_judged_with_what_is_known_of_the_users():
     true = np.array([rng.choice(3, p=row) for row in calibrated])
     given = np.array([rng.choice(3, p=noise[z]) for z in true])
     too_sharp = apply_temperature(np.log(calibrated), 0.5)
-    temperature, probs = judge_by_student(too_sharp, noise.T[given])
+    temperature, offsets, probs = judge_by_student(too_sharp, noise.T[given])
+    np.testing.assert_array_equal(offsets, 0)
     assert temperature == pytest.approx(2.0, rel=0.25)
     np.testing.assert_allclose(combine(probs, noise.T[given]), label_posterior(probs, given, noise))
     order = rng.permutation(4000)
-    other, permuted = judge_by_student(too_sharp[order], noise.T[given][order])
+    other, _, permuted = judge_by_student(too_sharp[order], noise.T[given][order])
     assert other == temperature
     np.testing.assert_array_equal(permuted, probs[order])
     assert judge_by_student(too_sharp, noise.T[given], most=0.65)[0] <= 0.65

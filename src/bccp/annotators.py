@@ -46,15 +46,19 @@ from bccp.posterior import (
     _canonical_order,
     _checked,
     _log,
-    apply_temperature,
+    choose_offsets,
     choose_smoothing,
     choose_temperature,
     estimate_user_accuracy,
+    temper,
     uniform_noise,
 )
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+
+TOLERANCE = 1e-7
+"""Of EM: the change of a round per vote, in nats, under which it stops."""
 
 USER_SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
 """Votes lent to each user, among which :func:`choose_user_smoothings` chooses: from nearly free accuracies to one for all."""
@@ -105,12 +109,18 @@ class VotesJudged:
     ----------
     temperature : float
         Of p(z | x).
+    offsets : ndarray of float64, shape (K,)
+        Of log p(z | x), at the temperature.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x) with both; rows sum to 1.
     smoothing, user_smoothing, matrix_smoothing : float
         Of :func:`pool_votes`.
     pooled : Pooled
     """
 
     temperature: float
+    offsets: Float
+    probs: Float
     smoothing: float
     user_smoothing: float
     matrix_smoothing: float
@@ -127,7 +137,7 @@ def pool_votes(
     smoothing: float = 10.0,
     user_smoothing: float = 10.0,
     matrix_smoothing: float = 100.0,
-    tolerance: float = 1e-7,
+    tolerance: float = TOLERANCE,
     max_iter: int = 500,
 ) -> Pooled:
     """Estimate the users and the posterior of the true labels by EM.
@@ -260,17 +270,35 @@ def judge_votes(
     -------
     VotesJudged
         Smoothing and temperature are chosen as for single labels, each vote as an image of its own
-        (:func:`bccp.posterior.choose_temperature`); then the users' smoothings.
+        (:func:`bccp.posterior.choose_temperature`); then the users' smoothings, then the offsets (:func:`bccp.posterior.choose_offsets`).
     """
     image, given = np.asarray(image_idx, np.int64), np.asarray(labels, np.int64)
     prior = np.asarray(mean_probs, np.float64)
-    logprobs = _log(prior)
-    smoothing = choose_smoothing(apply_temperature(logprobs[image], start), given)
+    smoothing = choose_smoothing(temper(prior[image], start), given)
     temperature = choose_temperature(prior[image], given, start=start, smoothing=smoothing, most=most)
-    probs = apply_temperature(logprobs, temperature)
-    by_user, by_matrix = choose_user_smoothings(probs, image, user_idx, given, n_users, smoothing=smoothing)
-    pooled = pool_votes(probs, image, user_idx, given, n_users, smoothing=smoothing, user_smoothing=by_user, matrix_smoothing=by_matrix)
-    return VotesJudged(temperature, smoothing, by_user, by_matrix, pooled)
+    tempered = temper(prior, temperature)
+    by_user, by_matrix = choose_user_smoothings(tempered, image, user_idx, given, n_users, smoothing=smoothing)
+
+    def pool(probs: Float, tolerance: float) -> Pooled:
+        return pool_votes(
+            probs,
+            image,
+            user_idx,
+            given,
+            n_users,
+            smoothing=smoothing,
+            user_smoothing=by_user,
+            matrix_smoothing=by_matrix,
+            tolerance=tolerance,
+        )
+
+    def rough(probs: Float) -> tuple[Float, float]:
+        found = pool(probs, _ROUGH)
+        return found.posterior, found.left_out_likelihood
+
+    offsets, probs = choose_offsets(tempered, rough)
+    pooled = pool(probs, TOLERANCE)
+    return VotesJudged(temperature, offsets, probs, smoothing, by_user, by_matrix, pooled)
 
 
 def users_table(users: Sequence[str], pooled: Pooled) -> pd.DataFrame:

@@ -61,6 +61,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     classes_ : ndarray, shape (K,)
     temperature_ : float
         Of ``probs``, chosen by the given labels.
+    class_offsets_ : ndarray of float64, shape (K,)
+        Of log ``probs`` at the temperature, chosen by the given labels: how much more frequent each class is than ``probs`` say.
     noise_matrix_ : ndarray of float64, shape (K, K)
         P(given = k | true = j) of the labels that are no guess; rows sum to 1. Without regard to checked labels.
     guess_share_ : float
@@ -98,6 +100,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
 
     classes_: npt.NDArray[Any]
     temperature_: float
+    class_offsets_: Float
     noise_matrix_: Float
     guess_share_: float
     posterior_: Float
@@ -163,8 +166,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         judgement = posterior.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
         believed = judgement.fit.posterior
         if len(places):
-            believed = audit.calibrate(posterior.temper(pure, judgement.temperature), believed, given, places, truth).posterior
-        self.temperature_, self.posterior_ = judgement.temperature, believed
+            believed = audit.calibrate(judgement.probs, believed, given, places, truth).posterior
+        self.temperature_, self.class_offsets_, self.posterior_ = judgement.temperature, judgement.offsets, believed
         self.noise_matrix_, self.guess_share_ = judgement.fit.noise_matrix, judgement.fit.guess_share
         self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
         self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)

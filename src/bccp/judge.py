@@ -39,7 +39,7 @@ class Belief(NamedTuple):
     Attributes
     ----------
     probs : ndarray of float64, shape (N, K)
-        p(z = j | x), at the temperature; rows sum to 1.
+        p(z = j | x), with temperature and offsets; rows sum to 1.
     likelihood : ndarray of float64, shape (N, K)
         P(y | z = j) of each image's label, or of all labels that users gave it; each row up to a factor.
     posterior : ndarray of float64, shape (N, K)
@@ -48,6 +48,8 @@ class Belief(NamedTuple):
         P(y = k | z = j) of labels that are no guess; rows sum to 1.
     temperature, smoothing, guess_share : float
         See :mod:`bccp.posterior`.
+    offsets : ndarray of float64, shape (K,)
+        Of log p(z | x), at the temperature.
     softness : float or None
         Temperature of guesses, where labels may be some: not where users are told apart.
     users : DataFrame or None
@@ -59,6 +61,7 @@ class Belief(NamedTuple):
     posterior: Float
     noise_matrix: Float
     temperature: float
+    offsets: Float
     smoothing: float
     guess_share: float
     softness: float | None
@@ -236,15 +239,16 @@ def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: floa
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
     if votes is None:
         judged = posterior.judge_by_trusted_model(mean_probs, given, start=most, most=most)
-        probs, fit = posterior.temper(mean_probs, judged.temperature), judged.fit
-        how = judged.temperature, judged.smoothing, fit.guess_share, judged.softness
-        return Belief(probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
+        fit = judged.fit
+        how = judged.temperature, judged.offsets, judged.smoothing, fit.guess_share, judged.softness
+        return Belief(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
     pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=most, most=most)
-    probs, found = posterior.temper(mean_probs, pooled.temperature), pooled.pooled
+    probs, found = pooled.probs, pooled.pooled
     likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
     likelihood /= likelihood.max(axis=1, keepdims=True)
     users = annotators.users_table(votes.users, found)
-    return Belief(probs, likelihood, found.posterior, found.noise_matrix, pooled.temperature, pooled.smoothing, 0.0, None, users)
+    how = pooled.temperature, pooled.offsets, pooled.smoothing, 0.0, None
+    return Belief(probs, likelihood, found.posterior, found.noise_matrix, *how, users)
 
 
 def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief, most: float) -> Belief:
@@ -264,8 +268,9 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief
             passes=config.passes,
             seed=_seed(config.random_seed, "dropout"),
         )
-        temperature, probs = posterior.judge_by_student(mean_probs, belief.likelihood, most=most)
-        belief = belief._replace(probs=probs, posterior=posterior.combine(probs, belief.likelihood), temperature=temperature)
+        temperature, offsets, probs = posterior.judge_by_student(mean_probs, belief.likelihood, most=most)
+        believed = posterior.combine(probs, belief.likelihood)
+        belief = belief._replace(probs=probs, posterior=believed, temperature=temperature, offsets=offsets)
     return belief
 
 
@@ -311,6 +316,7 @@ def _parameters(belief: Belief, score: Float, classes: list[str], validation_tem
         "estimated_user_accuracy": 1 - float(score.mean()),
         "validation_temperature": validation_temperature,
         "temperature": belief.temperature,
+        "class_offsets": dict(zip(classes, belief.offsets.tolist(), strict=True)),
         "smoothing": belief.smoothing,
         "guess_share": belief.guess_share,
         "guess_softness": belief.softness,

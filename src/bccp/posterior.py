@@ -15,6 +15,9 @@ what somebody with weaker eyes than the classifier says of the image, drawn from
 image. Then P(y | z = j, x) = (1 - share) · noise[j, y] + share · guess(y | x), and EM estimates the share too. A guess says nothing of z;
 the more of a label's chance is a guess, the less p is moved by it.
 
+New images mislead a classifier, and it comes to favour some classes. So log p may be shifted by an offset a class, the same for all images:
+where the likeliest offsets make the labels likelier by more than as many parameters do by chance, they are believed.
+
 What can be known. The classifier names the classes, so a matrix without a diagonal is found too, even if every label is wrong. What
 cannot be told apart is a user who errs from a classifier that errs in the same way: an image of a 3 which p calls an 8 with certainty makes
 a right label look wrong. Every such image lowers the estimated accuracy of the users; that is why p must be out of sample and
@@ -25,6 +28,7 @@ References
 ----------
 A. P. Dawid, A. M. Skene: "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", Applied Statistics 28, 1979.
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger: "On Calibration of Modern Neural Networks", ICML 2017 (temperature).
+H. Akaike: "A New Look at the Statistical Model Identification", IEEE Transactions on Automatic Control 19, 1974 (offsets).
 Z. C. Lipton, C. Elkan, B. Naryanaswamy: "Optimal Thresholding of Classifiers to Maximize F1 Measure", ECML 2014.
 """
 
@@ -52,6 +56,12 @@ SOFTNESSES = (1.5, 2.0, 3.0, 4.0)
 
 NO_GUESSES = 8.0
 """The prior of the share of guesses is worth this many labels that are none: 0 is the likeliest share until labels speak against it."""
+
+OFFSET_PRIOR = 10.0
+"""Precision of the normal prior of a class's offset, in images: so many have to speak for an offset of 1 to believe one of a half."""
+
+TOLERANCE = 1e-8
+"""Of EM: the gain of a round per image, in nats, under which it stops."""
 
 TEMPERATURES = (0.4, 10.0)
 """The least and the greatest temperature. At 0.4 odds of 2 to 1 have become 6 to 1; at 10 odds of 1000 to 1 have become 2 to 1."""
@@ -101,6 +111,10 @@ class Judgement:
         Pseudo-labels a class.
     softness : float or None
         Temperature of a guess; None where no label is taken for one.
+    offsets : ndarray of float64, shape (K,)
+        Of log p(z | x), at the temperature.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x) with temperature and offsets; rows sum to 1.
     fit : NoiseFit
         The noise matrix and the posterior.
     """
@@ -108,6 +122,8 @@ class Judgement:
     temperature: float
     smoothing: float
     softness: float | None
+    offsets: Float
+    probs: Float
     fit: NoiseFit
 
 
@@ -188,7 +204,7 @@ def estimate_noise_matrix(
     *,
     smoothing: float = 10.0,
     guesses: npt.ArrayLike | None = None,
-    tolerance: float = 1e-8,
+    tolerance: float = TOLERANCE,
     max_iter: int = 1000,
 ) -> NoiseFit:
     """Estimate P(y | z) and the posterior of the true labels by EM.
@@ -428,7 +444,7 @@ def choose_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, *, candidates: 
     return max(candidates, key=lambda s: estimate_noise_matrix(probs, given, smoothing=s, tolerance=_ROUGH).left_out_likelihood)
 
 
-def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperature: float, smoothing: float) -> tuple[float, Float]:
+def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperature: float, smoothing: float) -> float:
     """How weak the eyes are that guess, by the left-out likelihood of the labels.
 
     Parameters
@@ -444,21 +460,16 @@ def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperatu
 
     Returns
     -------
-    softness : float
-        Of ``SOFTNESSES``; of equal ones the first.
-    guesses : ndarray of float64, shape (N,)
-        guess(y | x): the chance of each image's label under ``mean_probs`` at this temperature.
+    float
+        Temperature of ``mean_probs`` as they see it, of ``SOFTNESSES``; of equal ones the first.
     """
-    logprobs = _log(mean_probs)
-    probs = apply_temperature(logprobs, temperature)
-    guesses = {softness: _given_probability(apply_temperature(logprobs, softness), given) for softness in SOFTNESSES}
+    probs = temper(mean_probs, temperature)
 
     def likelihood(softness: float) -> float:
-        fit = estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses[softness], tolerance=_ROUGH)
-        return fit.left_out_likelihood
+        guesses = _given_probability(temper(mean_probs, softness), given)
+        return estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses, tolerance=_ROUGH).left_out_likelihood
 
-    best = max(SOFTNESSES, key=likelihood)
-    return best, guesses[best]
+    return max(SOFTNESSES, key=likelihood)
 
 
 def choose_temperature(
@@ -508,6 +519,43 @@ def choose_temperature(
     return _climb(likelihood, start, step=step, most=most)
 
 
+def choose_offsets(probs: npt.ArrayLike, judge: Callable[[Float], tuple[Float, float]]) -> tuple[Float, Float]:
+    """How much rarer or more frequent each class is than a classifier says, and its probabilities put right.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x); rows sum to 1.
+    judge : callable
+        Takes p(z | x) with offsets, of shape (N, K), and gives the posterior P(z = j | x, y), of the same shape, and the log-likelihood
+        of the labels, in nats.
+
+    Returns
+    -------
+    offsets : ndarray of float64, shape (K,)
+        Of log p, with mean 0: those at which the classes' shares of p and of the posterior are as unequal as the prior asks for
+        (``OFFSET_PRIOR``; the slope of the log-likelihood with respect to an offset is the difference of the two). All 0 where the
+        log-likelihood does not gain more than K - 1 nats by them, which K - 1 free parameters might by chance.
+    probs : ndarray of float64, shape (N, K)
+        With the offsets; rows sum to 1.
+    """
+    start: Float = np.asarray(probs, np.float64)
+    logprobs, offsets, shifted = _log(start), np.zeros(start.shape[1]), start
+    believed, plain = judge(start)
+    for _ in range(_OFFSET_ROUNDS):
+        # sorted sums, so that the images' order does not matter to the bit
+        slope = np.sort(believed - shifted, axis=0).sum(axis=0) - OFFSET_PRIOR * offsets
+        curvature = np.sort(shifted * (1 - shifted), axis=0).sum(axis=0) + OFFSET_PRIOR
+        step = np.clip(slope / curvature, -0.5, 0.5)
+        offsets = offsets + step
+        offsets -= offsets.mean()
+        shifted = apply_temperature(logprobs + offsets, 1.0)
+        believed, reached = judge(shifted)
+        if np.abs(step).max() < _OFFSET_TOLERANCE:
+            break
+    return (offsets, shifted) if reached - plain > len(offsets) - 1 else (np.zeros(len(offsets)), start)
+
+
 def most_believed(validation_temperature: float) -> float:
     """The greatest temperature that new labels may ask for, where p is a mean over dropout masks.
 
@@ -545,25 +593,31 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
     Returns
     -------
     Judgement
-        The smoothing is chosen at ``start``, then the temperature with that smoothing, then the softness of guesses: chosen together, a
-        soft p, free rows of the matrix and guesses make up for each other.
+        The smoothing is chosen at ``start``, then the temperature with that smoothing, then the softness of guesses, then the offsets:
+        chosen together, a soft p, free rows of the matrix, guesses and offsets make up for each other.
     """
-    logprobs = _log(mean_probs)
-    smoothing = choose_smoothing(apply_temperature(logprobs, start), given)
+    smoothing = choose_smoothing(temper(mean_probs, start), given)
     temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing, most=most)
-    softness, guesses = None, None
-    if most is not None:
-        softness, guesses = choose_guesses(mean_probs, given, temperature=temperature, smoothing=smoothing)
-    fit = estimate_noise_matrix(apply_temperature(logprobs, temperature), given, smoothing=smoothing, guesses=guesses)
-    return Judgement(temperature, smoothing, softness, fit)
+    softness = None if most is None else choose_guesses(mean_probs, given, temperature=temperature, smoothing=smoothing)
+
+    def fit(probs: Float, tolerance: float) -> NoiseFit:
+        guesses = None if softness is None else _given_probability(temper(probs, softness / temperature), given)
+        return estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses, tolerance=tolerance)
+
+    def rough(probs: Float) -> tuple[Float, float]:
+        found = fit(probs, _ROUGH)
+        return found.posterior, found.left_out_likelihood
+
+    offsets, probs = choose_offsets(temper(mean_probs, temperature), rough)
+    return Judgement(temperature, smoothing, softness, offsets, probs, fit(probs, TOLERANCE))
 
 
-def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float]:
+def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float, Float]:
     """Judge given labels anew by a model that was trained on their posteriors.
 
     Such a model has seen every label, as far as it was believed, and so it agrees with them: a noise matrix estimated with it would find
     too little noise. What is known of the users therefore stays as it was found by the model that had not seen their labels, and only
-    p(z | x) is new, with the temperature under which the labels are likeliest.
+    p(z | x) is new, with the temperature and the offsets under which the labels are likeliest.
 
     Parameters
     ----------
@@ -578,17 +632,20 @@ def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, mo
     -------
     temperature : float
         Within ``TEMPERATURES``, to 1%: the first maximum of the likelihood uphill of 1.
+    offsets : ndarray of float64, shape (K,)
+        Of log p(z | x), at this temperature (:func:`choose_offsets`).
     probs : ndarray of float64, shape (N, K)
-        p(z | x) at this temperature; rows sum to 1. With ``likelihood``, it gives the posterior (:func:`combine`).
+        p(z | x) with both; rows sum to 1. With ``likelihood``, it gives the posterior (:func:`combine`).
     """
     logprobs, evidence = _log(mean_probs), np.asarray(likelihood, np.float64)
 
-    def value(temperature: float) -> float:
+    def value(probs: Float) -> float:
         # sorted, so that the images' order does not matter to the bit
-        return float(np.sort(np.log(np.maximum((apply_temperature(logprobs, temperature) * evidence).sum(axis=1), _TINY))).sum())
+        return float(np.sort(np.log(np.maximum((probs * evidence).sum(axis=1), _TINY))).sum())
 
-    temperature = _climb(value, 1.0, step=1.5, most=most)
-    return temperature, apply_temperature(logprobs, temperature)
+    temperature = _climb(lambda t: value(apply_temperature(logprobs, t)), 1.0, step=1.5, most=most)
+    tempered = apply_temperature(logprobs, temperature)
+    return temperature, *choose_offsets(tempered, lambda probs: (combine(probs, evidence), value(probs)))
 
 
 def combine(probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> Float:
@@ -633,6 +690,9 @@ def expected_f1_cutoff(p_wrong: npt.ArrayLike) -> float:
 
 _ROUGH = 1e-6
 """Tolerance of EM where likelihoods are only compared."""
+
+_OFFSET_ROUNDS, _OFFSET_TOLERANCE = 30, 0.003
+"""Newton steps towards the offsets at most, and the step under which they end."""
 
 _FIRST_SHARE = 0.05
 """Of guesses, where EM begins."""
