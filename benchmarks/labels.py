@@ -328,12 +328,16 @@ class Bench:
         audit = [f"{METHOD}.audit_file='{audit_file}'"] if audit_file else []
         with contextlib.redirect_stdout(io.StringIO()):
             summary = bccp.run([*self.overrides(job), *audit, *steps, "tracking.wandb=disabled"])
-        if _sources() != self._sources:
-            raise ChangedError("files of src, of the steps or config.yaml were changed while the benchmark ran: start it again")
+        self.check_sources()
         result = self._result(summary, job.variant)
         about = {"cell": job.cell.name, "seed": job.seed, "variant": job.variant.name, "commit": self.commit, "trained": self._trains(job)}
         self.store.add(self.key(job), result, about | {"outputs": _outputs(summary)})
         return result
+
+    def check_sources(self) -> None:
+        """Raise ChangedError where the code is no longer what it was at the start."""
+        if _sources() != self._sources:
+            raise ChangedError("files of src, of the steps or config.yaml were changed while the benchmark ran: start it again")
 
     def audit_file(self, judged: Judged, seed: int) -> Path:
         """The audited images with their true labels; equal ones are one file."""
@@ -412,14 +416,20 @@ def whole_seconds(ledger: Ledger, run_id: str) -> float:
     run = ledger.client.get_run(run_id)
     seconds = float(run.data.tags["bccp.work_seconds"])
     for name in ("monday_model", "student"):
-        version = run.data.tags.get(f"bccp.input.{name}")
-        if version is None:
-            continue
-        wanted = f"tags.`bccp.output.{name}` = '{version}' and attributes.status = 'FINISHED'"
-        maker = ledger.client.search_runs([run.info.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
-        if maker and maker[0].info.end_time <= run.info.start_time:
-            seconds += (maker[0].info.end_time - maker[0].info.start_time) / 1000
+        made = maker(ledger, run, name)
+        if made is not None and made.info.end_time <= run.info.start_time:
+            seconds += (made.info.end_time - made.info.start_time) / 1000
     return seconds
+
+
+def maker(ledger: Ledger, run: Any, name: str) -> Any:
+    """The first run that made what another one took from the ledger under this name; None where it took nothing."""
+    version = run.data.tags.get(f"bccp.input.{name}")
+    if version is None:
+        return None
+    wanted = f"tags.`bccp.output.{name}` = '{version}' and attributes.status = 'FINISHED'"
+    found = ledger.client.search_runs([run.info.experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+    return found[0] if found else None
 
 
 def commit() -> str:
@@ -534,7 +544,29 @@ def _chosen(axes: dict[str, list[Any]], key: str, wanted: Sequence[str] | None) 
         axes[key] = [float(value) if numbers else value for value in wanted]
 
 
-def _seeds(text: str) -> list[int]:
+def chosen_images(data: Path | None, feedback: str | None) -> tuple[list[str], list[Path]]:
+    """What ``--data`` and ``--feedback`` say: options that name the images, and the files of given labels."""
+    files = [Path(text.strip()).expanduser().resolve() for text in (feedback or "").split(",") if text.strip()]
+    if data is None:
+        if files:
+            raise BCCPError("--feedback needs --data: say which images the labels are of")
+        return [], []
+    path = data.expanduser().resolve()
+    if not path.exists():
+        raise BCCPError(f"--data {path} does not exist: give a folder or an archive")
+    return [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"], files
+
+
+def free_options(texts: Sequence[str]) -> list[str]:
+    """The Hydra options behind ``--``; what the benchmark itself varies is refused."""
+    options = [word for text in texts for word in split_options(text)]
+    taken = next((o for o in options if o.partition("=")[0] in (SEED, NOISE, ACCURACY, CORRUPTION, "main.execute_steps")), None)
+    if taken:
+        raise BCCPError(f"the option {taken} is an axis of the benchmark: use its own arguments, which --help shows")
+    return options
+
+
+def read_seeds(text: str) -> list[int]:
     first, sign, last = text.partition("-")
     return list(range(int(first), int(last) + 1)) if sign else list(range(1, int(first) + 1))
 
@@ -543,7 +575,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or archive with a folder a class, instead of digits")
     parser.add_argument("--feedback", help="files of given labels for it, image,label[,user], separated by commas")
-    parser.add_argument("--seeds", type=_seeds, help="a number (3: 1 to 3) or a range (4-6), instead of the experiment file's")
+    parser.add_argument("--seeds", type=read_seeds, help="a number (3: 1 to 3) or a range (4-6), instead of the experiment file's")
     parser.add_argument("--accuracies", nargs="*", help="of these only")
     parser.add_argument("--noises", nargs="*", help="of these only; none with --data: the feedback files alone")
     parser.add_argument("--corruptions", nargs="+", help="of these only")
@@ -562,9 +594,7 @@ def main(words: Sequence[str] | None = None) -> int:
     axes = read_axes(ROOT / "experiments" / ("labels_data.yaml" if given.data else "labels.yaml"))
     for key, wanted in ((ACCURACY, given.accuracies), (NOISE, given.noises), (CORRUPTION, given.corruptions)):
         _chosen(axes, key, wanted)
-    feedback = [Path(text.strip()).expanduser().resolve() for text in (given.feedback or "").split(",") if text.strip()]
-    if feedback and not given.data:
-        raise BCCPError("--feedback needs --data: say which images the labels are of")
+    source, feedback = chosen_images(given.data, given.feedback)
     plan = grid(axes, feedback=feedback, losses=given.losses)
     if given.seeds:
         plan = plan._replace(seeds=given.seeds)
@@ -575,18 +605,7 @@ def main(words: Sequence[str] | None = None) -> int:
         plan = plan._replace(variants=[variant for variant in plan.variants if variant.name in given.methods])
     if given.no_training:
         plan = plan._replace(variants=[variant for variant in plan.variants if variant.method])
-    options = [word for text in given.options for word in split_options(text)]
-    taken = next((o for o in options if o.partition("=")[0] in (SEED, NOISE, ACCURACY, CORRUPTION, "main.execute_steps")), None)
-    if taken:
-        raise BCCPError(
-            f"the option {taken} is an axis of the benchmark: use --seeds, --noises, --accuracies, --corruptions, --no-training"
-        )
-    source: list[str] = []
-    if given.data:
-        path = given.data.expanduser().resolve()
-        if not path.exists():
-            raise BCCPError(f"--data {path} does not exist: give a folder or an archive")
-        source = [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"]
+    options = free_options(given.options)
     name = given.name or (given.data.stem if given.data else "digits")
     bench = Bench(Store(home() / "benchmarks" / "labels"), [*source, *plan.fixed], options, trained=not given.no_training)
     found, problems = measure(bench, plan, only_report=given.only_report)
