@@ -186,7 +186,7 @@ class Case:
 
     def _judged_again(self, monday: Monday, mean_probs: Float, seconds: float, n_seen: float) -> Outcome:
         likelihood, before = monday.belief.likelihood, self.by_monday(monday)
-        _, probs = posterior.judge_by_student(mean_probs, likelihood, most=monday.most)
+        *_, probs = posterior.judge_by_student(mean_probs, likelihood, most=monday.most)
         return Outcome(posterior.combine(probs, likelihood), before.seconds + seconds, before.n_seen + n_seen)
 
     def _n_seen(self) -> int:
