@@ -27,16 +27,16 @@ def decide(action: str, above: list[bool], posterior: np.ndarray | None = POSTER
     return bayes_cutoff.decide(list("wxyz"), [0, 0, 0, 0], CLASSES, score=score, above=above, action=action, posterior=posterior)
 
 
-def test_scores_of_two_passes_are_what_a_hand_computes():
-    # pass 1: (1/2, 1/2), pass 2: (1/4, 3/4); sums of logits 0 and 5
-    logits = np.array([[[0.0, 0.0]], [[2.5 - np.log(3) / 2, 2.5 + np.log(3) / 2]]])
+def test_scores_of_two_passes_over_three_classes_are_what_a_hand_computes():
+    # pass 1: (1/2, 1/4, 1/4), pass 2: (1/4, 1/2, 1/4), each with an entropy of 3/2 log 2; sums of logits 0 and 6
+    shift = np.log(32) / 3
+    logits = np.array([[np.log([1 / 2, 1 / 4, 1 / 4]) + shift], [np.log([1 / 4, 1 / 2, 1 / 4]) + shift + 2]])
     found = bayes_cutoff.summarise(logits)
-    np.testing.assert_allclose(found.mean_probs, [[3 / 8, 5 / 8]])
-    np.testing.assert_allclose(found.logit_variance, [6.25])
-    entropy = -(3 / 8 * np.log(3 / 8) + 5 / 8 * np.log(5 / 8))
-    expected_entropy = (np.log(2) - (np.log(1 / 4) / 4 + 3 * np.log(3 / 4) / 4)) / 2
+    np.testing.assert_allclose(found.mean_probs, [[3 / 8, 3 / 8, 1 / 4]])
+    np.testing.assert_allclose(found.logit_variance, [9])
+    entropy = -(3 / 4 * np.log(3 / 8) + 1 / 4 * np.log(1 / 4))
     np.testing.assert_allclose(found.predictive_entropy, [entropy])
-    np.testing.assert_allclose(found.mutual_information, [entropy - expected_entropy])
+    np.testing.assert_allclose(found.mutual_information, [entropy - 1.5 * np.log(2)])
 
 
 def test_scores_are_what_the_slow_loops_give():
@@ -156,6 +156,18 @@ def test_metrics_that_are_not_defined_are_left_out():
     all_wrong = bayes_cutoff.detection_metrics([False, False], [0, 0], [0, 1], [1, 0], CLASSES)
     assert all_wrong == {"recall": 0.0, "f1": 0.0, "true_user_accuracy": 0.0}
     assert bayes_cutoff.detection_metrics([], [], [], [], CLASSES) == {}
+
+
+def test_confident_learning_of_three_classes_is_what_a_hand_counts():
+    true = [0, 0, 0, 1, 0, 1, 1, 1, 2, 2, 2, 2, 0]
+    given = [0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    probs = 0.7 * np.eye(3)[true] + 0.1
+    probs[4] = [0.4, 0.5, 0.1]
+    # the usual p of the given label: 0.58 for class 0, (3 * 0.8 + 0.1) / 4 = 0.625 for the others. The fifth image has 0.5 for class 1 and
+    # counts as nothing; the joint is 3 right and 1 wrong of each class: one label is pruned from each, that with the greatest margin
+    score, above = bayes_cutoff.confident_learning(probs, given)
+    assert np.flatnonzero(above).tolist() == [3, 8, 12]
+    np.testing.assert_allclose(score, [0.2] * 3 + [0.9, 0.6] + [0.2] * 3 + [0.9] + [0.2] * 3 + [0.9])
 
 
 def test_cleanlab_finds_wrong_labels_also_where_a_class_is_missing():
@@ -334,6 +346,16 @@ def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_al
     assert permuted.metrics == honest.metrics
 
 
+@pytest.mark.parametrize(("target_day", "rounds"), [("tuesday", 1), ("monday", 0)], ids=["student", "nothing trusted"])
+def test_permuting_the_data_changes_no_bit_where_models_learn_from_doubtful_labels(tmp_path, run_step, computed, target_day, rounds):
+    one = run_step(make_data(tmp_path / "one", target_day=target_day), "out-one", target_day=target_day, rounds=rounds)
+    computed.clear()  # nothing is taken over from it
+    data = make_data(tmp_path / "other", target_day=target_day, permuted=True)
+    other = run_step(data, "out-other", target_day=target_day, rounds=rounds)
+    assert content(one) == content(other)
+    assert one.metrics == other.metrics
+
+
 def test_another_seed_is_another_judgement(tmp_path, run_step):
     data = make_data(tmp_path / "data")
     one, other = run_step(data, "one"), run_step(data, "other", random_seed=8)
@@ -365,6 +387,40 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     for training, own in zip(fitted, judged, strict=True):
         assert not training & own
     assert len(set.union(*judged)) == sum(map(len, judged)) == len(days.ids("monday", "train"))
+
+
+def dealt_folds(run_step, monkeypatch: pytest.MonkeyPatch, data: dict[str, Path], owner, name: str, **changed) -> np.ndarray:
+    """The folds that the step deals, told before any of their models is trained."""
+    dealt = []
+
+    class Enough(Exception):  # noqa: N818 - no error
+        pass
+
+    def look(*args, fold=None, **options):
+        dealt.append(args[3] if fold is None else fold)
+        raise Enough
+
+    monkeypatch.setattr(owner, name, look)
+    with pytest.raises(Enough):
+        run_step(data, f"out-{name}", folds=3, **changed)
+    return np.asarray(dealt[0])
+
+
+@pytest.mark.parametrize("refine", [None, "cross_fit"])
+def test_equal_and_nearly_equal_pictures_lie_in_one_fold(tmp_path, run_step, monkeypatch, refine):
+    data = make_data(tmp_path / "data", target_day="tuesday" if refine else "monday")
+    manifest = tables.read(data["clean_data"] / "manifest.csv").set_index("image")
+    ids = tables.read(data["given_labels"] / "given_labels.csv")["image"].tolist()
+    manifest.loc[ids[:8], "sha256"] = "the same pixels"
+    manifest.loc[ids[7:20], "phash"] = "nearly the same picture"
+    tables.write(manifest.reset_index(), data["clean_data"] / "manifest.csv")
+    if refine:
+        fold = dealt_folds(run_step, monkeypatch, data, judge, "student_probabilities", rounds=1, refine=refine)
+    else:
+        fold = dealt_folds(run_step, monkeypatch, data, judge, "held_out_passes", target_day="monday")
+    assert len(fold) == len(ids)
+    assert len(set(fold[:20])) == 1
+    assert len(set(fold)) == 3
 
 
 @pytest.mark.parametrize("method", [*bayes_cutoff.UNCERTAINTIES, "cleanlab"])
@@ -450,6 +506,23 @@ def test_the_guardrail_does_not_depend_on_the_order_of_the_images():
     assert max(shares) > 1.2 * right[cut].sum() / right.sum()
     excess = [(right[(given == k) & cut].sum() - 1.2 * right[cut].sum() / right.sum() * right[given == k].sum()) for k in range(4)]
     assert max(excess) <= 0.5 + 1e-6
+
+
+def test_what_the_guardrail_gives_back_is_told_counted_and_kept(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    # half of the labels are cut off, so that 9 right ones are lost, by chance more of one class than of another
+    free, held = (run_step(data, f"ratio-{ratio}", cutoff="percentile", percentile=50.0, max_class_ratio=ratio) for ratio in (None, 1.0))
+    without, above = (
+        tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv")["above_cutoff"] == "True" for step in (free, held)
+    )
+    given_back = json.loads(content(held)["cutoff.json"])["given_back"]
+    assert list(given_back) == CLASSES
+    n_back = sum(given_back.values())
+    assert n_back == held.metrics["given_back"] == (without & ~above).sum() > 0
+    assert not (above & ~without).any()
+    assert f"{n_back} given back so that no class loses too many" in held.said[0]
+    assert "given_back" not in json.loads(content(free)["cutoff.json"])
+    assert "given back" not in free.said[0]
 
 
 @pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
