@@ -156,7 +156,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         names = _one_dimensional(given_labels, "given_labels")
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
-        checks = dict(audited or {})
+        checks = {} if audited is None else dict(audited)
         places, truth_names = _audited(checks, len(table))
         self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
