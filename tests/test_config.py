@@ -82,6 +82,14 @@ def test_what_needs_a_posterior_is_refused_for_methods_without_one(root: Path, m
     load(root, bayes_cutoff__method="label_posterior", **changes)
 
 
+@pytest.mark.parametrize("method", config.POSTERIOR_FREE_METHODS)
+def test_checked_labels_are_not_passed_over_in_silence(root: Path, method: str) -> None:
+    with pytest.raises(BCCPError, match=f"audit_file is set, but bayes_cutoff.method={method} learns nothing"):
+        load(root, bayes_cutoff__method=method, bayes_cutoff__audit_file="checked.csv")
+    load(root, bayes_cutoff__method=method, bayes_cutoff__audit_file="checked.csv", bayes_cutoff__enabled=False)
+    load(root, bayes_cutoff__audit_file="checked.csv")
+
+
 def test_steps_may_be_a_list_or_a_comma_list_and_come_in_run_order(root: Path) -> None:
     assert load(root, main__execute_steps="test, train").main.execute_steps == ["train", "test"]
     assert load(root, main__execute_steps=["test", "train"]).main.execute_steps == ["train", "test"]

@@ -234,6 +234,11 @@ class BayesCutoff:
                     f"bayes_cutoff.{key}={value} needs a posterior, and bayes_cutoff.method={self.method} has none: "
                     "use bayes_cutoff.method=label_posterior"
                 )
+        if self.audit_file:
+            raise BCCPError(
+                f"bayes_cutoff.audit_file is set, but bayes_cutoff.method={self.method} learns nothing from checked labels: "
+                "use bayes_cutoff.method=label_posterior, or bayes_cutoff.audit_file=null"
+            )
 
     def relevant(self) -> dict[str, Any]:
         """Labels that pass through depend on nothing; an unused cut-off value does not matter."""
