@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_robust_losses_are_bounded_however_wrong_a_label_is(name: str, most: flo
 
 def test_only_the_active_negative_losses_shrink_the_weights() -> None:
     assert {name: loss.l1 for name, loss in LOSSES.items() if loss.l1} == {"anl_ce": 5e-5, "anl_fl": 5e-5}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_has_a_module_of_its_own_with_its_reference(name: str) -> None:
+    module = importlib.import_module(f"bccp.losses.{name}")
+    assert getattr(module, name) is LOSSES[name].per_image
+    assert "References\n" in str(module.__doc__) + str(LOSSES[name].per_image.__doc__)
 
 
 def test_the_configuration_knows_the_same_losses() -> None:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bccp.losses.anl import L1, anl_ce, anl_fl
+from bccp.losses.anl_ce import L1, anl_ce
+from bccp.losses.anl_fl import anl_fl
 from bccp.losses.cross_entropy import cross_entropy
 from bccp.losses.gce import gce
 from bccp.losses.jal_ce import jal_ce

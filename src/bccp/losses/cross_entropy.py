@@ -1,4 +1,9 @@
-"""The cross-entropy: -log p of the label."""
+"""The cross-entropy: -log p of the label.
+
+References
+----------
+I. J. Good: "Rational Decisions", Journal of the Royal Statistical Society B 14, 1952 (-log p as the loss of a stated probability).
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from bccp.losses.anl import normalised_cross_entropy
+from bccp.losses.anl_ce import normalised_cross_entropy
 
 ALPHA, BETA = 1.0, 1.0
 """Weights of the active and of the passive loss."""

@@ -1,4 +1,4 @@
-"""Active negative losses: a normalised loss, and a normalised negative one that pushes the other classes down.
+"""The active negative loss with the cross-entropy: a normalised loss, and a normalised negative one that pushes the other classes down.
 
 K classes; p is the softmax of the logits. An active loss l(p_k) is normalised by its sum over the classes k. Its negative counterpart is
 1 - (A - l(p_y)) / Σ_k (A - l(p_k)), where A is the most that l can be: l at the least probability ``LEAST``.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
@@ -23,15 +22,12 @@ ALPHA, BETA = 5.0, 5.0
 L1 = 5e-5
 """The authors' δ: weight of the L1 norm of all weights."""
 
-GAMMA = 0.5
-"""Exponent of the focal loss."""
-
 LEAST = 1e-7
 """Probabilities count as at least this in the negative losses."""
 
 
 def anl_ce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each image, with the cross-entropy as the active loss.
+    """Loss of each image.
 
     Parameters
     ----------
@@ -44,30 +40,7 @@ def anl_ce(logits: Tensor, targets: Tensor) -> Tensor:
     """
     active = normalised_cross_entropy(logits)
     log_probs = F.log_softmax(logits, 1).clamp(min=math.log(LEAST))
-    negative = _negative(-log_probs, most=-math.log(LEAST))
-    return (targets * (ALPHA * active + BETA * negative)).sum(1)
-
-
-def anl_fl(logits: Tensor, targets: Tensor) -> Tensor:
-    """Loss of each image, with the focal loss as the active loss.
-
-    Parameters
-    ----------
-    logits, targets : Tensor of float, shape (n, K)
-
-    Returns
-    -------
-    Tensor of float, shape (n,)
-        In [0, ALPHA + BETA].
-
-    Notes
-    -----
-    As in the authors' code, the focal factor (1 - p)^GAMMA has no gradient of its own; it would be infinite at p = 1.
-    """
-    log_probs = F.log_softmax(logits, 1)
-    focal = _focal(log_probs)
-    active = focal / focal.sum(1, keepdim=True)
-    negative = _negative(_focal(log_probs.clamp(min=math.log(LEAST))), most=-((1 - LEAST) ** GAMMA) * math.log(LEAST))
+    negative = normalised_negative(-log_probs, most=-math.log(LEAST))
     return (targets * (ALPHA * active + BETA * negative)).sum(1)
 
 
@@ -82,11 +55,7 @@ def normalised_cross_entropy(logits: Tensor) -> Tensor:
     return log_probs / log_probs.sum(1, keepdim=True)
 
 
-def _focal(log_probs: Tensor) -> Tensor:
-    factor = (1 - torch.exp(log_probs.detach())).clamp(min=0) ** GAMMA
-    return -factor * log_probs
-
-
-def _negative(by_class: Tensor, *, most: float) -> Tensor:
+def normalised_negative(by_class: Tensor, *, most: float) -> Tensor:
+    """The normalised negative loss of every class as the label, shape (n, K), from active losses that are ``most`` at most."""
     left = most - by_class
     return 1 - left / left.sum(1, keepdim=True)
