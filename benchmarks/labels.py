@@ -530,6 +530,7 @@ def _digest(path: Path) -> str:
 def _surroundings() -> dict[str, Any]:
     """The code, packages and device that results come from."""
     return {
+        "benchmark": file_digest(Path(__file__)),
         "code": {step: keys.source_digest(ROOT / step / "run.py") for step in config.STEPS},
         "config": file_digest(ROOT / "config.yaml"),
         "packages": {name: metadata.version(name) for name in PACKAGES},

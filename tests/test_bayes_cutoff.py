@@ -597,3 +597,14 @@ def test_users_are_told_apart_and_reported(tmp_path, run_step):
     assert users.at["ann", "estimated_accuracy"] > 0.9 > 0.2 > users.at["bob", "estimated_accuracy"]
     table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv")
     assert (table["final_label"] == truth["label"]).all()
+
+
+def test_one_user_is_nobody_to_tell_apart(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    plain = run_step(data, "plain").folders["cleansed_labels"]
+    given = tables.read(data["given_labels"] / "given_labels.csv")
+    tables.write(given.assign(user="ann")[["image", "user", "label"]], data["given_labels"] / "votes.csv")
+    alone = run_step(data, "alone").folders["cleansed_labels"]
+    for name in ("cleansed_labels.csv", "posterior.npy", "cutoff.json"):
+        assert (alone / name).read_bytes() == (plain / name).read_bytes()
+    assert not (alone / "users.csv").exists()

@@ -228,7 +228,7 @@ def test_the_grid_on_digits() -> None:
 def test_each_feedback_file_is_a_cell_without_corruption_and_simulated_accuracy(tmp_path: Path) -> None:
     axes = labels.read_axes(ROOT / "experiments" / "labels_data.yaml")
     plan = labels.grid(axes, feedback=[tmp_path / "people.csv"])
-    assert plan.fixed == ("train.model=resnet_small",)
+    assert plan.fixed == ("train.model=resnet_small", "train.patience=null")
     path = tmp_path / "people.csv"
     assert plan.cells[-1] == labels.Cell("people", ("noisy_labels.source=file", f"noisy_labels.feedback_file='{path}'"))
     with pytest.raises(BCCPError, match=r"train\.model has several values"):

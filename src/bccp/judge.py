@@ -283,7 +283,7 @@ def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
 
 
 def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
-    """What each user said of the judged images, where users are told apart."""
+    """What each user said of the judged images, where users are told apart; one user alone is what the noise matrix is of."""
     path = step.input("given_labels") / "votes.csv"
     if not path.exists():
         return None
@@ -291,6 +291,8 @@ def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
     place = {image: i for i, image in enumerate(ids)}
     table = table[table["image"].isin(place.keys())]
     users = sorted(table["user"].unique())
+    if len(users) < 2:
+        return None
     number = {user: u for u, user in enumerate(users)}
     images, said_by = np.array([place[i] for i in table["image"]], np.int64), np.array([number[u] for u in table["user"]], np.int64)
     return Votes(images, said_by, days.encode(table["label"].tolist()), users)
