@@ -58,6 +58,21 @@ def test_a_server_that_does_not_answer(
     assert sentence == f"error: {summary['error']}"
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_password_in_the_servers_address_is_told_and_recorded_nowhere(
+    home: Path, words: list[str], flags: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert command_line.main([*flags, *words, "tracking.mlflow_uri='http://me:passw0rd@127.0.0.1:1/x'"]) == 1
+    (summary,) = summaries(home)
+    assert summary["config"]["tracking"]["mlflow_uri"] == "http://127.0.0.1:1/x"  # type: ignore[index]
+    assert "the tracking server http://127.0.0.1:1/x does not answer" in str(summary["error"])
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert {"summary.json", "overrides.yaml", "config.yaml"} <= {path.name for path in files}
+    for place in [*(path.read_bytes() for path in files), "".join(capfd.readouterr()).encode()]:
+        assert b"passw0rd" not in place
+
+
 def test_an_old_file_store_lying_about_is_neither_used_nor_touched(
     home: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

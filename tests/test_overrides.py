@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from omegaconf import OmegaConf
 
 from bccp.errors import BCCPError
-from bccp.overrides import check_overrides, flags_first, split_options
+from bccp.overrides import check_overrides, flags_first, hide_secrets, split_options
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,25 @@ def test_an_open_quote_or_bracket_is_told(text: str) -> None:
 
 def test_flags_come_first_with_their_values() -> None:
     assert flags_first(["a=1", "-m", "--config-name", "x", "b=2"]) == ["-m", "--config-name", "x", "a=1", "b=2"]
+
+
+@pytest.mark.parametrize(
+    ("word", "hidden"),
+    [
+        ("data.path='https://me:a,b c@h/x.zip?token=1'", ["https://me:a,b c@h/x.zip?token=1"]),
+        ("data.path=https://me:a@h/x,https://h/y,https://me:b@h/z", ["https://me:a@h/x", "https://me:b@h/z"]),
+        ("data.path='https://me:${oc.env:PASSWORD}@h/x.zip'", []),
+        ("tracking.mlflow_uri=http://127.0.0.1:5000", []),
+    ],
+)
+def test_secrets_in_urls_go_to_hydra_by_the_environment(word: str, hidden: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 2):
+        monkeypatch.setenv(f"BCCP_SECRET_{number}", "")
+    (said,) = hide_secrets([word])
+    assert not any(secret in said for secret in hidden)
+    assert said.count("${oc.env:BCCP_SECRET_") == len(hidden)
+    if hidden:
+        assert OmegaConf.create({"x": said})["x"] == word
 
 
 @pytest.mark.parametrize(

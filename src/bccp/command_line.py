@@ -15,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown, shown_text
 from bccp.home import home
 from bccp.keys import ROOT
-from bccp.overrides import check_overrides, flags_first, split_options
+from bccp.overrides import check_overrides, flags_first, hide_secrets, split_options
 from bccp.pipeline import Summary, new_run_folder, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         words = flags_first(words)
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
+        words = hide_secrets(words)
         _register_resolvers()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(known := told(error), BCCPError):
             return _failed(str(known))
-        traceback.print_exc()
-        return _failed(f"{type(error).__name__}: {error}".splitlines()[0] + " (this is a fault in BCCP: please report it)")
+        print(shown_text(traceback.format_exc()), file=sys.stderr)
+        return _failed(shown_text(f"{type(error).__name__}: {error}").splitlines()[0] + " (this is a fault in BCCP: please report it)")
 
 
 def _check(words: Sequence[str]) -> None:
@@ -85,7 +86,7 @@ def _check(words: Sequence[str]) -> None:
             raise BCCPError(f"the option {stray!r} has no value: write section.key=value")
         check_overrides(overrides)
     except BCCPError as error:
-        Summary(error=str(error), config={"overrides": list(overrides)}).write(new_run_folder())
+        Summary(error=str(error), config={"overrides": shown(overrides)}).write(new_run_folder())
         raise
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bccp.errors import BCCPError, nearest, shown_url
+from bccp.errors import BCCPError, nearest
 
 STEPS = (
     "fetch_data",
@@ -483,13 +483,6 @@ def encode(value: Any) -> str:
     if value is None or isinstance(value, bool | list | dict):
         return json.dumps(value)
     return str(value)
-
-
-def shown(value: Any) -> Any:
-    """A value, or all of a mapping, as records may show it: URLs without user, password and query."""
-    if isinstance(value, Mapping):
-        return {name: shown(one) for name, one in value.items()}
-    return shown_url(value) if isinstance(value, str) and re.match(r"\w+://.*[@?]", value) else value
 
 
 def absolute(text: str, base: Path) -> str:

@@ -26,7 +26,7 @@ from typing import IO, Any, TypeVar
 from filelock import FileLock
 
 from bccp.archives import CHUNK_BYTES, Listing, too_large
-from bccp.errors import BCCPError, shown_url
+from bccp.errors import BCCPError, shown_text
 from bccp.tracking import file_digest, folder_digest
 from bccp.wandb_mirror import import_wandb
 
@@ -279,7 +279,7 @@ def _library(shown: str, advice: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """An error's text in one line, short and without what URLs may hide."""
     text = re.sub(r"HTTPS?ConnectionPool\(host='([^']+)'.*", r"no connection to \1", " ".join(str(error).split()))
-    return re.sub(r"\w+://[^\s'\"]+", lambda url: shown_url(url[0]), text)[:200]
+    return shown_text(text)[:200]
 
 
 def drive_id(text: str) -> tuple[str, str | None]:

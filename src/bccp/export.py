@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 from bccp import tables
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown
 from bccp.processes import alive
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
@@ -311,10 +311,11 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
 
 
 def _uri_of(run: str) -> str | None:
-    """The ledger that a summary's run was recorded in, where it was configured."""
+    """The ledger that a summary's run was recorded in, where it was configured; a password is not in it, but may be in the environment."""
     summary = _summary_file(run) if run else None
     uri = _read_summary(summary)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
-    return str(uri) if uri else None
+    inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return inherited if uri and uri == shown(inherited) else uri
 
 
 def _pipeline(run_id: str, ledger: Ledger) -> Any:

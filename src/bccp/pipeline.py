@@ -20,11 +20,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import config, keys, wandb_mirror
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown, shown_text
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
-from bccp.tracking import Ledger, ledger_uri, qualified, shown, told
+from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
 """With true labels these may be left out altogether: labels pass through, nothing is replayed."""
@@ -137,16 +137,15 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
     """
     summary = Summary()
     try:
-        summary.config = OmegaConf.to_container(composed, resolve=False)  # type: ignore[assignment]
+        summary.config = shown(OmegaConf.to_container(composed, resolve=False))
         checked = config.load(composed, base=Path.cwd())
-        summary.config = dataclasses.asdict(checked)
-        summary.config["data"] = config.shown(summary.config["data"])
+        summary.config = shown(dataclasses.asdict(checked))
         with terminable():
             _Pipeline(checked, folder, summary).run()
         summary.status = "finished"
     except Exception as error:
         known = told(error)
-        summary.error = str(known) if isinstance(known, BCCPError) else f"{type(error).__name__}: {error}"
+        summary.error = str(known) if isinstance(known, BCCPError) else shown_text(f"{type(error).__name__}: {error}")
         if known is not error:
             raise known from error
         raise
@@ -219,7 +218,7 @@ class _Pipeline:
                 finish_timeout=tracking.finish_timeout,
                 process=(os.getpid(), process_start(os.getpid())),
             )
-            self.ledger.log_params(parent, dict(_flatten(config.shown(dataclasses.asdict(self.config)))))
+            self.ledger.log_params(parent, dict(_flatten(shown(dataclasses.asdict(self.config)))))
             needed = self._needed()
             for name in config.STEPS:
                 if name in needed:
@@ -347,7 +346,7 @@ class _Pipeline:
             os.environ.pop("BCCP_CONTEXT", None)
         found = self.ledger.find(record.name, key)
         if found is None or found.run_id != run_id:
-            raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {shown(self.context.ledger_uri)}")
+            raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {self.context.ledger_uri}")
         tags = self.ledger.client.get_run(found.run_id).data.tags
         record.run_id, record.outputs = found.run_id, found.outputs
         record.work_seconds = float(tags["bccp.work_seconds"])

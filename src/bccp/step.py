@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bccp import config, keys, wandb_mirror
-from bccp.errors import BCCPError, nearest
+from bccp.errors import BCCPError, nearest, shown
 from bccp.home import scratch
 from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
@@ -326,7 +326,7 @@ def execute(
     run_id = ledger.start(name, parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_mirror.Mirror = wandb_mirror.NoMirror()
     try:
-        ledger.log_params(run_id, {f.name: config.encode(config.shown(getattr(section, f.name))) for f in dataclasses.fields(section)})
+        ledger.log_params(run_id, {f.name: config.encode(shown(getattr(section, f.name))) for f in dataclasses.fields(section)})
         mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key})
         if context.wandb != "disabled":
             for artifact, version in inputs.items():
@@ -365,7 +365,7 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         project=context.wandb_project,
         group=context.group,
         step=name,
-        config={**config.shown(dataclasses.asdict(section)), **about},
+        config={**shown(dataclasses.asdict(section)), **about},
         home=ledger.home,
         upload_images=context.upload_images,
         init_timeout=context.init_timeout,

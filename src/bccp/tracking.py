@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown, shown_text
 from bccp.home import home, keep_within_home, scratch
 from bccp.processes import lives, process_start
 
@@ -97,7 +97,7 @@ def ledger_uri(configured: str | None) -> tuple[str, str | None]:
         return own, None
     return (
         own,
-        f"note: MLFLOW_TRACKING_URI={inherited} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
+        f"note: MLFLOW_TRACKING_URI={shown(inherited)} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
     )
 
 
@@ -142,7 +142,7 @@ class Ledger:
                 )
                 raise (known if isinstance(known := told(error), BCCPError) else damaged) from error
             raise BCCPError(
-                f"the tracking server {shown(uri)} does not answer ({shown(_first_line(error))}): start it, or unset "
+                f"the tracking server {uri} does not answer ({_first_line(error)}): start it, or unset "
                 "MLFLOW_TRACKING_URI and tracking.mlflow_uri to record in BCCP_HOME"
             ) from error
 
@@ -160,7 +160,7 @@ class Ledger:
                     raise
         if found.artifact_location.startswith("s3://") and importlib.util.find_spec("boto3") is None:
             raise BCCPError(
-                f"{shown(self.uri)} keeps its artifacts in {found.artifact_location}, which needs the package boto3: install it, or "
+                f"{self.uri} keeps its artifacts in {found.artifact_location}, which needs the package boto3: install it, or "
                 "let the server hand them out (mlflow server --artifacts-destination)"
             )
         return str(found.experiment_id)
@@ -283,7 +283,7 @@ class Ledger:
             return copy.name.removeprefix(f"{name}-")
         runs = self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
         if not runs:
-            raise BCCPError(f"no artifact {version} is in {shown(self.uri)}: run the step that makes {name} first")
+            raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
         return str(runs[0].data.tags[f"bccp.output.{name}"])
 
     def fetch(self, version: str) -> Path:
@@ -308,7 +308,7 @@ class Ledger:
                 return self._open(run, name, digest)
             except BCCPError as error:
                 damaged = error
-        raise damaged or BCCPError(f"no artifact {version} is in {shown(self.uri)}: run the step that makes {name} first")
+        raise damaged or BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
 
     def _open(self, run: Any, name: str, digest: str) -> Path:
         root = _local_path(run.info.artifact_uri)
@@ -419,11 +419,6 @@ def qualified(name: str, version: str) -> str:
     return version if ":" in version else f"{name}:{version}"
 
 
-def shown(uri: str) -> str:
-    """A URI as it may be printed: without its password."""
-    return re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:…@", uri)
-
-
 def told(error: Exception) -> Exception:
     """A write that the disk refused, or a server that has gone, as a :class:`BCCPError`; any other error as it is."""
     if isinstance(error, BCCPError):
@@ -437,8 +432,9 @@ def told(error: Exception) -> Exception:
         return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
     if "attempt to write a readonly database" in str(error):
         return BCCPError(f"the store in {home()} cannot be written: make it writable or set BCCP_HOME to another folder")
-    if gone := re.search(r"API request to (https?://[^/\s]+)\S* failed|server closed the connection|connection to server at", str(error)):
-        server = f"the tracking server {shown(gone[1])}" if gone[1] else "the tracking server"
+    text = shown_text(str(error))
+    if gone := re.search(r"API request to (https?://[^/\s]+)\S* failed|server closed the connection|connection to server at", text):
+        server = f"the tracking server {gone[1]}" if gone[1] else "the tracking server"
         return BCCPError(f"{server} has stopped answering: start it and run again; finished steps are kept")
     return error
 
@@ -484,7 +480,7 @@ def _postgresql(uri: str, place: Path) -> Iterator[None]:
     try:
         engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 20})
     except ModuleNotFoundError as error:
-        raise BCCPError(f"{shown(uri)} needs the Python package {error.name}: pip install psycopg2-binary") from error
+        raise BCCPError(f"{uri} needs the Python package {error.name}: pip install psycopg2-binary") from error
     engine.connect().close()
     engine.dispose()
     with FileLock(place / "postgresql.lock"):
@@ -501,7 +497,7 @@ def _local_path(uri: str) -> Path | None:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return shown_text(lines[0])[:200] if lines else type(error).__name__  # before the cut, which could hide where a password ends
 
 
 if __name__ == "__main__":  # prepares the home and tells `make` where to record

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, shown_text
 from bccp.home import WANDB_SCRATCH, home, scratch, scratch_owner
 
 if TYPE_CHECKING:
@@ -350,7 +350,7 @@ def download(reference: str, folder: Path) -> None:
 
 def first_line(error: BaseException) -> str:
     """The beginning of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return shown_text((str(error).splitlines() or [type(error).__name__])[0])[:160]
 
 
 def import_wandb() -> Any:
