@@ -23,9 +23,10 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import config, pipeline, wandb_mirror, wandb_sync
+from bccp import command_line, config, pipeline, wandb_mirror, wandb_sync
 from bccp.errors import BCCPError
-from bccp.step import SPECS, Context, Step, command_line, locate
+from bccp.step import SPECS, Context, Step, locate
+from bccp.step import command_line as step_command_line
 from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NOTE, alias, import_wandb
 
@@ -99,6 +100,26 @@ def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(se
     assert train.metrics[1]["5"] == 1  # the number of its step metric
     assert train.summary["train/accuracy"] == 0.5
     assert notes(home) == []  # W&B has everything
+
+
+def test_a_sweep_is_one_group_whose_pipelines_can_be_told_apart_online_and_synced(
+    server: WandbStandIn, home: Path, light_steps: None
+) -> None:
+    sweep = ["-m", TWO, "preprocessing.image_size=16,24"]
+    for mode in ("online", "offline"):
+        assert command_line.main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
+    wandb_sync.sync()
+    groups = sorted({str(run.group) for run in server.runs.values()})
+    assert groups == sorted(path.name for path in (home / "outputs").iterdir())
+    for group in groups:
+        runs = [run for run in server.runs.values() if run.group == group]
+        told = [(run.name, run.values["bccp.pipeline"], run.values["pipeline"]["preprocessing"]["image_size"]) for run in runs]
+        jobs = [(f"{group}-0", 16), (f"{group}-1", 24)]
+        assert sorted(told) == sorted((f"{step}-{name}", name, size) for step in ("fetch_data", "preprocessing") for name, size in jobs)
+        assert not any("tracking" in run.values["pipeline"] for run in runs)  # where the ledger is concerns nobody there
+    ledger = Ledger(ledger_uri(None)[0])
+    parents = ledger.client.search_runs([ledger.experiment_id], "tags.`bccp.folder` LIKE '%'")
+    assert {run.data.tags["bccp.pipeline"] for run in parents} == {f"{group}-{job}" for group in groups for job in (0, 1)}
 
 
 def test_the_same_content_again_is_the_same_version(server: WandbStandIn, light_steps: None) -> None:
@@ -203,6 +224,7 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none(server: WandbStan
         entity=None,
         project="bccp",
         group="tests",
+        name="test-tests",
         step="test",
         config={},
         home=home,
@@ -389,7 +411,7 @@ def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(
     inputs = {"segregated_data": spelled, "true_labels": f"true_labels:{made['true_labels']}"}  # the latter from the default project
     parameters = inputs | {name: config.encode(value) for name, value in summary["config"]["noisy_labels"].items()}
     monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in parameters.items())])
-    command_line(pipeline.load_step("noisy_labels").run)
+    step_command_line(pipeline.load_step("noisy_labels").run)
     copies = sorted(path.name for path in (elsewhere / "cache" / "artifacts").iterdir())
     assert copies == [f"{name}-{made[name]}" for name in ("clean_data", "segregated_data", "true_labels")]
     run = list(server.runs.values())[-1]

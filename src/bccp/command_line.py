@@ -25,6 +25,10 @@ from bccp.tracking import told
 
 _OPTION = "--hydra-options="
 
+# with the import, so that a launcher's other processes have them too, which get the one id of a sweep with its configuration
+OmegaConf.register_new_resolver("bccp_home", lambda: str(home()), replace=True)
+OmegaConf.register_new_resolver("bccp_id", lambda: uuid.uuid4().hex[:6], replace=True, use_cache=True)
+
 _refused: list[BCCPError] = []
 """What ended a single run; Hydra gives nothing else back."""
 
@@ -52,7 +56,6 @@ def main(arguments: Sequence[str]) -> int:
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
         words = hide_secrets(words)
-        _register_resolvers()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
@@ -96,22 +99,19 @@ def _failed(sentence: str, status: int = 1) -> int:
     return status
 
 
-def _register_resolvers() -> None:
-    OmegaConf.register_new_resolver("bccp_home", lambda: str(home()), replace=True)
-    OmegaConf.register_new_resolver("bccp_id", lambda: uuid.uuid4().hex[:6], replace=True, use_cache=True)
-
-
 @hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")
 def _hydra_main(composed: DictConfig) -> Any:
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    about = HydraConfig.get()
+    folder = Path(about.runtime.output_dir)
+    multirun = about.mode == RunMode.MULTIRUN
+    part = {"sweep": Path(about.sweep.dir).name, "job": about.job.num} if multirun else {}
     try:
-        summary = run_composed(composed, folder)
+        summary = run_composed(composed, folder, **part)
     except BCCPError as error:
         if not multirun:  # Hydra would print more lines around it
             _refused.append(error)
             return None
-        print(f"error: job {HydraConfig.get().job.num}: {error}", file=sys.stderr, flush=True)
+        print(f"error: job {about.job.num}: {error}", file=sys.stderr, flush=True)
         raise  # the sweep goes on with its other jobs
     print(report(summary, folder), flush=True)
     return summary.metrics.get("train/val_accuracy")

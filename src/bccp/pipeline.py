@@ -116,7 +116,7 @@ def new_run_folder() -> Path:
     return home() / "outputs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
 
 
-def run_composed(composed: DictConfig, folder: Path) -> Summary:
+def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None, job: int = 0) -> Summary:
     """Run the pipeline on a composed configuration; the summary goes to ``folder``, also when the pipeline fails.
 
     Parameters
@@ -125,6 +125,10 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         ``config.yaml`` with overrides.
     folder : Path
         The run folder.
+    sweep : str, optional
+        The id of the sweep that this is part of.
+    job : int
+        Its number in the sweep.
 
     Returns
     -------
@@ -141,7 +145,7 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
         checked = config.load(composed, base=Path.cwd())
         summary.config = shown(dataclasses.asdict(checked))
         with terminable():
-            _Pipeline(checked, folder, summary).run()
+            _Pipeline(checked, folder, summary, sweep=sweep, job=job).run()
         summary.status = "finished"
     except Exception as error:
         known = told(error)
@@ -161,9 +165,11 @@ def run_composed(composed: DictConfig, folder: Path) -> Summary:
 class _Pipeline:
     """One run of the pipeline."""
 
-    def __init__(self, checked: config.Config, folder: Path, summary: Summary) -> None:
+    def __init__(self, checked: config.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
         self.config = checked
         self.folder = folder
+        self.sweep = sweep
+        self.name = f"{sweep}-{job}" if sweep else folder.name
         self.summary = summary
         self.records = {record.name: record for record in summary.steps}
         self.asked: list[str] = checked.main.execute_steps
@@ -195,15 +201,16 @@ class _Pipeline:
         if note:
             print(note, flush=True)
         threads = self.config.main.threads or default_threads()
+        told_of = shown(dataclasses.asdict(self.config))
         limit_threads(threads)
         sweep_scratch()
         self.ledger = Ledger(uri)
         self.ledger.mend()
         try:
             parent = self.ledger.start(
-                self.folder.name,
+                self.name,
                 run_id=self.ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None)),
-                tags={"bccp.pipeline": self.folder.name, "bccp.folder": str(self.folder)},
+                tags={"bccp.pipeline": self.name, "bccp.folder": str(self.folder)},
             )
             self.context = Context(
                 ledger_uri=uri,
@@ -211,14 +218,16 @@ class _Pipeline:
                 wandb_entity=tracking.wandb_entity,
                 wandb_project=tracking.wandb_project,
                 upload_images=tracking.upload_images,
-                group=self.folder.name,
+                pipeline=self.name,
                 threads=threads,
+                sweep=self.sweep,
+                config={section: values for section, values in told_of.items() if section != "tracking"},
                 parent_run_id=parent,
                 init_timeout=tracking.init_timeout,
                 finish_timeout=tracking.finish_timeout,
                 process=(os.getpid(), process_start(os.getpid())),
             )
-            self.ledger.log_params(parent, dict(_flatten(shown(dataclasses.asdict(self.config)))))
+            self.ledger.log_params(parent, dict(_flatten(told_of)))
             needed = self._needed()
             for name in config.STEPS:
                 if name in needed:
@@ -226,7 +235,7 @@ class _Pipeline:
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.ledger.end(parent, "FINISHED")
         except BaseException as error:
-            self.ledger.end_all(self.folder.name, ending(error))
+            self.ledger.end_all(self.name, ending(error))
             raise
 
     def _needed(self) -> set[str]:
@@ -327,7 +336,7 @@ class _Pipeline:
         os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
-        run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.folder.name})
+        run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.name})
         others = descendants(os.getpid())
         try:
             mlflow.projects.run(  # type: ignore[no-untyped-call]

@@ -78,10 +78,14 @@ class Context:
     wandb_entity : str or None
     wandb_project : str
     upload_images : bool
-    group : str
-        The pipeline's id, W&B's group.
+    pipeline : str
+        The pipeline's id; W&B's group where it is not part of a sweep.
     threads : int
         Numeric threads of a step.
+    sweep : str or None
+        The id of the sweep that the pipeline is part of, W&B's group.
+    config : dict
+        The pipeline's whole configuration, for W&B, where runs are compared by it; empty for a step alone.
     parent_run_id : str or None
         The pipeline's MLflow run.
     init_timeout, finish_timeout : float
@@ -95,8 +99,10 @@ class Context:
     wandb_entity: str | None
     wandb_project: str
     upload_images: bool
-    group: str
+    pipeline: str
     threads: int
+    sweep: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
     parent_run_id: str | None = None
     init_timeout: float = 30.0
     finish_timeout: float = 120.0
@@ -222,7 +228,7 @@ class Step:
             return self.ledger.fetch(f"{name}:{version}")
 
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
-        tags = {"bccp.step": name, "bccp.pipeline": self.context.group}
+        tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
         run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags=tags)
         try:
             with scratch(name) as parent:
@@ -322,12 +328,12 @@ def execute(
     BCCPError
         What the step refuses. Whatever ends the step, its run says so, and nothing of it is visible.
     """
-    tags = {"bccp.step": name, "bccp.pipeline": context.group} | {f"bccp.input.{k}": v for k, v in inputs.items()}
+    tags = {"bccp.step": name, "bccp.pipeline": context.pipeline} | {f"bccp.input.{k}": v for k, v in inputs.items()}
     run_id = ledger.start(name, parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_mirror.Mirror = wandb_mirror.NoMirror()
     try:
         ledger.log_params(run_id, {f.name: config.encode(shown(getattr(section, f.name))) for f in dataclasses.fields(section)})
-        mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key})
+        mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key, "bccp.pipeline": context.pipeline})
         if context.wandb != "disabled":
             for artifact, version in inputs.items():
                 known, digest = split_version(qualified(artifact, version))
@@ -363,9 +369,10 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         mode=mode,
         entity=context.wandb_entity,
         project=context.wandb_project,
-        group=context.group,
+        group=context.sweep or context.pipeline,
+        name=f"{name}-{context.pipeline}",
         step=name,
-        config={**shown(dataclasses.asdict(section)), **about},
+        config={**shown(dataclasses.asdict(section)), **about, "pipeline": context.config},
         home=ledger.home,
         upload_images=context.upload_images,
         init_timeout=context.init_timeout,

@@ -109,11 +109,13 @@ class WandbMirror:
         ``online`` or ``offline``.
     entity, project : str
     group : str
-        The pipeline's id.
+        The pipeline's id, or the sweep's.
+    name : str
+        The run's name.
     step : str
         The step's name, W&B's job type.
     config : mapping
-        The step's resolved section.
+        The step's resolved section, and what else runs are compared by.
     home : Path
         Where W&B's records go.
     upload_images : bool
@@ -129,6 +131,7 @@ class WandbMirror:
         entity: str | None,
         project: str,
         group: str,
+        name: str,
         step: str,
         config: Mapping[str, Any],
         home: Path,
@@ -141,7 +144,7 @@ class WandbMirror:
         timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
         where: dict[str, Any] = {"entity": entity, "project": project, "group": group, "dir": str(home), "settings": timeouts}
         self._where = where
-        about: dict[str, Any] = where | {"job_type": step, "name": f"{step}-{group}", "config": dict(config)}
+        about: dict[str, Any] = where | {"job_type": step, "name": name, "config": dict(config)}
         try:
             self._run = start_run(mode=mode, **about)
         except (self._wandb.errors.Error, TimeoutError) as error:
