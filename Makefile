@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels export wandb-sync contract clean
+.PHONY: run test test-slow torture lint benchmark benchmark-labels export wandb-sync dashboard contract clean
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -41,6 +41,9 @@ export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summa
 wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
 	@python -m bccp.wandb_sync
 
+dashboard: .venv/.dashboard  ## a dashboard in W&B, of sweeps above all: PROJECT=entity/project
+	@python -m bccp.dashboard "$(PROJECT)"
+
 contract: .venv/.run  ## rewrite the steps' MLproject files after a change of config.yaml
 	python -m bccp.contract
 
@@ -50,6 +53,10 @@ clean:  ## the environment and caches of this checkout; never the home
 .venv/.run: pyproject.toml
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.dashboard: .venv/.run
+	.venv/bin/python -m pip install --quiet --editable ".[dashboard]"
 	@touch $@
 
 .venv/.dev: pyproject.toml

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from wandb_stand_in import KEY, WandbStandIn
 
 from bccp import tracking
 from bccp.home import PLACES
 from bccp.keys import ROOT
+from bccp.wandb_mirror import import_wandb
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +38,18 @@ def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NETRC", str(folder / "no-netrc"))
     monkeypatch.setenv("BCCP_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn]:
+    """The stand-in, and an account on it."""
+    with WandbStandIn().started() as stand_in:
+        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        import_wandb().teardown()  # an earlier test's process has that test's folders and address
+        yield stand_in
+        import_wandb().teardown()
+    assert not stand_in.unknown
 
 
 @pytest.fixture

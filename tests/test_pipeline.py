@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_dashboard
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -225,6 +226,15 @@ def test_a_step_that_fails_leaves_a_failed_run_and_a_summary_and_nothing_else(st
     running = ledger.client.search_runs([ledger.experiment_id], "attributes.status = 'RUNNING'")
     assert running == []
     assert list((story.home / "tmp").iterdir()) == []
+
+
+def test_the_dashboard_names_figures_and_keys_that_runs_have(story: Story) -> None:
+    ledger, figures = story.ledger(), test_dashboard.names("summary") | test_dashboard.names("logged")
+    logged = {name for step in story.summary["steps"] for name in ledger.client.get_run(step["run_id"]).data.metrics}
+    pictures = {"test/confusion_matrix", "test/threshold_curves"}
+    assert figures - logged == pictures | {"bayes_cutoff/most_suspect_labels", "test/errors", "train/epoch"}
+    for key in test_dashboard.names("config"):
+        assert OmegaConf.select(OmegaConf.create({"pipeline": story.summary["config"]}), key) is not None, key
 
 
 def test_wandb_records_offline_under_the_home_and_disabled_writes_nothing(story: Story) -> None:

@@ -19,6 +19,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_dashboard
+from omegaconf import OmegaConf
 from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
@@ -28,7 +30,7 @@ from bccp.errors import BCCPError
 from bccp.step import SPECS, Context, Step, locate
 from bccp.step import command_line as step_command_line
 from bccp.tracking import Ledger, ledger_uri
-from bccp.wandb_mirror import NOTE, alias, import_wandb
+from bccp.wandb_mirror import NOTE, alias
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in (*spec.inputs, *spec.optional_inputs)}
 LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.outputs}
@@ -36,18 +38,6 @@ LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for a
 
 TWO = "main.execute_steps=[fetch_data,preprocessing]"
 TWO_STEPS = {("fetch_data", "made", "raw_data"), ("raw_data", "into", "preprocessing"), ("preprocessing", "made", "clean_data")}
-
-
-@pytest.fixture
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn]:
-    """The stand-in, and an account on it."""
-    with WandbStandIn().started() as stand_in:
-        monkeypatch.setenv("WANDB_BASE_URL", stand_in.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        import_wandb().teardown()  # an earlier test's process has that test's folders and address
-        yield stand_in
-        import_wandb().teardown()
-    assert not stand_in.unknown
 
 
 @pytest.fixture
@@ -254,6 +244,13 @@ def test_the_real_steps_online(server: WandbStandIn, image_folder: Callable[...,
     tables = {artifact.name for artifact in server.artifacts if artifact.type == "run_table"}
     assert {edge for edge in server.edges() if edge[2] not in tables} == LINEAGE
     assert {run.state for run in server.runs.values()} == {"finished"}
+    logged = {key for run in server.runs.values() for row in run.history for key in row}
+    summaries = {key for run in server.runs.values() for key in run.summary}
+    assert test_dashboard.names("logged") <= logged
+    assert test_dashboard.names("summary") <= summaries
+    test = next(run for run in server.runs.values() if run.job_type == "test")
+    for key in test_dashboard.names("config"):
+        assert OmegaConf.select(OmegaConf.create(test.values), key) is not None, key
     shown = {name.split("/")[-1] for run in server.runs.values() for name in run.files}
     for picture in ("confusion_matrix", "threshold_curves", "training_curves", "errors", "most_suspect_labels"):
         assert any(name.startswith(picture) for name in shown), picture

@@ -104,6 +104,8 @@ class WandbStandIn:
         By id, in order of their first call.
     artifacts : list of Artifact
         Committed versions, in order.
+    views : dict
+        Saved dashboards by entity, project and name, each with ``id``, ``displayName`` and ``spec`` (JSON).
     bodies : list of bytes
         The body of every request.
     calls : list of str
@@ -119,6 +121,7 @@ class WandbStandIn:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[Artifact] = []
+        self.views: dict[tuple[str, str, str], Answer] = {}
         self.bodies: list[bytes] = []
         self.calls: list[str] = []
         self.unknown: set[str] = set()
@@ -295,6 +298,25 @@ class WandbStandIn:
     def _create_run_files(self, given: Answer) -> Answer:
         files = [{"name": name} | self._upload(f"run-{given['run']}-{name}") for name in given["files"]]
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+
+    # dashboards
+
+    @_operation("View")
+    def _read_view(self, given: Answer) -> Answer:
+        entity, project = given["entityName"], given["projectName"]
+        if not any((run.entity, run.project) == (entity, project) for run in self.runs.values()):
+            return {"project": None}
+        found = self.views.get((entity, project, given["viewName"]))
+        return {"project": {"allViews": {"edges": [{"node": found}] if found else []}}}
+
+    @_operation("UpsertView2")
+    def _upsert_view(self, given: Answer) -> Answer:
+        known = next((place for place, view in self.views.items() if view["id"] == given.get("id")), None)
+        place = known or (given["entityName"], given["projectName"], given["name"])
+        assert known or place not in self.views  # the real one makes another
+        identity = self.views[place]["id"] if known else f"V{len(self.views)}"
+        self.views[place] = {"id": identity, "displayName": given["displayName"], "spec": given["spec"]}
+        return {"upsertView": {"view": {"id": identity, "name": place[2]}, "inserted": not known}}
 
     # artifacts
 

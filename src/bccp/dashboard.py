@@ -1,0 +1,135 @@
+"""A dashboard in W&B for a project of the user's: ``python -m bccp.dashboard entity/project``, or ``make dashboard PROJECT=…``.
+
+What it shows stands in ``dashboards/overview.yaml``. Saving it again replaces it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bccp.errors import BCCPError
+from bccp.home import keep_within_home
+from bccp.keys import ROOT
+from bccp.wandb_mirror import first_line, has_login, import_wandb, open_api
+
+DEFINITION = ROOT / "dashboards" / "overview.yaml"
+"""What the dashboard shows."""
+
+VIEW = "bccpoverview"
+"""What W&B calls the dashboard in its address, once for each project."""
+
+
+def workspace(entity: str, project: str, definition: Path = DEFINITION) -> Any:
+    """Build a dashboard from its definition.
+
+    Parameters
+    ----------
+    entity, project : str
+        Where it is for.
+    definition : Path
+        A YAML file like ``dashboards/overview.yaml``.
+
+    Returns
+    -------
+    wandb_workspaces.workspaces.Workspace
+        Not saved.
+
+    Raises
+    ------
+    BCCPError
+        If the package wandb-workspaces is missing.
+    """
+    workspaces = _package()
+    about: Any = OmegaConf.to_container(OmegaConf.load(definition))
+    sections = [
+        workspaces.Section(
+            name=section["name"],
+            panels=[_panel(kind, given) for panel in section["panels"] for kind, given in panel.items()],
+            is_open=True,
+        )
+        for section in about["sections"]
+    ]
+    return workspaces.Workspace(entity=entity, project=project, name=about["name"], sections=sections)
+
+
+def save(entity: str, project: str) -> str:
+    """Create the dashboard in W&B, or replace it; its address.
+
+    Raises
+    ------
+    BCCPError
+        If the package is missing, there is no account, or W&B does not answer or does not take it.
+    """
+    made = workspace(entity, project)
+    if not has_login():
+        raise BCCPError("a dashboard in W&B needs an account: set WANDB_API_KEY or run `wandb login`")
+    open_api()
+    from wandb_workspaces.workspaces import internal
+
+    made._internal_name = internal._url_query_str_to_internal_name(VIEW)
+    try:
+        try:
+            made._internal_id = internal.get_view_dict(entity, project, VIEW)["id"]
+        except ValueError as error:
+            if "Workspace" not in str(error):  # rather the project is missing
+                raise
+        made.save()
+        return str(made.url)
+    except (import_wandb().errors.Error, ValueError, OSError) as error:
+        raise BCCPError(
+            f"the dashboard cannot be saved in {entity}/{project} ({first_line(error)}): check the name, and run the pipeline online first"
+        ) from error
+
+
+def _package() -> Any:
+    keep_within_home()
+    import_wandb()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries about themselves
+            from wandb_workspaces import workspaces
+    except ImportError as error:
+        raise BCCPError("the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'") from error
+    return workspaces
+
+
+def _panel(kind: str, given: dict[str, Any]) -> Any:
+    import wandb_workspaces.reports.v2 as reports
+
+    arguments = {name: [_named(one) for one in value] if isinstance(value, list) else _named(value) for name, value in given.items()}
+    if kind == "ParallelCoordinatesPlot":
+        arguments["columns"] = [reports.ParallelCoordinatesPlotColumn(metric=column) for column in arguments["columns"]]
+    return getattr(reports, kind)(**arguments)
+
+
+def _named(text: str) -> Any:
+    """A key of the configuration, or a figure, where the text says that it is one."""
+    import wandb_workspaces.reports.v2 as reports
+
+    kind, _, name = text.partition(":")
+    kinds = {"config": reports.Config, "summary": reports.SummaryMetric}
+    return kinds[kind](name) if kind in kinds else text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Save, and say where; the exit status."""
+    try:
+        place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", arguments[0] if arguments else "")
+        if place is None:
+            raise BCCPError("which project? give the W&B entity and project: make dashboard PROJECT=entity/project")
+        print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)
+    except BCCPError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
