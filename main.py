@@ -7,9 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from bccp.command_line import main
+from bccp.home import clear_scratch
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
+    clear_scratch()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # every record is flushed by now; tearing down torch and friends would take another second

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -208,7 +209,13 @@ def test_upload_images_false_keeps_pictures_of_images_at_home(server: WandbStand
 
 
 @pytest.mark.parametrize("upload_images", [True, False])
-def test_a_table_has_bounded_rows_and_small_thumbnails_or_none(server: WandbStandIn, home: Path, upload_images: bool) -> None:
+def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in_the_home_only(
+    server: WandbStandIn, home: Path, tmp_path: Path, upload_images: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     mirror = wandb_mirror.WandbMirror(
         mode="online",
         entity=None,
@@ -225,7 +232,10 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none(server: WandbStan
     pictures = np.random.default_rng(0).integers(0, 256, (200, 120, 300, 3), dtype=np.uint8)
     mirror.log_table("errors", [{"image": f"{k}.png", "label": "bee"} for k in range(200)], iter(pictures))
     mirror.log_table("none", [], iter(()))
+    assert list(elsewhere.rglob("*")) == []  # not even while wandb's own process runs
     mirror.finish(0)
+    assert tempfile.gettempdir() == str(elsewhere)
+    assert list((home / "tmp").iterdir()) == list((home / "wandb" / "tmp").rglob("*.table.json")) == []
     (run,) = server.runs.values()
     (table,) = (json.loads(body) for name, body in run.files.items() if "errors" in name and name.endswith(".table.json"))
     assert table["columns"] == ["picture", "image", "label"][not upload_images :]
@@ -470,6 +480,7 @@ def test_nothing_is_written_outside_the_home_nor_told_to_others_and_no_key_is_re
     assert not [call for call in server.calls if "otel" in call or "telemetry" in call.lower()]
     assert [path for place in places.values() for path in place.rglob("*")] == []
     assert (home / "wandb").is_dir()
+    assert [path for place in ("tmp", "wandb/tmp") for path in (home / place).iterdir()] == []
     recorded = [path.read_bytes() for path in home.rglob("*") if path.is_file()]
     for place in [*recorded, *server.bodies, done.stdout, done.stderr]:
         assert KEY.encode() not in place

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bccp.errors import BCCPError
@@ -89,9 +90,20 @@ def scratch(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def clear_scratch() -> None:
+    """Delete this process's scratch folders, those too that last as long as it does."""
+    with suppress(BCCPError):  # a home that cannot be written holds none
+        for folder in _scratch_folders(f"{glob.escape(scratch_owner())}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep_scratch() -> None:
     """Delete the scratch folders of this host's processes that are no more; other hosts may use the same home."""
-    for folder in [*(home() / "tmp").glob("*-*"), *(home() / WANDB_SCRATCH).glob("*-*")]:
+    for folder in _scratch_folders("*-*"):
         owner = re.match(r"(.+)@(\d+)\.(\w*)-", folder.name)
         if owner and owner[1] == socket.gethostname() and not lives(int(owner[2]), owner[3]):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_folders(pattern: str) -> list[Path]:
+    return [*(home() / "tmp").glob(pattern), *(home() / WANDB_SCRATCH).glob(pattern)]

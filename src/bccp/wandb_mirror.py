@@ -7,6 +7,7 @@ everything, so that nothing is lost where the server dies or the process is kill
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import json
 import netrc
@@ -17,14 +18,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 from bccp.errors import BCCPError, shown_text
-from bccp.home import WANDB_SCRATCH, home, scratch, scratch_owner
+from bccp.home import WANDB_SCRATCH, clear_scratch, home, scratch, scratch_owner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +227,8 @@ class WandbMirror:
         thumbnails = ([self._wandb.Image(_thumbnail(picture))] for picture in pictures) if shown else repeat([])
         for row, thumbnail in zip(rows, thumbnails, strict=False):
             table.add_data(*thumbnail, *row.values())
-        self._run.log({f"{self._step}/{name}": table})
+        with scratch("table") as folder, _temporary_files_in(folder):  # wandb copies what it uploads
+            self._run.log({f"{self._step}/{name}": table})
 
     def finish(self, exit_code: int) -> None:
         """End the W&B run; the note stays where W&B does not have everything."""
@@ -267,7 +270,7 @@ def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
         reinit="create_new",
         **settings,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _temporary_files_in(own_scratch()):
         warnings.simplefilter("ignore")  # of libraries that wandb imports, about themselves
         return wandb.init(settings=quiet, **about)
 
@@ -323,7 +326,8 @@ def open_api() -> Any:
     """
     wandb = import_wandb()
     try:
-        return wandb.Api(timeout=ANSWER_SECONDS)
+        with _temporary_files_in(own_scratch()):
+            return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise BCCPError(f"W&B does not answer ({first_line(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error
 
@@ -361,17 +365,34 @@ def import_wandb() -> Any:
     for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
         os.environ.pop(name, None)
     os.environ["WANDB_SILENT"] = "true"  # before the import, which prints too
-    if "wandb" not in sys.modules:  # which makes folders for the process's lifetime, and leaves them where it is killed
-        place = home() / WANDB_SCRATCH
-        place.mkdir(parents=True, exist_ok=True)
-        before, tempfile.tempdir = tempfile.tempdir, tempfile.mkdtemp(prefix=f"{scratch_owner()}-", dir=place)
-        try:
+    if "wandb" not in sys.modules:
+        atexit.register(clear_scratch)  # before wandb's own, and so called after them
+        with _temporary_files_in(own_scratch()):
             importlib.import_module("wandb.sdk.artifacts.artifact")
-        finally:
-            tempfile.tempdir = before
     import wandb
 
     return wandb
+
+
+def own_scratch() -> Path:
+    """The folder for what wandb keeps as long as this process lives, such as the socket to its own process."""
+    folder = home() / WANDB_SCRATCH / f"{scratch_owner()}-wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let temporary files of this process, and of those that it starts in the block, lie in a folder."""
+    before, place = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if place is not None:
+            os.environ["TMPDIR"] = place
 
 
 def alias(digest: str) -> str:

@@ -31,6 +31,7 @@ from bccp.wandb_mirror import (
     import_wandb,
     log_artifact,
     open_api,
+    own_scratch,
     start_run,
     upload_input,
 )
@@ -142,6 +143,7 @@ def _upload(folders: Sequence[Path], entity: str) -> str:
         return ""
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", "--entity", entity, *map(str, folders)]
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT")} | PATIENCE
+    environment["TMPDIR"] = str(own_scratch())
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stderr  # nosec B603
 
 
