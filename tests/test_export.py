@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
+import socket
 import subprocess
 import zipfile
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from bccp import export, tables
 from bccp.errors import BCCPError
+from bccp.processes import process_start
 from bccp.tracking import Ledger, ledger_uri
 
 COLUMNS = ["image", "given_label", "score", "p_wrong", "above_cutoff", "action", "final_label", "weight"]
@@ -144,12 +147,13 @@ def test_what_ends_an_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
-    stale, alive = tmp_path / f".o[u]t.{dead.pid}.partial", tmp_path / ".o[u]t.1.partial"
-    for folder in (stale, alive):
+    host = socket.gethostname()
+    owners = [f"{host}@{dead.pid}.1", f"{host}@{os.getpid()}.1", f"{host}@1.{process_start(1)}", f"far-{host}@{dead.pid}.1"]
+    left = [tmp_path / f".o[u]t.{owner}.partial" for owner in owners]  # of one that ended, a reused id, a living one, another host's
+    for folder in left:
         (folder / "cat").mkdir(parents=True)
     write(tmp_path / "o[u]t", make_artifacts(tmp_path / "home"))
-    assert not stale.exists()
-    assert alive.exists()
+    assert [folder.exists() for folder in left] == [False, False, True, True]
 
 
 def record(ledger: Ledger, place: Path, *, status: str = "FINISHED", with_raw: bool = True) -> tuple[str, dict[str, str]]:

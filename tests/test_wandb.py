@@ -387,9 +387,9 @@ def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(
     note.write_text(json.dumps(said | {"exit_code": None}))
     assert wandb_sync.sync() == f"W&B: no run recorded in {home} is left to upload; 1 that still go on are left for later"
     assert wandb_sync.recorded(home / "wandb")[0].going_on  # this process
-    note.write_text(json.dumps(said | {"exit_code": None, "pid": 2**22 + 1}))
+    note.write_text(json.dumps(said | {"exit_code": None, "process": [os.getpid(), "1"]}))  # its id is another's by now
     assert not wandb_sync.recorded(home / "wandb")[0].going_on  # was killed
-    note.write_text(json.dumps(said | {"exit_code": None, "pid": 2**22 + 1, "host": "another"}))
+    note.write_text(json.dumps(said | {"exit_code": None, "process": [2**22 + 1, "1"], "host": "another"}))
     assert wandb_sync.recorded(home / "wandb")[0].going_on  # nobody can tell from here
 
 

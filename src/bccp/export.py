@@ -25,7 +25,7 @@ import pandas as pd
 
 from bccp import tables
 from bccp.errors import BCCPError, shown
-from bccp.processes import alive
+from bccp.home import abandoned, scratch_owner
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LIST = "cleansed.csv"
@@ -220,12 +220,11 @@ def main(arguments: Sequence[str]) -> int:
 def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place when the block ends well, and is gone when it does not."""
     _check_free(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.{scratch_owner()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         for stale in out.parent.glob(f".{_literal(out.name)}.*.partial"):  # of a process that was killed
-            owner = stale.name.removesuffix(".partial").rpartition(".")[2]
-            if owner.isdigit() and not alive(int(owner)):
+            if abandoned(stale.name.removeprefix(f".{out.name}.")):
                 shutil.rmtree(stale)
         partial.mkdir()
         yield partial

@@ -73,7 +73,7 @@ def keep_within_home() -> None:
 def scratch_owner() -> str:
     """Host, id and start of this process: how the names of scratch folders begin.
 
-    By them :func:`sweep_scratch` can tell what a killed process left behind.
+    By them :func:`abandoned` can tell what a killed process left behind.
     """
     return f"{socket.gethostname()}@{os.getpid()}.{process_start(os.getpid())}"
 
@@ -100,9 +100,14 @@ def clear_scratch() -> None:
 def sweep_scratch() -> None:
     """Delete the scratch folders of this host's processes that are no more; other hosts may use the same home."""
     for folder in _scratch_folders("*-*"):
-        owner = re.match(r"(.+)@(\d+)\.(\w*)-", folder.name)
-        if owner and owner[1] == socket.gethostname() and not lives(int(owner[2]), owner[3]):
+        if abandoned(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandoned(name: str) -> bool:
+    """Whether a name that begins with a :func:`scratch_owner` is that of a process of this host that is no more."""
+    owner = re.match(r"(.+)@(\d+)\.(\w*)", name)
+    return owner is not None and owner[1] == socket.gethostname() and not lives(int(owner[2]), owner[3])
 
 
 def _scratch_folders(pattern: str) -> list[Path]:

@@ -27,6 +27,7 @@ from urllib.parse import urlparse
 
 from bccp.errors import BCCPError, shown_text
 from bccp.home import WANDB_SCRATCH, clear_scratch, home, scratch, scratch_owner
+from bccp.processes import process_start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,7 +156,8 @@ class WandbMirror:
             self._lose(error)
             self._run = start_run(mode="offline", **about)
         self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
-        self._note |= {"step": step, "started": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        self._note |= {"step": step, "started": time.time(), "host": socket.gethostname()}
+        self._note |= {"process": (os.getpid(), process_start(os.getpid()))}
         self._note |= {"exit_code": None, "inputs": [], "outputs": []}
         self._write_note()
         define_metrics(self._run, step)

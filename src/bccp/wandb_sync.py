@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
-from bccp.processes import alive
+from bccp.processes import lives
 from bccp.wandb_mirror import (
     NOTE,
     absent,
@@ -63,7 +63,7 @@ class Recorded:
     @property
     def killed(self) -> bool:
         """Whether its process, on this host, is no more but has not ended it."""
-        return self.note["exit_code"] is None and self.note["host"] == socket.gethostname() and not alive(self.note["pid"])
+        return self.note["exit_code"] is None and self.note["host"] == socket.gethostname() and not lives(*self.note["process"])
 
     @property
     def online(self) -> bool:
