@@ -221,10 +221,6 @@ def test_the_version_of_a_url_is_its_etag_or_its_date_and_length(server: Server,
     assert downloads.url_version(url, "it") == 'etag "v1"'
 
 
-def test_a_url_is_shown_without_its_secrets() -> None:
-    assert downloads.shown_url("https://me:secret@example.org:8/a%20b.zip?token=1#x") == "https://example.org:8/a%20b.zip"
-
-
 def test_a_url_with_spaces_and_umlauts_is_understood(server: Server, tmp_path: Path) -> None:
     server.bodies["/gro%C3%9F%20e.zip"] = b"first"
     assert fetched(server.url("/groß e.zip"), limits(tmp_path)) == b"first"

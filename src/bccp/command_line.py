@@ -15,10 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.errors import BCCPError, shown, shown_text
+from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
-from bccp.overrides import check_overrides, flags_first, hide_secrets, split_options
+from bccp.masking import hide, shown, shown_text
+from bccp.overrides import check_overrides, flags_first, split_options
 from bccp.pipeline import Summary, new_run_folder, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         words = flags_first(words)
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
-        words = hide_secrets(words)
+        words = [hide(word) for word in words]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()

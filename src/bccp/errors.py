@@ -1,11 +1,11 @@
-"""The one exception that a user's mistake raises, the words that help to mend it, and what no words may show: passwords in URLs."""
+"""The one exception that a user's mistake raises, and the words that help to mend it."""
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from bccp.masking import shown_text
 
 
 class BCCPError(Exception):
@@ -41,39 +41,3 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def shown_url(url: str) -> str:
-    """A URL without user, password, query and fragment, which may hold a key.
-
-    Examples
-    --------
-    >>> shown_url("https://me:secret@example.org/a.zip?token=1")
-    'https://example.org/a.zip'
-    """
-    scheme, mark, rest = url.partition("://")
-    if re.match(r"[^/?#@]*:(?!\d+([/?#]|$))[^@]*[/?#].*@", rest):  # a password with / ? #, which databases take without escapes
-        return scheme + mark + re.split(r"[/?#&]", rest.rpartition("@")[2])[0]
-    return scheme + mark + re.split(r"[?#]", re.sub(r"^[^/?#]*@", "", rest))[0]
-
-
-def shown_text(text: str) -> str:
-    """A text in which each URL is as :func:`shown_url` has it.
-
-    Examples
-    --------
-    >>> shown_text("no answer (http://me:secret@example.org/x?token=1): start it")
-    'no answer (http://example.org/x): start it'
-    """
-    return re.sub(r"\w+://[^\s'\"]+?(?=[)\],.:;]*(?:[\s'\"]|$))", lambda url: shown_url(url[0]), text)
-
-
-def shown(value: Any) -> Any:
-    """A value, or all of a mapping or list, as records may show it: URLs without their secrets."""
-    if isinstance(value, Mapping):
-        return {name: shown(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [shown(one) for one in value]
-    if not isinstance(value, str):
-        return value
-    return shown_url(value) if re.match(r"[\w+.-]+://", value) else shown_text(value)

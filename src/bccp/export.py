@@ -24,8 +24,9 @@ from typing import Any
 import pandas as pd
 
 from bccp import tables
-from bccp.errors import BCCPError, shown
+from bccp.errors import BCCPError
 from bccp.home import abandoned, scratch_owner
+from bccp.masking import shown
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LIST = "cleansed.csv"

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from bccp import archives, downloads
 from bccp.archives import File, Listing
-from bccp.errors import BCCPError, nearest, shown_url
+from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
+from bccp.masking import shown_url
 from bccp.tracking import file_digest
 
 if TYPE_CHECKING:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from bccp import config
-from bccp.errors import BCCPError, nearest, shown_url
+from bccp.errors import BCCPError, nearest
 from bccp.keys import ROOT
-
-_URL = re.compile(r"(?<=')\w+://[^']+|(?<=\")\w+://[^\"]+|\w+://[^\s,'\"\])}]+")
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
@@ -90,26 +85,6 @@ _VALUE_FLAGS = frozenset(
         "-i",
     }
 )
-
-
-def hide_secrets(words: Sequence[str]) -> list[str]:
-    """Put URLs that hold secrets into the environment, and references to it in their place: Hydra writes overrides into files.
-
-    Examples
-    --------
-    >>> hide_secrets(["data.path='https://me:secret@example.org/a.zip'", "train.epochs=3"])
-    ["data.path='${oc.env:BCCP_SECRET_1}'", 'train.epochs=3']
-    """
-    counter = itertools.count(1)
-
-    def hide(url: re.Match[str]) -> str:
-        if shown_url(url[0]) == url[0] or "${" in url[0]:
-            return url[0]
-        name = f"BCCP_SECRET_{next(counter)}"
-        os.environ[name] = url[0]
-        return f"${{oc.env:{name}}}"
-
-    return [_URL.sub(hide, word) for word in words]
 
 
 def check_overrides(overrides: Sequence[str]) -> list[str]:

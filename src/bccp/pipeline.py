@@ -20,8 +20,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import config, keys, wandb_mirror
-from bccp.errors import BCCPError, shown, shown_text
+from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
+from bccp.masking import hide, shown, shown_text
 from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
 from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
 from bccp.tracking import Ledger, ledger_uri, qualified, told
@@ -329,7 +330,7 @@ class _Pipeline:
         import mlflow
         from mlflow.exceptions import ExecutionException
 
-        parameters = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
+        parameters = {f.name: hide(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
         parameters |= {name: "null" for name in (*spec.inputs, *spec.optional_inputs) if name not in inputs}

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bccp import config, keys, wandb_mirror
-from bccp.errors import BCCPError, nearest, shown
+from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
+from bccp.masking import reveal, shown
 from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
 
@@ -426,7 +427,7 @@ def _run_alone(run: Run, name: str) -> None:
     if unknown:
         word = unknown[0].lstrip("-").partition("=")[0]
         raise BCCPError(f"the step {name} has no parameter {word!r}" + nearest(word, (*artifacts, *fields)))
-    values = {f: getattr(given, f) for f in fields if getattr(given, f) is not None}
+    values = {f: reveal(getattr(given, f)) for f in fields if getattr(given, f) is not None}
     section = config.section(kind, values, config.section_name(name), Path.cwd())
     context = context_from_environment()
     if context.process:

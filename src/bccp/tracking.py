@@ -27,8 +27,9 @@ from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 
-from bccp.errors import BCCPError, shown, shown_text
+from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
+from bccp.masking import shown, shown_text
 from bccp.processes import lives, process_start
 
 EXPERIMENT = "bccp"

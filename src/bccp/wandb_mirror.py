@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
-from bccp.errors import BCCPError, shown_text
+from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, clear_scratch, home, scratch, scratch_owner
+from bccp.masking import shown_text
 from bccp.processes import process_start
 
 if TYPE_CHECKING:

@@ -1,0 +1,71 @@
+"""Passwords and keys in URLs: what is shown or recorded has none, and what others record gets a reference to the environment instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+_URL = re.compile(r"^\w+://.*|(?<=')\w+://[^']+|(?<=\")\w+://[^\"]+|\w+://[^\s,'\"\])}]+")
+
+
+def shown_url(url: str) -> str:
+    """A URL without user, password, query and fragment, which may hold a key.
+
+    Examples
+    --------
+    >>> shown_url("https://me:secret@example.org/a.zip?token=1")
+    'https://example.org/a.zip'
+    """
+    scheme, mark, rest = url.partition("://")
+    if re.match(r"[^/?#@]*:(?!\d+([/?#]|$))[^@]*[/?#].*@", rest):  # a password with / ? #, which databases take without escapes
+        return scheme + mark + re.split(r"[/?#&]", rest.rpartition("@")[2])[0]
+    return scheme + mark + re.split(r"[?#]", re.sub(r"^[^/?#]*@", "", rest))[0]
+
+
+def shown_text(text: str) -> str:
+    """A text in which each URL is as :func:`shown_url` has it.
+
+    Examples
+    --------
+    >>> shown_text("no answer (http://me:secret@example.org/x?token=1): start it")
+    'no answer (http://example.org/x): start it'
+    """
+    return re.sub(r"\w+://[^\s'\"]+?(?=[)\],.:;]*(?:[\s'\"]|$))", lambda url: shown_url(url[0]), text)
+
+
+def shown(value: Any) -> Any:
+    """A value, or all of a mapping or list, as records may show it: URLs without their secrets."""
+    if isinstance(value, Mapping):
+        return {name: shown(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return shown_url(value) if re.match(r"[\w+.-]+://", value) else shown_text(value)
+
+
+def hide(text: str) -> str:
+    """Put URLs with secrets into the environment, and references to it in their place, for what Hydra or MLflow records on its own.
+
+    Examples
+    --------
+    >>> hide("data.path='https://me:secret@example.org/a.zip'")  # doctest: +SKIP
+    "data.path='${oc.env:BCCP_SECRET_1F0C5AE2}'"
+    """
+
+    def refer(url: re.Match[str]) -> str:
+        if shown_url(url[0]) == url[0] or "${" in url[0]:
+            return url[0]
+        name = f"BCCP_SECRET_{secrets.token_hex(4).upper()}"
+        os.environ[name] = url[0]
+        return f"${{oc.env:{name}}}"
+
+    return _URL.sub(refer, text)
+
+
+def reveal(text: str) -> str:
+    """Put back what :func:`hide` has hidden, here or in a process that started this one."""
+    return re.sub(r"\$\{oc\.env:(BCCP_SECRET_\w+)\}", lambda reference: os.environ.get(reference[1], reference[0]), text)
