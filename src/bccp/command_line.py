@@ -105,9 +105,9 @@ def _hydra_main(composed: DictConfig) -> Any:
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
     multirun = about.mode == RunMode.MULTIRUN
-    part = {"sweep": Path(about.sweep.dir).name, "job": about.job.num} if multirun else {}
+    sweep = Path(about.sweep.dir).name if multirun else None
     try:
-        summary = run_composed(composed, folder, **part)
+        summary = run_composed(composed, folder, sweep=sweep, job=about.job.num if multirun else 0)
     except BCCPError as error:
         if not multirun:  # Hydra would print more lines around it
             _refused.append(error)

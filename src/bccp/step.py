@@ -203,6 +203,8 @@ class Step:
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
         """Work that several steps need: done once a key, by whoever asks first, and published as a run of its own.
 
+        W&B gets none of it: it follows from the step's inputs, which W&B has, and may be larger than they are.
+
         Parameters
         ----------
         name : str
