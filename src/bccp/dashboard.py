@@ -5,6 +5,7 @@ What it shows stands in ``dashboards/overview.yaml``. Saving it again replaces i
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import warnings
@@ -100,9 +101,12 @@ def _package() -> Any:
     return workspaces
 
 
-def _panel(kind: str, given: dict[str, Any]) -> Any:
-    import wandb_workspaces.reports.v2 as reports
+def _reports() -> Any:
+    return importlib.import_module("wandb_workspaces.reports.v2")
 
+
+def _panel(kind: str, given: dict[str, Any]) -> Any:
+    reports = _reports()
     arguments = {name: [_named(one) for one in value] if isinstance(value, list) else _named(value) for name, value in given.items()}
     if kind == "ParallelCoordinatesPlot":
         arguments["columns"] = [reports.ParallelCoordinatesPlotColumn(metric=column) for column in arguments["columns"]]
@@ -111,10 +115,8 @@ def _panel(kind: str, given: dict[str, Any]) -> Any:
 
 def _named(text: str) -> Any:
     """A key of the configuration, or a figure, where the text says that it is one."""
-    import wandb_workspaces.reports.v2 as reports
-
     kind, _, name = text.partition(":")
-    kinds = {"config": reports.Config, "summary": reports.SummaryMetric}
+    kinds = {"config": _reports().Config, "summary": _reports().SummaryMetric}
     return kinds[kind](name) if kind in kinds else text
 
 
