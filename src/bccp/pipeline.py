@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import sys
 import time
 import types
@@ -19,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, keys, wandb_mirror
+from bccp import config, environments, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
@@ -182,9 +181,7 @@ class _Pipeline:
     def _manager(self) -> str:
         manager: str = self.config.main.env_manager
         manager = keys.started_by() if manager == "auto" else manager
-        tool = {"virtualenv": "pyenv", "uv": "uv", "conda": "conda"}.get(manager)
-        if tool and not shutil.which(tool):
-            raise BCCPError(f"main.env_manager={manager} needs the command {tool} on PATH: install it or use main.env_manager=local")
+        environments.check_tool(manager)
         return manager
 
     def run(self) -> None:
@@ -330,6 +327,8 @@ class _Pipeline:
         import mlflow
         from mlflow.exceptions import ExecutionException
 
+        if self.manager != "local":
+            environments.prepare(keys.ROOT / record.name, self.manager)
         parameters = {f.name: hide(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
@@ -339,6 +338,7 @@ class _Pipeline:
         mlflow.set_tracking_uri(self.context.ledger_uri)
         run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.name})
         others = descendants(os.getpid())
+        python_path = os.environ.pop("PYTHONPATH", None)  # it would bring in what the step does not declare
         try:
             mlflow.projects.run(  # type: ignore[no-untyped-call]
                 str(keys.ROOT / record.name),
@@ -354,6 +354,8 @@ class _Pipeline:
             raise
         finally:
             os.environ.pop("BCCP_CONTEXT", None)
+            if python_path is not None:
+                os.environ["PYTHONPATH"] = python_path
         found = self.ledger.find(record.name, key)
         if found is None or found.run_id != run_id:
             raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {self.context.ledger_uri}")
