@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from uv_stand_in import Tool
 from wandb_stand_in import KEY, WandbStandIn
 
-from bccp import tracking
+from bccp import config, tracking
 from bccp.home import PLACES
 from bccp.keys import ROOT
 from bccp.wandb_mirror import import_wandb
@@ -85,3 +87,28 @@ def one_thread() -> Iterator[None]:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Callable[[str], Path]:
+    """Copy this checkout's code, as a clone has it."""
+
+    def copy(name: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for part in ["MLproject", "conda.yml", "config.yaml", "main.py", *config.STEPS, "src"]:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy(ROOT / part, folder / part)
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def tool(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+    """A stand-in for ``uv`` on PATH."""
+    made = Tool(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.folder}:{os.environ['PATH']}")
+    return made

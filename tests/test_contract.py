@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bccp import config, contract
-from bccp.keys import _pins
+from bccp.keys import _imported_files, _pins
 from bccp.step import SPECS
 
 FOLDERS = [*config.STEPS, "."]
@@ -58,13 +60,43 @@ def test_a_package_has_the_same_pin_everywhere(root: Path) -> None:
     assert checked > 80
 
 
-def test_mlflow_reads_every_environment_file(root: Path) -> None:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_mlflow_reads_every_name_and_pin_and_they_are_those_of_real_packages(root: Path, folder: str) -> None:
+    from mlflow.projects.utils import load_project
+    from mlflow.utils.conda import _get_conda_dependencies
     from mlflow.utils.environment import _PythonEnv
 
-    for folder in FOLDERS:
-        environment = _PythonEnv.from_conda_yaml(str(root / folder / "conda.yml"))
-        assert environment.python == "3.11.7"
-        assert len(environment.dependencies) >= 8
+    project = load_project(str(root / folder))
+    assert (project.env_type, Path(project.env_config_path)) == ("conda_env", root / folder / "conda.yml")
+    environment = _PythonEnv.from_conda_yaml(project.env_config_path)
+    assert (environment.python, environment.build_dependencies) == ("3.11.7", ["pip==23.2.1"])
+    assert _get_conda_dependencies(project.env_config_path) == ["python=3.11.7", "pip=23.2.1"]
+    pins = _pins(root / folder / "conda.yml")
+    assert environment.dependencies == [f"{name}=={version}" for name, version in pins.items()]
+    assert {name: metadata.version(name).partition("+")[0] for name in pins} == pins
+
+
+def test_steps_with_the_same_requirements_have_the_same_file(root: Path) -> None:
+    """So every manager gives them one environment: MLflow names those of conda by the text of the file."""
+    texts = {step: (root / step / "conda.yml").read_text() for step in config.STEPS}
+    requirements = {text.partition("dependencies:")[2] for text in texts.values()}
+    assert len(requirements) == len(set(texts.values())) == 7
+    assert texts["cp_sampling"] == texts["train"]
+
+
+@pytest.mark.parametrize("step", config.STEPS)
+def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step: str) -> None:
+    imported, seen, todo = set(), set(), [root / step / "run.py"]
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        todo += set(_imported_files(path)) - seen
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
+            imported |= {name.partition(".")[0] for name in names}
+    of_packages = {"PIL": "pillow", "sklearn": "scikit-learn", "sqlalchemy": "SQLAlchemy", "mlflow": "mlflow-skinny"}
+    declared = set(_pins(root / step / "conda.yml")) - {"alembic"}  # MLflow's local store needs it
+    assert declared <= {of_packages.get(name, name) for name in imported}
 
 
 def test_steps_without_torch_do_not_install_it(root: Path) -> None:

@@ -1,39 +1,151 @@
-"""Steps in environments of their own, built by MLflow from their `conda.yml` files."""
+"""Steps in environments of their own: the whole pipeline from the eight `conda.yml` files, and whose code an isolated step runs."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from uv_stand_in import Tool
 
 import bccp
+from bccp import config, environments
+from bccp.keys import ROOT, _pins
 
-STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation,noisy_labels]"
+QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2"]
+QUICK += ["main.threads=1", "tracking.wandb=disabled"]
+INSTALLED = (
+    "import json; from importlib.metadata import distributions as d; print(json.dumps([(i.name, i.version, i.requires) for i in d()]))"
+)
+
+
+class Isolated(NamedTuple):
+    """What a pipeline in environments of its own leaves."""
+
+    summary: dict[str, Any]
+    environments: dict[str, Path]
+
+
+def pipeline(checkout: Path, home: Path, *options: str, **variables: str) -> tuple[dict[str, Any], str]:
+    """Run a checkout's pipeline; its summary and what it said."""
+    environment = {**os.environ, "BCCP_HOME": str(home), "MLFLOW_ENV_ROOT": str(home / "envs"), **variables}
+    command = [sys.executable, str(checkout / "main.py"), *QUICK, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    newest = max((home / "outputs").rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text()), done.stdout
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The versions that the steps make in one process, in this environment."""
+    summary, _ = pipeline(ROOT, tmp_path_factory.mktemp("here"), "main.env_manager=local")
+    return outputs(summary)
+
+
+def outputs(summary: dict[str, Any]) -> dict[str, str]:
+    return {name: version for step in summary["steps"] for name, version in step["outputs"].items()}
+
+
+@pytest.fixture(scope="module", params=["virtualenv", "uv"])
+def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Isolated]:
+    """The whole pipeline, in environments that MLflow builds from nothing; they are gigabytes, and deleted afterwards."""
+    home = tmp_path_factory.mktemp(request.param)
+    variables = {"PATH": os.environ["PATH"]}
+    if request.param == "virtualenv" and shutil.which("pyenv") is None:
+        pytest.skip("MLflow's virtualenv manager needs pyenv")
+    if request.param == "uv" and shutil.which("uv") is None:
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(home / "tool"), "uv"]
+        if subprocess.run(install, capture_output=True, check=False).returncode:
+            pytest.skip("uv is not on PATH, and pip could not install it")
+        variables["PATH"] = f"{home / 'tool' / 'bin'}:{os.environ['PATH']}"
+    if "PIP_FIND_LINKS" in os.environ:
+        variables.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))  # uv reads no setting of pip's
+    try:
+        summary, _ = pipeline(ROOT, home, f"main.env_manager={request.param}", **variables)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_ENV_ROOT", str(home / "envs"))
+            places = {step: environments.place(ROOT / step, request.param) for step in config.STEPS}
+        yield Isolated(summary, places)
+    finally:
+        shutil.rmtree(home)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pyenv") is None, reason="MLflow's virtualenv manager needs pyenv")
-def test_steps_in_environments_of_their_own_make_what_they_make_here(home: Path, root: Path) -> None:
-    command = [sys.executable, str(root / "main.py"), STEPS, "main.env_manager=virtualenv", "tracking.wandb=disabled"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # MLflow calls the virtualenv command
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env={**os.environ, "PATH": path}, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (isolated,) = (json.loads(path.read_text()) for path in (home / "outputs").rglob("summary.json"))
-    here = bccp.run([STEPS, "tracking.wandb=disabled"])
-    assert [step["status"] for step in isolated["steps"][:4]] == ["ran"] * 4
-    assert [step["outputs"] for step in isolated["steps"]] == [step["outputs"] for step in here["steps"]]
-    packages = {path.name for path in (home / "envs").rglob("site-packages/*")}
-    assert "pandas" in packages
-    assert "torch" not in packages
+def test_steps_in_environments_of_their_own_make_what_they_make_here(isolated: Isolated, here: dict[str, str]) -> None:
+    assert [step["status"] for step in isolated.summary["steps"]] == ["ran"] * 8
+    assert outputs(isolated.summary) == here
+    built = {place.name for place in isolated.environments["train"].parent.iterdir() if place.is_dir()}
+    assert built == {place.name for place in isolated.environments.values()}
+    assert len(built) == 7  # cp_sampling and train require the same
+
+
+@pytest.mark.slow
+def test_the_environment_of_a_step_lacks_what_it_does_not_declare(isolated: Isolated) -> None:
+    lacking = {}
+    for step, place in isolated.environments.items():
+        told = subprocess.run([place / "bin" / "python", "-I", "-c", INSTALLED], capture_output=True, text=True, check=True).stdout
+        installed = {canonicalize_name(name): (version, requires or []) for name, version, requires in json.loads(told)}
+        pins = {canonicalize_name(name): version for name, version in _pins(ROOT / step / "conda.yml").items()}
+        assert {name: installed[name][0].partition("+")[0] for name in pins} == pins, step
+        declared, todo = set(), [Requirement(f"{name}=={version}") for name, version in pins.items()]
+        while todo:
+            wanted = todo.pop()
+            name = canonicalize_name(wanted.name)
+            key = (name, *sorted(wanted.extras))
+            if name not in installed or key in declared:
+                continue
+            declared |= {key, (name,)}
+            required = [Requirement(text) for text in installed[name][1]]
+            extras = ["", *wanted.extras]
+            todo += [one for one in required if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in extras)]
+        assert set(installed) - {key[0] for key in declared} <= {"pip", "setuptools"}, step
+        lacking[step] = {"torch", "lightning", "hydra-core", "scikit-learn", "pillow", "gdown", "matplotlib", "cleanlab"} - set(installed)
+    assert all("hydra-core" in names for names in lacking.values())
+    assert {step for step in lacking if "torch" not in lacking[step]} == {"bayes_cutoff", "cp_sampling", "train", "test"}
+    assert {step for step in lacking if "lightning" not in lacking[step]} == {"bayes_cutoff", "cp_sampling", "train"}
+    assert {step for step in lacking if "gdown" not in lacking[step]} == {"fetch_data"}
+
+
+def say(folder: Path, word: str) -> None:
+    """Change a checkout's shared code: its steps begin what they say with a word."""
+    step = folder / "src" / "bccp" / "step.py"
+    text, count = re.subn(r'print\(f".*\{self\.name\}: ', f'print(f"{word} {{self.name}}: ', step.read_text())
+    assert count == 1
+    step.write_text(text)
+
+
+@pytest.mark.slow
+def test_an_isolated_step_runs_the_code_of_its_own_checkout_as_it_is_now(
+    tool: Tool, home: Path, checkout: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mine, yours = checkout("mine"), checkout("yours")
+    say(mine, "MINE")
+    say(yours, "YOURS")
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    (stray / "sitecustomize.py").write_text("import sys\nif 'run.py' in sys.orig_argv: sys.exit('PYTHONPATH reached the step')\n")
+    options = ["main.env_manager=uv", "main.execute_steps=[fetch_data]"]
+    path = f"{ROOT / 'src'}:{stray}"  # and another checkout's code in the way
+    said = [pipeline(folder, home, *options, PYTHONPATH=path)[1] for folder in (mine, yours)]
+    say(mine, "EDITED")
+    said.append(pipeline(mine, home, *options, PYTHONPATH=path)[1])
+    words = [re.findall(r"^(\S+) fetch_data: 1797 files", text, flags=re.MULTILINE) for text in said]
+    assert words == [["MINE"], ["YOURS"], ["EDITED"]]
+    assert tool.asked() == ["venv", *["pip", "end"] * 2]  # one build: pip itself, then the step's packages
 
 
 def test_a_missing_tool_is_told_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(bccp.errors.BCCPError, match=r"main\.env_manager=uv needs the command uv on PATH"):
-        bccp.run([STEPS, "main.env_manager=uv"])
+        bccp.run(["main.env_manager=uv"])
     assert not (home / "artifacts").exists()

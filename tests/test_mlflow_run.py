@@ -17,7 +17,7 @@ FIRST_FOUR = "main.execute_steps='fetch_data, preprocessing,segregation,noisy_la
 
 @pytest.fixture
 def mlflow_run(home: Path, root: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `mlflow run <folder of the checkout>` from an empty working directory."""
+    """Run `mlflow run <folder of the checkout, or URL>` from an empty working directory."""
     work = tmp_path / "work"
     work.mkdir()
 
@@ -25,7 +25,15 @@ def mlflow_run(home: Path, root: Path, tmp_path: Path) -> Callable[..., subproce
         arguments = [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
         return subprocess.run(
-            [sys.executable, "-m", "mlflow", "run", str(root / project), "--env-manager=local", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "run",
+                project if "://" in project else str(root / project),
+                "--env-manager=local",
+                *arguments,
+            ],
             cwd=work,
             env=environment,
             capture_output=True,
@@ -101,3 +109,38 @@ def test_a_wrong_option_ends_with_one_sentence_and_a_summary(
     (summary,) = summaries(home)
     assert summary["status"] == "failed"
     assert sentence in str(summary["error"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_git_url_runs_and_leaves_everything_in_the_home(
+    mlflow_run: Callable[..., subprocess.CompletedProcess[str]],
+    home: Path,
+    checkout: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    remote: bool,
+) -> None:
+    clone = checkout("clone")
+    git = ["git", "-C", str(clone), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "--message=all"]):
+        subprocess.run([*git, *words], check=True)
+    url, temporary = f"file://{clone}", tmp_path / "temporary"
+    temporary.mkdir()
+    if remote:  # MLflow runs what a file URL names where it lies; of another it fetches a clone into a temporary folder
+        for name, value in {"COUNT": "1", "KEY_0": f"url.{url}.insteadOf", "VALUE_0": "https://git.example.org/bccp.git"}.items():
+            monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+        url = "https://git.example.org/bccp.git"
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    done = mlflow_run(url, hydra_options=f"main.execute_steps=[fetch_data,preprocessing,segregation] {QUICK} tracking.wandb=disabled")
+    assert done.returncode == 0, done.stderr
+    (summary,) = summaries(home)
+    assert summary["status"] == "finished"
+    assert f"summary     {home}/outputs/" in done.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{home}/mlflow.db" in done.stdout
+    assert {"artifacts", "outputs", "mlflow.db"} <= {path.name for path in home.iterdir()}
+    ran_in = next(path.parent for path in temporary.rglob("MLproject") if path.parent.parent == temporary) if remote else clone
+    left = subprocess.run(["git", "-C", str(ran_in), "status", "--porcelain", "--ignored"], capture_output=True, text=True, check=True)
+    assert left.stdout == ""
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["mlflow.db"]  # the command's own
