@@ -15,7 +15,7 @@ from uv_stand_in import Tool
 
 from bccp import environments
 from bccp.errors import BCCPError
-from bccp.processes import descendants, lives
+from bccp.processes import descendants, lives, terminable
 
 
 @pytest.fixture
@@ -29,6 +29,12 @@ def project(tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+def terminably_prepare(step: Path) -> None:
+    """What the orchestrator does."""
+    with terminable():
+        environments.prepare(step, "uv")
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -66,11 +72,8 @@ def test_two_that_want_it_at_once_build_it_once(tool: Tool, project: Callable[[s
     tool.hold.touch()
     with ThreadPoolExecutor() as both:
         wanted = [both.submit(environments.prepare, step, "uv") for _ in range(2)]
-        said = ""
-        while "waits for another process that builds its environment" not in said:
-            assert not any(one.done() for one in wanted)
-            time.sleep(0.05)
-            said += capfd.readouterr().out
+        until(lambda: "waits for another process that builds its environment" in capfd.readouterr().out)
+        assert not any(one.done() for one in wanted)
         tool.hold.unlink()
         for one in wanted:
             one.result(60)
@@ -84,14 +87,14 @@ def test_a_build_ends_with_the_process_that_wants_it_and_half_an_environment_is_
 ) -> None:
     step = project("this==1")
     tool.hold.touch()
-    wants = multiprocessing.get_context("fork").Process(target=environments.prepare, args=(step, "uv"))
+    wants = multiprocessing.get_context("fork").Process(target=terminably_prepare, args=(step,))
     wants.start()
     until(lambda: tool.asked() == ["venv", "pip"])
     children = descendants(wants.pid)
     assert len(children) >= 2
     os.kill(wants.pid, number)
     wants.join()
-    until(lambda: not any(lives(*child) for child in children), 10)
+    until(lambda: not any(lives(*child) for child in children), 10 if number == signal.SIGKILL else 0)
     tool.hold.unlink()
     assert environments.place(step, "uv").exists()
     environments.prepare(step, "uv")
@@ -111,10 +114,7 @@ def test_nothing_is_built_beside_what_a_killed_build_has_left_running(
         with pytest.raises(BCCPError, match="could not be built"):
             killed.result(60)
         again = threads.submit(environments.prepare, step, "uv")
-        said = ""
-        while "waits for another process" not in said:
-            time.sleep(0.05)
-            said += capfd.readouterr().out
+        until(lambda: "waits for another process" in capfd.readouterr().out)
         tool.hold.unlink()
         again.result(60)
     assert tool.asked() == ["venv", "pip", "end"] * 2

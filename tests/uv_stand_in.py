@@ -17,7 +17,7 @@ venv)  # DIR --python=3.11.7: this process's packages, and a sys.prefix of its o
     echo {packages} > "$2/lib/python3.11/site-packages/these.pth"
     echo "export PATH=$2/bin:\\$PATH" > "$2/bin/activate" ;;
 pip)  # install -r FILE
-    while [ -e {hold} ]; do sleep 0.05; done
+    for turn in $(seq 1200); do [ -e {hold} ] && sleep 0.05; done
     grep -q impossible "$4" && exit 1
     cp "$4" "$(dirname "$(command -v python)")/installed"
     echo end >> {log} ;;
@@ -26,7 +26,7 @@ esac
 
 
 class Tool:
-    """What the stand-in was asked for, and a file that holds it up while it exists."""
+    """What the stand-in was asked for, and a file that holds it up while it exists, for a minute at most."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.hold = folder / "tools", folder / "asked.txt", folder / "hold"
