@@ -61,6 +61,7 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """The whole pipeline, in environments that MLflow builds from nothing; they are gigabytes, and deleted afterwards."""
     home = tmp_path_factory.mktemp(request.param)
     variables = {"PATH": os.environ["PATH"]}
+    variables["PIP_NO_COMPILE"] = "0"  # pip 23 takes this for "compile nothing": like uv, it leaves that to the first import
     if request.param == "virtualenv" and shutil.which("pyenv") is None:
         pytest.skip("MLflow's virtualenv manager needs pyenv")
     if request.param == "uv" and shutil.which("uv") is None:
