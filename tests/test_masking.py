@@ -72,6 +72,7 @@ def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_reco
 
     monkeypatch.setattr("mlflow.projects.run", start)
     monkeypatch.setattr(pipeline._Pipeline, "_manager", lambda self: "virtualenv")
+    monkeypatch.setattr(pipeline.environments, "prepare", lambda *_: None)
     with pytest.raises(BCCPError, match="enough seen"):
         bccp.run(["data.source=archive", f"data.path='{address}'", f"data.sha256={'0' * 64}", "tracking.wandb=disabled"])
     assert "passw0rd" not in str(given)
