@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from bccp import augmentation, models, training
 from bccp.architectures import ImageClassifier
@@ -124,7 +123,7 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
         generator = torch.Generator().manual_seed(seed)
         model.to(device, memory_format=torch.channels_last).train()
         # with a decay of 0 the average is the newest weights
-        average = AveragedModel(model, multi_avg_fn=training._moving_average(recipe.ema_decay), use_buffers=True).eval()
+        average = training.MovingAverage(model, recipe.ema_decay).eval()
         optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=training.WEIGHT_DECAY, fused=True)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: training.one_cycle(step, n_steps))
         for _ in range(recipe.epochs):
@@ -140,6 +139,6 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
                 loss.backward()
                 optimizer.step()
                 cycle.step()
-                average.update_parameters(model)
+                average.update()
     model.load_state_dict(average.module.state_dict())
     return model.to("cpu", memory_format=torch.contiguous_format).eval()

@@ -46,8 +46,8 @@ def isolated_pipeline(home: str, said: str, words: list[str]) -> None:
     """The same with each step as an MLflow project, in a process of its own, though in this environment."""
     begin = _Pipeline.__init__
 
-    def isolated(self: _Pipeline, *arguments: Any) -> None:
-        begin(self, *arguments)
+    def isolated(self: _Pipeline, *arguments: Any, **named: Any) -> None:
+        begin(self, *arguments, **named)
         self.isolated = True
 
     _Pipeline.__init__ = isolated  # type: ignore[method-assign]

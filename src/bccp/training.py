@@ -214,7 +214,7 @@ def fit(
             network.to("cpu", memory_format=torch.contiguous_format)
             model.to("cpu").eval()
             if task.average is not None:
-                network.load_state_dict(task.average.state_dict())
+                network.load_state_dict(task.average.module.state_dict())
             task.history.last_state = {key: value.clone() for key, value in model.state_dict().items()}
             if best is not None:
                 network.load_state_dict(best)
@@ -261,9 +261,7 @@ class _Task(pl.LightningModule):
         super().__init__()
         self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
         self.loss, self.mixup_alpha = loss, mixup_alpha
-        self.average = copy.deepcopy(network) if ema_decay else None
-        self.ema_decay, self.n_averaged = ema_decay, 0
-        self.pairs: list[tuple[list[Tensor], list[Tensor]]] = []
+        self.average = MovingAverage(network, ema_decay) if ema_decay else None
         self.peak, self.n_steps = learning_rate, n_steps
         self.history = History()
         self.sums = torch.zeros(0)
@@ -298,23 +296,9 @@ class _Task(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Move the average towards the weights and buffers.
-
-        torch's AveragedModel collects them anew at each step, which is a tenth of the time that a head's training takes.
-        """
-        if self.average is None:
-            return
-        if not self.pairs:  # at the first step both are on the device
-            pairs = list(zip(_tensors(self.average), _tensors(self.network), strict=True))
-            for floats in (True, False):
-                chosen = [pair for pair in pairs if pair[0].is_floating_point() == floats]
-                self.pairs.append(([own for own, _ in chosen], [other for _, other in chosen]))
-        (averages, current), (counters, counted) = self.pairs
-        decay = min(self.ema_decay, (1 + self.n_averaged) / (10 + self.n_averaged)) if self.n_averaged else 0.0
-        torch._foreach_lerp_(averages, current, 1 - decay)
-        if counters:  # of batches
-            torch._foreach_copy_(counters, counted)
-        self.n_averaged += 1
+        """Average the weights."""
+        if self.average is not None:
+            self.average.update()
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums."""
@@ -323,7 +307,7 @@ class _Task(pl.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Soft cross-entropy, whatever the loss, and agreement with the likeliest class."""
         inputs, targets, _weights = batch
-        scores = (self.network if self.average is None else self.average)(inputs)
+        scores = (self.network if self.average is None else self.average.module)(inputs)
         right = scores.argmax(1) == targets.argmax(1)
         loss = F.cross_entropy(scores, targets, reduction="sum")
         self.val_sums += torch.stack([loss, right.sum(), torch.tensor(float(len(inputs)), device=self.device)])
@@ -363,6 +347,39 @@ class _Task(pl.LightningModule):
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
 
+class MovingAverage(nn.Module):
+    """Exponential moving average of a network's weights and buffers over the steps, in ``module``.
+
+    torch's AveragedModel collects them anew at each step, which is a tenth of the time that a head's training takes.
+
+    Parameters
+    ----------
+    network : Module
+    decay : float
+        In [0, 1); at step t it is at most (1 + t) / (10 + t), so that the start is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(network)
+        self._network, self._decay, self._n = [network], decay, 0  # the network is not part of its average
+        self._pairs: list[tuple[list[Tensor], list[Tensor]]] = []
+
+    def update(self) -> None:
+        """Take a step's weights in."""
+        if not self._pairs:  # at the first step both are on the device
+            own, current = ([p.data for p in of.parameters()] + list(of.buffers()) for of in (self.module, self._network[0]))
+            for floats in (True, False):
+                chosen = [pair for pair in zip(own, current, strict=True) if pair[0].is_floating_point() == floats]
+                self._pairs.append(([pair[0] for pair in chosen], [pair[1] for pair in chosen]))
+        (averages, weights), (counters, counted) = self._pairs
+        decay = min(self._decay, (1 + self._n) / (10 + self._n)) if self._n else 0.0
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        if counters:  # of batches
+            torch._foreach_copy_(counters, counted)
+        self._n += 1
+
+
 class _Dropout(nn.Module):
     """Dropout on a CPU with 16 random bits a feature: torch's own takes longer than all else in a step of a head."""
 
@@ -392,11 +409,6 @@ def one_cycle(step: int, n_steps: int) -> float:
     if step < n_rising:
         return (step + 1) / n_rising
     return (1 + math.cos(math.pi * min(1.0, (step - n_rising + 1) / max(1, n_steps - n_rising + 1)))) / 2
-
-
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters, as plain tensors that share their memory, and buffers."""
-    return [parameter.data for parameter in module.parameters()] + list(module.buffers())
 
 
 def _importance(targets: npt.ArrayLike, weights: npt.ArrayLike, class_weights: npt.ArrayLike | None) -> Float32:
@@ -465,7 +477,7 @@ def _run(
     if not keep.best_model_path:
         return None
     state = torch.load(keep.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
-    prefix = "network." if task.average is None else "average."
+    prefix = "network." if task.average is None else "average.module."
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
@@ -491,7 +503,7 @@ def _run_head(
                     task.validation_step(_on(device, batch), 0)
             task.note_validation()
             if np.argmin(losses) == len(losses) - 1:
-                network = task.network if task.average is None else task.average
+                network = task.network if task.average is None else task.average.module
                 best = {key: value.cpu().clone() for key, value in network.state_dict().items()}
         stop = bool(losses) and patience is not None and len(losses) - 1 - int(np.argmin(losses)) >= patience
         task.note_epoch(float(optimizer.param_groups[0]["lr"]), epochs=epochs, last=stop)
