@@ -14,7 +14,7 @@ run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6"
 	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
 
 test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 minutes)
-	python -m pytest -m "not slow"
+	python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
 	python -m pytest -m slow

@@ -346,6 +346,7 @@ def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_al
     assert permuted.metrics == honest.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target_day", "rounds"), [("tuesday", 1), ("monday", 0)], ids=["student", "nothing trusted"])
 def test_permuting_the_data_changes_no_bit_where_models_learn_from_doubtful_labels(tmp_path, run_step, computed, target_day, rounds):
     one = run_step(make_data(tmp_path / "one", target_day=target_day), "out-one", target_day=target_day, rounds=rounds)

@@ -114,6 +114,7 @@ def test_the_terms_look_at_the_chosen_images_alone() -> None:
     np.testing.assert_allclose(twice, 3 * np.log(1 - np.array([0, 1, 1]) * 0.51 / 3), rtol=1e-5)  # the same positions are remembered
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_refinement_once_and_the_default_as_the_pipeline_does(
     home: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

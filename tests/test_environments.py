@@ -63,6 +63,7 @@ def test_an_environment_is_built_once_for_its_requirements_and_anew_for_others(t
     assert (first / "bin" / "installed").read_text() == "this==1"
 
 
+@pytest.mark.slow
 def test_two_that_want_it_at_once_build_it_once(tool: Tool, project: Callable[[str], Path], capfd: pytest.CaptureFixture[str]) -> None:
     step = project("this==1")
     place = environments.place(step, "uv")
@@ -101,6 +102,7 @@ def test_a_build_ends_with_the_process_that_wants_it_and_half_an_environment_is_
     assert tool.asked() == ["venv", "pip", *["venv", "pip", "end"]]
 
 
+@pytest.mark.slow
 def test_nothing_is_built_beside_what_a_killed_build_has_left_running(
     tool: Tool, project: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +122,7 @@ def test_nothing_is_built_beside_what_a_killed_build_has_left_running(
     assert tool.asked() == ["venv", "pip", "end"] * 2
 
 
+@pytest.mark.slow
 def test_conda_makes_its_environments_in_the_same_place(
     tool: Tool, project: Callable[[str], Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

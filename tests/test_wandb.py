@@ -93,6 +93,7 @@ def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(se
     assert notes(home) == []  # W&B has everything
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_group_whose_pipelines_can_be_told_apart_online_and_synced(
     server: WandbStandIn, home: Path, light_steps: None
 ) -> None:
