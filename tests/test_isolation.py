@@ -62,13 +62,9 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     home = tmp_path_factory.mktemp(request.param)
     variables = {"PATH": os.environ["PATH"]}
     variables["PIP_NO_COMPILE"] = "0"  # pip 23 takes this for "compile nothing": like uv, it leaves that to the first import
-    if request.param == "virtualenv" and shutil.which("pyenv") is None:
-        pytest.skip("MLflow's virtualenv manager needs pyenv")
-    if request.param == "uv" and shutil.which("uv") is None:
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(home / "tool"), "uv"]
-        if subprocess.run(install, capture_output=True, check=False).returncode:
-            pytest.skip("uv is not on PATH, and pip could not install it")
-        variables["PATH"] = f"{home / 'tool' / 'bin'}:{os.environ['PATH']}"
+    command = {"virtualenv": "pyenv", "uv": "uv"}[request.param]
+    if shutil.which(command) is None:
+        pytest.skip(f"MLflow's manager {request.param} needs {command}")
     if "PIP_FIND_LINKS" in os.environ:
         variables.setdefault("UV_FIND_LINKS", ",".join(os.environ["PIP_FIND_LINKS"].split()))  # uv reads no setting of pip's
     try:
