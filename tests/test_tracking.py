@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from bccp import tracking
 from bccp.errors import BCCPError
 from bccp.home import scratch, sweep_scratch
+from bccp.processes import Interrupted
 from bccp.tracking import Ledger, folder_digest, ledger_uri
 
 
@@ -129,6 +133,39 @@ def test_runs_that_a_kill_left_running_are_mended_and_living_ones_are_not(ledger
         if name in ("living", "other_host", "killed", "reused_pid")
     }
     assert status == {"living": "RUNNING", "other_host": "RUNNING", "killed": "KILLED", "reused_pid": "KILLED"}
+
+
+def test_a_run_that_nobody_has_taken_over_for_a_day_is_closed(ledger: Ledger) -> None:
+    now = int(1000 * time.time())
+    ages = {"old": 25, "young": 1}  # hours
+    by_mlflow = {
+        name: ledger.client.create_run(ledger.experiment_id, now - 3_600_000 * hours, {"mlflow.source.type": "PROJECT"}).info.run_id
+        for name, hours in ages.items()
+    }
+    by_somebody = ledger.client.create_run(ledger.experiment_id, now - 25 * 3_600_000).info.run_id
+    adopted = ledger.client.create_run(ledger.experiment_id, now - 25 * 3_600_000, {"mlflow.source.type": "PROJECT"}).info.run_id
+    ledger.start("bccp", run_id=adopted)
+    assert ledger.mend() == 1
+    status = {name: ledger.client.get_run(run_id).info.status for name, run_id in by_mlflow.items()}
+    assert status == {"old": "KILLED", "young": "RUNNING"}
+    assert {ledger.client.get_run(run_id).info.status for run_id in (by_somebody, adopted)} == {"RUNNING"}
+
+
+def test_a_signal_that_meets_a_connection_to_the_store_is_not_told_twice(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    store = ledger.client._tracking_client.store
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    with store.engine.connect():
+        pass
+    sqlalchemy.event.listen(store.engine, "reset", interrupted)
+    try:
+        with pytest.raises(Interrupted), store.engine.connect() as connection:
+            connection.execute(sqlalchemy.text("select 1"))
+    finally:
+        sqlalchemy.event.remove(store.engine, "reset", interrupted)
+    assert not caplog.records, "SQLAlchemy's log goes to the terminal, with a traceback"
 
 
 def _dead_pid() -> int:

@@ -34,6 +34,7 @@ from bccp.processes import lives, process_start
 
 EXPERIMENT = "bccp"
 _TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
+_ADOPTED_WITHIN_SECONDS = 86_400.0  # what is between is the building of an environment
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Ledger:
         from mlflow.tracking import MlflowClient
         from sqlalchemy.exc import SQLAlchemyError
 
-        for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets its own level
+        for name in ("alembic", "mlflow", "sqlalchemy", "urllib3"):  # after the import, which sets its own level
             logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised too, and told once
         try:
             if uri.startswith("sqlite:///"):
@@ -377,13 +378,20 @@ class Ledger:
         return list(self.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=limit))
 
     def mend(self) -> int:
-        """Close the runs of this host whose process is no more (a SIGKILL left them RUNNING); returns how many."""
+        """Close the runs of this host whose process is no more (a SIGKILL left them RUNNING); returns how many.
+
+        A run that ``mlflow run`` made names no host until a process takes it over; none does so after a day.
+        """
         wanted = f"tags.`bccp.host` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
         left = [
             run.info.run_id
             for run in self._search(wanted, limit=1000)
             if not lives(int(run.data.tags["bccp.pid"]), run.data.tags["bccp.started"])
         ]
+        too_old = int(1000 * (time.time() - _ADOPTED_WITHIN_SECONDS))
+        wanted = f"tags.`mlflow.source.type` = 'PROJECT' and attributes.status = 'RUNNING' and attributes.start_time < {too_old}"
+        made = self.client.search_runs([self.experiment_id], wanted)
+        left += [run.info.run_id for run in made if "bccp.host" not in run.data.tags]
         left = [run_id for run_id in left if self.client.get_run(run_id).info.status == "RUNNING"]  # not ended in between
         for run_id in left:
             self.end(run_id, "KILLED")
