@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from bccp.processes import Interrupted, alive, descendants, end_descendants, lives, process_start, terminable
+from bccp.processes import Interrupted, alive, descendants, end_descendants, lives, process_start, terminable, uninterrupted
 
 
 def test_a_process_lives_while_it_runs_and_neither_as_a_zombie_nor_under_a_reused_id() -> None:
@@ -67,6 +67,41 @@ def test_a_signal_ends_the_block_once_and_the_handlers_are_as_before() -> None:
         stopped()
     assert ended == [True]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Struck:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)  # Python drops what is raised here
+
+    def stopped() -> None:
+        with terminable():
+            Struck()
+            time.sleep(5)
+
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        stopped()
+    assert time.monotonic() - started < 4
+    assert capsys.readouterr().err == ""
+
+
+def test_a_block_that_is_not_to_be_interrupted_ends_first() -> None:
+    done = []
+
+    def stopped() -> None:
+        with terminable(), uninterrupted():
+            with uninterrupted():
+                signal.raise_signal(signal.SIGTERM)
+            done.append("the inner one")
+            signal.raise_signal(signal.SIGTERM)
+            done.append("the outer one")
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        stopped()
+    assert done == ["the inner one", "the outer one"]
+    with terminable(), uninterrupted():
+        done.append("no signal is left over")
 
 
 def test_an_interrupt_from_the_keyboard_is_one_for_the_caller_and_what_is_ignored_stays_so() -> None:

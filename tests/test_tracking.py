@@ -16,7 +16,7 @@ import sqlalchemy
 from bccp import tracking
 from bccp.errors import BCCPError
 from bccp.home import scratch, sweep_scratch
-from bccp.processes import Interrupted
+from bccp.processes import Interrupted, terminable
 from bccp.tracking import Ledger, folder_digest, ledger_uri
 
 
@@ -151,21 +151,31 @@ def test_a_run_that_nobody_has_taken_over_for_a_day_is_closed(ledger: Ledger) ->
     assert {ledger.client.get_run(run_id).info.status for run_id in (by_somebody, adopted)} == {"RUNNING"}
 
 
-def test_a_signal_that_meets_a_connection_to_the_store_is_not_told_twice(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
-    store = ledger.client._tracking_client.store
+def test_a_signal_waits_for_the_end_of_a_call_to_the_store_which_works_on(ledger: Ledger) -> None:
+    engine = ledger.client._tracking_client.store.engine
+    run_id = ledger.start("mine", tags={"bccp.pipeline": "mine"})
+    written = []
 
-    def interrupted(*_: object) -> None:
-        raise Interrupted(signal.SIGTERM)
+    def strike(*_: object) -> None:
+        if not written:
+            written.append(True)
+            signal.raise_signal(signal.SIGTERM)  # between two statements of one transaction
 
-    with store.engine.connect():
-        pass
-    sqlalchemy.event.listen(store.engine, "reset", interrupted)
+    def stopped() -> None:
+        with terminable():
+            try:
+                ledger.tag(run_id, {"whole": "yes"})
+            finally:
+                ledger.end_all("mine", "KILLED")
+
+    sqlalchemy.event.listen(engine, "after_cursor_execute", strike)
     try:
-        with pytest.raises(Interrupted), store.engine.connect() as connection:
-            connection.execute(sqlalchemy.text("select 1"))
+        with pytest.raises(Interrupted):
+            stopped()
     finally:
-        sqlalchemy.event.remove(store.engine, "reset", interrupted)
-    assert not caplog.records, "SQLAlchemy's log goes to the terminal, with a traceback"
+        sqlalchemy.event.remove(engine, "after_cursor_execute", strike)
+    run = ledger.client.get_run(run_id)
+    assert (run.data.tags["whole"], run.info.status) == ("yes", "KILLED")
 
 
 def _dead_pid() -> int:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SAME_SIGNAL_SECONDS = 5.0  # what comes within these after a signal is taken for the same wish
+_RAISED_AGAIN_SECONDS = 0.05
 _POLL_SECONDS = 0.5
 _ENDING_SECONDS = 30.0  # for a process that was told to end; then it is ended
 
@@ -35,11 +36,19 @@ class Interrupted(BaseException):
         self.number = number
 
 
+class _Held:
+    """How many blocks of the main thread no signal may cut short, one in another, and the signal that waits for their end."""
+
+    depth = 0
+    waiting: int | None = None
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP end what runs in the block as :class:`Interrupted` (SIGINT: ``KeyboardInterrupt`` after the block).
 
-    A signal that is ignored (``nohup``) stays ignored. Outside the main thread signals are left alone.
+    A signal that is ignored (``nohup``) stays ignored. Outside the main thread signals are left alone. An exception that Python dropped, as
+    it was raised while an object was being deleted, is raised again.
     """
     latest = 0.0
 
@@ -49,24 +58,54 @@ def terminable() -> Iterator[None]:
         if latest and now - latest < _SAME_SIGNAL_SECONDS:
             return  # it would cut the ending short
         latest = now
-        raise Interrupted(number)
+        if _Held.depth:
+            _Held.waiting = number
+        else:
+            raise Interrupted(number)
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        nonlocal latest
+        if isinstance(what.exc_value, Interrupted):
+            latest = 0.0
+            threading.Timer(_RAISED_AGAIN_SECONDS, os.kill, (os.getpid(), what.exc_value.number)).start()  # when the deletion is over
+        else:
+            hook_before(what)
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []
     before = {number: signal.getsignal(number) for number in numbers}
     taken = [number for number in numbers if before[number] not in (signal.SIG_IGN, None)]
+    hook_before = sys.unraisablehook
     try:
         for number in taken:
             signal.signal(number, interrupt)
+        sys.unraisablehook = dropped if taken else hook_before
         yield
     except Interrupted as stopped:
         if stopped.number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise
     finally:
+        sys.unraisablehook = hook_before
         for number in taken:
             signal.signal(number, before[number])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let no signal cut the block short: what :func:`terminable` raises is raised at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Held.depth += 1
+    try:
+        yield
+    finally:
+        _Held.depth -= 1
+        if not _Held.depth and _Held.waiting is not None:
+            number, _Held.waiting = _Held.waiting, None
+            raise Interrupted(number)
 
 
 def alive(pid: int) -> bool:

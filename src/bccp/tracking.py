@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.masking import shown, shown_text
-from bccp.processes import lives, process_start
+from bccp.processes import lives, process_start, uninterrupted
 
 EXPERIMENT = "bccp"
 _TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
@@ -129,13 +129,15 @@ class Ledger:
         from mlflow.tracking import MlflowClient
         from sqlalchemy.exc import SQLAlchemyError
 
-        for name in ("alembic", "mlflow", "sqlalchemy", "urllib3"):  # after the import, which sets its own level
+        for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets its own level
             logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised too, and told once
         try:
             if uri.startswith("sqlite:///"):
                 _create_sqlite(uri, self.home)
             with _postgresql(uri, self.home) if uri.startswith("postgresql") else nullcontext():
-                self.client = MlflowClient(tracking_uri=uri)
+                self.client: Any = MlflowClient(tracking_uri=uri)
+                if not uri.startswith("http"):
+                    self.client = _Uninterrupted(self.client)
                 self.experiment_id = self._experiment()
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if uri.startswith("sqlite"):
@@ -446,6 +448,26 @@ def told(error: Exception) -> Exception:
         server = f"the tracking server {gone[1]}" if gone[1] else "the tracking server"
         return BCCPError(f"{server} has stopped answering: start it and run again; finished steps are kept")
     return error
+
+
+class _Uninterrupted:
+    """MLflow's client of a database, whose calls no signal cuts short: it would leave SQLAlchemy a connection within a transaction, and so
+    the database locked.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if not callable(found) or name == "log_artifacts":  # an upload, which may take long, to elsewhere
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with uninterrupted():
+                return found(*arguments, **named)
+
+        return call
 
 
 def _finished(run: Any) -> FinishedRun:
