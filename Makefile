@@ -52,14 +52,14 @@ clean:  ## the environment and caches of this checkout; never the home
 
 .venv/.run: pyproject.toml
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --editable .
+	.venv/bin/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 .venv/.dashboard: .venv/.run
-	.venv/bin/python -m pip install --quiet --editable ".[dashboard]"
+	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dashboard]"
 	@touch $@
 
 .venv/.dev: pyproject.toml
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --editable ".[dev]"
+	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dev]"
 	@touch .venv/.run $@
