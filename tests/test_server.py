@@ -94,7 +94,7 @@ def mlflow_server(folder: Path, store: str, artifacts: list[str], s3: Any, port:
         command = [sys.executable, "-m", "mlflow", "server", *words]
         process = subprocess.Popen(command, cwd=folder, env={**os.environ, **keys}, stdout=log, stderr=log, start_new_session=True)
     try:
-        for _ in range(600):
+        for _ in range(1800):  # it takes 10 seconds, and a minute on a busy machine
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health").close()
                 break
