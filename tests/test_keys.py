@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, keys
+from bccp import config, keys, tracking
+from bccp.step import SPECS
 
 
 @pytest.fixture
@@ -22,10 +24,10 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         shutil.copytree(root / step, copy / step, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(keys, "ROOT", copy)
     monkeypatch.setattr(keys, "_PACKAGE", copy / "src" / "bccp")
-    keys.source_digest.cache_clear()
+    keys.source_digests.cache_clear()
     keys._versions.cache_clear()
     yield copy
-    keys.source_digest.cache_clear()
+    keys.source_digests.cache_clear()
     keys._versions.cache_clear()
 
 
@@ -35,9 +37,13 @@ def section(root: Path, step: str = "noisy_labels", **changes: Any) -> Any:
     return dataclasses.replace(config.load(loaded, base=root).section(step), **changes)
 
 
+def parts(root: Path, step: str = "noisy_labels", inputs: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
+    keys.source_digests.cache_clear()
+    return keys.step_key(step, section(root, step, **changes), inputs or {"segregated_data": "a" * 64}, isolated=False)[1]
+
+
 def key(root: Path, step: str = "noisy_labels", inputs: dict[str, str] | None = None, **changes: Any) -> str:
-    keys.source_digest.cache_clear()
-    return keys.step_key(step, section(root, step, **changes), inputs or {"segregated_data": "a" * 64}, isolated=False)[0]
+    return keys.parts_key(parts(root, step, inputs, **changes))
 
 
 def edit(path: Path) -> None:
@@ -53,6 +59,34 @@ def test_a_change_of_what_the_step_runs_changes_the_key(checkout: Path, root: Pa
     before = key(root)
     edit(checkout / file)
     assert key(root) != before
+
+
+def test_the_module_that_changed_is_named_also_where_only_another_module_imports_it(checkout: Path, root: Path) -> None:
+    before = parts(root)
+    assert "masking" not in (checkout / "noisy_labels" / "run.py").read_text()
+    edit(checkout / "src/bccp/masking.py")
+    (change,) = keys.differences(before, parts(root))
+    assert change.startswith('code.src/bccp/masking.py: "')
+
+
+@pytest.mark.parametrize("name", ["monday_model", "frozen_features"])
+def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Path, name: str) -> None:
+    before = keys.shared_parts(name)
+    edit(checkout / "src/bccp/noisy_labels.py")
+    keys.source_digests.cache_clear()
+    assert keys.shared_parts(name) == before
+    edit(checkout / "src/bccp/models.py")
+    keys.source_digests.cache_clear()
+    (change,) = keys.differences(before, keys.shared_parts(name))
+    assert change.startswith("code.src/bccp/models.py: ")
+
+
+@pytest.mark.parametrize("step", config.STEPS)
+def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
+    longest = {f.name: "x" * 200 for f in dataclasses.fields(config.section_type(step)) if f.type in ("Any", "str | None")}
+    inputs = dict.fromkeys((*SPECS[step].inputs, *SPECS[step].optional_inputs), "true_labels:" + "a" * 64)
+    _, made_of = keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
+    assert len(json.dumps(made_of)) < tracking._TAG_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -86,15 +120,23 @@ def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Pa
     assert of_one != of_other
 
 
-def test_installed_versions_and_device_count(checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = key(root, "train")
+def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = parts(root, "train"), parts(root)
+    assert train["dtype"] == "float32"
     monkeypatch.setattr(keys, "device_type", lambda: "cuda")
-    assert key(root, "train") != before
-    assert key(root) == key(root)
-    monkeypatch.undo()
-    monkeypatch.setattr(keys.metadata, "version", lambda name: "0.0.1")
-    keys._versions.cache_clear()
-    assert key(root, "train") != before
+    assert keys.differences(train, parts(root, "train")) == ['device: "cpu" -> "cuda"']
+    assert parts(root) == labels
+    assert keys.parts_key(train) != keys.parts_key(train | {"dtype": "bfloat16"})
+
+
+def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
+    checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, installed = parts(root, "train"), keys.metadata.version
+    for changed, seen in (("torch", ["installed.torch"]), ("matplotlib", [])):
+        monkeypatch.setattr(keys.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
+        keys._versions.cache_clear()
+        assert [change.partition(":")[0] for change in keys.differences(before, parts(root, "train"))] == seen
 
 
 def test_differences_name_what_changed_from_old_to_new() -> None:

@@ -29,6 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _PACKAGE = Path(__file__).resolve().parent
 
+_DIGITS = 16
+"""Hex digits of a file's digest in a key's parts, so that those of 50 files fit into a tag; only changes by chance are to be noticed."""
+
+_LONGEST_VALUE = 100
+"""Characters of a parameter's value in a key's parts."""
+
 
 def step_key(
     step: str, section: Any, inputs: Mapping[str, str], *, isolated: bool, resolved: Mapping[str, str] | None = None
@@ -60,7 +66,7 @@ def step_key(
     environment = ROOT / step / "conda.yml"
     parts: dict[str, Any] = {
         "step": step,
-        "code": source_digest(ROOT / step / "run.py"),
+        "code": _code(ROOT / step / "run.py"),
         "environment": file_digest(environment),
         "parameters": parameters,
         "inputs": dict(inputs),
@@ -89,9 +95,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return found
 
 
-@functools.cache
 def source_digest(run_file: Path) -> str:
-    """SHA-256 over a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file."""
+    """SHA-256 over what :func:`source_digests` gives."""
+    return hashlib.sha256(json.dumps(source_digests(run_file), sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def source_digests(run_file: Path) -> dict[str, str]:
+    """SHA-256, by path, of a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file."""
     seen: dict[str, str] = {}
     todo = [run_file]
     while todo:
@@ -100,7 +111,11 @@ def source_digest(run_file: Path) -> str:
         if name not in seen:
             seen[name] = file_digest(path)
             todo += _imported_files(path)
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+    return seen
+
+
+def _code(file: Path) -> dict[str, str]:
+    return {name: digest[:_DIGITS] for name, digest in sorted(source_digests(file).items())}
 
 
 @functools.cache
@@ -151,7 +166,7 @@ def _versions(packages: tuple[str, ...]) -> dict[str, str]:
 def shared_parts(name: str) -> dict[str, Any]:
     """What work shared by steps depends on beside its parameters: its module ``bccp.<name>``, torch's versions, dtype and device."""
     return {
-        "code": source_digest(_PACKAGE / f"{name}.py"),
+        "code": _code(_PACKAGE / f"{name}.py"),
         "installed": _versions(("numpy", "torch", "torchvision", "lightning")),
         "dtype": "float32",
         "device": device_type(),
@@ -178,7 +193,7 @@ def _by_content(section: Any, name: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _by_content(getattr(section, name), key, v) for key, v in value.items()}
     text = json.dumps(value)
-    return value if len(text) < 500 else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return value if len(text) <= _LONGEST_VALUE else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _short(value: Any) -> str:
