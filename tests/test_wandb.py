@@ -132,6 +132,15 @@ def test_an_input_that_wandb_does_not_have_is_uploaded(server: WandbStandIn, lig
     assert {run.state for run in server.runs.values()} == {"finished"}
 
 
+def test_a_reused_step_is_in_the_lineage_of_the_steps_that_run(server: WandbStandIn, light_steps: None) -> None:
+    bccp.run([TWO])
+    again = bccp.run([TWO, "preprocessing.image_size=24"])
+    assert [step["status"] for step in again["steps"]][:2] == ["reused", "ran"]
+    made, *read = server.runs.values()
+    assert [made.job_type, *(run.job_type for run in read)] == ["fetch_data", "preprocessing", "preprocessing"]
+    assert [run.used for run in read] == [made.logged] * 2
+
+
 @pytest.mark.parametrize("fault", ["dead", "500", "another key"])
 def test_a_server_that_does_not_answer_costs_one_warning_and_the_run_goes_on_offline(
     server: WandbStandIn, home: Path, light_steps: None, fault: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -22,12 +22,10 @@ from bccp import config, environments, keys, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
+from bccp.plan import Plan, nearest_run
 from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
-from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads, what_is_meant
+from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
 from bccp.tracking import Ledger, ledger_uri, qualified, told
-
-LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
-"""With true labels these may be left out altogether: labels pass through, nothing is replayed."""
 
 HEADLINES = (
     "bayes_cutoff/auroc",
@@ -97,18 +95,32 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     >>> summary = bccp.run(["noisy_labels.user_accuracy=0.6"])  # doctest: +SKIP
     >>> summary["metrics"]["test/accuracy"]  # doctest: +SKIP
     """
-    from hydra import compose, initialize_config_dir
+    folder = new_run_folder()
+    summary = run_composed(compose(overrides), folder)
+    return dataclasses.asdict(summary) | {"folder": str(folder)}
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """``config.yaml`` with overrides, which are checked.
+
+    Raises
+    ------
+    BCCPError
+        For the first that cannot be used.
+    """
+    import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
 
     from bccp.overrides import check_overrides
 
-    folder = new_run_folder()
-    check = check_overrides(overrides)
+    check_overrides(overrides)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(keys.ROOT)):
-        composed = compose(config_name="config", overrides=check)
-    summary = run_composed(composed, folder)
-    return dataclasses.asdict(summary) | {"folder": str(folder)}
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(keys.ROOT)):
+            return hydra.compose(config_name="config", overrides=list(overrides))
+    except HydraException as error:
+        raise BCCPError(f"the options cannot be used ({str(error).splitlines()[0]}): give each key one value") from error
 
 
 def new_run_folder() -> Path:
@@ -162,27 +174,16 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
     return summary
 
 
-class _Pipeline:
+class _Pipeline(Plan):
     """One run of the pipeline."""
 
     def __init__(self, checked: config.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
-        self.config = checked
+        super().__init__(checked)
         self.folder = folder
         self.sweep = sweep
         self.name = f"{sweep}-{job}" if sweep else folder.name
         self.summary = summary
         self.records = {record.name: record for record in summary.steps}
-        self.asked: list[str] = checked.main.execute_steps
-        self.manager = self._manager()
-        self.isolated = self.manager != "local"
-        self.versions: dict[str, str] = {}
-        self.passes_through = checked.noisy_labels.label == "ground_truth" and not LABEL_STEPS & set(self.asked)
-
-    def _manager(self) -> str:
-        manager: str = self.config.main.env_manager
-        manager = keys.started_by() if manager == "auto" else manager
-        environments.check_tool(manager)
-        return manager
 
     def run(self) -> None:
         """Run, reuse or skip each step in order."""
@@ -224,56 +225,26 @@ class _Pipeline:
                 init_timeout=tracking.init_timeout,
                 finish_timeout=tracking.finish_timeout,
                 process=(os.getpid(), process_start(os.getpid())),
+                cache=self.config.main.cache,
             )
             self.ledger.log_params(parent, dict(_flatten(told_of)))
-            needed = self._needed()
-            for name in config.STEPS:
-                if name in needed:
-                    self._step(name)
+            for name in self.needed(self.asked):
+                self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.ledger.end(parent, "FINISHED")
         except BaseException as error:
             self.ledger.end_all(self.name, ending(error))
             raise
 
-    def _needed(self) -> set[str]:
-        """The steps asked for and those whose outputs they read, directly or not."""
-        needed, todo = set(), list(self.asked)
-        while todo:
-            name = todo.pop()
-            if name in needed:
-                continue
-            needed.add(name)
-            todo += [maker for artifact in self._reads(name) for maker in SPECS if artifact in SPECS[maker].outputs]
-        return needed
-
-    def _reads(self, name: str) -> list[str]:
-        spec = SPECS[name]
-        reads = [*spec.inputs, *spec.optional_inputs]
-        if self.passes_through:
-            made_by_label_steps = {output for step in LABEL_STEPS for output in SPECS[step].outputs}
-            reads = [artifact for artifact in reads if artifact not in made_by_label_steps]
-            if name == "train":
-                reads.append("true_labels")
-        return reads
-
-    def _inputs(self, name: str) -> dict[str, str]:
-        inputs = {artifact: self.versions[artifact] for artifact in self._reads(name) if artifact in self.versions}
-        if self.passes_through and name == "train":  # the true labels stand in for cleansed ones
-            inputs["cleansed_labels"] = f"true_labels:{inputs.pop('true_labels')}"
-        return inputs
-
     def _step(self, name: str) -> None:
-        record, section, inputs = self.records[name], self.config.section(name), self._inputs(name)
+        record = self.records[name]
         started = time.perf_counter()
-        resolved = what_is_meant(name, section, self.ledger)
-        key, parts = keys.step_key(name, section, inputs, isolated=self.isolated, resolved=resolved)
-        if name not in self.asked:
-            self._take_left_out(record, key, parts)
-        else:
-            with self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True)):
-                if not (self.config.main.cache and self._reuse(record, key)):
-                    self._execute(record, section, inputs, key, parts)
+        key, parts = self.key(name, self.ledger)
+        with self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True)):
+            if name not in self.asked:
+                self._take_left_out(record, key, parts)
+            elif not (self.config.main.cache and self._reuse(record, key)):
+                self._execute(record, self.config.section(name), self.inputs(name), key, parts)
         record.seconds = round(time.perf_counter() - started, 3)
         self.versions |= record.outputs
 
@@ -281,14 +252,15 @@ class _Pipeline:
         found = self.ledger.find(record.name, key)
         if found is None:
             reader = next(step for step in self.asked if config.STEPS.index(step) > config.STEPS.index(record.name))
-            changes = [keys.differences(run.key_parts, parts) for run in self.ledger.finished(record.name)]
-            why = "the nearest has " + _some(min(changes, key=len)) if changes else "it has never finished here"
+            nearest = nearest_run(self.ledger, record.name, parts)
+            why = "the nearest has " + _some(nearest[1]) if nearest else "it has never finished here"
             record.status, record.reason = "failed", "left out, and no finished run of it fits"
             raise BCCPError(
                 f"{reader} needs the outputs of {record.name}, which main.execute_steps leaves out, and no finished run of it has this "
                 f"configuration ({why}): add {record.name} to main.execute_steps"
             )
         record.run_id, record.outputs, record.reason = found.run_id, found.outputs, "left out; a finished run's outputs are used"
+        self.ledger.tag(str(self.context.parent_run_id), {f"bccp.left_out.{record.name}": found.run_id})
 
     def _reuse(self, record: StepRecord, key: str) -> bool:
         found = self.ledger.find(record.name, key)

@@ -93,6 +93,8 @@ class Context:
         Seconds to wait for W&B at a step's start and end.
     process : tuple of int and str, or None
         Id and start of the orchestrator's process, which an isolated step does not outlive.
+    cache : bool
+        ``main.cache``; false: work shared by steps is not taken from other pipelines.
     """
 
     ledger_uri: str
@@ -108,6 +110,7 @@ class Context:
     init_timeout: float = 30.0
     finish_timeout: float = 120.0
     process: tuple[int, str] | None = None
+    cache: bool = True
 
 
 class Stopwatch:
@@ -201,7 +204,7 @@ class Step:
                 self.mirror.publish(name, self.outputs[name], place, pixels=name in PIXEL_ARTIFACTS)
 
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
-        """Work that several steps need: done once a key, by whoever asks first, and published as a run of its own.
+        """Work that steps share, as a run of its own: done once a key (``main.cache=false``: once a pipeline), by whoever asks first.
 
         W&B gets none of it: it follows from the step's inputs, which W&B has, and may be larger than they are.
 
@@ -225,7 +228,7 @@ class Step:
             self._watch.going(False),
             self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes")),
         ):
-            found = self.ledger.find(name, digest)
+            found = self.ledger.find(name, digest, parent=None if self.context.cache else self.context.parent_run_id)
             version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
             self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
             return self.ledger.fetch(f"{name}:{version}")

@@ -49,12 +49,15 @@ class FinishedRun:
     metrics : dict of str to float
     key_parts : dict
         What the run's key was made of.
+    artifact_uri : str
+        Where its artifacts are.
     """
 
     run_id: str
     outputs: dict[str, str]
     metrics: dict[str, float]
     key_parts: dict[str, Any]
+    artifact_uri: str
 
 
 def folder_digest(folder: Path) -> str:
@@ -179,7 +182,7 @@ class Ledger:
             run = self.client.get_run(run_id)
         except MlflowException:
             return None
-        place = _local_path(run.info.artifact_uri)
+        place = local_path(run.info.artifact_uri)
         return run_id if place is None or place.is_relative_to(self.home) else None
 
     def start(self, name: str, *, parent: str | None = None, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
@@ -265,7 +268,7 @@ class Ledger:
             Where its files are now, on this machine.
         """
         digest = folder_digest(folder)
-        root = _local_path(self.client.get_run(run_id).info.artifact_uri)
+        root = local_path(self.client.get_run(run_id).info.artifact_uri)
         if root is not None:
             place = root / name
             root.mkdir(parents=True, exist_ok=True)
@@ -302,30 +305,33 @@ class Ledger:
         if (name, digest) in self._verified and self._verified[name, digest].is_dir():
             return self._verified[name, digest]
         cached = self._copy_place(name, digest)
-        if len(digest) == 64 and cached.exists():
-            return self._verify(name, digest, cached)
-        wanted = f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'"
         damaged: BCCPError | None = None
-        for run in self._search(wanted, limit=20):
+        if len(digest) == 64 and cached.exists():
+            try:
+                return self._verify(name, digest, cached)
+            except BCCPError as error:
+                damaged = error
+        for run in self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=20):
             digest = run.data.tags[f"bccp.output.{name}"]
             try:
-                return self._open(run, name, digest)
+                return self._open(run.info.artifact_uri, name, digest)
             except BCCPError as error:
                 damaged = error
         raise damaged or BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
 
-    def _open(self, run: Any, name: str, digest: str) -> Path:
-        root = _local_path(run.info.artifact_uri)
+    def _open(self, artifact_uri: str, name: str, digest: str) -> Path:
+        root = local_path(artifact_uri)
         if root is not None:
             return self._verify(name, digest, root / name)
         place = self._copy_place(name, digest)
-        if not place.exists():
-            with scratch("download") as folder:
-                from mlflow.artifacts import download_artifacts
+        if place.exists():
+            with suppress(BCCPError):  # of a copy that was changed there is a better one
+                return self._verify(name, digest, place)
+        with scratch("download") as folder:
+            from mlflow.artifacts import download_artifacts
 
-                fetched = download_artifacts(artifact_uri=f"{run.info.artifact_uri}/{name}", dst_path=str(folder), tracking_uri=self.uri)
-                self._keep_copy(name, digest, Path(fetched))
-        return self._verify(name, digest, place)
+            fetched = download_artifacts(artifact_uri=f"{artifact_uri}/{name}", dst_path=str(folder), tracking_uri=self.uri)
+            return self._verify(name, digest, self._keep_copy(name, digest, Path(fetched)))
 
     def _copy_place(self, name: str, digest: str) -> Path:
         return self.home / "cache" / "artifacts" / f"{name}-{digest}"
@@ -339,6 +345,9 @@ class Ledger:
     def _keep_copy(self, name: str, digest: str, folder: Path) -> Path:
         place = self._copy_place(name, digest)
         place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and folder_digest(place) != digest:
+            with scratch("changed") as away:
+                place.rename(away / name)
         if not place.exists():
             try:
                 folder.rename(place)
@@ -359,16 +368,23 @@ class Ledger:
         self._verified[name, digest] = folder
         return folder
 
-    def find(self, step: str, key: str) -> FinishedRun | None:
-        """The latest finished run of a step with this key whose artifacts are all intact, or None."""
-        for run in self._search(f"tags.`bccp.key` = '{key}' and tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=5):
+    def find(self, step: str, key: str, *, parent: str | None = None) -> FinishedRun | None:
+        """The latest finished run of a step with this key (within a parent run) whose artifacts are all intact, or None."""
+        wanted = f"tags.`bccp.key` = '{key}' and tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'"
+        wanted += f" and tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
+        for run in self._search(wanted, limit=5):
             finished = _finished(run)
+            if self.damaged(finished) is None:  # else it is as if it had never run
+                return finished
+        return None
+
+    def damaged(self, run: FinishedRun) -> str | None:
+        """The first output of a finished run that is not what it was, or gone, as ``name:digest``; None where all are intact."""
+        for name, digest in run.outputs.items():
             try:
-                for name, digest in finished.outputs.items():
-                    self._open(run, name, digest)
+                self._open(run.artifact_uri, name, digest)
             except BCCPError:
-                continue  # damaged or deleted since: as if it had never run
-            return finished
+                return f"{name}:{digest[:12]}"
         return None
 
     def finished(self, step: str) -> list[FinishedRun]:
@@ -478,6 +494,7 @@ def _finished(run: Any) -> FinishedRun:
         outputs={name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)},
         metrics=dict(run.data.metrics),
         key_parts=json.loads(tags.get("bccp.key_parts", "{}")),
+        artifact_uri=run.info.artifact_uri,
     )
 
 
@@ -518,7 +535,7 @@ def _postgresql(uri: str, place: Path) -> Iterator[None]:
         yield
 
 
-def _local_path(uri: str) -> Path | None:
+def local_path(uri: str) -> Path | None:
     """The folder that an artifact URI names, or None where it is remote."""
     parsed = urlparse(uri)
     if parsed.scheme not in ("", "file"):

@@ -1,0 +1,178 @@
+"""Finished steps are reused: when, what is said of it, and what it costs. The steps are stubs; their keys are the real ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from filelock import FileLock
+from stub_steps import FEW, Stubs, all_runs, plan, run
+from uv_stand_in import Tool
+
+from bccp import config, tracking
+from bccp.step import Context, Step
+from bccp.tracking import Ledger, ledger_uri
+from bccp.wandb_mirror import NoMirror
+
+FETCH = "main.execute_steps=[fetch_data]"
+
+
+@pytest.fixture
+def stubs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Stubs:
+    return Stubs(monkeypatch)
+
+
+def ledger() -> Ledger:
+    return Ledger(ledger_uri(None)[0])
+
+
+def statuses(summary: dict[str, Any]) -> list[str]:
+    return [step["status"] for step in summary["steps"]]
+
+
+def test_a_reused_step_is_told_in_one_line_in_the_summary_and_in_mlflow(stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run()
+    assert stubs.took() == list(config.STEPS)
+    capsys.readouterr()
+    again = run("train.epochs=7")
+    assert stubs.took() == ["train", "test"]
+    assert statuses(again) == ["reused"] * 6 + ["ran"] * 2
+    lines = capsys.readouterr().out.splitlines()
+    written = json.loads((Path(again["folder"]) / "summary.json").read_text())
+    noted = ledger().client.get_run(again["runs"]["pipeline"]).data.tags
+    for before, now in zip(first["steps"][:6], written["steps"], strict=False):
+        name, own = before["name"], before["run_id"]
+        assert lines.count(f"{name}: reused (run {own[:8]} has the same key)") == 1
+        assert (now["status"], now["reason"], now["work_seconds"]) == ("reused", f"run {own[:8]} has the same key", 0)
+        assert (now["run_id"], now["outputs"]) == (own, before["outputs"])
+        assert noted[f"bccp.reused.{name}"] == own
+    made = ledger().client.get_run(again["runs"]["train"]).data.tags  # the lineage leads to what was reused
+    assert made["bccp.input.cleansed_labels"] == first["steps"][4]["outputs"]["cleansed_labels"]
+    assert "bccp.reused.train" not in noted
+
+
+def test_after_an_error_the_same_command_resumes_at_the_step_that_failed(stubs: Stubs) -> None:
+    stubs.failing = "segregation"
+    with pytest.raises(RuntimeError, match="segregation breaks"):
+        run(FEW)
+    assert stubs.took() == ["fetch_data", "preprocessing"]
+    stubs.failing = None
+    assert statuses(run(FEW)) == ["reused"] * 2 + ["ran"] * 2 + ["skipped"] * 4
+    assert stubs.took() == ["segregation", "noisy_labels"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_tampered_output_is_noticed_and_made_again_for_good(
+    stubs: Stubs, home: Path, remote: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if remote:  # what is downloaded is kept as a copy
+        monkeypatch.setattr(tracking, "local_path", lambda uri: None)
+    first = run(FEW)
+    stubs.took()
+    tampered = list(home.rglob("given_labels*/given.json"))
+    assert len(tampered) == 1 + remote
+    for file in tampered:
+        file.write_text("tampered")
+    again = run(FEW)
+    assert stubs.took() == ["noisy_labels"]
+    assert again["steps"][3]["outputs"] == first["steps"][3]["outputs"]
+    assert statuses(run(FEW))[:4] == ["reused"] * 4
+    assert "tampered" not in (ledger().fetch(f"given_labels:{first['steps'][3]['outputs']['given_labels']}") / "given.json").read_text()
+
+
+def test_of_a_remote_store_a_copy_that_was_changed_is_fetched_again(stubs: Stubs, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "local_path", lambda uri: None)
+    run(FETCH)
+    (copy,) = (home / "cache" / "artifacts").glob("raw_data-*/given.json")
+    before = copy.read_text()
+    copy.write_text("tampered")
+    assert statuses(run(FETCH))[0] == "reused"
+    assert copy.read_text() == before
+
+
+def test_without_the_cache_every_step_runs_again_and_what_is_left_out_is_still_found(stubs: Stubs) -> None:
+    run(FEW)
+    stubs.took()
+    again = run(FEW, "main.cache=false")
+    assert stubs.took() == list(config.STEPS[:4])
+    part = run("main.cache=false", "main.execute_steps=[noisy_labels]")
+    assert stubs.took() == ["noisy_labels"]
+    noted = ledger().client.get_run(part["runs"]["pipeline"]).data.tags
+    left_out = {name: value for name, value in noted.items() if name.startswith("bccp.left_out.")}
+    assert left_out == {f"bccp.left_out.{step}": again["runs"][step] for step in config.STEPS[:3]}
+    assert part["steps"][3]["outputs"] == again["steps"][3]["outputs"]
+
+
+@pytest.mark.parametrize(("cache", "n_computed"), [(True, 1), (False, 2)])
+def test_shared_work_is_done_once_and_without_the_cache_once_a_pipeline(home: Path, cache: bool, n_computed: int) -> None:
+    computed = []
+
+    def compute(folder: Path) -> None:
+        computed.append(folder)
+        (folder / "x").write_text("features")
+
+    for pipeline in ("one", "two"):
+        store = ledger()
+        parent = store.start(pipeline)
+        context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent, cache=cache)
+        for name in ("bayes_cutoff", "cp_sampling"):
+            step = Step(name, None, {}, context, store, store.start(name, parent=parent), NoMirror())
+            assert (step.shared("student", {"a": 1}, compute) / "x").read_text() == "features"
+    assert len(computed) == n_computed
+
+
+def test_a_step_that_another_process_runs_is_waited_for_and_that_is_said(
+    stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, _ = plan().key("fetch_data", ledger())
+    (home / "locks").mkdir()
+    said, ended = "", time.monotonic() + 60
+    with FileLock(home / "locks" / f"step-{key[:16]}.lock"):
+        waiting = threading.Thread(target=run, args=[FETCH])
+        waiting.start()
+        while "waits" not in said and time.monotonic() < ended:
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+    waiting.join()
+    assert said.splitlines() == ["  fetch_data: waits for another process that runs it"]
+    assert stubs.took() == ["fetch_data"]
+
+
+def test_a_reused_step_starts_no_process_where_steps_have_environments_of_their_own(
+    stubs: Stubs, tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv, store = "main.env_manager=uv", ledger()
+    made, parent = plan(uv), store.start("another pipeline")
+    for name in config.STEPS:  # as the steps' own processes would leave it
+        key, parts = made.key(name, store)
+        assert "installed" not in parts
+        run_id = store.start(name, parent=parent, tags={"bccp.step": name})
+        step = Step(name, made.config.section(name), made.inputs(name), None, store, run_id, NoMirror())  # type: ignore[arg-type]
+        stubs._run(step)
+        store.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
+        store.end(run_id, "FINISHED")
+        made.versions |= step.outputs
+    monkeypatch.setattr(mlflow.projects, "run", lambda *_, **__: pytest.fail("a step was started"))
+    assert statuses(run(uv)) == ["reused"] * 8
+
+
+def test_a_fully_reused_pipeline_imports_neither_torch_nor_lightning_nor_wandb(stubs: Stubs, home: Path) -> None:
+    run()
+    script = f"""
+import sys
+from bccp.command_line import main
+assert main({["main.threads=1"]!r}) == 0
+print(sorted({{"torch", "lightning", "torchvision", "wandb"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("reused (run ") == 8
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(all_runs(ledger())) == 10
