@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels export wandb-sync dashboard contract clean
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export wandb-sync dashboard contract clean
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -34,6 +34,9 @@ benchmark: .venv/.dev  ## the figures of the README; takes minutes
 benchmark-labels: .venv/.dev  ## finding wrong labels against peers, hours; DATA=folder or archive, FEEDBACK=csv,csv, SEEDS=3
 	@python -m benchmarks.labels $(if $(DATA),--data "$(DATA)") $(if $(FEEDBACK),--feedback "$(FEEDBACK)") \
 	  $(if $(SEEDS),--seeds "$(SEEDS)") -- "$$OPTIONS"
+
+why: .venv/.run  ## why a step would run, without running anything: STEP=train, and OPTIONS as for run
+	@python -m bccp.why "$(STEP)" "$$OPTIONS"
 
 export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summary.json (else the newest finished run)
 	@python -m bccp.export --out "$(OUT)" --run "$(RUN)"
