@@ -113,13 +113,19 @@ class Limits:
     sha256: str | None = None
 
 
+def slot_name(key: str) -> str:
+    """How the files of a key's slot are named, before their endings: 32 hex digits."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
 @contextmanager
 def slot(cache: Path, key: str) -> Iterator[Slot]:
     """Hold the place of one remote thing in the cache, named by a key that is not shown (a URL may hold a password)."""
     cache.mkdir(parents=True, exist_ok=True)
-    place = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
-    part = place.with_suffix(".part")
-    with FileLock(place.with_suffix(".lock")):
+    place = cache / slot_name(key)
+    part, lock = place.with_suffix(".part"), place.with_suffix(".lock")
+    with FileLock(lock):
+        lock.touch()  # tells when it was last used
         shutil.rmtree(part, ignore_errors=True)  # a killed process has left it
         part.mkdir()
         try:

@@ -18,7 +18,7 @@ from bccp.errors import BCCPError
 from bccp.processes import callers, end_with
 
 WHOLE = "bccp-whole"
-"""The file in an environment that says that its build came to its end."""
+"""The file in an environment that says that its build came to its end, and by its date when it was last used."""
 
 _BUILD = "import sys; sys.path.insert(0, sys.argv[1]); from bccp import environments; environments.build(*sys.argv[2:])"
 
@@ -88,6 +88,7 @@ def prepare(project: Path, manager: str) -> None:
         os.environ["CONDA_ENVS_PATH"] = os.environ["MLFLOW_ENV_ROOT"]
     folder = place(project, manager)
     if _whole(folder):
+        (folder / WHOLE).touch()
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-P", "-c", _BUILD, str(Path(__file__).resolve().parents[1]), str(project), manager]
