@@ -184,7 +184,8 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
 def test_runs_that_others_made_and_what_they_deleted_stay(stubs: Stubs, home: Path) -> None:
     store = ledger()
     client = store.client
-    foreign = client.create_run(client.create_experiment("somebody's"), run_name="foreign").info.run_id
+    theirs = client.create_experiment("somebody's", artifact_location=(home / "artifacts" / "theirs").as_uri())
+    foreign = client.create_run(theirs, run_name="foreign").info.run_id
     client.set_terminated(foreign)
     gone = client.create_experiment("deleted by hand")
     client.create_run(gone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import shutil
@@ -67,6 +68,21 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
     edit(checkout / "src/bccp/masking.py")
     (change,) = keys.differences(before, parts(root))
     assert change.startswith('code.src/bccp/masking.py: "')
+
+
+def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> None:
+    files = [*(root / "src" / "bccp").glob("*.py"), *(root / step / "run.py" for step in config.STEPS)]
+    assert len(files) > 50
+    for path in files:
+        imported: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
+                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
+        expected = {file for file in files if file.parent.name == "bccp" and ".".join(file.with_suffix("").parts[-2:]) in imported}
+        found = {file for file in keys._imported_files(path) if file.name != "__init__.py"}
+        assert found - {path} == expected, path  # an example may import the module that it is in
 
 
 @pytest.mark.parametrize("name", ["monday_model", "frozen_features"])
