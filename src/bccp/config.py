@@ -10,12 +10,12 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bccp.errors import BCCPError, nearest
@@ -506,6 +506,9 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", plain)
 
 
+_NODES: dict[type, Callable[..., ValueNode]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
+
+
 def _typed(value: Any, hint: Any, key: str) -> Any:
     """Convert to the field's type as OmegaConf does, which never turns the text ``0012`` into a number for a text field."""
     if hint is Any:
@@ -519,11 +522,9 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}")
     try:
-        node = OmegaConf.structured(dataclasses.make_dataclass("One", [("value", kind)]))
-        node.value = value
+        return _NODES[kind](value, is_optional=False)._value()
     except ValidationError as error:
         raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}") from error
-    return node.value
 
 
 def _kind_name(hint: Any) -> str:
