@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -30,7 +31,7 @@ IDS = ["Full  level/0.png", "Full  level/1 a.png", "Größe/notes.txt", "Größe
 
 
 def config(source: str, path: object = None, **changes: Any) -> Data:
-    settings: dict[str, Any] = {"sha256": None, "refresh": False, "max_bytes": 1_000_000}
+    settings: dict[str, Any] = {"subfolder": None, "sha256": None, "refresh": False, "max_bytes": 1_000_000}
     return Data(source=source, path=None if path is None else str(path), **(settings | changes))
 
 
@@ -81,6 +82,18 @@ def test_a_folder_and_its_archives_become_the_same_bytes(tmp_path: Path, folder:
     again, other = fetch(tmp_path, config("archive", packed(folder, tmp_path / name)))
     assert other == content
     assert again.files.equals(fetched.files)
+
+
+def test_a_subfolder_holds_the_class_folders_and_what_lies_beside_it_does_not_count(tmp_path: Path, folder: Path) -> None:
+    data = config("archive", packed(folder, tmp_path / "a.zip"), subfolder="w/")
+    assert fetch(tmp_path, data)[0].files["image"].tolist() == IDS
+    (folder / "annotated").mkdir()
+    (folder / "annotated" / "0.png").write_bytes(b"all classes in one")
+    data = config("folder", folder)
+    assert fetch(tmp_path, data)[0].files["image"].tolist() == ["annotated/0.png", *(f"w/{image}" for image in IDS)]
+    assert fetch(tmp_path, replace(data, subfolder="w"))[0].files["image"].tolist() == IDS
+    with pytest.raises(BCCPError, match=r"data.subfolder='annotatd' \(did you mean 'annotated'\?\): name one of its folders, or null"):
+        fetch(tmp_path, replace(data, subfolder="annotatd"))
 
 
 def test_the_archive_is_stored_with_fixed_dates_and_permissions(tmp_path: Path, folder: Path) -> None:
@@ -278,7 +291,7 @@ def test_a_fingerprint_needs_no_heavy_package(tmp_path: Path, folder: Path) -> N
     code = (
         "import sys; from bccp import fetch_data; from bccp.config import Data\n"
         f"for source, path in (('digits', None), ('folder', {str(folder)!r})):\n"
-        "    fetch_data.source_fingerprint(Data(source=source, path=path, sha256=None, refresh=False, max_bytes=10**6))\n"
+        "    fetch_data.source_fingerprint(Data(source=source, path=path, subfolder=None, sha256=None, refresh=False, max_bytes=10**6))\n"
         "print(sorted({'torch', 'pandas', 'sklearn', 'numpy', 'mlflow', 'wandb', 'fsspec', 'gdown', 'kagglehub'} & set(sys.modules)))"
     )
     source = Path(fetch_data.__file__).parents[1]

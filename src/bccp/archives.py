@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, nearest
 
 CHUNK_BYTES = 1 << 20
 
@@ -121,8 +121,13 @@ class Listing:
         if self._total > self.max_bytes:
             raise too_large(self.shown, self.max_bytes)
 
-    def finished(self) -> list[File]:
+    def finished(self, subfolder: str | None = None) -> list[File]:
         """The files with wrapper folders stripped, sorted by name.
+
+        Parameters
+        ----------
+        subfolder : str, optional
+            POSIX path of a folder of the source; what lies outside does not count.
 
         Raises
         ------
@@ -132,8 +137,15 @@ class Listing:
         if not self.files:
             hidden = f" (but {self.left_out} hidden ones)" if self.left_out else ""
             raise BCCPError(f"{self.shown} holds no files{hidden}: give one folder of images per class")
-        names = strip_wrappers([file.name for file in self.files])
-        files = sorted((File(name, file.size, file.open) for name, file in zip(names, self.files, strict=True)), key=lambda f: f.name)
+        top = f"{subfolder.strip('/')}/" if subfolder else ""
+        inside = [file for file in self.files if file.name.startswith(top)]
+        if not inside:
+            tops = sorted({file.name.partition("/")[0] for file in self.files if "/" in file.name})
+            raise BCCPError(
+                f"{self.shown} holds no folder data.subfolder={subfolder!r}{nearest(top[:-1], tops)}: name one of its folders, or null"
+            )
+        names = strip_wrappers([file.name.removeprefix(top) for file in inside])
+        files = sorted((File(name, file.size, file.open) for name, file in zip(names, inside, strict=True)), key=lambda f: f.name)
         for before, after in itertools.pairwise(files):
             if before.name == after.name:
                 raise BCCPError(f"{self.shown} holds two files named {after.name!r}: remove or rename one")

@@ -91,6 +91,7 @@ class Data:
 
     source: str = _choice("digits", "folder", "archive", "gdrive", "kaggle", "fsspec", "artifact")
     path: str | None = _path(source=("folder", "archive"))
+    subfolder: str | None = field()
     sha256: str | None = field()
     refresh: bool = field()
     max_bytes: int = _number(1)
@@ -104,7 +105,7 @@ class Data:
 
     def relevant(self) -> dict[str, Any]:
         """``path`` counts as what it holds (see ``bccp.fetch_data.source_fingerprint``)."""
-        return {"source": self.source, "max_bytes": self.max_bytes}
+        return {"source": self.source, "subfolder": self.subfolder, "max_bytes": self.max_bytes}
 
 
 @dataclass(kw_only=True)

@@ -92,7 +92,7 @@ def fetch(
     """
     cache.mkdir(parents=True, exist_ok=True)
     with _brought(data, cache, fetch_ledger, fetch_wandb) as brought, _opened(brought, data, cache) as (listing, verified):
-        table = pack(listing.finished(), archive, shown=listing.shown)
+        table = pack(listing.finished(data.subfolder), archive, shown=listing.shown)
     if data.sha256 and not verified:
         _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
     return Fetched(table, listing.left_out)
