@@ -57,6 +57,10 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("train__epochs", 2.5, "train.epochs=2.5 is not accepted: give a whole number"),
         ("train__epochs", [3], "train.epochs=[3] is not accepted: give a whole number"),
         ("train__init", "monday", "did you mean 'monday_model'?"),
+        ("train__optimizer", "adam_w", "did you mean 'adamw'?"),
+        ("train__schedule", "cosine", "train.schedule=cosine is unknown: use one of one_cycle, exponential"),
+        ("bayes_cutoff__decay", 0, "bayes_cutoff.decay=0.0 is out of range: give a number above 0 to 1"),
+        ("train__normalization", "halve", "did you mean 'half'?"),
         ("main__execute_steps", "train,tset", "did you mean 'test'?"),
         ("main__execute_steps", [], "main.execute_steps=[] is not accepted"),
         ("main__env_manager", "virtual", "did you mean 'virtualenv'?"),
@@ -126,6 +130,15 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
         return config.relevant(getattr(load(root), section)) == config.relevant(getattr(load(root, **changes), section))
 
     assert same("bayes_cutoff", bayes_cutoff__percentile=50)
+    for section in ("bayes_cutoff", "train"):
+        assert same(section, **{f"{section}__decay": 0.5})  # one cycle knows none
+        exponential = {f"{section}__schedule": "exponential"}
+        slow, fast = (getattr(load(root, **exponential, **{f"{section}__decay": value}), section) for value in (0.9, 0.5))
+        assert config.relevant(slow) != config.relevant(fast)
+    assert same("cp_sampling", bayes_cutoff__decay=0.5)
+    assert not same("cp_sampling", bayes_cutoff__decay=0.5, bayes_cutoff__schedule="exponential")
+    assert same("train", bayes_cutoff__epochs=3)
+    assert not same("train", train__init="monday_model")
     assert not same("bayes_cutoff", bayes_cutoff__passes=5)
     assert not same("cp_sampling", cp_sampling__ratio=0.1)
     assert not same("cp_sampling", bayes_cutoff__epochs=3)

@@ -263,6 +263,18 @@ def test_a_saved_model_can_be_given_as_weights(tmp_path: Path) -> None:
         np.testing.assert_array_equal(models.logits(make(weights=str(weights)), make_images()), models.logits(source, make_images()))
 
 
+def test_pixels_can_be_normalised_by_a_half_whatever_the_weights(tmp_path: Path) -> None:
+    saved = make()
+    models.save(saved, tmp_path, {"class_names": ["a", "b", "c"]})
+    for options in ({}, {"weights": str(tmp_path)}):
+        plain, half = make(**options), make(normalization="half", **options)
+        assert torch.equal(plain.mean, saved.mean)
+        assert half.mean.flatten().tolist() == half.std.flatten().tolist() == [0.5, 0.5, 0.5]
+        assert torch.equal(half.head[1].weight, plain.head[1].weight)
+    models.save(half, tmp_path, {"class_names": ["a", "b", "c"]})
+    assert models.load(tmp_path)[1]["mean"] == [0.5, 0.5, 0.5]
+
+
 def test_training_can_start_from_a_saved_model_of_the_same_kind_only(tmp_path: Path) -> None:
     source = make(seed=4)
     models.save(source, tmp_path, {"class_names": list("abc")})

@@ -230,6 +230,41 @@ def test_the_learning_rate_rises_to_its_peak_once_and_falls_to_nothing(n_steps: 
     assert top < max(1, 0.3 * n_steps)
 
 
+@pytest.mark.parametrize(("optimizer", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_an_exponential_schedule_trains_as_a_loop_written_out_does(optimizer: str, kind: Any, tmp_path: Path) -> None:
+    images, targets = make_data(24)
+    options: dict[str, Any] = {"optimizer": optimizer, "schedule": "exponential", "decay": 0.5, "learning_rate": 0.01, "epochs": 4}
+    options |= {"batch_size": 24, "augmentation": "none", "val": (images[:0], targets[:0])}
+    history = fit(make_model(dropout=0), tmp_path, (images, targets), **options)
+    by_hand = make_model(dropout=0).train()
+    steps = kind(by_hand.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(steps, 0.5)
+    losses = []
+    for _ in range(4):
+        steps.zero_grad()
+        loss = torch.nn.functional.cross_entropy(by_hand(torch.from_numpy(images)), torch.from_numpy(targets))
+        loss.backward()
+        steps.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    assert history.train_loss == pytest.approx(losses, rel=2e-3)
+    assert history.learning_rate == pytest.approx([0.005, 0.0025, 0.00125, 0.000625])
+
+
+@pytest.mark.parametrize(("name", "kind", "weight_decay"), [("adamw", torch.optim.AdamW, 0.01), ("adam", torch.optim.Adam, 0)])
+def test_only_adamw_decays_weights(name: str, kind: Any, weight_decay: float) -> None:
+    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
+    task = training._Task(make_model(), [], torch.Generator(), loss=LOSSES["cross_entropy"], optimizer=name, **options)
+    optimizer = task.configure_optimizers()["optimizer"]
+    assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["weight_decay"] == weight_decay
+
+
+def test_an_exponential_rate_stays_through_an_epoch() -> None:
+    rate = training.rates("exponential", epochs=3, epoch_steps=2, decay=0.9)
+    assert [rate(step) for step in range(7)] == pytest.approx([1, 1, 0.9, 0.9, 0.81, 0.81, 0.729])
+
+
 def test_training_stops_when_the_validation_gets_no_better(tmp_path: Path) -> None:
     val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))
     history = fit(make_model(), tmp_path, val=val, epochs=30, patience=2)
@@ -434,7 +469,7 @@ def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history(
     norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters() if parameter.requires_grad)
     weights = torch.linspace(0.5, 1.5, 8)
     by_hand = float((weights * LOSSES["anl_ce"].per_image(model(images), targets)).mean().detach())
-    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "n_steps": 1, "tell": False}
+    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "optimizer": "adamw", "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
     task = training._Task(model, [], torch.Generator(), loss=Loss(LOSSES["anl_ce"].per_image, 0.01), **options)
     task.on_train_epoch_start()
     loss = float(task.training_step((images, targets, weights), 0).detach())

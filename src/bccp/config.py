@@ -135,8 +135,7 @@ class Segregation:
 
     def relevant(self) -> dict[str, Any]:
         """Where all images are Monday, what is said of Tuesday does not matter."""
-        moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
-        return {name: value for name, value in _flat(self).items() if name not in moot}
+        return _without(_flat(self), {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set())
 
 
 @dataclass(kw_only=True)
@@ -182,8 +181,12 @@ class MondayModel:
     model: str
     weights: str | None = _path()
     freeze_backbone: bool = field()
+    normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
+    optimizer: str = _choice("adamw", "adam")
+    schedule: str = _choice("one_cycle", "exponential")
+    decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
     augmentation: str = _choice("none", "generic")
     mirror: str = _choice("never", "auto", "always")
@@ -191,6 +194,10 @@ class MondayModel:
     ema_decay: float = _number(0, 1, below=True)
     dropout: float = _number(0, 1, below=True)
     random_seed: int = _number(0, 2**32 - 1)
+
+    def relevant(self) -> dict[str, Any]:
+        """Without a decay that the schedule does not use."""
+        return _flat(self) if self.schedule == "exponential" else _without(_flat(self), {"decay"})
 
 
 @dataclass(kw_only=True)
@@ -216,8 +223,12 @@ class BayesCutoff:
     model: str = field()
     weights: str | None = _path()
     freeze_backbone: bool = field()
+    normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
+    optimizer: str = _choice("adamw", "adam")
+    schedule: str = _choice("one_cycle", "exponential")
+    decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
     augmentation: str = _choice("none", "generic")
     mirror: str = _choice("never", "auto", "always")
@@ -248,7 +259,9 @@ class BayesCutoff:
         moot = {"enabled", "label"} | ({"percentile", "threshold"} - {self.cutoff})
         if self.method in POSTERIOR_FREE_METHODS and self.method != "cleanlab":
             moot -= {"percentile"}
-        return {name: value for name, value in _flat(self).items() if name not in moot}
+        if self.schedule != "exponential":
+            moot |= {"decay"}
+        return _without(_flat(self), moot)
 
     def monday_model(self) -> MondayModel:
         """The recipe of the judge."""
@@ -277,7 +290,7 @@ class CpSampling:
             return parameters
         if self.embedding != "monday_model":
             return parameters | {"embedding": self.embedding}
-        return parameters | {"embedding": "monday_model", "monday_model": _flat(self.monday_model)}
+        return parameters | {"embedding": "monday_model", "monday_model": self.monday_model.relevant()}
 
 
 @dataclass(kw_only=True)
@@ -288,8 +301,12 @@ class Train:
     init: str
     weights: str | None = _path()
     freeze_backbone: bool = field()
+    normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
+    optimizer: str = _choice("adamw", "adam")
+    schedule: str = _choice("one_cycle", "exponential")
+    decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
     dropout: float = _number(0, 1, below=True)
     augmentation: str = _choice("none", "generic")
@@ -312,8 +329,9 @@ class Train:
             )
 
     def relevant(self) -> dict[str, Any]:
-        """The recipe of ``monday_model`` counts only where retraining starts from it."""
-        return {name: value for name, value in _flat(self).items() if name != "monday_model" or self.init == "monday_model"}
+        """The recipe of ``monday_model`` counts only where retraining starts from it, and the decay where the schedule uses it."""
+        parameters = _without(_flat(self), {"monday_model"} | (set() if self.schedule == "exponential" else {"decay"}))
+        return parameters | ({"monday_model": self.monday_model.relevant()} if self.init == "monday_model" else {})
 
 
 @dataclass(kw_only=True)
@@ -578,3 +596,7 @@ def _noise(value: Any) -> str | list[list[float]]:
 
 def _flat(section: Any) -> dict[str, Any]:
     return dataclasses.asdict(section)
+
+
+def _without(parameters: dict[str, Any], moot: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in moot}

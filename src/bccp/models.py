@@ -48,6 +48,7 @@ def build(
     seed: int,
     weights: str | None = None,
     freeze_backbone: bool = False,
+    normalization: str = "auto",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> ImageClassifier:
@@ -70,6 +71,8 @@ def build(
         not taken where it has another number of classes (``note`` says so).
     freeze_backbone : bool
         Let only the head learn.
+    normalization : {"auto", "half"}
+        Of pixels: as the weights want it, else by ``mean`` and ``std``; or by a mean and deviation of 0.5, whatever the weights.
     mean, std : sequence of 3 floats
         Used where the weights bring none of their own.
 
@@ -98,6 +101,9 @@ def build(
         )
     if weights is not None and published is None:
         load_file(model, Path(weights), parts.last)
+    if normalization == "half":
+        model.mean.fill_(0.5)
+        model.std.fill_(0.5)
     if freeze_backbone:
         model.freeze_backbone()
         if weights is None:

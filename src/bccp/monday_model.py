@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -47,7 +46,7 @@ def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
     def compute(folder: Path) -> None:
         train_monday_model(days, recipe, device=step.device, folder=folder, progress=True, inputs=shared_inputs(step, days))
 
-    key = {"recipe": dataclasses.asdict(recipe) | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
+    key = {"recipe": recipe.relevant() | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
     return step.shared("monday_model", key, compute)
 
 
@@ -144,6 +143,7 @@ def fit_recipe(
         seed=recipe.random_seed,
         weights=recipe.weights,
         freeze_backbone=recipe.freeze_backbone,
+        normalization=recipe.normalization,
     )
     mirror = may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids)
     model.mirrored = mirror  # before features are asked for
@@ -157,6 +157,9 @@ def fit_recipe(
         None if val_ids is None else one_hot(days.labels(val_ids), n_classes),
         epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        decay=recipe.decay,
         batch_size=recipe.batch_size,
         augmentation=recipe.augmentation,
         mirror=mirror,

@@ -48,6 +48,7 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
         dropout=config.dropout,
         seed=config.random_seed,
         weights=config.weights,
+        normalization=config.normalization,
     )
     if config.init == "monday_model":
         models.initialise(model, shared_monday_model(step, days, config.monday_model), class_names=days.classes)

@@ -83,7 +83,7 @@ def student_probabilities(
 
     learned = hashlib.sha256(json.dumps(ids).encode() + soft.tobytes() + (b"" if fold is None else np.asarray(fold, np.int64).tobytes()))
     key = {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.relevant(),
         "data": step.inputs["segregated_data"],
         "targets": learned.hexdigest(),
         "passes": passes,

@@ -20,7 +20,19 @@ from bccp.mirror import mirror_symmetric
 
 Float32 = npt.NDArray[np.float32]
 
-SETTINGS = ("epochs", "learning_rate", "batch_size", "augmentation", "mixup_alpha", "ema_decay", "loss", "patience")
+SETTINGS = (
+    "epochs",
+    "learning_rate",
+    "optimizer",
+    "schedule",
+    "decay",
+    "batch_size",
+    "augmentation",
+    "mixup_alpha",
+    "ema_decay",
+    "loss",
+    "patience",
+)
 """Keys of the section ``train`` that training takes as they are."""
 
 HELD_OUT = 4

@@ -111,6 +111,9 @@ def fit(
     seed: int,
     folder: Path,
     class_weights: npt.ArrayLike | None = None,
+    optimizer: str = "adamw",
+    schedule: str = "one_cycle",
+    decay: float = 1.0,
     loss: str = "cross_entropy",
     mixup_alpha: float = 0.0,
     ema_decay: float = 0.0,
@@ -138,7 +141,7 @@ def fit(
     epochs : int
         At most.
     learning_rate : float
-        The peak of a one-cycle schedule.
+        The peak of ``one_cycle``, the first epoch's of ``exponential``.
     batch_size : int
         At most; all batches of an epoch have the same size but for one image, and at least 2.
     augmentation : {"none", "generic"}
@@ -149,6 +152,12 @@ def fit(
         Holds ``checkpoints`` while the training goes on.
     class_weights : array-like, shape (K,), optional
         Factor of the loss of each class.
+    optimizer : {"adamw", "adam"}
+        Adam with decoupled weight decay (:data:`WEIGHT_DECAY`), or without any.
+    schedule : {"one_cycle", "exponential"}
+        Of the learning rate: see :func:`rates`.
+    decay : float
+        In (0, 1]; the learning rate's factor an epoch, of ``exponential``.
     loss : str
         A name in ``bccp.losses.LOSSES``. The validation loss is always the cross-entropy, so that it compares across losses.
     mixup_alpha : float
@@ -174,6 +183,7 @@ def fit(
 
     References
     ----------
+    D. P. Kingma, J. Ba: "Adam: A Method for Stochastic Optimization", ICLR 2015.
     I. Loshchilov, F. Hutter: "Decoupled Weight Decay Regularization", ICLR 2019.
     """
     soft, importance = np.asarray(targets, np.float32), _importance(targets, weights, class_weights)
@@ -194,7 +204,6 @@ def fit(
                 validation = _Batches(val_inputs, val_soft, np.ones(len(val_soft), np.float32), max(batch_size, 256), None)
             augment = [] if model.frozen else [augmentations.mirror] * mirror + _AUGMENTATIONS[augmentation]
             bar = progress and sys.stdout.isatty() and not model.frozen
-            n_steps = epochs * len(training)
             task = _Task(
                 network,
                 augment,
@@ -202,8 +211,9 @@ def fit(
                 loss=LOSSES[loss],
                 mixup_alpha=mixup_alpha,
                 ema_decay=ema_decay,
+                optimizer=optimizer,
                 learning_rate=learning_rate,
-                n_steps=n_steps,
+                rate=rates(schedule, epochs=epochs, epoch_steps=len(training), decay=decay),
                 tell=progress and not bar,
             )
             if model.frozen:
@@ -254,24 +264,26 @@ class _Task(pl.LightningModule):
         loss: Loss,
         mixup_alpha: float,
         ema_decay: float,
+        optimizer: str,
         learning_rate: float,
-        n_steps: int,
+        rate: Callable[[int], float],
         tell: bool,
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
         self.loss, self.mixup_alpha = loss, mixup_alpha
         self.average = MovingAverage(network, ema_decay) if ema_decay else None
-        self.peak, self.n_steps = learning_rate, n_steps
+        self.optimizer, self.peak, self.rate = optimizer, learning_rate, rate
         self.history = History()
         self.sums = torch.zeros(0)
         self.started = 0.0
 
     def configure_optimizers(self) -> Any:
-        """AdamW on one cycle."""
-        optimizer = torch.optim.AdamW(self._learning(), lr=self.peak, weight_decay=WEIGHT_DECAY, fused=True)
-        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, self.n_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+        """The optimiser, and the learning rate at each of its steps."""
+        kind, weight_decay = {"adamw": (torch.optim.AdamW, WEIGHT_DECAY), "adam": (torch.optim.Adam, 0.0)}[self.optimizer]
+        optimizer = kind(self._learning(), lr=self.peak, weight_decay=weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
         """Start the sums."""
@@ -398,6 +410,28 @@ class _Dropout(nn.Module):
         return features * kept.div_(1 - self.rate)
 
 
+def rates(schedule: str, *, epochs: int, epoch_steps: int, decay: float) -> Callable[[int], float]:
+    """The learning rate of a step, counted from 0 up, as a share of what is set.
+
+    Parameters
+    ----------
+    schedule : {"one_cycle", "exponential"}
+        :func:`one_cycle` over all steps, or the same through an epoch and in the next one times ``decay``.
+    epochs, epoch_steps : int
+        How many epochs there are at most, and steps in each.
+    decay : float
+        In (0, 1].
+
+    Returns
+    -------
+    callable
+        From the number of a step to its share.
+    """
+    if schedule == "exponential":
+        return lambda step: float(decay ** (step // epoch_steps))
+    return lambda step: one_cycle(step, epochs * epoch_steps)
+
+
 def one_cycle(step: int, n_steps: int) -> float:
     """Learning rate of a step (from 0 up) as a share of the peak: up along a line, then down along a cosine; 0 from ``n_steps`` on.
 
@@ -486,7 +520,7 @@ def _run_head(
 ) -> State | None:
     """:func:`_run` for a head on features, whose steps take less time than what a Trainer does around them, or sharing them out does."""
     settings = task.to(device).configure_optimizers()
-    optimizer, cycle, best = settings["optimizer"], settings["lr_scheduler"]["scheduler"], None
+    optimizer, schedule, best = settings["optimizer"], settings["lr_scheduler"]["scheduler"], None
     losses = task.history.val_loss
     for _ in range(epochs):
         task.train().on_train_epoch_start()
@@ -494,7 +528,7 @@ def _run_head(
             optimizer.zero_grad()
             task.training_step(_on(device, batch), 0).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            cycle.step()
+            schedule.step()
             task.on_train_batch_end()
         if validation is not None:
             task.eval().on_validation_epoch_start()
