@@ -49,6 +49,8 @@ def test_flags_come_first_with_their_values() -> None:
         ("mian.target_day=monday", "did you mean 'main.target_day'?"),
         ("user_accuracy=0.6", "unknown key 'user_accuracy'"),
         ("noisy_labels.user_accuracy=0.5,1.9", "noisy_labels.user_accuracy=1.9 is out of range"),
+        ("noisy_labels.user_accuracy=interval(0.5,1.9)", "noisy_labels.user_accuracy=1.9 is out of range"),
+        ("train.learning_rate=tag(log,interval(0,1))", "train.learning_rate=0.0 is out of range"),
         ("cp_sampling.type=none,randum", "did you mean 'random'?"),
         ("main.execute_steps=[train,tset]", "did you mean 'test'?"),
         ("main.execute_steps='train,tset'", "did you mean 'test'?"),
@@ -63,7 +65,13 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
 
 
 def test_right_options_pass_unchanged() -> None:
-    options = ["noisy_labels.user_accuracy=0.5,0.9", "main.execute_steps='train,test'", "hydra.sweep.dir=/x", "train.model=vit_l_32"]
+    options = [
+        "noisy_labels.user_accuracy=0.5,0.9",
+        "train.epochs=int(interval(1,9))",
+        "main.execute_steps='train,test'",
+        "hydra.sweep.dir=/x",
+        "train.model=vit_l_32",
+    ]
     assert check_overrides(options) == options
 
 

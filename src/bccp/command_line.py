@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,10 +20,11 @@ from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
 from bccp.masking import hide, shown, shown_text
-from bccp.overrides import check_overrides, flags_first, split_options
+from bccp.overrides import check_overrides, flags_first, not_there, split_options
 from bccp.pipeline import Summary, new_run_folder, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
+from bccp.tuning import search_concluded
 
 _OPTION = "--hydra-options="
 
@@ -60,12 +62,15 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
-        _hydra_main()
+        with search_concluded():
+            _hydra_main()
         if _refused:
             raise _refused[0]
         return 0
     except BCCPError as error:
         return _failed(str(error))
+    except MissingConfigException as error:
+        return _failed(not_there(error))
     except KeyboardInterrupt:
         return _failed("interrupted", 130)
     except Interrupted as stopped:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
 from bccp import config
@@ -15,6 +15,9 @@ from bccp.errors import BCCPError, nearest
 from bccp.keys import ROOT
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
+
+PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper==1.3.0"}
+"""Choices that a package brings which is not always installed, with the package."""
 
 
 def split_options(text: str) -> list[str]:
@@ -119,6 +122,16 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
+def not_there(error: MissingConfigException) -> str:
+    """The sentence for a choice such as ``+experiments=…`` or ``hydra/sweeper=…`` that Hydra has not found."""
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if package := PLUGINS.get(f"{group}/{name}"):
+        return f"{group}={name} needs a package that is not installed: pip install {package}"
+    if not error.options:
+        return str(error).splitlines()[0]
+    return f"{group}={name} is unknown{nearest(name, error.options)}: use one of {', '.join(error.options)}"
+
+
 def _check_one(override: Override, known: Any) -> None:
     key = override.key_or_group
     node: Any = known
@@ -131,11 +144,13 @@ def _check_one(override: Override, known: Any) -> None:
         node = node[name]
     if override.is_delete():
         raise BCCPError(f"{key} cannot be deleted: give it a value")
-    if override.is_sweep_override():
-        for choice in override.sweep_iterator():
-            config.check_choice(key, choice)
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        choices: Iterable[Any] = [value.start, value.end]
     else:
-        config.check_choice(key, override.value())
+        choices = override.sweep_iterator() if override.is_sweep_override() else [value]
+    for choice in choices:
+        config.check_choice(key, choice)
 
 
 def _listing(place: str, names: Sequence[str]) -> str:
