@@ -97,7 +97,7 @@ def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(se
 def test_a_sweep_is_one_group_whose_pipelines_can_be_told_apart_online_and_synced(
     server: WandbStandIn, home: Path, light_steps: None
 ) -> None:
-    sweep = ["-m", TWO, "preprocessing.image_size=16,24"]
+    sweep = ["-m", "hydra/launcher=basic", TWO, "preprocessing.image_size=16,24"]
     for mode in ("online", "offline"):
         assert command_line.main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
     wandb_sync.sync()

@@ -16,6 +16,7 @@ from hydra.errors import MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from bccp import sweeps
 from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
-        with search_concluded():
-            _hydra_main()
+        with sweeps.concluded(), search_concluded():
+            hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")(_job)()
         if _refused:
             raise _refused[0]
         return 0
@@ -105,19 +106,24 @@ def _failed(sentence: str, status: int = 1) -> int:
     return status
 
 
-@hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")
-def _hydra_main(composed: DictConfig) -> Any:
+def _job(composed: DictConfig) -> Any:
+    """What Hydra calls: a single run, or a job of a sweep, in whatever process a launcher runs it."""
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)
-    multirun = about.mode == RunMode.MULTIRUN
-    sweep = Path(about.sweep.dir).name if multirun else None
-    try:
-        summary = run_composed(composed, folder, sweep=sweep, job=about.job.num if multirun else 0)
-    except BCCPError as error:
-        if not multirun:  # Hydra would print more lines around it
+    if about.mode != RunMode.MULTIRUN:
+        try:
+            summary = run_composed(composed, folder)
+        except BCCPError as error:  # Hydra would print more lines around it
             _refused.append(error)
             return None
-        print(f"error: job {about.job.num}: {error}", file=sys.stderr, flush=True)
-        raise  # the sweep goes on with its other jobs
-    print(report(summary, folder), flush=True)
+        print(report(summary, folder), flush=True)
+    else:
+        with sweeps.job(about.job.num):
+            try:
+                summary = run_composed(composed, folder, sweep=Path(about.sweep.dir).name, job=about.job.num)
+            except BCCPError:  # its summary tells it; the sweep goes on with its other jobs
+                return None
+            except Exception:
+                print(shown_text(traceback.format_exc()), file=sys.stderr)
+                return None
     return summary.metrics.get("train/val_accuracy")

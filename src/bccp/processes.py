@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,11 +44,11 @@ class _Held:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(first: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Let SIGINT, SIGTERM and SIGHUP end what runs in the block as :class:`Interrupted` (SIGINT: ``KeyboardInterrupt`` after the block).
 
     A signal that is ignored (``nohup``) stays ignored. Outside the main thread signals are left alone. An exception that Python dropped, as
-    it was raised while an object was being deleted, is raised again.
+    it was raised while an object was being deleted, is raised again. ``first`` is called before the block is ended.
     """
     latest = 0.0
 
@@ -58,6 +58,7 @@ def terminable() -> Iterator[None]:
         if latest and now - latest < _SAME_SIGNAL_SECONDS:
             return  # it would cut the ending short
         latest = now
+        first()
         if _Held.depth:
             _Held.waiting = number
         else:

@@ -1,0 +1,319 @@
+"""Sweeps: cores shared out, jobs that fail or are killed, what is told meanwhile, and the same results whatever runs the jobs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+from test_pipeline import make_images
+
+import bccp
+from bccp import command_line, sweeps
+from bccp.errors import BCCPError
+from bccp.processes import descendants, lives
+from bccp.step import MAKER, default_threads
+from bccp.sweeps import Marked, share
+from bccp.tracking import Ledger, ledger_uri
+
+QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
+QUIET = ["tracking.wandb=disabled"]
+FOREIGN = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "WANDB_API_KEY", "BCCP_CONTEXT")
+FIRST = "main.execute_steps=[fetch_data]"
+
+two_cores = pytest.mark.skipif(default_threads() < 2, reason="one core runs one job at a time, in the sweep's own process")
+
+
+class Started:
+    """A sweep in a process of its own, and what it says."""
+
+    def __init__(self, place: Path, words: Sequence[str], home: Path | None) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        environment |= {"BCCP_HOME": str(home)} if home else {}
+        self._said = [place / "out.txt", place / "err.txt"]
+        with self._said[0].open("w") as out, self._said[1].open("w") as err:
+            command = [sys.executable, str(sweeps.ROOT / "main.py"), "-m", *words, *QUIET]
+            self.process = subprocess.Popen(command, cwd=place, env=environment, stdout=out, stderr=err, start_new_session=True)
+
+    def out(self) -> str:
+        return self._said[0].read_text()
+
+    def err(self) -> str:
+        return self._said[1].read_text()
+
+
+@contextmanager
+def started(place: Path, *words: str, home: Path | None = None) -> Iterator[Started]:
+    """Start a sweep, which is gone after the block."""
+    sweep = Started(place, words, home)
+    try:
+        yield sweep
+    finally:
+        sweep.process.kill()
+        sweep.process.wait()
+
+
+def ledger() -> Ledger:
+    return Ledger(ledger_uri(None)[0])
+
+
+def statuses() -> list[str]:
+    """Of all runs, the pipelines' own first."""
+    store = ledger()
+    runs = store.client.search_runs([store.experiment_id])
+    return [run.info.status for run in sorted(runs, key=lambda run: "mlflow.parentRunId" in run.data.tags)]
+
+
+def newest(home: Path) -> Path:
+    """The folder of the newest sweep."""
+    return max((path.parent for path in (home / "outputs").glob("*/multirun.yaml")), key=lambda path: path.stat().st_mtime)
+
+
+def until(condition: Callable[[], bool], seconds: float = 200.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize(
+    ("n_cores", "n_jobs", "wanted", "threads", "expected"),
+    [
+        (16, 60, None, None, (16, 1)),
+        (16, 60, None, 3, (5, 3)),
+        (16, 60, 4, None, (4, 4)),
+        (16, 60, 4, 2, (4, 2)),
+        (16, 2, None, None, (2, 8)),
+        (16, None, None, None, (16, 1)),
+        (2, 60, None, 4, (1, 4)),
+        (1, 60, None, None, (1, 1)),
+        (4, 2, 3, None, (2, 2)),
+    ],
+)
+def test_jobs_and_their_threads_fit_the_cores(
+    n_cores: int, n_jobs: int | None, wanted: int | None, threads: int | None, expected: tuple[int, int]
+) -> None:
+    assert share(n_cores, n_jobs, wanted, threads) == expected
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [(5, None), (3, 2)])
+def test_more_jobs_at_once_than_cores_are_refused(wanted: int, threads: int | None) -> None:
+    with pytest.raises(BCCPError, match=rf"{wanted} jobs at once .* need {wanted * (threads or 1)} cores, and there are 4"):
+        share(4, 60, wanted, threads)
+
+
+def test_lines_are_handed_on_whole_and_marked() -> None:
+    stream = io.StringIO()
+    marked = Marked(stream, "[3] ")
+    for text in ("train: ru", "ns\n  train: epoch 1\n", "half"):
+        print(text, end="", file=marked)
+    assert stream.getvalue() == "[3] train: runs\n[3]   train: epoch 1\n"
+
+
+@pytest.mark.parametrize(
+    ("choices", "launcher", "environment"),
+    [
+        ("submitit_slurm", {"cpus_per_task": None}, {}),
+        ("ray", {"ray": {"init": {"address": "auto"}, "remote": {}}}, {}),
+        ("ray", {"ray": {"init": {"address": None}, "remote": {}}}, {"RAY_ADDRESS": "10.0.0.1:6379"}),
+    ],
+)
+def test_many_machines_do_not_share_a_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, choices: str, launcher: dict[str, Any], environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    about = {"runtime": {"choices": {"hydra/launcher": choices}}, "launcher": launcher}
+    composed = OmegaConf.create({"hydra": about, "tracking": {"mlflow_uri": None}})
+    with pytest.raises(BCCPError) as refused:
+        sweeps.begin(composed)
+    sentence = f"hydra/launcher={choices} runs jobs on many machines, which cannot share the file sqlite:///{home}/mlflow.db"
+    assert str(refused.value).startswith(sentence)
+    assert not (home / "outputs").exists()
+
+
+def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brings_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Plugins.instance()  # fills the store once
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "ray.yaml", raising=False)
+    assert command_line.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 1
+    sentence = f'error: hydra/launcher=ray needs a package that is not installed: pip install --editable "{sweeps.ROOT}[ray]"\n'
+    assert capsys.readouterr().err == sentence
+    assert command_line.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
+    assert "error: hydra/launcher=rai is unknown: use one of basic, joblib, ray," in capsys.readouterr().err
+
+
+def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["-m", "hydra.launcher.n_jobs=1000", "train.epochs=1,2"]) == 1
+    sentence = f"1000 jobs at once with main.threads=1 need 1000 cores, and there are {default_threads()}"
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+    (path,) = (home / "outputs").glob("**/summary.json")
+    assert json.loads(path.read_text())["error"].startswith(sentence)
+
+
+def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scancel = tmp_path / "bin" / "scancel"
+    scancel.parent.mkdir()
+    scancel.write_text(f"#!/bin/sh\necho $* > {tmp_path}/cancelled\n")
+    scancel.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{scancel.parent}:{os.environ['PATH']}")
+    (tmp_path / "sweep" / ".submitit" / "17_0").mkdir(parents=True)
+    for launcher in ("submitit_local", "submitit_slurm"):
+        assert not (tmp_path / "cancelled").exists()  # a local job's number is that of a process
+        sweeps.Sweep(tmp_path / "sweep", "", [], 1, launcher).end_workers()
+    assert (tmp_path / "cancelled").read_text() == "17_0\n"
+
+
+@two_cores
+def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
+    home: Path, image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, missing = image_folder({"ant": 12, "bee": 12}), tmp_path / "missing"
+    words = ["data.source=folder", f"data.path={there},{missing}", "preprocessing.image_size=16,24"]
+    words.append("main.execute_steps=[fetch_data,preprocessing]")
+    bccp.run([*QUIET, "data.source=folder", f"data.path={there}", FIRST])
+    store = ledger()
+    (fetched,) = store.client.search_runs([store.experiment_id], "tags.`bccp.step` = 'fetch_data'")
+    with started(tmp_path, *words) as sweep:
+        with store.lock(f"step-{fetched.data.tags['bccp.key'][:16]}", pytest.fail):  # long before a job asks for it
+            waiting = {f"[{job}]   fetch_data: waits for another process that runs it" for job in (0, 1)}
+            assert until(lambda: waiting <= set(sweep.out().splitlines())), sweep.err()
+        assert sweep.process.wait(200) == 1
+    lines, folder = sweep.out().splitlines(), newest(home)
+    assert lines[0] == f"sweep: 4 jobs, 2 at once on 2 cores (hydra/launcher=joblib, main.threads=1); {folder}"
+    assert all(line.startswith("[") for line in lines[1 : lines.index("")])
+    assert any(line.startswith(f"[2] data.path={missing} preprocessing.image_size=16: failed: ") for line in lines)
+    assert any(line.endswith("(2 done, 2 failed, 0 left)") for line in lines)
+    assert [line.split()[:2] for line in lines if line.startswith("  ") and line.split()[1:2] in (["finished"], ["failed"])] == [
+        ["0", "finished"],
+        ["1", "finished"],
+        ["2", "failed"],
+        ["3", "failed"],
+    ]
+    (last,) = sweep.err().splitlines()
+    assert last.startswith(f"error: 2 of 4 jobs failed (2, 3 in {folder}; the first: ")
+    assert str(missing) in last
+    made = [step["status"] for path in folder.glob("[01]/summary.json") for step in json.loads(path.read_text())["steps"][:2]]
+    assert made == ["reused", "ran"] * 2
+
+    shutil.copytree(there, missing)
+    next(missing.rglob("*.png")).unlink()
+    assert command_line.main(["-m", *words, *QUIET, "hydra/launcher=basic"]) == 0
+    assert f"[3] data.path={missing} preprocessing.image_size=24: finished in" in capsys.readouterr().out
+    summaries = [json.loads((newest(home) / str(job) / "summary.json").read_text()) for job in range(4)]
+    again = [[step["status"] for step in summary["steps"][:2]] for summary in summaries]
+    assert again == [["reused", "reused"]] * 2 + [["ran", "ran"], ["reused", "ran"]]
+
+
+@two_cores
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+def test_a_sweep_that_is_stopped_leaves_no_process_and_no_run(home: Path, tmp_path: Path, number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # both jobs ask it for an archive and wait
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = ["data.source=archive", f"data.path={address}/a.zip", f"data.sha256={'a' * 64},{'b' * 64},{'c' * 64}", FIRST]
+        with started(tmp_path, *words) as sweep:
+            silent.settimeout(200)
+            connections = [silent.accept()[0] for _ in range(2)]
+            workers = descendants(sweep.process.pid)
+            assert len(workers) >= 2
+            if number == signal.SIGINT:  # as a terminal does it
+                os.killpg(sweep.process.pid, number)
+            else:
+                sweep.process.send_signal(number)
+            assert sweep.process.wait(200) == (-number if number == signal.SIGKILL else 128 + number), sweep.err()
+        assert until(lambda: not any(lives(*worker) for worker in workers)), "a process was left"
+        for connection in connections:
+            connection.close()
+    assert statuses() == ["KILLED"] * 4
+    if number != signal.SIGKILL:
+        assert sweep.err().splitlines()[-1] == f"error: {'interrupted' if number == signal.SIGINT else 'terminated'}"
+    assert "Traceback" not in sweep.err()
+
+
+@pytest.mark.slow
+@two_cores
+def test_a_worker_that_is_killed_is_told_and_what_is_left_can_be_done(home: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        words = ["data.source=archive", f"data.path={address}/a.zip", f"data.sha256={'a' * 64},{'b' * 64}", FIRST]
+        with started(tmp_path, *words) as sweep:
+            silent.settimeout(200)
+            connections = [silent.accept()[0] for _ in range(2)]
+            store = ledger()
+            running = store.client.search_runs([store.experiment_id], "tags.`bccp.step` = 'fetch_data'")
+            os.kill(int(running[0].data.tags["bccp.pid"]), signal.SIGKILL)
+            assert sweep.process.wait(200) == 1
+        for connection in connections:
+            connection.close()
+    assert sweep.err().splitlines()[-1].startswith("error: 2 of 2 jobs did not end, as a worker was lost (TerminatedWorkerError)")
+    assert statuses() == ["KILLED"] * 4
+
+
+class Sweeps:
+    """The same sweep in several homes, that of the basic launcher, which nothing disturbs, first."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self._folder, self._database = folder, database
+        images = make_images(folder / "images", {"ant": 24, "bee": 24})
+        self._words = [*QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9"]
+        self.expected = self.run("basic", "hydra/launcher=basic")
+
+    def run(self, name: str, *more: str, seconds: float | None = None) -> dict[str, Any]:
+        """What the jobs came to in the home of this name: versions and figures. After some seconds the sweep is killed."""
+        home = self._folder / name
+        if not home.exists():
+            home.mkdir()
+            shutil.copy(self._database, home / "mlflow.db")
+        with started(self._folder, *self._words, *more, home=home) as sweep, suppress(subprocess.TimeoutExpired):
+            assert sweep.process.wait(seconds or 300) == 0, sweep.err()
+        summaries = [json.loads(path.read_text()) for path in sorted(newest(home).glob("*/summary.json"))] if seconds is None else []
+        return {
+            str(summary["config"]["noisy_labels"]["user_accuracy"]): (
+                {name: version for step in summary["steps"] for name, version in step["outputs"].items()},
+                summary["metrics"],
+            )
+            for summary in summaries
+        }
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Sweeps:
+    """The sweep that launchers are compared by."""
+    made = Sweeps(tmp_path_factory.mktemp("sweeps"), empty_database)
+    assert [sorted(outputs) for outputs, _ in made.expected.values()] == [sorted(MAKER)] * 2
+    assert all("test/accuracy" in metrics for _, metrics in made.expected.values())
+    return made
+
+
+@pytest.mark.slow
+@two_cores
+def test_joblib_makes_what_the_basic_launcher_makes_to_the_bit_even_when_it_is_killed_and_resumes(same: Sweeps) -> None:
+    same.run("joblib", seconds=random.Random(6).uniform(4, 12))
+    assert same.run("joblib") == same.expected
+
+
+@pytest.mark.slow
+def test_submitit_makes_what_the_basic_launcher_makes_to_the_bit(same: Sweeps) -> None:
+    assert same.run("submitit", "hydra/launcher=submitit_local") == same.expected
+
+
+@pytest.mark.slow
+def test_ray_makes_what_the_basic_launcher_makes_to_the_bit(same: Sweeps) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    assert same.run("ray", "hydra/launcher=ray") == same.expected
