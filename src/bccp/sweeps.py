@@ -13,6 +13,7 @@ import subprocess  # nosec B404
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from bccp.pipeline import Summary
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
 from bccp.step import default_threads, limit_threads
 from bccp.tracking import Ledger, ledger_uri
+from bccp.wandb_mirror import first_line
 
 PARENT = "BCCP_SWEEP"
 """Environment variable of the processes that run a sweep's jobs on this machine: id and start of the one that they end with."""
@@ -50,7 +52,7 @@ EXTRAS = {
 FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1")
 """What the table shows of each job, as far as it was measured; the first that was measured is also told when the job ends."""
 
-_LAUNCHERS = ("joblib", "submitit", "ray")  # packages whose exceptions say that a worker is lost
+_LAUNCHERS = frozenset({"joblib", "submitit", "ray"})  # packages
 _LONGEST_LIST = 10
 _POLL_SECONDS = 0.5
 
@@ -139,7 +141,7 @@ class Sweep:
         Ledger(self.uri).mend()
 
     def failure(self, lost: str | None) -> str | None:
-        """One sentence on the jobs that failed or never ran, or None; ``lost`` says what ended a worker."""
+        """One sentence on the jobs that failed or never ran, or None; ``lost`` says why they did not."""
         ended = jobs(self.folder)
         failed = [job for job in ended if job.status == "failed"]
         total = self.n_jobs or len(ended)
@@ -252,9 +254,9 @@ def concluded() -> Iterator[None]:
                 sweep.mend()
         raise
     except Exception as error:
-        if not _begun or type(error).__module__.partition(".")[0] not in _LAUNCHERS:
+        if not _begun or not _of_launcher(error):
             raise
-        lost = f"a worker was lost ({type(error).__name__}), killed from outside or for want of memory"
+        lost = f"{_begun[0].launcher} gave up ({type(error).__name__}: {first_line(error)})"
         _end_workers()
         for sweep in _begun:
             sweep.mend()
@@ -266,6 +268,12 @@ def concluded() -> Iterator[None]:
         failure = sweep.failure(lost)
         if failure:
             raise BCCPError(failure)
+
+
+def _of_launcher(error: Exception) -> bool:
+    """Whether a launcher's own package raised it: it could not start, or a worker is gone."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return bool({name.partition(".")[0] for name in (type(error).__module__, innermost.f_globals["__name__"])} & _LAUNCHERS)
 
 
 def _end_workers() -> None:
