@@ -45,9 +45,8 @@ EXTRAS = {
     "submitit_slurm": "[submitit]",
     "ray": "[ray]",
     "ray_aws": "[ray]",
-    "optuna": "[optuna]",
 }
-"""Launchers and sweepers of other packages, with the extra of ``pyproject.toml`` that installs each."""
+"""Launchers of other packages, with the extra of ``pyproject.toml`` that installs each."""
 
 FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1")
 """What the table shows of each job, as far as it was measured; the first that was measured is also told when the job ends."""
@@ -282,17 +281,13 @@ def _end_workers() -> None:
 
 
 def _unknown(error: MissingConfigException) -> Exception:
-    """A launcher or sweeper that is not there, as one sentence; other errors as they are."""
+    """A launcher that is not there, as one sentence; other errors as they are."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if group not in ("hydra/launcher", "hydra/sweeper"):
+    if group != "hydra/launcher":
         return error
     if name in EXTRAS:
-        return BCCPError(f'{group}={name} needs a package that is not installed: pip install --editable "{ROOT}{EXTRAS[name]}"')
-    return BCCPError(f"{group}={name} is unknown: use one of {', '.join(sorted({*(error.options or ()), *_of(group)}))}")
-
-
-def _of(group: str) -> list[str]:
-    return ["optuna"] if group == "hydra/sweeper" else [name for name in EXTRAS if name != "optuna"]
+        return BCCPError(f'hydra/launcher={name} needs a package that is not installed: pip install --editable "{ROOT}{EXTRAS[name]}"')
+    return BCCPError(f"hydra/launcher={name} is unknown: use one of {', '.join(sorted({'basic', *EXTRAS}))}")
 
 
 class Preparation(Callback):
@@ -332,6 +327,7 @@ def begin(config: DictConfig) -> Sweep:
     uri, note = ledger_uri(config.tracking.mlflow_uri)
     if note:
         print(note, flush=True)
+        os.environ.pop("MLFLOW_TRACKING_URI")  # once is enough
     many = _many_machines(launcher, about)
     if many and uri.startswith("sqlite"):
         raise BCCPError(
@@ -508,6 +504,10 @@ class Marked(io.TextIOBase):
 
     def flush(self) -> None:
         """Nothing waits but a line that has no end yet."""
+
+    def fileno(self) -> int:
+        """That of the stream, for processes which are to inherit it."""
+        return self._stream.fileno()
 
 
 def _spell(seconds: float) -> str:
