@@ -176,7 +176,7 @@ def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: p
     (tmp_path / "sweep" / ".submitit" / "17_0").mkdir(parents=True)
     for launcher in ("submitit_local", "submitit_slurm"):
         assert not (tmp_path / "cancelled").exists()  # a local job's number is that of a process
-        sweeps.Sweep(tmp_path / "sweep", "", [], 1, launcher).end_workers()
+        sweeps.Sweep(tmp_path / "sweep", "", [], 1, launcher, False).end_workers()
     assert (tmp_path / "cancelled").read_text() == "17_0\n"
 
 

@@ -78,6 +78,8 @@ class Sweep:
         None where the sweeper does not say beforehand.
     launcher : str
         Its name.
+    search : bool
+        Whether it looks for the best setting, where a failed job is an answer.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Sweep:
     swept: list[str]
     n_jobs: int | None
     launcher: str
+    search: bool
     _others: Collection[tuple[int, str]] = field(default_factory=lambda: descendants(os.getpid()))
     _started: float = field(default_factory=time.monotonic)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -145,7 +148,7 @@ class Sweep:
         failed = [job for job in ended if job.status == "failed"]
         total = self.n_jobs or len(ended)
         said = []
-        if failed:
+        if failed and not self.search:
             numbers = ", ".join(job.name for job in failed[:_LONGEST_LIST]) + (", …" if len(failed) > _LONGEST_LIST else "")
             first = f"the first: {failed[0].error}" if len(failed) > 1 else failed[0].error
             said.append(f"{len(failed)} of {total} jobs failed ({numbers} in {self.folder}; {first})")
@@ -345,7 +348,7 @@ def begin(config: DictConfig) -> Sweep:
         os.environ[PARENT] = f"{os.getpid()} {process_start(os.getpid())}"
     planned = _planned(about)
     swept = [override.key_or_group for override in planned if override.is_sweep_override()]
-    sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher)
+    sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher, "optuna" in about.sweeper._target_)
     how = _share_out(config, launcher, planned, sweep.n_jobs, many)
     print(f"sweep: {sweep.n_jobs or 'an unknown number of'} jobs, {how}; {sweep.folder}", flush=True)
     sweep.watch(sys.stdout)
