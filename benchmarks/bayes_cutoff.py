@@ -33,8 +33,8 @@ import torch
 from omegaconf import OmegaConf
 
 from bccp import bayes_cutoff, config, models, tables
-from bccp.frozen_features import frozen_features
-from bccp.images import ImageView, open_days
+from bccp.frozen_features import shared_inputs
+from bccp.images import FeatureView, open_days
 from bccp.keys import ROOT
 from bccp.step import Context, Step
 from bccp.tracking import Ledger, ledger_uri
@@ -49,9 +49,10 @@ VALIDATION = 4
 """One trusted image of so many is for validation."""
 
 PARTS = {
-    "frozen_features._backbone_digest": "keys and features",
+    "frozen_features.backbone_digest": "keys and features",
+    "images.ImageView.digest": "keys and features",
     "monday_model.data_digest": "keys and features",
-    "frozen_features.frozen_features": "keys and features",
+    "frozen_features.shared_array": "keys and features",
     "judge.open_monday_model": "Monday's model",
     "judge.stochastic_passes": "judging by Monday's model",
     "judge._believe": "posterior",
@@ -166,8 +167,8 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
 
     centres = SPREAD * rng.standard_normal((n_classes, dimension), dtype=np.float32)
 
-    def synthetic(_: Any, images: ImageView, **__: Any) -> npt.NDArray[np.float32]:
-        numbers = images[:].reshape(len(images), -1)[:, :4].copy().view(np.uint32)[:, 0]
+    def synthetic(_: Any, images: npt.NDArray[np.uint8], **__: Any) -> npt.NDArray[np.float32]:
+        numbers = images.reshape(len(images), -1)[:, :4].copy().view(np.uint32)[:, 0]
         noise = np.random.default_rng([1, numbers[0]]).standard_normal((len(numbers), dimension), dtype=np.float32)
         return np.maximum(centres[true[numbers]] + noise, 0)
 
@@ -178,8 +179,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
         section.model, n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0, weights=section.weights, freeze_backbone=True
     )
     with mock.patch.object(models, "embed", synthetic):
-        for day, of_split in (("monday", "train"), ("monday", "val"), ("tuesday", "train")):
-            frozen_features(step, days, model, days.ids(day, of_split))
+        shared_inputs(step, days)(model, names)
     inputs = [f"--{name}={name}:{versions[name]}" for name in ("segregated_data", "given_labels", "true_labels")]
     return inputs + [f"--{item.name}={config.encode(getattr(section, item.name))}" for item in dataclasses.fields(section)]
 
@@ -199,7 +199,7 @@ def measure(arguments: list[str]) -> None:
         return detection
 
     def only_features(model: Any, images: Any, **options: Any) -> npt.NDArray[np.float32]:
-        if isinstance(images, ImageView):
+        if not isinstance(images, FeatureView):
             sys.exit("error: the step looks at pixels, though all features are stored")
         return embed(model, images, **options)
 

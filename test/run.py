@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import models, plots, tables, test
+from bccp import frozen_features, models, plots, tables, test
 from bccp.images import open_days
 from bccp.registry import register
 from bccp.step import Step, command_line
@@ -25,7 +25,8 @@ def run(step: Step) -> None:
     test.check_classes(about["class_names"], days.classes)
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
     references, n_left_out = test.reference_labels(days.splits, target_day=days.target_day, **labels)
-    probs = models.probabilities(model, days.view(references["image"].tolist()), batch_size=step.config.batch_size, device=step.device)
+    inputs = frozen_features.shared_inputs(step, days)(model, references["image"].tolist())
+    probs = models.probabilities(model, inputs, batch_size=step.config.batch_size, device=step.device)
     predictions = test.predictions_table(references, probs, days.classes)
     figures = test.evaluate(predictions, days.classes)
     note = test.remark(figures)

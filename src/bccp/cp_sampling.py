@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.errors import BCCPError, nearest
+from bccp.images import FeatureView
 
 Index = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -122,7 +123,7 @@ DISTANCES: dict[str, Callable[[Float, int], Float]] = {
 
 
 def closest_pairs(
-    embeddings: npt.NDArray[np.floating],
+    embeddings: npt.NDArray[np.floating] | FeatureView,
     labels: npt.NDArray[np.integer],
     *,
     n_pairs: int,
@@ -136,7 +137,7 @@ def closest_pairs(
 
     Parameters
     ----------
-    embeddings : ndarray of float, shape (N, D)
+    embeddings : ndarray of float or FeatureView, shape (N, D)
         One finite vector an image, ordered by image id; may be memory-mapped: K of its rows are read a round.
     labels : ndarray of int, shape (N,)
         Class of each image.
@@ -159,7 +160,8 @@ def closest_pairs(
     """
     if metric not in DISTANCES:
         raise BCCPError(f"cp_sampling.type={metric} is no distance: use one of {', '.join(DISTANCES)}" + nearest(metric, DISTANCES))
-    measure, vectors = DISTANCES[metric], np.asarray(embeddings)
+    measure = DISTANCES[metric]
+    vectors = embeddings if isinstance(embeddings, FeatureView) else np.asarray(embeddings)  # a memory map's own indexing is slow
     pool = _Pool(np.asarray(labels))
     pairs = Pairs(np.zeros(n_pairs, np.int64), np.zeros(n_pairs, np.int64), np.zeros(n_pairs))
     for number, uniform in enumerate(_uniforms(n_pairs, pool.n_classes + 1, rng)):

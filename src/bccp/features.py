@@ -6,33 +6,28 @@ size of an embedding.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
-from bccp import models, tables
-from bccp.architectures import names
+from bccp import models
+from bccp.architectures import ImageClassifier, names
 from bccp.config import MondayModel
 from bccp.errors import BCCPError, nearest
-from bccp.frozen_features import frozen_features
-from bccp.images import Days
-from bccp.monday_model import open_monday_model, shared_monday_model
+from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, shared_inputs
+from bccp.images import Days, FeatureView
+from bccp.monday_model import open_monday_model
 from bccp.step import Step
-from bccp.tracking import file_digest, folder_digest
+from bccp.tracking import file_digest
 
 Float32 = npt.NDArray[np.float32]
 
-_BATCH_SIZE = 64
 
-
-def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: str, recipe: MondayModel) -> Float32:
+def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: str, recipe: MondayModel) -> FeatureView:
     """Embeddings of trusted images, from the ledger where they have been computed before.
 
     Parameters
@@ -41,7 +36,7 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
         Reads ``segregated_data``.
     days : Days
     ids : sequence of str
-        Image ids of Monday, whose pixels are those of ``clean_data``.
+        Image ids of Monday, at least one.
     embedding : str
         ``monday_model``, a torchvision model's name, or a TorchScript file.
     recipe : MondayModel
@@ -49,68 +44,71 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
 
     Returns
     -------
-    ndarray of float32, shape (N, D)
-        Memory-mapped, finite; row i belongs to ``ids[i]``.
+    FeatureView, shape (N, D)
+        Finite; row i belongs to ``ids[i]``.
 
     Raises
     ------
     BCCPError
         If the embedding is unknown, cannot be read, or gives no finite vectors.
     """
-    if embedding == "monday_model" and recipe.freeze_backbone:
-        found = frozen_features(step, days, open_monday_model(step, days, recipe), ids)
-        _check(found, embedding)
-        return found
-    about = json.loads((step.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
-    key = {"clean_data": about["clean_data"], "images": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
-    monday_folder: Path | None = None
+    images = days.view(ids)
+    start: Callable[[], Look]
     if embedding == "monday_model":
-        monday_folder = shared_monday_model(step, days, recipe)
-        key["backbone"] = f"monday_model:{folder_digest(monday_folder)}"
+        model = open_monday_model(step, days, recipe)
+        if model.frozen:
+            found = shared_inputs(step, days)(model, ids)
+            assert isinstance(found, FeatureView)
+            _check(found, embedding)
+            return found
+        backbone, start = backbone_digest(model), lambda: look_by(model, step.device)
     elif Path(embedding).is_file():
-        key["backbone"] = f"torchscript:{file_digest(Path(embedding))}"
+        backbone, start = f"torchscript:{file_digest(Path(embedding))}", lambda: script_look(Path(embedding), step.device)
     elif embedding in names():
-        key["backbone"] = f"{embedding}:DEFAULT"
+        backbone, start = f"{embedding}:DEFAULT", lambda: look_by(_published(embedding, days), step.device)
     else:
         raise BCCPError(
             f"cp_sampling.embedding={embedding!r} is neither a file nor a torchvision model: use monday_model, a torchvision model's name "
             "or a TorchScript file" + nearest(embedding, ["monday_model", *names()])
         )
 
-    def compute(folder: Path) -> None:
-        path, images = folder / "features.npy", days.view(ids)
-        tables.write(pd.DataFrame({"image": ids}), folder / "images.csv")
-        if monday_folder is None and Path(embedding).is_file():
-            script_features(Path(embedding), images, path, device=step.device)
-            return
-        if monday_folder is not None:
-            model, _ = models.load(monday_folder)
-        else:
-            model = models.build(embedding, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
-        _check(models.embed(model, images, batch_size=_BATCH_SIZE, device=step.device, path=path), embedding)
+    def checked() -> Look:
+        look = start()
 
-    features: Float32 = np.load(step.shared("features", key, compute) / "features.npy", mmap_mode="r")
-    return features
+        def look_and_check(pixels: npt.NDArray[np.uint8]) -> Float32:
+            features = look(pixels)
+            _check(features, embedding)
+            return features
+
+        return look_and_check
+
+    array = shared_array(step, "features", images, images.digest(), backbone, checked)
+    return FeatureView([array], np.zeros(len(array), np.int64), np.arange(len(array)), array.shape[1])
 
 
-def script_features(script: Path, images: models.Images, path: Path, *, device: str = "cpu") -> None:
-    """Embed images by a TorchScript module, which is code: open only files whose origin is known.
+def _published(name: str, days: Days) -> ImageClassifier:
+    return models.build(name, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
+
+
+def script_look(script: Path, device: str = "cpu") -> Look:
+    """Open a TorchScript module, which is code, to embed images: only files whose origin is known.
 
     Parameters
     ----------
     script : Path
         A module, saved by ``torch.jit.save``, that takes float32 of shape (n, 3, S, S), RGB in 0 to 1, resizes and normalises them itself
         where it needs to, and returns a floating-point tensor (n, D), or one that is flattened to it.
-    images : array-like of uint8, shape (N, S, S, 3)
-        Read batch by batch; at least one.
-    path : Path
-        The ``.npy`` file to write: float32, shape (N, D).
     device : str
+
+    Returns
+    -------
+    callable
+        From uint8 images (n, S, S, 3) to float32 features (n, D).
 
     Raises
     ------
     BCCPError
-        If the file is no TorchScript, does not take such images, or gives no finite vectors of one size.
+        If the file is no TorchScript; when it is called: if it does not take such images, or gives no vectors of one size.
     """
     try:
         with warnings.catch_warnings():
@@ -121,18 +119,10 @@ def script_features(script: Path, images: models.Images, path: Path, *, device: 
         raise BCCPError(
             f"cp_sampling.embedding={script} is no TorchScript file ({_first_line(error)}): save one by torch.jit.save"
         ) from error
-    features: Float32 | None = None
-    for start, batch in _script_batches(module, script, images, device):
-        if features is None:
-            features = models.new_rows(path, (len(images), batch.shape[1]))
-        features[start : start + len(batch)] = batch
-        _check(batch, str(script))
+    sizes: set[int] = set()
 
-
-def _script_batches(module: torch.jit.ScriptModule, script: Path, images: models.Images, device: str) -> Iterator[tuple[int, Float32]]:
-    for start in range(0, len(images), _BATCH_SIZE):
-        rows = np.arange(start, min(start + _BATCH_SIZE, len(images)))
-        pixels = torch.from_numpy(images[rows]).to(device).permute(0, 3, 1, 2).float() / 255
+    def look(images: npt.NDArray[np.uint8]) -> Float32:
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
         try:
             with torch.inference_mode():
                 found = module(pixels)
@@ -141,13 +131,18 @@ def _script_batches(module: torch.jit.ScriptModule, script: Path, images: models
                 f"cp_sampling.embedding={script} does not take float images of shape {tuple(pixels.shape)} ({_first_line(error)}): "
                 "let it take (n, 3, S, S) in 0 to 1"
             ) from error
-        if not isinstance(found, torch.Tensor) or found.ndim < 2 or len(found) != len(rows):
-            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise BCCPError(f"cp_sampling.embedding={script} returns {shape} for {len(rows)} images: let it return one tensor (n, D)")
-        yield start, found.flatten(1).float().cpu().numpy()
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        if isinstance(found, torch.Tensor) and found.ndim >= 2 and len(found) == len(images):
+            features: Float32 = found.flatten(1).float().cpu().numpy()
+            sizes.add(features.shape[1])
+            if len(sizes) == 1:
+                return features
+        raise BCCPError(f"cp_sampling.embedding={script} returns {shape} for {len(images)} images: let it return one tensor (n, D)")
+
+    return look
 
 
-def _check(features: Float32, embedding: str) -> None:
+def _check(features: Float32 | FeatureView, embedding: str) -> None:
     """Refuse embeddings among which no image is the nearest."""
     for start in range(0, len(features), 4096):
         if not np.isfinite(features[start : start + 4096]).all():

@@ -1,34 +1,45 @@
-"""What a frozen backbone makes of images: computed once, and shared by all models and steps that have this backbone.
+"""What a backbone makes of images: computed once, and shared by all models, steps and jobs that have this backbone and these pixels.
 
-Such features depend on the pixels and the backbone alone, so training, judging and comparing images need no second look at them.
+Features depend on the pixels, the backbone and what it computes in, and on nothing else, so that heads are trained, judged and tested
+without a second look at the images. They are kept as float16, and as float32 where that would lose more than a thousandth.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
-from bccp import models, tables
+from bccp import keys, models
 from bccp.architectures import ImageClassifier
-from bccp.images import Days, FeatureView, ImageView
+from bccp.images import Days, FeatureView, ImageView, Source
 from bccp.step import Step
 
 Float32 = npt.NDArray[np.float32]
+Features = npt.NDArray[np.float16 | np.float32]
 
 Inputs = Callable[[ImageClassifier, Sequence[str]], ImageView | FeatureView]
 """What a model is given of the images with some ids."""
 
-_BATCH_SIZE = 64
+Look = Callable[[npt.NDArray[np.uint8]], Float32]
+"""From images (n, S, S, 3) to features (n, D)."""
+
+BATCH_SIZE = 64
+
+_PRECISION = 1e-3
+"""Rounding that is borne, as a share of an image's largest feature."""
 
 
 def shared_inputs(step: Step, days: Days) -> Inputs:
     """Features where a model's backbone is frozen, computed by whoever asks first, and pixels where it is not.
+
+    A frozen backbone sees all images of both days at once, so that other splits of the same images find their features too.
 
     Parameters
     ----------
@@ -45,62 +56,110 @@ def shared_inputs(step: Step, days: Days) -> Inputs:
     def inputs(model: ImageClassifier, ids: Sequence[str]) -> ImageView | FeatureView:
         if not model.frozen:
             return days.view(ids)
-        table = days.splits.loc[list(ids), ["day", "split"]]
-        arrays: list[Float32] = []
-        array, row = np.zeros(len(table), np.int64), np.zeros(len(table), np.int64)
-        for day, split in table.drop_duplicates().itertuples(index=False):
-            place = np.flatnonzero((table["day"] == day) & (table["split"] == split))
-            known = days.ids(day, split)
-            array[place], row[place] = len(arrays), pd.Index(known).get_indexer(table.index[place])
-            arrays.append(frozen_features(step, days, model, known))
-        return FeatureView(arrays, array, row, model.n_features)
+        clean, corrupted = days.sources
+        changed = days.splits.loc[list(ids), "corrupted_row"].to_numpy() >= 0
+        row = np.where(changed, corrupted.ids.get_indexer(pd.Index(ids)), clean.ids.get_indexer(pd.Index(ids)))
+        backbone = backbone_digest(model)
+
+        def features(source: Source, wanted: bool) -> Features:
+            if not wanted:
+                return np.empty((0, model.n_features), np.float16)
+            return shared_array(step, "frozen_features", source.pixels, source.digest, backbone, lambda: look_by(model, step.device))
+
+        arrays = [features(clean, not changed.all()), features(corrupted, bool(changed.any()))]
+        return FeatureView(arrays, changed.astype(np.int64), row, model.n_features)
 
     return inputs
 
 
-def frozen_features(step: Step, days: Days, model: ImageClassifier, ids: Sequence[str]) -> Float32:
+def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone: str, start: Callable[[], Look]) -> Features:
     """Features of images, from the ledger where they have been computed before.
 
     Parameters
     ----------
     step : Step
-        Reads ``segregated_data``.
-    days : Days
-    model : ImageClassifier
-        Its backbone is frozen. The head does not matter.
-    ids : sequence of str, length N
+    name : str
+        Of the artifact.
+    images : ImageView
+        At least one.
+    pixels : str
+        Their digest.
+    backbone : str
+        What tells it from all others.
+    start : callable
+        Gives what looks at the images, where they have to be looked at.
 
     Returns
     -------
-    ndarray of float32, shape (N, D)
-        Memory-mapped; row i belongs to ``ids[i]``.
+    ndarray of float16 or float32, shape (N, D)
+        Memory-mapped; row i belongs to ``images[i]``.
     """
 
     def compute(folder: Path) -> None:
-        tables.write(pd.DataFrame({"image": ids}), folder / "images.csv")
-        view = days.view(ids)
-        # written, not mapped: a full disk is then an error that is told, and not a crash
-        with (folder / "features.npy").open("wb") as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (len(ids), model.n_features)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(ids), _BATCH_SIZE):
-                batch = view.take(np.arange(start, min(start + _BATCH_SIZE, len(ids))))
-                file.write(models.embed(model, batch, device=step.device).tobytes())
+        look = start()
+        starts = range(0, len(images), BATCH_SIZE)
+        write_features(folder / "features.npy", len(images), lambda: (look(images[first : first + BATCH_SIZE]) for first in starts))
 
-    about = json.loads((step.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
-    corrupted = bool((days.splits.loc[list(ids), "corrupted_row"] >= 0).any())
-    key = {
-        "images": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
-        "clean_data": about["clean_data"],
-        "segregated_data": step.inputs["segregated_data"] if corrupted else None,
-        "backbone": _backbone_digest(model),
-    }
-    features: Float32 = np.load(step.shared("frozen_features", key, compute) / "features.npy", mmap_mode="r")
+    key = {"pixels": pixels, "backbone": backbone, "dtype": dtype_on(step.device)}
+    features: Features = np.load(step.shared(name, key, compute) / "features.npy", mmap_mode="r")
     return features
 
 
-def _backbone_digest(model: ImageClassifier) -> str:
-    """SHA-256 of what a model's features depend on beside the pixels."""
+def look_by(model: ImageClassifier, device: str) -> Look:
+    """A model's backbone as it is fastest on the device; the model is left in evaluation mode there."""
+    backbone: torch.nn.Module = model.backbone
+    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own types lack it
+    dtype = dtype_on(device)
+    return lambda pixels: models.embed(model, pixels, device=device, dtype=dtype)
+
+
+def dtype_on(device: str) -> str:
+    """What a frozen backbone computes in: :func:`bccp.keys.features_dtype`, but float32 on a GPU that only imitates bfloat16."""
+    dtype = keys.features_dtype(device)
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "float32"
+    return dtype
+
+
+def write_features(path: Path, n_images: int, batches: Callable[[], Iterable[Float32]]) -> None:
+    """Write features batch by batch into a ``.npy`` file: float16 where that loses no more than a thousandth, else float32.
+
+    Parameters
+    ----------
+    path : Path
+    n_images : int
+        N, at least 1.
+    batches : callable
+        Gives the features of all images in order, in arrays (n, D); called once more where float16 will not do.
+
+    Raises
+    ------
+    ValueError
+        If the batches do not make up (N, D).
+    """
+    for dtype in (np.dtype("<f2"), np.dtype("<f4")):
+        shapes: list[tuple[int, ...]] = []
+        # written, not mapped: a full disk is then an error that is told, and not a crash
+        with path.open("wb") as file:
+            for batch in batches():
+                with np.errstate(over="ignore", invalid="ignore"):
+                    kept = batch.astype(dtype)
+                    loss, largest = np.abs(kept.astype(np.float32) - batch).max(axis=1), np.abs(batch).max(axis=1)
+                if dtype.itemsize == 2 and not (loss <= _PRECISION * largest).all():
+                    break
+                if not shapes:
+                    header = {"descr": dtype.str, "fortran_order": False, "shape": (n_images, batch.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                shapes.append(batch.shape)
+                file.write(kept.tobytes())
+            else:
+                if sum(shape[0] for shape in shapes) != n_images or len({shape[1:] for shape in shapes}) != 1:
+                    raise ValueError(f"features of {n_images} images came as {shapes}")
+                return
+
+
+def backbone_digest(model: ImageClassifier) -> str:
+    """SHA-256 of what a model's features depend on beside the pixels and what it computes in."""
     found = hashlib.sha256(json.dumps([model.architecture, model.image_size, model.mirrored]).encode())
     for name, value in sorted(model.state_dict().items()):
         if not name.startswith("head."):

@@ -5,11 +5,13 @@ Nothing here holds an image set in memory: a view keeps index arrays, and reads 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,8 @@ from bccp import tables
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 Index = npt.NDArray[np.int64]
+
+_CHUNK = 64
 
 
 class ImageView:
@@ -68,13 +72,20 @@ class ImageView:
         positions = np.asarray(positions)
         return ImageView(self._clean, self._corrupted, self._row[positions], self._corrupted_row[positions])
 
+    def digest(self) -> str:
+        """SHA-256 of the shape and the pixels, which are read a few images at a time."""
+        found = hashlib.sha256(json.dumps(self.shape).encode())
+        for start in range(0, len(self), _CHUNK):
+            found.update(self[start : start + _CHUNK].tobytes())
+        return found.hexdigest()
+
 
 class FeatureView:
-    """Features of images that a frozen backbone has seen, picked from several arrays and read when they are indexed.
+    """Features of images, picked from one array or several, and read when they are indexed.
 
     Parameters
     ----------
-    arrays : sequence of ndarray of float32, shape (any, D)
+    arrays : sequence of ndarray of float16 or float32, shape (any, D)
         Usually memory-mapped.
     array : ndarray of int64, shape (n,)
         For each image of the view the position of its array.
@@ -84,7 +95,7 @@ class FeatureView:
         D.
     """
 
-    def __init__(self, arrays: Sequence[Float32], array: Index, row: Index, n_features: int) -> None:
+    def __init__(self, arrays: Sequence[npt.NDArray[np.floating]], array: Index, row: Index, n_features: int) -> None:
         self._arrays = [np.asarray(one) for one in arrays]  # a memory map's own indexing is slow
         self._array = array
         self._row = row
@@ -111,6 +122,24 @@ class FeatureView:
         """The view of some of these images, in the order given; nothing is read."""
         positions = np.asarray(positions)
         return FeatureView(self._arrays, self._array[positions], self._row[positions], self._n_features)
+
+
+class Source(NamedTuple):
+    """Images, each once.
+
+    Attributes
+    ----------
+    ids : pandas.Index
+        Sorted.
+    pixels : ImageView
+        In the order of the ids.
+    digest : str
+        SHA-256 of the pixels.
+    """
+
+    ids: pd.Index
+    pixels: ImageView
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +181,14 @@ class Days:
         chosen = self.splits.loc[list(ids)]
         row = chosen["row"].to_numpy(np.int64)
         return ImageView(self._clean, self._corrupted, row, chosen["corrupted_row"].to_numpy(np.int64))
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """What all images of both days look like: as they came, and those that were corrupted as they were after it."""
+        ids = pd.Index(sorted(self.splits.index))
+        changed = ids[self.splits.loc[ids, "corrupted_row"].to_numpy() >= 0]
+        clean = ImageView(self._clean, None, self.splits.loc[ids, "row"].to_numpy(np.int64), np.full(len(ids), -1))
+        return [Source(places, view, view.digest()) for places, view in ((ids, clean), (changed, self.view(changed.tolist())))]
 
     def labels(self, ids: Sequence[str]) -> Index:
         """Class indices of images whose labels are trusted, shape (n,); a missing label raises KeyError."""

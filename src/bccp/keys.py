@@ -75,7 +75,7 @@ def step_key(
     if not isolated:
         parts["installed"] = _versions(tuple(_pins(environment)))
     if "torch" in _pins(environment):
-        parts |= {"dtype": "float32", "device": device_type()}
+        parts |= {"dtype": _dtypes(), "device": device_type()}
     return parts_key(parts), parts
 
 
@@ -143,6 +143,26 @@ def device_type() -> str:
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
 
 
+@functools.cache
+def features_dtype(device: str) -> str:
+    """What a frozen backbone computes in: ``bfloat16`` where the device has instructions for it, else ``float32``; told without torch.
+
+    Only torch can tell of a GPU: here it is ``bfloat16`` for every one, and :mod:`bccp.frozen_features` asks torch.
+    """
+    if device == "cpu":
+        try:
+            flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace"), flags=re.MULTILINE)
+        except OSError:
+            flags = None
+        return "bfloat16" if flags and {"avx512_bf16", "amx_bf16"} & set(flags[1].split()) else "float32"
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def _dtypes() -> dict[str, str]:
+    """What learns is float32 everywhere; what is frozen may be less."""
+    return {"training": "float32", "frozen": features_dtype(device_type())}
+
+
 def _pins(environment: Path) -> dict[str, str]:
     """The ``package==version`` lines of an environment file."""
     return dict(re.findall(r"^\s*-\s*([A-Za-z0-9._-]+)==(\S+)", environment.read_text(encoding="utf-8"), flags=re.MULTILINE))
@@ -163,8 +183,9 @@ def shared_parts(name: str) -> dict[str, Any]:
     """What work shared by steps depends on beside its parameters: its module ``bccp.<name>``, torch's versions, dtype and device."""
     return {
         "code": _code(_PACKAGE / f"{name}.py"),
-        "installed": _versions(("numpy", "torch", "torchvision", "lightning")),
-        "dtype": "float32",
+        # a frozen backbone is not trained, and the step test, which shares its features, has no lightning
+        "installed": _versions(("numpy", "torch", "torchvision") + (("lightning",) if name != "frozen_features" else ())),
+        "dtype": _dtypes(),
         "device": device_type(),
     }
 

@@ -202,7 +202,7 @@ def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, s
     recipe, trusted = step.config.monday_model(), days.ids("monday", "train")
     references = shared_features(step, days, trusted, embedding="monday_model", recipe=recipe)
     model = open_monday_model(step, days, recipe)
-    found = nearest_by_cosine(models.embed(model, shared_inputs(step, days)(model, suspects), device=step.device), references)
+    found = nearest_by_cosine(models.embed(model, shared_inputs(step, days)(model, suspects), device=step.device), references[:])
     return {suspect: trusted[k] for suspect, k in zip(suspects, found.tolist(), strict=True)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -177,6 +178,7 @@ def save(
         "image_size": model.image_size,
         "dropout": model.dropout,
         "mirrored": model.mirrored,
+        "frozen": model.frozen,
         **rgb,
     }
     text = json.dumps({**about, **own}, indent=2, ensure_ascii=False)
@@ -195,7 +197,7 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     Returns
     -------
     model : ImageClassifier
-        On the CPU, in evaluation mode.
+        On the CPU, in evaluation mode; frozen if it was.
     about : dict
         What ``model.json`` holds.
 
@@ -216,11 +218,19 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     )
     load_file(model, folder, "")
     model.mirrored = about.get("mirrored", False)
+    if about.get("frozen", False):
+        model.freeze_backbone()
     return model, about
 
 
 def embed(
-    model: ImageClassifier, images: Images | FeatureView, *, batch_size: int = 256, device: str = "cpu", path: Path | None = None
+    model: ImageClassifier,
+    images: Images | FeatureView,
+    *,
+    batch_size: int = 256,
+    device: str = "cpu",
+    dtype: str = "float32",
+    path: Path | None = None,
 ) -> Float32:
     """Features of images, without dropout or augmentation.
 
@@ -232,6 +242,8 @@ def embed(
         Read batch by batch; features are read as they are.
     batch_size : int
     device : str
+    dtype : {"float32", "bfloat16"}
+        What the backbone computes in, as far as its layers can (autocast); faster where the device has instructions for it.
     path : Path, optional
         A ``.npy`` file to write the features to; they are then memory-mapped.
 
@@ -243,7 +255,8 @@ def embed(
     shape = (len(images), model.n_features)
     features: Float32 = np.empty(shape, np.float32) if path is None else new_rows(path, shape)
     model.to(device).eval()
-    with torch.inference_mode():
+    faster = torch.autocast(torch.device(device).type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
+    with torch.inference_mode(), faster:
         for start in range(0, len(images), batch_size):
             rows = np.arange(start, min(start + batch_size, len(images)))
             seen = images[rows]
@@ -268,8 +281,8 @@ def new_rows(path: Path, shape: tuple[int, int]) -> Float32:
     return rows
 
 
-def logits(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu") -> Float32:
-    """Logits of images, without dropout or augmentation; see :func:`embed`.
+def logits(model: ImageClassifier, images: Images | FeatureView, *, batch_size: int = 256, device: str = "cpu") -> Float32:
+    """Logits of images or of features, without dropout or augmentation; see :func:`embed`.
 
     Returns
     -------
@@ -280,11 +293,12 @@ def logits(model: ImageClassifier, images: Images, *, batch_size: int = 256, dev
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
             rows = np.arange(start, min(start + batch_size, len(images)))
-            scores[rows] = model(torch.from_numpy(images[rows]).to(device)).float().cpu().numpy()
+            seen = torch.from_numpy(images[rows]).to(device)
+            scores[rows] = (model.head(seen) if isinstance(images, FeatureView) else model(seen)).float().cpu().numpy()
     return scores
 
 
-def probabilities(model: ImageClassifier, images: Images, *, batch_size: int = 256, device: str = "cpu") -> Float32:
+def probabilities(model: ImageClassifier, images: Images | FeatureView, *, batch_size: int = 256, device: str = "cpu") -> Float32:
     """P(class | image), without dropout or augmentation; see :func:`embed`.
 
     Returns

@@ -22,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.cp_sampling import DISTANCES, closest_pairs, random_sample
+from bccp.images import FeatureView
 
 Index = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
-Embeddings = npt.NDArray[np.floating]
+Embeddings = npt.NDArray[np.floating] | FeatureView
 Labels = npt.NDArray[np.integer]
 
 NEED_EMBEDDINGS = frozenset({*DISTANCES, "herding", "diverse"})
@@ -70,7 +71,7 @@ class Sampler(Protocol):
 
     Parameters
     ----------
-    embeddings : ndarray of float, shape (N, D), or None
+    embeddings : ndarray of float or FeatureView, shape (N, D), or None
         Finite; may be memory-mapped. None will do for samplers that are not in :data:`NEED_EMBEDDINGS`.
     labels : ndarray of int, shape (N,)
         Class of each image.
