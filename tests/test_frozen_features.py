@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -180,6 +181,21 @@ class Section:
 def test_torch_says_the_same_of_this_processor() -> None:
     able = torch.cpu.get_capabilities()
     assert keys.features_dtype("cpu") == ("bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32")
+
+
+@pytest.mark.parametrize(("name", "n_left"), [("small_cnn", 0), ("mobilenet_v3_small", 0), ("resnet18", 17)])
+def test_folded_batch_norms_change_no_feature_and_the_model_stays_as_it_is(name: str, n_left: int, one_thread: None) -> None:
+    model = models.build(name, 3, image_size=32, dropout=0, seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    with torch.no_grad():
+        for _ in range(5):
+            model.train().embed(torch.from_numpy(images))
+    before = models.embed(model, images)
+    folded = frozen_features.fold_norms(copy.deepcopy(model).eval())
+    assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules()) == n_left
+    np.testing.assert_allclose(models.embed(folded, images), before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
+    frozen_features.look_by(model, "cpu")(images)
+    np.testing.assert_array_equal(models.embed(model, images), before)
 
 
 def test_another_process_computes_the_same_bytes(step: SharingStep, tmp_path: Path) -> None:

@@ -6,15 +6,20 @@ without a second look at the images. They are kept as float16, and as float32 wh
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bccp import keys, models
 from bccp.architectures import ImageClassifier
@@ -106,11 +111,21 @@ def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone
 
 
 def look_by(model: ImageClassifier, device: str) -> Look:
-    """A model's backbone as it is fastest on the device; the model is left in evaluation mode there."""
-    backbone: torch.nn.Module = model.backbone
-    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own types lack it
+    """A copy of a model as its backbone is fastest on the device; the model itself stays as it is."""
+    fast: Any = fold_norms(copy.deepcopy(model).eval())  # torch's own types lack memory_format
+    fast.to(memory_format=torch.channels_last)
     dtype = dtype_on(device)
-    return lambda pixels: models.embed(model, pixels, device=device, dtype=dtype)
+    return lambda pixels: models.embed(fast, pixels, device=device, dtype=dtype)
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """Let convolutions do the work of the batch norms after them in a ``Sequential``; changes the model, which is in evaluation mode."""
+    for layers in list(model.modules()):
+        if isinstance(layers, nn.Sequential):
+            for i, (layer, following) in enumerate(itertools.pairwise(list(layers))):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    layers[i], layers[i + 1] = fuse_conv_bn_eval(layer, following), nn.Identity()
+    return model
 
 
 def dtype_on(device: str) -> str:
