@@ -148,7 +148,7 @@ class Home:
             while process.poll() is None:
                 for name, value in _memory(process.pid, peaks).items():
                     peaks[name] = max(peaks[name], value)
-                time.sleep(0.01)
+                time.sleep(0.02)
             seconds = time.perf_counter() - start
         if process.returncode:
             sys.exit(f"error: {shlex.join(command)} failed: {output.read_text(encoding='utf-8')[-2000:]}")
