@@ -7,7 +7,7 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -43,6 +43,8 @@ export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summa
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
 	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"
+sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
+	@python -m bccp.sweep_report "$(DIR)"
 
 wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
 	@python -m bccp.wandb_sync

@@ -70,6 +70,9 @@ class Mirror(Protocol):
     def log_picture(self, path: Path, *, pixels: bool) -> None:
         """A picture; with ``pixels`` it shows parts of images."""
 
+    def log_page(self, path: Path) -> None:
+        """A page (HTML) that shows no part of any image."""
+
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Rows of a table, each with the image that it is about."""
 
@@ -95,6 +98,9 @@ class NoMirror:
         """Do nothing."""
 
     def log_picture(self, path: Path, *, pixels: bool) -> None:
+        """Do nothing."""
+
+    def log_page(self, path: Path) -> None:
         """Do nothing."""
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
@@ -126,6 +132,8 @@ class WandbMirror:
         Whether pixels may leave.
     init_timeout, finish_timeout : float
         Seconds to wait for the server at the start, and for the rest of the uploads at the end.
+    run_id : str, optional
+        W&B's id of the run; what W&B has under it is taken up again.
     """
 
     def __init__(
@@ -142,6 +150,7 @@ class WandbMirror:
         upload_images: bool,
         init_timeout: float,
         finish_timeout: float,
+        run_id: str | None = None,
     ) -> None:
         self._wandb = import_wandb()
         self._step, self._upload_images, self.lost = step, upload_images, False
@@ -149,6 +158,8 @@ class WandbMirror:
         where: dict[str, Any] = {"entity": entity, "project": project, "group": group, "dir": str(home), "settings": timeouts}
         self._where = where
         about: dict[str, Any] = where | {"job_type": step, "name": name, "config": dict(config)}
+        if run_id is not None:
+            about |= {"id": run_id, "resume": "allow"}
         try:
             self._run = start_run(mode=mode, **about)
         except (self._wandb.errors.Error, TimeoutError) as error:
@@ -221,6 +232,11 @@ class WandbMirror:
         """Log a PNG file."""
         if not self._withheld(pixels):
             self._run.log({f"{self._step}/{path.stem}": self._wandb.Image(str(path))})
+
+    def log_page(self, path: Path) -> None:
+        """Log an HTML file."""
+        with scratch("page") as folder, _temporary_files_in(folder):  # wandb copies what it uploads
+            self._run.log({f"{self._step}/{path.stem}": self._wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Log the first rows with thumbnails; without them where pixels may not leave."""
