@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -352,6 +354,20 @@ def test_a_cell_in_which_jobs_failed_says_so() -> None:
     assert ">failed<" in heat_map.svg()
 
 
+def test_a_page_that_would_be_too_large_names_the_pictures_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = measured(grid(train__epochs=[5, 10]), lambda _: 0.9)
+    monkeypatch.setattr(sweep_report, "MOST_DRAWN", 100)
+    text = sweep_report.page(sweep, sweep_plots.draw(sweep, "test/accuracy"))
+    assert "<svg" not in text
+    assert "<a href='report/test-accuracy-over-epochs-1.png'>" in text
+
+
+def test_an_interval_that_is_wider_than_all_else_does_not_flatten_the_curves() -> None:
+    means, halves = pd.Series([0.80, 0.90]), pd.Series([0.5, math.nan])
+    assert sweep_plots._limits(means) == pytest.approx((0.796, 0.904))
+    assert sweep_plots._limits(means, halves) == pytest.approx((0.7 - 0.008, 0.9 + 0.008))
+
+
 def test_a_figure_that_is_missing_is_replaced_by_the_next() -> None:
     jobs = [record(n, words, f1=0.8 + n / 100) for n, words in enumerate(grid(bayes_cutoff__passes=[3, 5]))]
     assert of(jobs).figures == ["bayes_cutoff/f1"]
@@ -442,6 +458,11 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
     for given in ("", folder.name, str(folder)):
         assert sweep_report.main([given]) == 0
         assert capsys.readouterr().out == f"sweep report: {folder / 'sweep.html'}\n"
+
+
+def test_what_draws_is_loaded_only_when_the_home_is_known() -> None:
+    loaded = "import sys, bccp.sweep_report; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_sweep_ends_with_its_report_also_when_a_job_fails_and_a_report_that_fails_is_one_line(

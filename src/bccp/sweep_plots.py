@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -62,14 +63,19 @@ class Picture:
     def save(self, folder: Path) -> Path:
         """Write a PNG file; equal pictures are equal bytes."""
         path = folder / f"{self.name}.png"
-        self.figure.savefig(path, format="png", dpi=144, facecolor="white", bbox_inches="tight", metadata={"Software": None})
+        self._write(path, format="png", dpi=144, facecolor="white", metadata={"Software": None})
         return path
+
+    def _write(self, place: Path | io.StringIO, **how: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a script that the bundled font lacks, names that leave little room
+            self.figure.savefig(place, bbox_inches="tight", **how)
 
     def svg(self) -> str:
         """A drawing for a page, whose colours and letters it takes."""
         stream = io.StringIO()
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
-            self.figure.savefig(stream, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
+            self._write(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = stream.getvalue()
         text = re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
         text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
@@ -335,10 +341,14 @@ def _bare(frame: Axes) -> None:
     frame.patch.set_visible(False)
 
 
-def _limits(mean: Any, half: Any = 0.0) -> tuple[float, float]:
-    """From below the least to above the largest, with what intervals reach to, within the shares that there are."""
-    reach = np.nan_to_num(np.asarray(half, float))
-    low, high = float(np.min(mean - reach)), float(np.max(mean + reach))
+def _limits(mean: pd.Series[float], half: pd.Series[float] | None = None) -> tuple[float, float]:
+    """From below the least to above the largest, within the shares that there are.
+
+    Of an interval so wide that it would leave the means no room (two seeds) only a part is shown.
+    """
+    most = max(float(mean.max() - mean.min()), 0.04)
+    reach = half.fillna(0).clip(upper=most) if half is not None else 0.0
+    low, high = float((mean - reach).min()), float((mean + reach).max())
     margin = max(0.04 * (high - low), 0.002)
     return max(low - margin, -0.01), min(high + margin, 1.01)
 
