@@ -412,7 +412,7 @@ def _shared(sweep: Sweep) -> str:
 
 
 def _table(headings: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table; figures stand right, and what became of a job is coloured."""
+    """A table that a narrow screen scrolls; what became of a job is coloured."""
     head = "".join(f"<th>{escape(text)}</th>" for text in headings)
     rows = "".join(f"<tr>{''.join(_cells(line))}</tr>" for line in lines)
     return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
