@@ -251,17 +251,20 @@ def test_sections_and_experiments_that_were_swept_are_named_as_they_were_given_a
     assert [axis.key for axis in of([*jobs, other]).axes] == ["bayes_cutoff", "train.epochs"]
 
 
-def test_a_job_that_was_refused_at_once_is_in_its_cell() -> None:
+def test_jobs_that_were_refused_at_once_are_in_their_cells() -> None:
     jobs = [record(n, [f"cp_sampling.ratio={ratio}"], test_accuracy=0.9) for n, ratio in enumerate((0.1, 0.4))]
-    refused = summary(["cp_sampling.ratio=1.5"], "failed", "cp_sampling.ratio=1.5 is out of range")
-    refused["config"]["train"]["random_seed"] = "${main.random_seed}"  # not resolved yet
-    refused["config"]["data"]["path"] = "images"  # not absolute yet
-    sweep = of([*jobs, sweep_results.job_record(2, refused, ["cp_sampling.ratio=1.5"])])
-    assert [(axis.key, axis.values) for axis in sweep.axes] == [("cp_sampling.ratio", ("0.1", "0.4", "1.5"))]
-    assert sweep.seeds == ()
+    for number, ratio in enumerate((1.5, 0.4), start=2):
+        refused = summary([f"cp_sampling.ratio={ratio}"], "failed", "not accepted")
+        refused["config"]["train"]["random_seed"] = "${main.random_seed}"  # not resolved yet
+        refused["config"]["data"]["path"] = "images"  # not absolute yet
+        jobs.append(sweep_results.job_record(number, refused, [f"cp_sampling.ratio={ratio}"]))
+    assert [(axis.key, axis.values) for axis in of(jobs).axes] == [("cp_sampling.ratio", ("0.1", "0.4", "1.5"))]
+    assert of(jobs).seeds == ()
 
 
-@pytest.mark.parametrize("said", [None, [], {}, {"status": "finished", "metrics": None, "steps": 5, "config": []}, {"status": 3}])
+@pytest.mark.parametrize(
+    "said", [None, [], {}, {"status": "finished", "metrics": {"test/accuracy": None, "a": "b"}, "steps": 5, "config": []}, {"status": 3}]
+)
 def test_a_summary_may_hold_anything(said: Any) -> None:
     job = sweep_results.job_record(0, said, ["train.epochs=3", "~", "a=[", "data.path='${oc.env:BCCP_SECRET_AB12}'"])
     assert job.status == ("finished" if said and said["status"] == "finished" else "unfinished")
