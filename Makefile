@@ -43,6 +43,7 @@ export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summa
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
 	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"
+
 sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
 	@python -m bccp.sweep_report "$(DIR)"
 

@@ -267,6 +267,9 @@ def concluded() -> Iterator[None]:
             sweep.close()
     for sweep in _begun:
         print(table(sweep), flush=True)
+        from bccp import sweep_report  # only a sweep that has ended pays for what draws it
+
+        sweep_report.conclude(sweep.folder)
         failure = sweep.failure(lost)
         if failure:
             raise BCCPError(failure)
