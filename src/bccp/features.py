@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +58,7 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
     if embedding == "monday_model":
         model = open_monday_model(step, days, recipe)
         if model.frozen:
-            found = shared_inputs(step, days)(model, ids)
-            assert isinstance(found, FeatureView)
+            found = cast(FeatureView, shared_inputs(step, days)(model, ids))
             _check(found, embedding)
             return found
         backbone, start = backbone_digest(model), lambda: look_by(model, step.device)
