@@ -138,11 +138,14 @@ def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Pa
 
 def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = parts(root, "train"), parts(root)
-    assert train["dtype"] == "float32"
+    assert train["dtype"] == {"training": "float32", "frozen": keys.features_dtype("cpu")}
+    monkeypatch.setattr(keys, "features_dtype", lambda device: "bfloat16")
+    other = parts(root, "train")
+    assert other["dtype"] == {"training": "float32", "frozen": "bfloat16"}
     monkeypatch.setattr(keys, "device_type", lambda: "cuda")
-    assert keys.differences(train, parts(root, "train")) == ['device: "cpu" -> "cuda"']
+    assert keys.differences(other, parts(root, "train")) == ['device: "cpu" -> "cuda"']
     assert parts(root) == labels
-    assert keys.parts_key(train) != keys.parts_key(train | {"dtype": "bfloat16"})
+    assert keys.parts_key(train) != keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
 
 
 def test_the_installed_version_of_each_pinned_package_counts_and_no_other(

@@ -71,10 +71,18 @@ def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_reco
         raise BCCPError("enough seen")
 
     monkeypatch.setattr("mlflow.projects.run", start)
-    monkeypatch.setattr(pipeline._Pipeline, "_manager", lambda self: "virtualenv")
+    monkeypatch.setattr(pipeline.environments, "check_tool", lambda *_: None)
     monkeypatch.setattr(pipeline.environments, "prepare", lambda *_: None)
     with pytest.raises(BCCPError, match="enough seen"):
-        bccp.run(["data.source=archive", f"data.path='{address}'", f"data.sha256={'0' * 64}", "tracking.wandb=disabled"])
+        bccp.run(
+            [
+                "data.source=archive",
+                f"data.path='{address}'",
+                f"data.sha256={'0' * 64}",
+                "tracking.wandb=disabled",
+                "main.env_manager=virtualenv",
+            ]
+        )
     assert "passw0rd" not in str(given)
     assert "t0ken" not in str(given)
     seen = []
