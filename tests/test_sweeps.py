@@ -236,7 +236,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_no_run(home: Path, tmp_pa
                 os.killpg(sweep.process.pid, number)
             else:
                 sweep.process.send_signal(number)
-            assert sweep.process.wait(200) == (-number if number == signal.SIGKILL else 128 + number), sweep.err()
+            assert sweep.process.wait(25) == (-number if number == signal.SIGKILL else 128 + number), sweep.err()
         assert until(lambda: not any(lives(*worker) for worker in workers)), "a process was left"
         for connection in connections:
             connection.close()

@@ -52,6 +52,7 @@ FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1")
 """What the table shows of each job, as far as it was measured; the first that was measured is also told when the job ends."""
 
 _LAUNCHERS = frozenset({"joblib", "submitit", "ray"})  # packages
+_TRACKERS = ("joblib.externals.loky.backend.resource_tracker", "multiprocessing.resource_tracker")
 _LONGEST_LIST = 10
 _POLL_SECONDS = 0.5
 
@@ -122,8 +123,8 @@ class Sweep:
         if queued:
             with suppress(FileNotFoundError):
                 subprocess.run(["scancel", *queued], check=False)  # nosec B603 B607
-        tracker = getattr(sys.modules.get("joblib.externals.loky.backend.resource_tracker"), "_resource_tracker", None)
-        spared = [(tracker._pid, process_start(tracker._pid))] if tracker and tracker._pid else []  # it heeds nothing but this one's end
+        trackers = [getattr(sys.modules.get(name), "_resource_tracker", None) for name in _TRACKERS]
+        spared = [(t._pid, process_start(t._pid)) for t in trackers if t and t._pid]  # they heed nothing but this one's end
         end_descendants([*self._others, *spared])
 
     def close(self) -> None:
