@@ -6,6 +6,7 @@ BCCP_HOME ?= $(HOME)/.bccp
 export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
+unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
 .PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report
 
