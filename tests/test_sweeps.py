@@ -73,9 +73,9 @@ def ledger() -> Ledger:
 
 
 def statuses() -> list[str]:
-    """Of all runs, the pipelines' own first."""
+    """Of all runs but a sweep's report, the pipelines' own first."""
     store = ledger()
-    runs = store.client.search_runs([store.experiment_id])
+    runs = [run for run in store.client.search_runs([store.experiment_id]) if "bccp.kind" not in run.data.tags]
     return [run.info.status for run in sorted(runs, key=lambda run: "mlflow.parentRunId" in run.data.tags)]
 
 
