@@ -18,7 +18,7 @@ test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 m
 	python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
-	python -m pytest -m slow
+	python -m pytest -n 2 --dist loadfile -m slow
 
 torture: .venv/.dev  ## each step stopped 20 times at random moments
 	BCCP_KILL_ROUNDS=20 python -m pytest tests/test_kills.py
