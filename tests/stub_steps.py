@@ -18,6 +18,7 @@ from bccp.plan import Plan
 from bccp.step import SPECS, Step
 from bccp.tracking import Ledger, ledger_uri
 
+FETCH = "main.execute_steps=[fetch_data]"
 QUIET = ("tracking.wandb=disabled", "main.threads=1")
 FEW = "main.execute_steps=[fetch_data,preprocessing,segregation,noisy_labels]"
 
@@ -53,11 +54,16 @@ class Stubs:
         return ran
 
 
+def ledger() -> Ledger:
+    """The home's own store, opened anew."""
+    return Ledger(ledger_uri(None)[0])
+
+
 def run(*options: str) -> dict[str, Any]:
     """Run the pipeline; its summary, and in ``runs`` the id of each step's run and, by the name ``pipeline``, of its own."""
     summary = bccp.run([*QUIET, *options])
     runs = {step["name"]: step["run_id"] for step in summary["steps"] if step["run_id"]}
-    (own,) = (r for r in all_runs(Ledger(ledger_uri(None)[0])) if r.data.tags.get("bccp.folder") == summary["folder"])
+    (own,) = (r for r in all_runs(ledger()) if r.data.tags.get("bccp.folder") == summary["folder"])
     return summary | {"runs": runs | {"pipeline": own.info.run_id}}
 
 
@@ -66,9 +72,9 @@ def plan(*options: str) -> Plan:
     return Plan(config.load(pipeline.compose([*QUIET, *options]), base=ROOT))
 
 
-def all_runs(ledger: Ledger) -> list[Any]:
+def all_runs(store: Ledger) -> list[Any]:
     """The runs in the store that MLflow has not deleted."""
-    return list(ledger.client.search_runs([experiment.experiment_id for experiment in ledger.client.search_experiments()]))
+    return list(store.client.search_runs([experiment.experiment_id for experiment in store.client.search_experiments()]))
 
 
 def grow_old(home: Path, days: float) -> None:

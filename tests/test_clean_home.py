@@ -13,24 +13,17 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from stub_steps import FEW, Stubs, all_runs, grow_old, plan, run
+from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 
 from bccp import clean_home, config
 from bccp.environments import WHOLE
 from bccp.processes import process_start
-from bccp.tracking import Ledger, ledger_uri
 from bccp.why import explain
-
-FETCH = "main.execute_steps=[fetch_data]"
 
 
 @pytest.fixture
 def stubs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Stubs:
     return Stubs(monkeypatch)
-
-
-def ledger() -> Ledger:
-    return Ledger(ledger_uri(None)[0])
 
 
 def clean(*arguments: str) -> None:

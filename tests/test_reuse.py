@@ -13,24 +13,17 @@ from typing import Any
 import mlflow
 import pytest
 from filelock import FileLock
-from stub_steps import FEW, Stubs, all_runs, plan, run
+from stub_steps import FETCH, FEW, Stubs, all_runs, ledger, plan, run
 from uv_stand_in import Tool
 
 from bccp import config, tracking
 from bccp.step import Context, Step
-from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NoMirror
-
-FETCH = "main.execute_steps=[fetch_data]"
 
 
 @pytest.fixture
 def stubs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Stubs:
     return Stubs(monkeypatch)
-
-
-def ledger() -> Ledger:
-    return Ledger(ledger_uri(None)[0])
 
 
 def statuses(summary: dict[str, Any]) -> list[str]:
