@@ -121,6 +121,16 @@ def test_a_view_of_features_gives_the_rows_that_a_loop_gives() -> None:
     np.testing.assert_array_equal(view[:], by_loop)
 
 
+def test_stored_features_come_in_the_widest_dtype_they_are_kept_in() -> None:
+    half, single = np.array([[1.5, 2.25]], np.float16), np.array([[0.1, 1e9]], np.float32)
+    same = FeatureView([half, half + 1], np.array([1, 0]), np.array([0, 0]), 2)
+    assert same.stored([0, 1]).dtype == np.float16
+    np.testing.assert_array_equal(same[:], [[2.5, 3.25], [1.5, 2.25]])
+    mixed = FeatureView([half, single], np.array([1, 0, 1]), np.array([0, 0, 0]), 2)
+    assert mixed.stored([1]).dtype == np.float16
+    np.testing.assert_array_equal(mixed.stored([0, 1, 2]), np.concatenate([single, half.astype(np.float32), single]))
+
+
 def test_only_a_frozen_model_is_given_features_and_they_are_its_own(step: SharingStep) -> None:
     days, model = days_of(step), make_model()
     inputs = frozen_features.shared_inputs(step, days)

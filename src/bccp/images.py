@@ -111,9 +111,17 @@ class FeatureView:
 
     def __getitem__(self, positions: slice | Sequence[int] | npt.NDArray[Any]) -> Float32:
         """Read features: float32 of shape (len(positions), D), a copy."""
+        return self.stored(positions).astype(np.float32, copy=False)
+
+    def stored(self, positions: slice | Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+        """Read features in the widest dtype that they are kept in, a copy: torch makes float32 of float16 ten times as fast as numpy."""
         array, row = self._array[positions], self._row[positions]
-        features = np.empty((len(row), self._n_features), np.float32)
-        for number in np.unique(array).tolist():
+        numbers = np.unique(array).tolist()
+        if len(numbers) == 1:
+            picked: npt.NDArray[np.floating] = self._arrays[numbers[0]][row]
+            return picked
+        features = np.empty((len(row), self._n_features), np.result_type(*self._arrays))
+        for number in numbers:
             own = array == number
             features[own] = self._arrays[number][row[own]]
         return features
