@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bccp.sweep_results import Axis, Sweep, aggregate, describe, percent, shortened
+from bccp.pages import percent, shortened
+from bccp.sweep_results import Axis, Sweep, aggregate, describe
 
 Cells = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.keys import ROOT
 from bccp.masking import reveal, shown_text
+from bccp.pages import document, duration, folded, many, percent, shortened, table, tiles, trouble
 from bccp.pipeline import HEADLINES
 from bccp.step import ending
 from bccp.sweep_results import (
@@ -44,8 +45,6 @@ from bccp.sweep_results import (
     gather,
     job_record,
     never_started,
-    percent,
-    shortened,
 )
 from bccp.tracking import Ledger, ledger_uri, told
 from bccp.wandb_sync import recorded
@@ -281,11 +280,7 @@ def page(sweep: Sweep, pictures: Sequence[Picture]) -> str:
         "<footer>Means over seeds; ± is half the width of a 95% interval (Student's t), which one seed alone does not give. "
         f"All of it, job by job: <a href='{TABLE}'>{TABLE}</a>.</footer>",
     ]
-    policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-    body = "\n".join(filter(None, parts))
-    head = f"<meta charset='utf-8'>{policy}<meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head += f"<meta name='color-scheme' content='light dark'><title>Sweep {escape(sweep.name)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n{body}\n</main></body></html>\n"
+    return document(f"Sweep {sweep.name}", parts)
 
 
 def _overview(sweep: Sweep) -> str:
@@ -293,14 +288,16 @@ def _overview(sweep: Sweep) -> str:
     n_steps = sum(job.n_ran + job.n_reused for job in sweep.jobs)
     n_settings = len(sweep.table[sweep.keys].drop_duplicates()) if sweep.axes else 1
     n_seeds = len(sweep.table[list(sweep.seeds)].drop_duplicates()) if sweep.seeds else 1
-    tiles = [(f"{statuses.count('finished')} of {len(statuses)}", "jobs finished"), (str(n_settings), "setting" + "s" * (n_settings != 1))]
-    tiles += [(str(n_seeds), "seed" + "s" * (n_seeds != 1)), (_duration(sum(job.seconds for job in sweep.jobs)), "of all jobs together")]
+    figures = [
+        (f"{statuses.count('finished')} of {len(statuses)}", "jobs finished"),
+        (str(n_settings), "setting" + "s" * (n_settings != 1)),
+    ]
+    figures += [(str(n_seeds), "seed" + "s" * (n_seeds != 1)), (duration(sum(job.seconds for job in sweep.jobs)), "of all jobs together")]
     if n_steps:
-        tiles.append((f"{100 * sum(job.n_reused for job in sweep.jobs) / n_steps:.0f}%", "of the steps reused"))
+        figures.append((f"{100 * sum(job.n_reused for job in sweep.jobs) / n_steps:.0f}%", "of the steps reused"))
     swept = [f"<li><b>{escape(axis.key)}</b> {escape(', '.join(map(_cut, axis.values)))}</li>" for axis in sweep.axes]
     swept += [f"<li><b>{escape(key)}</b> {escape(', '.join(sorted({*sweep.table[key]} - {''}, key=_natural)))}</li>" for key in sweep.seeds]
-    shown = "".join(f"<div><b>{escape(figure)}</b>{escape(text)}</div>" for figure, text in tiles)
-    return f"<div class='tiles'>{shown}</div>" + (f"<h2>What was swept</h2><ul class='swept'>{''.join(swept)}</ul>" if swept else "")
+    return tiles(figures) + (f"<h2>What was swept</h2><ul class='swept'>{''.join(swept)}</ul>" if swept else "")
 
 
 def _trouble(sweep: Sweep) -> str:
@@ -320,7 +317,7 @@ def _trouble(sweep: Sweep) -> str:
             said += f" ({describe(sweep.axes, row)})"
         lines.append(f"<li><b>{escape(said)}</b> {escape(reason)}</li>")
     n = sum(map(len, reasons.values()))
-    return f"<section class='trouble'><h2>{n} of {len(sweep.jobs)} jobs did not finish</h2><ul>{''.join(lines)}</ul></section>"
+    return trouble(f"{n} of {len(sweep.jobs)} jobs did not finish", f"<ul>{''.join(lines)}</ul>")
 
 
 def _best(sweep: Sweep) -> str:
@@ -331,7 +328,7 @@ def _best(sweep: Sweep) -> str:
     found = [(figure, one) for figure in by for one in best(sweep, figure)]
     if not sweep.axes:
         figures = ", ".join(f"{escape(name)} {_share(*values)}" for name, values in found[0][1].figures.items())
-        return f"<h2>Result</h2><p>One setting, {_many(found[0][1].n, 'seed')}: {figures}.</p>"
+        return f"<h2>Result</h2><p>One setting, {many(found[0][1].n, 'seed')}: {figures}.</p>"
     conditions = list(dict.fromkeys(name for _, one in found for name in one.condition))
     order = list(dict.fromkeys(tuple(one.condition.items()) for _, one in found))
     rows: dict[tuple[Any, ...], tuple[list[str], Best]] = {}
@@ -344,7 +341,7 @@ def _best(sweep: Sweep) -> str:
             "both" if len(chosen) == 2 else chosen[0],
             *(_share(*one.figures[figure]) if figure in one.figures else "" for figure in by),
             str(one.n),
-            "one seed, no interval" if one.n_within is None else f"{one.n_within} of {_many(one.n_others, 'other')}",
+            "one seed, no interval" if one.n_within is None else f"{one.n_within} of {many(one.n_others, 'other')}",
         ]
         for chosen, one in rows.values()
     ]
@@ -352,7 +349,7 @@ def _best(sweep: Sweep) -> str:
     words = "A setting within the interval of the best is not told apart from it by this sweep."
     if VALIDATION in by and len(by) > 1:
         words += f" The figure that a setting was chosen by flatters it a little: choose by {VALIDATION}, and quote the other."
-    return f"<h2>The best settings</h2>{_table(headings, lines)}<p class='note'>{words}</p>"
+    return f"<h2>The best settings</h2>{table(headings, lines)}<p class='note'>{words}</p>"
 
 
 def _figures(pictures: Sequence[Picture]) -> Iterator[str]:
@@ -383,7 +380,7 @@ def _settings(sweep: Sweep) -> str:
         lines.append([*map(_cut, setting), str(row["n"]), *(_share(one["mean"], one["half"]) if one else "" for one in figures)])
     more = f", the first {MOST_SETTINGS} of {len(ordered)}" if len(ordered) > MOST_SETTINGS else ""
     headings = [*(axis.name for axis in sweep.axes), "seeds", *sweep.figures]
-    return _folded(f"Settings: means over seeds, in %{more}", _table(headings, lines), is_open=len(ordered) <= MOST_NAMED)
+    return folded(f"Settings: means over seeds, in %{more}", table(headings, lines), is_open=len(ordered) <= MOST_NAMED)
 
 
 def _jobs(sweep: Sweep) -> str:
@@ -401,50 +398,22 @@ def _jobs(sweep: Sweep) -> str:
     if not any(line[-1] for line in lines):
         headings, lines = headings[:-1], [line[:-1] for line in lines]
     more = f", the first {MOST_JOBS} of {len(sweep.jobs)}" if len(sweep.jobs) > MOST_JOBS else ""
-    return _folded(f"Jobs: figures in %{more}", _table(headings, lines), is_open=len(sweep.jobs) <= MOST_NAMED)
+    return folded(f"Jobs: figures in %{more}", table(headings, lines), is_open=len(sweep.jobs) <= MOST_NAMED)
 
 
 def _shared(sweep: Sweep) -> str:
     """What all jobs were given alike."""
     given = [set(job.overrides) for job in sweep.jobs if job.overrides]
     alike = [word for word in sweep.jobs[0].overrides if all(word in words for words in given)]
-    return _folded("What all jobs were given", f"<p><code>{escape(' '.join(alike))}</code></p>", is_open=False) if alike else ""
-
-
-def _table(headings: Iterable[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table that a narrow screen scrolls; what became of a job is coloured."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings)
-    rows = "".join(f"<tr>{''.join(_cells(line))}</tr>" for line in lines)
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _cells(line: Iterable[str]) -> Iterator[str]:
-    for text in line:
-        kind = "figure" if re.match(r"-?[\d.]+( ±.*)?$", text) else "long" if len(text) > 40 else ""
-        kind = f"is-{text.replace(' ', '-')}" if text in ("finished", "failed", "unfinished", "not started") else kind
-        yield f"<td class='{kind}'>{escape(text)}</td>" if kind else f"<td>{escape(text)}</td>"
-
-
-def _folded(heading: str, content: str, *, is_open: bool) -> str:
-    return f"<details{' open' if is_open else ''}><summary><h2>{escape(heading)}</h2></summary>{content}</details>"
+    return folded("What all jobs were given", f"<p><code>{escape(' '.join(alike))}</code></p>", is_open=False) if alike else ""
 
 
 def _share(mean: float, half: float) -> str:
     return percent(mean) if pd.isna(half) else f"{percent(mean)} ± {percent(half)}"
 
 
-def _many(n: int, what: str) -> str:
-    return f"{n} {what}" + "s" * (n != 1)
-
-
 def _natural(text: str) -> tuple[float, str]:
     return (float(text) if re.fullmatch(r"\d+", text) else float("inf"), text)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def _cut(text: str) -> str:
@@ -483,53 +452,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
-
-
-_STYLE = """
-:root {
-  --page: #ffffff; --ink: #1f2933; --soft: #66727f; --line: #e4e7eb; --card: #f5f7f9; --accent: #d9730d; --bad: #c0392b; --good: #1d7a52;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #11161c; --ink: #e3e9ef; --soft: #93a1af; --line: #2a333d; --card: #1a2129; --accent: #f0954a; --bad: #ff8474; --good: #6fcf9f;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.25rem; }
-h1 span { color: var(--soft); font-weight: 400; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2rem 0 0.6rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: 0.75rem; }
-.tiles div { background: var(--card); border-radius: 10px; padding: 0.7rem 0.9rem; color: var(--soft); font-size: 0.85rem; }
-.tiles b { display: block; color: var(--ink); font-size: 1.3rem; font-weight: 600; white-space: nowrap; }
-.swept { margin: 0; padding: 0; list-style: none; overflow-wrap: anywhere; }
-.swept b { font-weight: 600; margin-right: 0.4rem; }
-.trouble { border-left: 4px solid var(--bad); border-radius: 0 10px 10px 0; background: var(--card); }
-.trouble { padding: 0.2rem 1.1rem; margin-top: 2rem; }
-.trouble h2 { margin-top: 0.8rem; color: var(--bad); }
-.trouble ul { padding-left: 1.1rem; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.86rem; min-width: 100%; }
-th, td { text-align: left; vertical-align: top; white-space: nowrap; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.38rem 0.9rem 0.38rem 0; }
-th { color: var(--soft); font-weight: 500; border-bottom-width: 2px; }
-td.figure { font-variant-numeric: tabular-nums; }
-td.long { white-space: normal; min-width: 17rem; overflow-wrap: anywhere; }
-td.is-finished { color: var(--good); }
-td.is-failed, td.is-unfinished { color: var(--bad); font-weight: 600; }
-td.is-not-started { color: var(--soft); }
-figure { margin: 2.2rem 0 0; }
-figure svg { display: block; max-width: 100%; height: auto; }
-figcaption, .note, footer { color: var(--soft); font-size: 0.88rem; }
-figcaption { margin-top: 0.4rem; }
-details { margin-top: 1.6rem; }
-summary { cursor: pointer; }
-summary h2 { display: inline; }
-code { overflow-wrap: anywhere; font-size: 0.85rem; }
-a { color: inherit; }
-footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1rem; }
-"""
 
 
 if __name__ == "__main__":

@@ -332,17 +332,6 @@ def describe(axes: Sequence[Axis], values: Mapping[Any, Any]) -> str:
     return ", ".join(f"{axis.name}={values[axis.key]}" for axis in axes if values[axis.key]) or "the only setting"
 
 
-def percent(value: float) -> str:
-    """A share as a figure in a hundred."""
-    return f"{100 * value:.1f}"
-
-
-def shortened(text: str, longest: int) -> str:
-    """A text of at most so many letters, without its middle where it is longer."""
-    kept = longest - 1
-    return text if len(text) <= longest else f"{text[: kept - kept // 3]}…{text[-(kept // 3) :]}"
-
-
 def _swept(jobs: Sequence[Job], settings: Sequence[Mapping[str, str]]) -> list[str]:
     """The keys that differ: those that the jobs were given, and others where finished jobs differ by more than these explain."""
     given = dict.fromkeys(key for job in jobs for text in job.overrides for key, _, _ in _parsed(text))
