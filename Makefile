@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -44,6 +44,9 @@ export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summa
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
 	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"
+
+report: .venv/.run  ## one page on a pipeline, opened where there is a screen: RUN=folder or id (else the newest)
+	@python -m bccp.pipeline_report "$(RUN)"
 
 sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
 	@python -m bccp.sweep_report "$(DIR)"

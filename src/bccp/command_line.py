@@ -22,7 +22,7 @@ from bccp.home import home
 from bccp.keys import ROOT
 from bccp.masking import hide, shown, shown_text
 from bccp.overrides import check_overrides, flags_first, not_there, split_options
-from bccp.pipeline import Summary, new_run_folder, report, run_composed
+from bccp.pipeline import PAGE, Summary, new_run_folder, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
 from bccp.tuning import search_concluded
@@ -113,8 +113,12 @@ def _job(composed: DictConfig) -> Any:
     if about.mode != RunMode.MULTIRUN:
         try:
             summary = run_composed(composed, folder)
-        except BCCPError as error:  # Hydra would print more lines around it
-            _refused.append(error)
+        except Exception as error:
+            if (page := folder / PAGE).exists():
+                print(f"report: {page}", flush=True)
+            if not isinstance(error, BCCPError):
+                raise
+            _refused.append(error)  # Hydra would print more lines around it
             return None
         print(report(summary, folder), flush=True)
     else:

@@ -138,6 +138,7 @@ footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1re
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 0.75rem; }
 .card { background: var(--card); border-radius: 10px; padding: 0.9rem 1rem; min-width: 0; overflow-wrap: anywhere; }
 .card p { margin: 0.5rem 0 0; }
+.card svg { width: 100%; max-width: 440px; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 0.75rem; }
 .pictures { font-size: 0.78rem; line-height: 1.35; }
 .pictures > div { background: var(--card); border-radius: 8px; padding: 0.5rem; min-width: 0; overflow-wrap: anywhere; }

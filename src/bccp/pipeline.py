@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, environments, keys, wandb_mirror
+from bccp import config, environments, keys, provenance, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
@@ -38,6 +38,9 @@ HEADLINES = (
     "test/accuracy_tuesday",
     "test/f1_macro",
 )
+
+PAGE = "report.html"
+"""In the run folder, beside ``summary.json``: see :mod:`bccp.pipeline_report`."""
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Summary:
     metrics: dict[str, float] = field(default_factory=dict)
     steps: list[StepRecord] = field(default_factory=lambda: [StepRecord(name) for name in config.STEPS])
     config: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write ``summary.json``, whole or not at all."""
@@ -151,17 +155,19 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
     BCCPError
         If something in the input is wrong.
     """
-    summary = Summary()
+    summary, pipeline = Summary(environment=provenance.environment()), None
     try:
         summary.config = shown(OmegaConf.to_container(composed, resolve=False))
         checked = config.load(composed, base=Path.cwd())
         summary.config = shown(dataclasses.asdict(checked))
+        pipeline = _Pipeline(checked, folder, summary, sweep=sweep, job=job)
         with terminable():
-            _Pipeline(checked, folder, summary, sweep=sweep, job=job).run()
-        summary.status = "finished"
+            pipeline.run()
     except Exception as error:
         known = told(error)
         summary.error = str(known) if isinstance(known, BCCPError) else shown_text(f"{type(error).__name__}: {error}")
+        reached = pipeline if known is error else None  # else it is the store that has failed, or the disk
+        _tell(summary, folder, getattr(reached, "ledger", None), getattr(reached, "context", None))
         if known is not error:
             raise known from error
         raise
@@ -172,6 +178,13 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
         with suppress(OSError) if summary.error else nullcontext():  # what kept the run from finishing may keep this from being written
             summary.write(folder)
     return summary
+
+
+def _tell(summary: Summary, folder: Path, ledger: Ledger | None, context: Context | None) -> None:
+    """Make the run's page."""
+    from bccp import pipeline_report  # pandas takes a third of a second to import: not before it is needed
+
+    pipeline_report.conclude(dataclasses.asdict(summary), folder, ledger, context)
 
 
 class _Pipeline(Plan):
@@ -231,8 +244,11 @@ class _Pipeline(Plan):
             for name in self.needed(self.asked):
                 self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
+            self.summary.status = "finished"
+            _tell(self.summary, self.folder, self.ledger, self.context)
             self.ledger.end(parent, "FINISHED")
         except BaseException as error:
+            self.summary.status = "failed"
             self.ledger.end_all(self.name, ending(error))
             raise
 
@@ -362,6 +378,8 @@ def report(summary: Summary, folder: Path) -> str:
     uri, _ = ledger_uri(summary.config["tracking"]["mlflow_uri"])
     look = ["look next:", f"  summary     {folder / 'summary.json'}"]
     look.append(f"  every run   {'' if uri.startswith('http') else 'mlflow ui --backend-store-uri '}{shown(uri)}")
+    if (page := folder / PAGE).exists():
+        look.append(f"  report      {page}")
     return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])
 
 
