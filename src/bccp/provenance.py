@@ -21,7 +21,7 @@ SHOWN = ("bccp", "torch", "torchvision", "lightning", "numpy", "pandas", "scikit
 """Packages whose versions are told; ``conda.yml`` pins all."""
 
 _LINK = re.compile(r"\$\{([\w.]+)\}")
-_PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@%+-]*")
+_PLAIN = re.compile(r"[A-Za-z_/.~][\w/.~@%+:-]*")
 _ASK_SECONDS = 10
 
 
