@@ -326,6 +326,7 @@ def test_many_classes_and_few_fit(tmp_path: Path, home: Path, n_classes: int) ->
     artifacts = Artifacts(tmp_path, [f"a class with a name as long as they come in practice, number {k:03d}" for k in range(n_classes)])
     story = read_story(summarised(), tmp_path, artifacts)
     parsed = is_whole(page(story))
+    assert len(page(story).encode()) < 1e6
     assert len(parsed.of("img")) == (2 * 3 + 2 if n_classes == 2 else 3 * MOST_PICTURES)
     expected = confusion_matrix(artifacts.predictions["true_label"], artifacts.predictions["predicted_label"], labels=artifacts.classes)
     assert story.evaluation is not None

@@ -18,7 +18,7 @@ WIDTH = 340
 MOST_NAMED = 40
 """Up to this many classes a matrix names them and numbers its cells."""
 
-_MOST_TOLD = 2000  # cells that say what they are when they are pointed at
+_LEAST_FILLED = 0.005  # share of a row that is seen in a cell of a few px
 _LETTER = 6.6  # px, of a letter at 12 px
 
 
@@ -251,20 +251,19 @@ def matrix(cells: Sequence[Sequence[float]], names: Sequence[str], *, rows: str,
     margin = 22 + (min(longest, max(map(len, names))) * _LETTER + 8 if named else 4)
     side, whole = n * size, margin + n * size + 4
     parts = [f"<rect x='{margin:.1f}' y='{margin:.1f}' width='{side:.1f}' height='{side:.1f}' fill='none' stroke='var(--line)'/>"]
+    shares_of_row = [[value / max(sum(row), 1e-12) for value in row] for row in cells]
     filled = [(j, k) for j in range(n) for k in range(n) if cells[j][k] > 0]
-    for j, k in filled:
-        share = cells[j][k] / sum(cells[j])
+    if not named:
+        parts += _filled(filled, shares_of_row, size, margin)
+    for j, k in filled if named else []:
+        share, colour = shares_of_row[j][k], "--blue" if j == k else "--accent"
         x, y = margin + k * size, margin + j * size
-        colour = "--blue" if j == k else "--accent"
         told = f"{percent(cells[j][k])}%" if shares else f"{cells[j][k]:.0f}"
-        tip = f"<title>{rows} {escape(names[j])}, {columns} {escape(names[k])}: {told}</title>" if len(filled) <= _MOST_TOLD else ""
-        opacity = 0.08 + 0.82 * math.sqrt(share)
-        cell = f"<rect x='{x:.1f}' y='{y:.1f}' width='{size:.1f}' height='{size:.1f}' fill='var({colour})' fill-opacity='{opacity:.2f}'"
-        parts.append(f"{cell}>{tip}</rect>" if tip else f"{cell}/>")
-        if named and (not shares or share >= 0.01):
-            number = f"{100 * cells[j][k]:.0f}" if shares else f"{cells[j][k]:.0f}"
-            letters = 11 if n <= 12 else 9
-            parts.append(_text(x + size / 2, y + size / 2 + 4, number, size=letters, anchor="middle", behind=True))
+        cell = f"<rect x='{x:.1f}' y='{y:.1f}' width='{size}' height='{size}' fill='var({colour})' fill-opacity='{_opacity(share):.2f}'>"
+        parts.append(f"{cell}<title>{rows} {escape(names[j])}, {columns} {escape(names[k])}: {told}</title></rect>")
+        if not shares or share >= 0.01:
+            number = f"{100 * cells[j][k]:.0f}" if shares else told
+            parts.append(_text(x + size / 2, y + size / 2 + 4, number, size=11 if n <= 12 else 9, anchor="middle", behind=True))
     for k, name in enumerate(names if named else []):
         text, middle = shortened(name, longest), margin + (k + 0.5) * size + 4
         parts.append(_text(margin - 6, middle, text, size=11, anchor="end"))
@@ -275,6 +274,20 @@ def matrix(cells: Sequence[Sequence[float]], names: Sequence[str], *, rows: str,
     parts.append(_text(12, whole - 6, f"← {rows}", size=11, colour="var(--soft)", more=turn))
     least = f" style='min-width: {min(whole, 0.8 * whole + 60):.0f}px'"
     return _svg(whole, whole, "".join(parts), f"{rows} and {columns}", more=least)
+
+
+def _opacity(share: float) -> float:
+    return 0.08 + 0.82 * math.sqrt(share)
+
+
+def _filled(filled: Sequence[tuple[int, int]], shares: Sequence[Sequence[float]], size: float, margin: float) -> list[str]:
+    """Many cells as few paths, one for each colour and tenth of fullness; what is next to nothing is left out."""
+    paths: dict[tuple[str, float], list[str]] = {}
+    for j, k in filled:
+        if shares[j][k] >= _LEAST_FILLED:
+            at = f"M{margin + k * size:.1f} {margin + j * size:.1f}h{size:.1f}v{size:.1f}h-{size:.1f}z"
+            paths.setdefault(("--blue" if j == k else "--accent", round(_opacity(shares[j][k]), 1)), []).append(at)
+    return [f"<path d='{''.join(found)}' fill='var({colour})' fill-opacity='{level}'/>" for (colour, level), found in sorted(paths.items())]
 
 
 def _legend(entries: Sequence[tuple[str, str]], y: float) -> str:
