@@ -22,7 +22,7 @@ from bccp.home import home
 from bccp.keys import ROOT
 from bccp.masking import hide, shown, shown_text
 from bccp.overrides import check_overrides, flags_first, not_there, split_options
-from bccp.pipeline import PAGE, Summary, new_run_folder, report, run_composed
+from bccp.pipeline import PAGE, Summary, new_run_folder, notes, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
 from bccp.tuning import search_concluded
@@ -82,7 +82,12 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(known := told(error), BCCPError):
             return _failed(str(known))
         print(shown_text(traceback.format_exc()), file=sys.stderr)
-        return _failed(shown_text(f"{type(error).__name__}: {error}").splitlines()[0] + " (this is a fault in BCCP: please report it)")
+        said = [
+            *shown_text(f"{type(error).__name__}: {error}").splitlines()[:1],
+            *notes(error),
+            "(this is a fault in BCCP: please report it)",
+        ]
+        return _failed(" ".join(said))
 
 
 def _check(words: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from bccp import tables
+from bccp import bars, tables
 from bccp.architectures import OWN, ImageClassifier, names, own_parts, torchvision_parts, why_not
 from bccp.errors import BCCPError, nearest
 from bccp.images import FeatureView
@@ -263,6 +263,7 @@ def embed(
             features[rows] = (
                 seen if isinstance(images, FeatureView) else model.embed(torch.from_numpy(seen).to(device)).float().cpu().numpy()
             )
+            bars.show("images looked at", start + len(rows), len(images))
     return features
 
 
@@ -295,6 +296,7 @@ def logits(model: ImageClassifier, images: Images | FeatureView, *, batch_size: 
             rows = np.arange(start, min(start + batch_size, len(images)))
             seen = torch.from_numpy(images[rows]).to(device)
             scores[rows] = (model.head(seen) if isinstance(images, FeatureView) else model(seen)).float().cpu().numpy()
+            bars.show("images judged", start + len(rows), len(images))
     return scores
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, environments, keys, provenance, wandb_mirror
+from bccp import bars, config, environments, keys, provenance, step_log, wandb_mirror
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
@@ -165,7 +165,9 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
             pipeline.run()
     except Exception as error:
         known = told(error)
-        summary.error = str(known) if isinstance(known, BCCPError) else shown_text(f"{type(error).__name__}: {error}")
+        summary.error = (
+            str(known) if isinstance(known, BCCPError) else shown_text(f"{type(error).__name__}: {' '.join([str(error), *notes(error)])}")
+        )
         reached = pipeline if known is error else None  # else it is the store that has failed, or the disk
         _tell(summary, folder, getattr(reached, "ledger", None), getattr(reached, "context", None))
         if known is not error:
@@ -239,6 +241,7 @@ class _Pipeline(Plan):
                 finish_timeout=tracking.finish_timeout,
                 process=(os.getpid(), process_start(os.getpid())),
                 cache=self.config.main.cache,
+                folder=str(self.folder),
             )
             self.ledger.log_params(parent, dict(_flatten(told_of)))
             for name in self.needed(self.asked):
@@ -292,23 +295,46 @@ class _Pipeline(Plan):
     def _execute(self, record: StepRecord, section: Any, inputs: dict[str, str], key: str, parts: dict[str, Any]) -> None:
         print(f"{record.name}: runs", flush=True)
         record.status, record.reason = "failed", "did not finish"
-        if self.isolated:
-            self._execute_isolated(record, section, inputs, key)
-        else:
-            module = load_step(record.name)
-            step = execute(
-                module.run,
-                name=record.name,
-                section=section,
-                inputs=inputs,
-                context=self.context,
-                ledger=self.ledger,
-                key=key,
-                key_parts=parts,
-            )
-            record.run_id, record.outputs, record.work_seconds = step.run_id, step.outputs, round(step.work_seconds, 3)
-            self.summary.metrics |= step.metrics
+        try:
+            if self.isolated:  # the step's own process draws its bars and writes its log
+                self._execute_isolated(record, section, inputs, key)
+            else:
+                needed = self.needed(self.asked)
+                with (
+                    bars.display(record.name, done=needed.index(record.name), total=len(needed)),
+                    step_log.logged(self.context.log(record.name)),
+                ):
+                    self._execute_here(record, section, inputs, key, parts)
+        except Exception as error:
+            named = self._name_log(error, record.name)
+            if named is error:
+                raise
+            raise named from error
         record.status, record.reason = "ran", "no finished run had its key" if self.config.main.cache else "main.cache=false"
+
+    def _name_log(self, error: Exception, name: str) -> Exception:
+        """An error that names the log of the step that it ended."""
+        log = self.context.log(name)
+        if log is None or not log.exists():
+            return error
+        if isinstance(error, BCCPError):
+            return BCCPError(f"{error} (its log: {log})")
+        error.add_note(f"(its log: {log})")
+        return error
+
+    def _execute_here(self, record: StepRecord, section: Any, inputs: dict[str, str], key: str, parts: dict[str, Any]) -> None:
+        step = execute(
+            load_step(record.name).run,
+            name=record.name,
+            section=section,
+            inputs=inputs,
+            context=self.context,
+            ledger=self.ledger,
+            key=key,
+            key_parts=parts,
+        )
+        record.run_id, record.outputs, record.work_seconds = step.run_id, step.outputs, round(step.work_seconds, 3)
+        self.summary.metrics |= step.metrics
 
     def _execute_isolated(self, record: StepRecord, section: Any, inputs: Mapping[str, str], key: str) -> None:
         """Start the step as an MLflow project in an environment of its own, and read its run's record."""
@@ -351,6 +377,11 @@ class _Pipeline(Plan):
         record.run_id, record.outputs = found.run_id, found.outputs
         record.work_seconds = float(tags["bccp.work_seconds"])
         self.summary.metrics |= {k: v for k, v in found.metrics.items() if "/epoch_" not in k}
+
+
+def notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way: where its step's log is."""
+    return list(getattr(error, "__notes__", ()))
 
 
 def load_step(name: str) -> types.ModuleType:

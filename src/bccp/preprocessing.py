@@ -34,7 +34,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from bccp import tables
+from bccp import bars, tables
 from bccp.errors import BCCPError
 
 DAYS = ("monday", "tuesday")
@@ -484,7 +484,8 @@ def _write_rows(
     rejected: list[tuple[str, str]] = []
     with path.open("wb") as file:
         _write_header(file, 0, image_size)
-        for image, outcome in zip(images, outcomes, strict=True):
+        for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
+            bars.show("files", n, len(images))
             where = place(image, own_days=own_days)
             if isinstance(outcome, str):
                 rejected.append((image, outcome))

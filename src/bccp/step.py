@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import config, keys, wandb_mirror
+from bccp import bars, config, keys, step_log, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import reveal, shown
@@ -95,6 +95,8 @@ class Context:
         Id and start of the orchestrator's process, which an isolated step does not outlive.
     cache : bool
         ``main.cache``; false: work shared by steps is not taken from other pipelines.
+    folder : str or None
+        The run folder, which gets a log of each step; None: a step alone has none.
     """
 
     ledger_uri: str
@@ -111,6 +113,11 @@ class Context:
     finish_timeout: float = 120.0
     process: tuple[int, str] | None = None
     cache: bool = True
+    folder: str | None = None
+
+    def log(self, step: str) -> Path | None:
+        """The file of a step's log."""
+        return Path(self.folder) / f"{step}.log" if self.folder else None
 
 
 class Stopwatch:
@@ -278,7 +285,7 @@ class Step:
 
     def say(self, line: str) -> None:
         """Print one line of output."""
-        print(f"  {self.name}: {line}", flush=True)
+        step_log.say(f"  {self.name}: {line}")
 
 
 def ending(error: BaseException) -> str:
@@ -454,7 +461,8 @@ def _run_alone(run: Run, name: str) -> None:
     key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", resolved=what_is_meant(name, section, ledger))
     run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
     given_to = {"name": name, "section": section, "inputs": inputs, "context": context, "ledger": ledger, "key": key, "key_parts": parts}
-    execute(run, **given_to, run_id=run_id, origins=origins)
+    with bars.display(name, done=config.STEPS.index(name), total=len(config.STEPS)), step_log.logged(context.log(name)):
+        execute(run, **given_to, run_id=run_id, origins=origins)
 
 
 def locate(version: str, context: Context, ledger: Ledger) -> str:

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,7 +27,11 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import augmentation as augmentations
-from bccp import torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
+from bccp import (
+    bars,
+    step_log,
+    torchvision_compat,  # noqa: F401 - lightning imports only after torchvision_compat
+)
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
 from bccp.images import FeatureView
@@ -37,7 +40,7 @@ from bccp.models import Float32, Images, embed
 from bccp.weights import State
 
 import lightning.pytorch as pl  # isort: skip
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar  # isort: skip
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint  # isort: skip
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment  # isort: skip
 
 WEIGHT_DECAY = 0.01
@@ -170,7 +173,7 @@ def fit(
     device : str
         ``cpu``, ``cuda`` or ``mps``.
     progress : bool
-        Show a bar on a terminal, else print a few lines.
+        Print a few lines where no bar is drawn (:mod:`bccp.bars`).
 
     Returns
     -------
@@ -203,7 +206,6 @@ def fit(
                 val_soft = np.asarray(val_targets, np.float32)
                 validation = _Batches(val_inputs, val_soft, np.ones(len(val_soft), np.float32), max(batch_size, 256), None)
             augment = [] if model.frozen else [augmentations.mirror] * mirror + _AUGMENTATIONS[augmentation]
-            bar = progress and sys.stdout.isatty() and not model.frozen
             task = _Task(
                 network,
                 augment,
@@ -214,13 +216,13 @@ def fit(
                 optimizer=optimizer,
                 learning_rate=learning_rate,
                 rate=rates(schedule, epochs=epochs, epoch_steps=len(training), decay=decay),
-                tell=progress and not bar,
+                tell=progress and not bars.on_terminal(),
             )
             if model.frozen:
                 with _one_thread():
                     best = _run_head(task, training, validation, epochs=epochs, patience=patience, device=device)
             else:
-                best = _run(task, training, validation, checkpoints, epochs=epochs, patience=patience, device=device, bar=bar)
+                best = _run(task, training, validation, checkpoints, epochs=epochs, patience=patience, device=device)
             network.to("cpu", memory_format=torch.contiguous_format)
             model.to("cpu").eval()
             if task.average is not None:
@@ -352,9 +354,10 @@ class _Task(pl.LightningModule):
             raise BCCPError(f"the loss is no longer finite in epoch {len(history.train_loss)}: choose a learning_rate below {self.peak:g}")
         history.best_epoch = int(np.argmin(history.val_loss)) + 1 if history.val_loss else len(history.train_loss)
         epoch = len(history.train_loss)
+        bars.show("epochs", epochs if last else epoch, epochs)
         if self.tell and (epoch % math.ceil(epochs / PROGRESS_LINES) == 0 or epoch == epochs or last):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in history.rows()[-1].items() if name != "learning_rate")
-            print(f"  epoch {epoch} of {epochs}: {figures}", flush=True)
+            step_log.say(f"  epoch {epoch} of {epochs}: {figures}")
 
     def _learning(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
@@ -488,10 +491,9 @@ def _run(
     epochs: int,
     patience: int | None,
     device: str,
-    bar: bool,
 ) -> State | None:
     """Train, and give the network's (averaged) weights of the best epoch, or None where there is no validation set to tell it."""
-    callbacks: list[Callback] = [TQDMProgressBar(leave=False)] if bar else []
+    callbacks: list[Callback] = []
     keep = ModelCheckpoint(folder / "best", "best", monitor="val_loss", save_weights_only=True, enable_version_counter=False)
     if validation is not None:
         callbacks += [keep] if patience is None else [keep, EarlyStopping("val_loss", patience=patience)]
@@ -502,7 +504,7 @@ def _run(
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=validation is not None,
-        enable_progress_bar=bar,
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         # one process, also where a cluster's job manager has set its variables
