@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from bccp import augmentation, models, training
+from bccp import augmentation, models, training, transforms
 from bccp.architectures import ImageClassifier
 from bccp.config import MondayModel
 from bccp.images import Days
@@ -116,7 +116,7 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
     )
     model.mirrored = mirror
     images, soft = days.view(ids), torch.from_numpy(np.asarray(targets, np.float32)).to(device)
-    changes = [augmentation.mirror] * mirror + training._AUGMENTATIONS[recipe.augmentation]
+    changes = [augmentation.mirror] * mirror + transforms.changes(recipe.augmentation, image_size=days.image_size)
     n_batches = max(1, min(math.ceil(len(ids) / recipe.batch_size), len(ids) // 2))
     n_steps = recipe.epochs * n_batches
     with training._reproducible(seed, device):

@@ -61,6 +61,15 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("train__schedule", "cosine", "train.schedule=cosine is unknown: use one of one_cycle, exponential"),
         ("bayes_cutoff__decay", 0, "bayes_cutoff.decay=0.0 is out of range: give a number above 0 to 1"),
         ("train__normalization", "halve", "did you mean 'half'?"),
+        ("bayes_cutoff__augmentation", "ligth", "did you mean 'light'?"),
+        ("train__augmentation", "rotation", "train.augmentation=rotation is unknown: use one of none, generic, light"),
+        ("train__augmentation", ["blur", "zom"], "did you mean 'zoom'?"),
+        ("train__augmentation", [], "train.augmentation=[] is not accepted: use none"),
+        ("train__augmentation", [{"p": 0.5}], "train.augmentation: {'p': 0.5} has no _target_"),
+        ("train__augmentation", [{"_target_": "Stains"}], "has no _target_: give it the dotted name of a class"),
+        ("train__augmentation", [{"_target_": "no_such_module.Stains"}], "there is no module 'no_such_module' on Python's path"),
+        ("train__augment_strength", 0, "train.augment_strength=0.0 is out of range: give a number above 0 to 2"),
+        ("train__augment_probability", 1.1, "train.augment_probability=1.1 is out of range: give a number from 0 to 1"),
         ("main__execute_steps", "train,tset", "did you mean 'test'?"),
         ("main__execute_steps", [], "main.execute_steps=[] is not accepted"),
         ("main__env_manager", "virtual", "did you mean 'virtualenv'?"),
@@ -75,6 +84,14 @@ def test_a_wrong_value_is_refused_by_key_with_what_would_do(root: Path, key: str
     with pytest.raises(BCCPError) as refused:
         load(root, **{key: value})
     assert sentence in str(refused.value)
+
+
+def test_parts_of_images_are_refused_where_only_features_are_trained_on(root: Path) -> None:
+    with pytest.raises(
+        BCCPError, match=r"train\.cutmix_alpha exchanges parts of images, and with train\.freeze_backbone=true only features"
+    ):
+        load(root, train__cutmix_alpha=1, train__freeze_backbone=True)
+    load(root, train__cutmix_alpha=1)
 
 
 @pytest.mark.parametrize(("key", "value"), [("cutoff", "threshold"), ("action", "relabel")])
@@ -115,7 +132,8 @@ def test_handles_of_services_are_no_paths(root: Path) -> None:
 
 
 def test_every_section_reads_back_what_encode_writes(root: Path) -> None:
-    loaded = load(root, noisy_labels__noise=[[0.9, 0.1], [0.2, 0.8]])
+    own = ["rotate", {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 0.5}]
+    loaded = load(root, noisy_labels__noise=[[0.9, 0.1], [0.2, 0.8]], train__augmentation=own)
     checked = 0
     for step in config.STEPS:
         section = loaded.section(step)
@@ -135,6 +153,10 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
         exponential = {f"{section}__schedule": "exponential"}
         slow, fast = (getattr(load(root, **exponential, **{f"{section}__decay": value}), section) for value in (0.9, 0.5))
         assert config.relevant(slow) != config.relevant(fast)
+    plain: dict[str, Any] = {"train__augmentation": "none"}
+    one, other = (load(root, **plain, train__augment_strength=value).train for value in (0.5, 2))
+    assert config.relevant(one) == config.relevant(other)
+    assert not same("train", train__augment_strength=2)
     assert same("cp_sampling", bayes_cutoff__decay=0.5)
     assert not same("cp_sampling", bayes_cutoff__decay=0.5, bayes_cutoff__schedule="exponential")
     assert same("train", bayes_cutoff__epochs=3)

@@ -30,7 +30,7 @@ SIDE = (0.1, 0.4)
 """Width and height of a rectangle, in sides of the image; its centre may lie anywhere, so the edge may cut it off."""
 
 
-def generic(images: Tensor, *, generator: torch.Generator) -> Tensor:
+def generic(images: Tensor, *, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Change a batch of images: :func:`move`, then :func:`erase`.
 
     Parameters
@@ -39,27 +39,30 @@ def generic(images: Tensor, *, generator: torch.Generator) -> Tensor:
         In [0, 1]. Left as they are.
     generator : Generator
         On the CPU.
+    strength : float
+        Above 0: factor of all that is at most so large.
 
     Returns
     -------
     Tensor of float, shape (n, C, S, S)
         In [0, 1].
     """
-    return erase(move(images, generator=generator), generator=generator)
+    return erase(move(images, generator=generator, strength=strength), generator=generator, strength=strength)
 
 
-def move(images: Tensor, *, generator: torch.Generator) -> Tensor:
+def move(images: Tensor, *, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Rotate, scale and shift each image; beyond its edges the edge goes on. Shapes as for :func:`generic`."""
     angle, log_scale, right, down = torch.rand(4, len(images), generator=generator) * 2 - 1
-    angle, scale = angle * math.radians(ROTATION), torch.exp(log_scale * LOG_SCALE)
+    angle, scale = angle * math.radians(ROTATION * strength), torch.exp(log_scale * (LOG_SCALE * strength))
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     # grid_sample's coordinates run from -1 to 1: a side is 2 long
-    rows = [torch.stack([cosine, -sine, 2 * SHIFT * right], 1), torch.stack([sine, cosine, 2 * SHIFT * down], 1)]
+    farthest = 2 * SHIFT * strength
+    rows = [torch.stack([cosine, -sine, farthest * right], 1), torch.stack([sine, cosine, farthest * down], 1)]
     grid = F.affine_grid(torch.stack(rows, 1).to(images.device), list(images.shape), align_corners=False)  # (n, S, S, 2)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def erase(images: Tensor, *, generator: torch.Generator) -> Tensor:
+def erase(images: Tensor, *, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Cover each image with 0 to ``RECTANGLES`` rectangles, each of one random grey. Shapes as for :func:`generic`.
 
     References
@@ -69,7 +72,7 @@ def erase(images: Tensor, *, generator: torch.Generator) -> Tensor:
     n, _, height, width = images.shape
     n_rectangles = torch.randint(RECTANGLES + 1, (n,), generator=generator)
     draws = torch.rand(5, RECTANGLES, n, 1, generator=generator)
-    sides = SIDE[0] + (SIDE[1] - SIDE[0]) * draws[:2]
+    sides = strength * (SIDE[0] + (SIDE[1] - SIDE[0]) * draws[:2])
     in_rows = (_pixel_centres(height) - draws[2]).abs() <= sides[0] / 2  # (RECTANGLES, n, height)
     in_columns = (_pixel_centres(width) - draws[3]).abs() <= sides[1] / 2
     in_rows &= (torch.arange(RECTANGLES)[:, None] < n_rectangles)[:, :, None]

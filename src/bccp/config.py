@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
+from bccp import own_code
 from bccp.errors import BCCPError, nearest
 
 STEPS = (
@@ -37,6 +38,22 @@ NOISES = ("uniform", "pair", "confusions")
 
 POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_information", "cleanlab")
 """Methods of the cut-off that give no probability that a label is wrong."""
+
+AUGMENTATIONS = (
+    "none",
+    "generic",
+    "light",
+    "strong",
+    "randaugment",
+    "rotate",
+    "zoom",
+    "clip",
+    "brightness",
+    "contrast",
+    "perspective",
+    "blur",
+)
+"""Augmentations that have a name: see ``bccp.transforms``."""
 
 
 def _choice(*names: str) -> Any:
@@ -188,7 +205,7 @@ class MondayModel:
     schedule: str = _choice("one_cycle", "exponential")
     decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
-    augmentation: str = _choice("none", "generic")
+    augmentation: str = _choice(*AUGMENTATIONS)
     mirror: str = _choice("never", "auto", "always")
     mixup_alpha: float = _number(0, 100)
     ema_decay: float = _number(0, 1, below=True)
@@ -230,7 +247,7 @@ class BayesCutoff:
     schedule: str = _choice("one_cycle", "exponential")
     decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
-    augmentation: str = _choice("none", "generic")
+    augmentation: str = _choice(*AUGMENTATIONS)
     mirror: str = _choice("never", "auto", "always")
     mixup_alpha: float = _number(0, 100)
     ema_decay: float = _number(0, 1, below=True)
@@ -309,9 +326,12 @@ class Train:
     decay: float = _number(0, 1, above=True)
     batch_size: int = _number(2)
     dropout: float = _number(0, 1, below=True)
-    augmentation: str = _choice("none", "generic")
+    augmentation: Any = field()
+    augment_probability: float = _number(0, 1)
+    augment_strength: float = _number(0, 2, above=True)
     mirror: str = _choice("never", "auto", "always")
     mixup_alpha: float = _number(0, 100)
+    cutmix_alpha: float = _number(0, 100)
     ema_decay: float = _number(0, 1, below=True)
     loss: str = _choice("cross_entropy", "gce", "anl_ce", "anl_fl", "jal_ce")
     class_weights: bool = field()
@@ -321,16 +341,25 @@ class Train:
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
-        """Refuse a start that is none of the known."""
+        """Refuse a start and an augmentation that are none of the known, and parts of images for a model that is given none."""
+        self.augmentation = _augmentation(self.augmentation)
         if self.init not in ("scratch", "monday_model") and not re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+", self.init):
             raise BCCPError(
                 f"train.init={self.init!r} is not accepted: use scratch, monday_model or models:/name@alias"
                 + nearest(self.init, ["scratch", "monday_model"])
             )
+        if self.cutmix_alpha and self.freeze_backbone:
+            raise BCCPError(
+                "train.cutmix_alpha exchanges parts of images, and with train.freeze_backbone=true only features of whole ones are "
+                "trained on: use train.mixup_alpha, or train.freeze_backbone=false"
+            )
 
     def relevant(self) -> dict[str, Any]:
         """The recipe of ``monday_model`` counts only where retraining starts from it, and the decay where the schedule uses it."""
-        parameters = _without(_flat(self), {"monday_model"} | (set() if self.schedule == "exponential" else {"decay"}))
+        moot = {"monday_model"} | (set() if self.schedule == "exponential" else {"decay"})
+        if self.augmentation == "none":
+            moot |= {"augment_probability", "augment_strength"}
+        parameters = _without(_flat(self), moot)
         return parameters | ({"monday_model": self.monday_model.relevant()} if self.init == "monday_model" else {})
 
 
@@ -491,6 +520,8 @@ def check_choice(key: str, value: Any) -> None:
         _step_list(value)
     elif key == "noisy_labels.noise":
         _noise(value)
+    elif key == "train.augmentation" and "${" not in str(value):
+        _augmentation(value)
     elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):
         _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
 
@@ -592,6 +623,24 @@ def _noise(value: Any) -> str | list[list[float]]:
                 f"{len(value)} numbers from 0 up with the sum 1"
             )
     return value
+
+
+def _augmentation(value: Any) -> str | list[Any]:
+    """The name of an augmentation, or a list of names and of what Hydra is to make."""
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, Mapping) and isinstance(value, list):
+            target = part.get("_target_")
+            if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+                raise BCCPError(f"train.augmentation: {part} has no _target_: give it the dotted name of a class, as in my_module.MyClass")
+            own_code.place(target)
+        elif part not in AUGMENTATIONS:
+            raise BCCPError(
+                f"train.augmentation={value} is unknown: use one of {', '.join(AUGMENTATIONS)}, or a list of them and of _target_ objects"
+                + nearest(str(part), AUGMENTATIONS)
+            )
+    if not value:
+        raise BCCPError("train.augmentation=[] is not accepted: use none where images are to stay as they are")
+    return typing.cast("str | list[Any]", value)
 
 
 def _flat(section: Any) -> dict[str, Any]:

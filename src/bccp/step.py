@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import bars, config, keys, step_log, wandb_mirror
+from bccp import bars, config, keys, own_code, step_log, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import reveal, shown
@@ -511,11 +511,14 @@ def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
         from bccp.fetch_data import source_fingerprint  # only this step's environment has what it imports
 
         return {"path": source_fingerprint(section)}
+    meant = {}
     if name == "train" and section.init.startswith("models:/"):
         from bccp.registry import meaning
 
-        return {"init": meaning(ledger, section.init)}
-    return {}
+        meant["init"] = meaning(ledger, section.init)
+    if name == "train" and (source := own_code.digest(own_code.targets(section.augmentation))):
+        meant["augmentation_code"] = source
+    return meant
 
 
 def context_from_environment() -> Context:

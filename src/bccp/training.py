@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from bccp.errors import BCCPError
 from bccp.images import FeatureView
 from bccp.losses import LOSSES, Loss
 from bccp.models import Float32, Images, embed
+from bccp.transforms import blend, changes
 from bccp.weights import State
 
 import lightning.pytorch as pl  # isort: skip
@@ -109,7 +110,7 @@ def fit(
     epochs: int,
     learning_rate: float,
     batch_size: int,
-    augmentation: str,
+    augmentation: str | Sequence[Any],
     patience: int | None,
     seed: int,
     folder: Path,
@@ -119,6 +120,9 @@ def fit(
     decay: float = 1.0,
     loss: str = "cross_entropy",
     mixup_alpha: float = 0.0,
+    cutmix_alpha: float = 0.0,
+    augment_probability: float = 1.0,
+    augment_strength: float = 1.0,
     ema_decay: float = 0.0,
     mirror: bool = False,
     device: str = "cpu",
@@ -147,7 +151,8 @@ def fit(
         The peak of ``one_cycle``, the first epoch's of ``exponential``.
     batch_size : int
         At most; all batches of an epoch have the same size but for one image, and at least 2.
-    augmentation : {"none", "generic"}
+    augmentation : str or sequence
+        As for :func:`bccp.transforms.changes`.
     patience : int or None
         Epochs without a better validation loss before training stops; None: never.
     seed : int
@@ -165,6 +170,10 @@ def fit(
         A name in ``bccp.losses.LOSSES``. The validation loss is always the cross-entropy, so that it compares across losses.
     mixup_alpha : float
         Not negative; Beta(alpha, alpha) is the distribution of the shares of :func:`bccp.augmentation.mix`; 0: no mixup.
+    cutmix_alpha : float
+        The same for :func:`bccp.transforms.cut_mix`; 0: no CutMix. Of images only. With both, each has half of the batches.
+    augment_probability, augment_strength : float
+        ``probability`` and ``strength`` of the augmentation.
     ema_decay : float
         In [0, 1), of the exponential moving average of weights and buffers over the steps, which are what is validated and what the model
         ends with. At step t it is at most (1 + t) / (10 + t), so that the start is soon forgotten; 0: no averaging.
@@ -192,6 +201,7 @@ def fit(
     soft, importance = np.asarray(targets, np.float32), _importance(targets, weights, class_weights)
     if len(images) < 2 or not importance.any():
         raise BCCPError(f"training needs at least 2 images with a weight above 0, not {int((importance > 0).sum())} of {len(images)}")
+    change = changes(augmentation, image_size=model.image_size, probability=augment_probability, strength=augment_strength)
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True)
     model.mirrored = model.mirrored or mirror
@@ -205,13 +215,14 @@ def fit(
             if val_inputs is not None and val_targets is not None and len(val_inputs):
                 val_soft = np.asarray(val_targets, np.float32)
                 validation = _Batches(val_inputs, val_soft, np.ones(len(val_soft), np.float32), max(batch_size, 256), None)
-            augment = [] if model.frozen else [augmentations.mirror] * mirror + _AUGMENTATIONS[augmentation]
+            augment = [] if model.frozen else [augmentations.mirror] * mirror + change
             task = _Task(
                 network,
                 augment,
                 generator,
                 loss=LOSSES[loss],
                 mixup_alpha=mixup_alpha,
+                cutmix_alpha=cutmix_alpha,
                 ema_decay=ema_decay,
                 optimizer=optimizer,
                 learning_rate=learning_rate,
@@ -266,6 +277,7 @@ class _Task(pl.LightningModule):
         *,
         loss: Loss,
         mixup_alpha: float,
+        cutmix_alpha: float = 0.0,
         ema_decay: float,
         optimizer: str,
         learning_rate: float,
@@ -274,7 +286,7 @@ class _Task(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
-        self.loss, self.mixup_alpha = loss, mixup_alpha
+        self.loss, self.mixup_alpha, self.cutmix_alpha = loss, mixup_alpha, cutmix_alpha
         self.average = MovingAverage(network, ema_decay) if ema_decay else None
         self.optimizer, self.peak, self.rate = optimizer, learning_rate, rate
         self.history = History()
@@ -300,8 +312,8 @@ class _Task(pl.LightningModule):
             inputs = inputs.permute(0, 3, 1, 2) / 255
             for change in self.augment:
                 inputs = change(inputs, generator=self.generator)
-        if self.mixup_alpha:
-            inputs, targets, weights = augmentations.mix(inputs, targets, weights, alpha=self.mixup_alpha, generator=self.generator)
+        alphas = {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
+        inputs, targets, weights = blend(inputs, targets, weights, **alphas, generator=self.generator)
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         loss = (weights * self.loss.per_image(self.network(inputs), targets)).mean()
@@ -604,6 +616,3 @@ def _quiet_lightning() -> Iterator[None]:
         raise KeyboardInterrupt from end
     finally:
         logger.setLevel(level)
-
-
-_AUGMENTATIONS: dict[str, list[Callable[..., Tensor]]] = {"none": [], "generic": [augmentations.generic]}
