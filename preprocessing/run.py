@@ -26,6 +26,7 @@ def run(step: Step) -> None:
             max_rejected_rate=config.max_rejected_rate,
             max_pixels=config.max_pixels,
             threads=step.threads,
+            cleanup=config.cleanup,
         )
     exact, near = report["exact_duplicates"], report["near_duplicates"]
     step.log_metrics(

@@ -22,7 +22,7 @@ def run(step: Step) -> None:
     """Load, train, save, report."""
     config, clean = step.config, step.input("clean_data")
     days = open_days(step.input("segregated_data"), clean)
-    resize = json.loads((clean / "report.json").read_text(encoding="utf-8")).get("resize")
+    report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     replay = []
     if step.has_input("replay_sample"):
         replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
@@ -49,7 +49,7 @@ def run(step: Step) -> None:
             device=step.device,
             progress=True,
         )
-        about = {"class_names": days.classes, "resize": resize}
+        about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
         models.save(model, folder, about, last_state=history.last_state, history=history.table())
     rows = history.rows()
     best = rows[history.best_epoch - 1]

@@ -55,6 +55,14 @@ AUGMENTATIONS = (
 )
 """Augmentations that have a name: see ``bccp.transforms``."""
 
+CLEANUPS = {
+    "erosion": {"size": (3, range(3, 100, 2))},
+    "dilation": {"size": (3, range(3, 100, 2))},
+    "adaptive_threshold": {"block": (31, range(3, 1000, 2)), "offset": (10, range(-255, 256))},
+    "median_filter": {"size": (3, range(3, 100, 2))},
+}
+"""What ``bccp.cleanup`` does to scans, each with its parameters: what they are if nothing is said, and what they may be."""
+
 
 def _choice(*names: str) -> Any:
     return field(metadata={"choices": names})
@@ -131,8 +139,13 @@ class Preprocessing:
 
     image_size: int = _number(4, 4096)
     resize: str = _choice("stretch", "pad", "crop")
+    cleanup: Any = field()
     max_rejected_rate: float = _number(0, 1)
     max_pixels: int = _number(1)
+
+    def check(self) -> None:
+        """Refuse a clean-up that is none of the known, and write its parameters out."""
+        self.cleanup = _cleanup(self.cleanup)
 
 
 @dataclass(kw_only=True)
@@ -522,6 +535,8 @@ def check_choice(key: str, value: Any) -> None:
         _noise(value)
     elif key == "train.augmentation" and "${" not in str(value):
         _augmentation(value)
+    elif key == "preprocessing.cleanup":
+        _cleanup(value)
     elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):
         _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
 
@@ -623,6 +638,32 @@ def _noise(value: Any) -> str | list[list[float]]:
                 f"{len(value)} numbers from 0 up with the sum 1"
             )
     return value
+
+
+def _cleanup(value: Any) -> list[dict[str, dict[str, int]]]:
+    """A list of names, or of names with parameters, with all parameters."""
+    if not isinstance(value, list):
+        raise BCCPError(f"preprocessing.cleanup={value} is not accepted: give a list of {', '.join(CLEANUPS)}, such as [median_filter]")
+    steps = []
+    for part in value:
+        name, given = next(iter(part.items())) if isinstance(part, Mapping) and len(part) == 1 else (part, {})
+        if not isinstance(name, str) or name not in CLEANUPS or not isinstance(given or {}, Mapping):
+            raise BCCPError(
+                f"preprocessing.cleanup: {part} is unknown: use {', '.join(CLEANUPS)}, as in [median_filter, {{erosion: {{size: 5}}}}]"
+                + nearest(str(name), CLEANUPS)
+            )
+        parameters = {key: default for key, (default, _) in CLEANUPS[name].items()} | dict(given or {})
+        for key, number in parameters.items():
+            if key not in CLEANUPS[name]:
+                raise BCCPError(f"unknown key 'preprocessing.cleanup.{name}.{key}': {name} has {', '.join(CLEANUPS[name])}")
+            allowed = CLEANUPS[name][key][1]
+            if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
+                kind = "an odd" if allowed.step == 2 else "a whole"
+                raise BCCPError(
+                    f"preprocessing.cleanup.{name}.{key}={number} is out of range: give {kind} number from {allowed[0]} to {allowed[-1]}"
+                )
+        steps.append({name: parameters})
+    return steps
 
 
 def _augmentation(value: Any) -> str | list[Any]:

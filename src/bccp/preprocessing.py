@@ -35,6 +35,7 @@ import pandas as pd
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from bccp import bars, tables
+from bccp.cleanup import Cleanup, clean_up
 from bccp.errors import BCCPError
 
 DAYS = ("monday", "tuesday")
@@ -340,6 +341,7 @@ def clean(
     max_rejected_rate: float,
     max_pixels: int,
     threads: int,
+    cleanup: Cleanup = (),
 ) -> dict[str, Any]:
     """Write ``images.npy``, ``manifest.csv``, ``quarantine.csv`` and ``report.json`` from an archive of image files.
 
@@ -361,6 +363,8 @@ def clean(
         Larger pictures are taken for decompression bombs.
     threads : int
         Threads that decode, where files are large enough for threads to pay.
+    cleanup : sequence
+        See :func:`bccp.cleanup.clean_up`; the fingerprints are those of the picture before it.
 
     Returns
     -------
@@ -373,8 +377,11 @@ def clean(
         No image in a class folder, no readable one, too many unreadable ones, or classes too few or too small.
     """
     with pillow_limits(max_pixels):
-        manifest, quarantine = _stream(archive, folder / "images.npy", image_size=image_size, resize=resize, threads=threads)
+        shown = {"image_size": image_size, "resize": resize, "cleanup": cleanup}
+        manifest, quarantine = _stream(archive, folder / "images.npy", threads=threads, **shown)
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
+    if cleanup:
+        report["cleanup"] = list(cleanup)
     check(manifest, quarantine, max_rejected_rate=max_rejected_rate)
     tables.write(manifest, folder / "manifest.csv")
     tables.write(quarantine, folder / "quarantine.csv")
@@ -382,7 +389,9 @@ def clean(
     return report
 
 
-def _stream(archive: Path, array: Path, *, image_size: int, resize: str, threads: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _stream(
+    archive: Path, array: Path, *, image_size: int, resize: str, threads: int, cleanup: Cleanup
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
     with zipfile.ZipFile(archive) as files:
         entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
@@ -396,15 +405,15 @@ def _stream(archive: Path, array: Path, *, image_size: int, resize: str, threads
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
 
         def read(chunk: list[zipfile.ZipInfo]) -> list[Picture | str]:
-            return pictures([files.read(entry) for entry in chunk], image_size=image_size, resize=resize)
+            return pictures([files.read(entry) for entry in chunk], image_size=image_size, resize=resize, cleanup=cleanup)
 
         chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
         outcomes = (outcome for chunk in chunks for outcome in chunk)
         return _write_rows(array, images, outcomes, image_size=image_size, own_days=own_days)
 
 
-def pictures(files: Sequence[bytes], *, image_size: int, resize: str) -> list[Picture | str]:
-    """Decode, fingerprint and resize some files; call it within ``pillow_limits``.
+def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[Picture | str]:
+    """Decode, fingerprint, clean up and resize some files; call it within ``pillow_limits``.
 
     Parameters
     ----------
@@ -412,6 +421,8 @@ def pictures(files: Sequence[bytes], *, image_size: int, resize: str) -> list[Pi
         Whole files.
     image_size, resize
         See ``fit``.
+    cleanup
+        See :func:`bccp.cleanup.clean_up`.
 
     Returns
     -------
@@ -430,7 +441,7 @@ def pictures(files: Sequence[bytes], *, image_size: int, resize: str) -> list[Pi
         if grey.size != (_GREY_PX, _GREY_PX):
             grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
         greys.append(grey.tobytes())
-        pixels = fit(image, image_size, resize).tobytes()
+        pixels = fit(clean_up(image, cleanup), image_size, resize).tobytes()
         outcomes.append((digest(image), *image.size, mode, kind, pixels))
     stack = np.frombuffer(b"".join(greys), np.uint8).reshape(-1, _GREY_PX, _GREY_PX)
     hashes = iter(perceptual_hashes(stack))
