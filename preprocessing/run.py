@@ -1,7 +1,8 @@
 """Turns image files of any kind into one array of equal pictures.
 
 Reads ``raw_data`` (``images.zip``). Writes ``clean_data``: ``images.npy``, ``manifest.csv``, ``quarantine.csv`` (files that cannot be
-used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies).
+used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies). Logs the page ``data_checks/data_checks.html``, also
+where a limit of ``preprocessing.checks`` stops it.
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import preprocessing
+from bccp import check_page, data_checks, preprocessing
 from bccp.step import Step, command_line
 
 
@@ -28,6 +29,11 @@ def run(step: Step) -> None:
             threads=step.threads,
             cleanup=config.cleanup,
         )
+        with step.report("data_checks") as place:
+            findings = check_page.on_images(folder, config.checks, place)
+        page = f"{step.reports['data_checks']}/{check_page.PAGE}"
+        step.log_metrics(data_checks.figures(findings))
+        data_checks.gate(findings, page)
     exact, near = report["exact_duplicates"], report["near_duplicates"]
     step.log_metrics(
         {
@@ -46,6 +52,7 @@ def run(step: Step) -> None:
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
     )
+    step.say(data_checks.sentence(findings, page))
 
 
 if __name__ == "__main__":

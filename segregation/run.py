@@ -1,7 +1,8 @@
 """Cuts the images into days and splits, and corrupts Tuesday's.
 
 Reads ``clean_data``. Writes ``segregated_data`` (``splits.csv``, ``classes.csv``, ``clean_data.json``, and ``corrupted.npy``
-where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target day's, where they are known).
+where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target day's, where they are known). Logs the page
+``data_checks/data_checks.html``, also where a limit of ``preprocessing.checks`` stops it.
 """
 
 import json
@@ -13,15 +14,16 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import corruption, feedback, segregation, tables
+from bccp import check_page, corruption, data_checks, feedback, segregation, tables
 from bccp.duplicates import duplicate_groups
+from bccp.images import open_days
 from bccp.step import Step, command_line
 
 
 def run(step: Step) -> None:
     """Load, cut, corrupt, save, report."""
     config, clean = step.config, step.input("clean_data")
-    manifest = tables.read(clean / "manifest.csv", dtypes={"row": int})
+    manifest = tables.read(clean / "manifest.csv", dtypes=check_page.COLUMNS)
     images = np.load(clean / "images.npy", mmap_mode="r")
     named, given = None, {}
     if config.label_source == "file":
@@ -54,9 +56,16 @@ def run(step: Step) -> None:
                 ids, kinds = changed["image"].tolist(), changed["corruption"].tolist()
                 for pixels in corruption.stream(images, rows, ids, kinds, seed=config.random_seed):
                     file.write(pixels.tobytes())
+        with step.report("data_checks") as place:
+            days = open_days(folder, clean)
+            findings = check_page.on_days(days, manifest, config.checks, place, with_labels=cut.truth_known, seed=config.random_seed)
+        page = f"{step.reports['data_checks']}/{check_page.PAGE}"
+        step.log_metrics(data_checks.figures(findings))
+        data_checks.gate(findings, page)
     with step.output("true_labels") as folder:
         tables.write(cut.true_labels, folder / "true_labels.csv")
     report(step, splits, cut)
+    step.say(data_checks.sentence(findings, page))
 
 
 def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:

@@ -22,9 +22,10 @@ class FakeStep:
         del values["hydra"]
         section = OmegaConf.to_container(OmegaConf.create(values), resolve=True)[name]
         assert set(changed) <= set(section)
-        self.config = SimpleNamespace(**section | changed)
+        nested = {key: SimpleNamespace(**value) for key, value in section.items() if isinstance(value, dict)}
+        self.config = SimpleNamespace(**section | nested | changed)
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
-        self.folders, self.metrics, self.said, self.threads = dict(inputs), {}, [], 1
+        self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
         self._place = place
 
     def input(self, name: str) -> Path:
@@ -42,6 +43,14 @@ class FakeStep:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Keep figures."""
         self.metrics |= metrics
+
+    @contextmanager
+    def report(self, name: str) -> Iterator[Path]:
+        """A folder to fill."""
+        folder = self._place / f"report-{name}"
+        folder.mkdir(parents=True)
+        yield folder
+        self.reports[name] = str(folder)
 
     def say(self, line: str) -> None:
         """Keep a line."""

@@ -376,7 +376,8 @@ def clean(tmp_path: Path) -> Path:
     table = manifest({"007": 30, "NA": 30})
     shas = [hashlib.sha256(image.encode()).hexdigest() for image in table["image"]]
     shas[1] = shas[0]
-    tables.write(table.assign(sha256=shas, phash=""), folder / "manifest.csv")
+    about = {"width": 12, "height": 12, "mode": "RGB", "format": "PNG"}
+    tables.write(table.assign(sha256=shas, phash="", **about), folder / "manifest.csv")
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8))
     return folder
 

@@ -36,6 +36,11 @@ STEPS = (
 NOISES = ("uniform", "pair", "confusions")
 """Simulated noises that have a name."""
 
+IMAGE_CHECKS = (
+    "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
+)  # fmt: skip
+"""Checks of ``preprocessing.checks`` that concern images by themselves; the others concern days, and are made by ``segregation``."""
+
 POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_information", "cleanlab")
 """Methods of the cut-off that give no probability that a label is wrong."""
 
@@ -134,6 +139,37 @@ class Data:
 
 
 @dataclass(kw_only=True)
+class Checks:
+    """The most that the data checks (:mod:`bccp.data_checks`) may find; None: it is reported, and stops nothing."""
+
+    imbalance: float | None = _number(1)
+    dark: float | None = _number(0, 1)
+    bright: float | None = _number(0, 1)
+    flat: float | None = _number(0, 1)
+    blurred: float | None = _number(0, 1)
+    tiny: float | None = _number(0, 1)
+    long: float | None = _number(0, 1)
+    enlarged: float | None = _number(0, 1)
+    copies: float | None = _number(0, 1)
+    near_copies: float | None = _number(0, 1)
+    contradictions: float | None = _number(0, 1)
+    known: float | None = _number(0, 1)
+    new_formats: float | None = _number(0, 1)
+    new_sizes: float | None = _number(0, 1)
+    class_shift: float | None = _number(0, 1)
+    leakage: float | None = _number(0, 1)
+    drift: float | None = _number(0, 1)
+
+    def of_images(self) -> dict[str, float | None]:
+        """The limits that ``preprocessing`` heeds."""
+        return {name: getattr(self, name) for name in IMAGE_CHECKS}
+
+    def of_days(self) -> dict[str, float | None]:
+        """The limits that ``segregation`` heeds."""
+        return _without(_flat(self), set(IMAGE_CHECKS))
+
+
+@dataclass(kw_only=True)
 class Preprocessing:
     """``preprocessing``: from image files to one array."""
 
@@ -142,6 +178,11 @@ class Preprocessing:
     cleanup: Any = field()
     max_rejected_rate: float = _number(0, 1)
     max_pixels: int = _number(1)
+    checks: Checks = field()
+
+    def relevant(self) -> dict[str, Any]:
+        """A limit counts for the step that heeds it."""
+        return _flat(self) | {"checks": self.checks.of_images()}
 
     def check(self) -> None:
         """Refuse a clean-up that is none of the known, and write its parameters out."""
@@ -161,11 +202,13 @@ class Segregation:
     corruption: str = _choice("auto", "mixed", "random_boxes", "mosaic", "random_lines", "none")
     label_source: str = _choice("simulated", "file", "folder")
     feedback_file: str | None = _path()
+    checks: Checks = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def relevant(self) -> dict[str, Any]:
         """Where all images are Monday, what is said of Tuesday does not matter."""
-        return _without(_flat(self), {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set())
+        moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
+        return _without(_flat(self), moot) | {"checks": self.checks.of_days()}
 
 
 @dataclass(kw_only=True)

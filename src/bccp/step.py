@@ -24,7 +24,7 @@ from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import reveal, shown
 from bccp.processes import Interrupted, callers, end_with, terminable
-from bccp.tracking import Ledger, ledger_uri, qualified, split_version, told
+from bccp.tracking import Ledger, ledger_uri, local_path, qualified, split_version, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,6 +159,8 @@ class Step:
         Version of each artifact published so far.
     metrics : dict of str to float
         What :meth:`log_metrics` was given so far.
+    reports : dict of str to str
+        Where each :meth:`report` is, by name.
     """
 
     name: str
@@ -170,6 +172,7 @@ class Step:
     mirror: wandb_mirror.Mirror
     outputs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
     _watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -277,6 +280,18 @@ class Step:
         with self._watch.going(False):
             self.ledger.client.log_artifact(self.run_id, str(path), artifact_path="pictures")
             self.mirror.log_picture(path, pixels=pixels)
+
+    @contextmanager
+    def report(self, name: str) -> Iterator[Path]:
+        """A folder to fill with files for people to look at, logged when the block ends well; no artifact's version has it."""
+        with scratch(name) as parent:
+            folder = parent / name
+            folder.mkdir()
+            yield folder
+            with self._watch.going(False):
+                self.ledger.client.log_artifacts(self.run_id, str(folder), artifact_path=name)
+                place = self.ledger.client.get_run(self.run_id).info.artifact_uri
+                self.reports[name] = f"{local_path(place) or place}/{name}"
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Report rows of a table, each with the image (H, W, 3) that it is about; W&B shows them, the first ones only."""

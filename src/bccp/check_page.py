@@ -1,0 +1,330 @@
+"""The page on data checks: one file of HTML that needs nothing else, beside the findings as tables.
+
+``data_checks.html``, ``data_checks.csv`` (``check, value, limit, verdict, said``) and ``flagged_images.csv`` (``image, check``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp import data_checks, tables
+from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, Drift, Finding, Images
+from bccp.duplicates import duplicate_groups
+from bccp.images import Days
+
+PAGE, TABLE, FLAGGED = "data_checks.html", "data_checks.csv", "flagged_images.csv"
+
+MOST_PICTURES, MOST_CLASSES = 8, 40
+"""Pictures shown of a check or a day, and classes that get a bar."""
+
+COLUMNS = {"row": int, "width": int, "height": int}
+"""The numbers of a manifest."""
+
+LEAST_COMPARED = 5
+"""Fewer different images of a side tell nothing of drift."""
+
+_THUMBNAIL_PX = 64
+
+
+def write(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable[str]) -> None:
+    """Write page and tables.
+
+    Parameters
+    ----------
+    folder : Path
+        It exists.
+    title : str
+    findings : sequence of Finding
+    parts : iterable of str
+        What the page shows below the findings: HTML.
+    """
+    tables.write(data_checks.table(findings), folder / TABLE)
+    tables.write(data_checks.flagged(findings), folder / FLAGGED)
+    body = "\n".join([f"<h1>{escape(title)}</h1>", _verdict(findings), _findings(findings), *filter(None, parts)])
+    policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
+    head = f"<meta charset='utf-8'>{policy}<meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head += f"<meta name='color-scheme' content='light dark'><title>{escape(title)}</title><style>{_STYLE}</style>"
+    text = f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n{body}\n{_FOOTER}</main></body></html>\n"
+    (folder / PAGE).write_text(text, encoding="utf-8")
+
+
+def on_images(clean: Path, limits: Any, place: Path) -> list[Finding]:
+    """Check images by themselves, and write the page.
+
+    Parameters
+    ----------
+    clean : Path
+        A folder of ``clean_data``.
+    limits : config.Checks
+    place : Path
+        The folder to write to; it exists.
+
+    Returns
+    -------
+    list of Finding
+    """
+    findings, parts = images_alone(clean, limits)
+    n_images = int(np.load(clean / "images.npy", mmap_mode="r").shape[0])
+    write(place, f"Data checks: {n_images} images", findings, parts)
+    return findings
+
+
+def images_alone(clean: Path, limits: Any) -> tuple[list[Finding], list[str]]:
+    """What :func:`on_images` finds, and the parts of its page."""
+    manifest = tables.read(clean / "manifest.csv", dtypes=COLUMNS)
+    report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
+    images = np.load(clean / "images.npy", mmap_mode="r")
+    told = data_checks.quality(images)
+    findings = data_checks.limited(data_checks.of_images(manifest, report, told), limits)
+    return findings, [examples(findings, manifest, images), classes(report["classes"]), spreads(told), files(report)]
+
+
+def on_days(days: Days, manifest: pd.DataFrame, limits: Any, place: Path, *, with_labels: bool, seed: int) -> list[Finding]:
+    """Check Tuesday against Monday, and what is held out against what is trained on, and write the page.
+
+    Parameters
+    ----------
+    days : Days
+    manifest : DataFrame
+        Of the ``clean_data`` that they index, with :data:`COLUMNS`.
+    limits : config.Checks
+    place : Path
+        The folder to write to; it exists.
+    with_labels : bool
+        The manifest's labels are true: looks are compared class by class.
+    seed : int
+        Of the test for drift.
+
+    Returns
+    -------
+    list of Finding
+        Where there is no Tuesday, only on what is held out.
+    """
+    table = manifest.merge(days.splits.reset_index()[["image", "day", "split"]].rename(columns={"day": "on"}), on="image")
+    monday, tuesday = (table[table["on"] == day] for day in ("monday", "tuesday"))
+    findings = [data_checks.leakage(manifest, table[["image", "split"]])]
+    parts: list[str] = []
+    if len(tuesday):
+        names = ("Monday", "Tuesday")
+        rng = np.random.default_rng(seed)
+        once = [once_each(of) for of in (monday, tuesday)]
+        views = [days.view(of["image"].tolist()) for of in once]
+        strata = (once[0]["label"].tolist(), once[1]["label"].tolist()) if with_labels else None
+        found = drifted(views[0], views[1], rng=rng, strata=strata)
+        findings = [*data_checks.of_days(monday, tuesday, found, names=names), *findings]
+        parts = [changes(found, names), side_by_side(list(zip(names, views, strict=True)), rng)]
+    findings = data_checks.limited(findings, limits)
+    write(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", findings, parts)
+    return findings
+
+
+def once_each(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a manifest without copies and near copies of images before them, which are no independent evidence of drift."""
+    groups = duplicate_groups(table["sha256"].tolist(), table["phash"].tolist())
+    return table[~pd.Series(groups, index=table.index).duplicated()]
+
+
+def drifted(known: Images, new: Images, *, rng: np.random.Generator, strata: tuple[list[str], list[str]] | None = None) -> Drift | None:
+    """Measure drift (:func:`bccp.data_checks.drift`); None where there are too few images."""
+    if min(known.shape[0], new.shape[0]) < LEAST_COMPARED:
+        return None
+    return data_checks.drift(known, new, rng=rng, strata=strata)
+
+
+def classes(counts: Mapping[str, int]) -> str:
+    """Bars: images of each class, the largest first."""
+    if not counts:
+        return ""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ordered if len(ordered) <= MOST_CLASSES else [*ordered[: MOST_CLASSES // 2], *ordered[-MOST_CLASSES // 2 :]]
+    more = f", the {MOST_CLASSES // 2} largest and smallest" if len(shown) < len(ordered) else ""
+    return f"<h2>Classes</h2><p class='note'>Images of each of {len(ordered)} classes{more}.</p>" + _bars(
+        (name, n / ordered[0][1], str(n)) for name, n in shown
+    )
+
+
+def files(report: Mapping[str, Any]) -> str:
+    """Formats and sizes, as :func:`bccp.preprocessing.describe` has counted them."""
+    sizes = [(f"{side} in px", " / ".join(f"{s[k]:g}" for k in ("min", "median", "max"))) for side, s in report["size_px"].items() if s]
+    rows = [("images", str(report["images"])), ("files that cannot be used", str(report["rejected"]))]
+    rows += [(f"  {reason}", str(n)) for reason, n in report["rejected_by_reason"].items()]
+    rows += [("without a label", str(report["unlabelled"]))] if report["unlabelled"] else []
+    rows += [(f"{side} (least / median / most)", text) for side, text in sizes]
+    rows += [(f"format and mode: {kind}", str(n)) for kind, n in report["formats"].items()]
+    return "<h2>Files</h2>" + _table(("", ""), rows)
+
+
+def spreads(told: pd.DataFrame) -> str:
+    """How brightness and sharpness are spread over the images."""
+    drawn = [("brightness, 0 to 255", told["brightness"], 0.0, 255.0), ("sharpness", told["sharpness"], 0.0, 3.0)]
+    drawings = []
+    for name, values, low, high in drawn:
+        counts, _ = np.histogram(np.clip(values, low, high), bins=40, range=(low, high))
+        top = max(int(counts.max()), 1)
+        heights = [80 * int(n) / top for n in counts]
+        bars = "".join(f"<rect x='{8 * i}' y='{80 - h:.1f}' width='7' height='{h:.1f}'/>" for i, h in enumerate(heights))
+        caption = f"{name}; median {values.median():.3g}"
+        drawing = f"<svg viewBox='0 0 320 81' role='img'><title>{caption}</title>{bars}</svg>"
+        drawings.append(f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>")
+    note = f"A picture counts as blurred below a sharpness of {BLURRED}, at the size that a model sees."
+    return f"<h2>Brightness and sharpness</h2><div class='pair'>{''.join(drawings)}</div><p class='note'>{note}</p>"
+
+
+def examples(findings: Sequence[Finding], manifest: pd.DataFrame, images: Images) -> str:
+    """The first images that each check has named."""
+    row = dict(zip(manifest["image"], manifest["row"].astype(int), strict=True))
+    parts = []
+    for found in findings:
+        shown = [image for image in found.images if image in row][:MOST_PICTURES]
+        if shown:
+            more = f", {len(shown)} of {len(found.images)}" if len(found.images) > len(shown) else ""
+            parts.append(f"<h3>{escape(found.check)}{more}</h3>{_strip(images, [row[image] for image in shown], shown)}")
+    return "<h2>Such as these</h2>" + "".join(parts) if parts else ""
+
+
+def changes(found: Drift | None, names: tuple[str, str]) -> str:
+    """Bars: what looks different in the new images, in standard deviations."""
+    if found is None:
+        return ""
+    widest = max(2.0, *(abs(value) for value in found.changes.values()))
+    lines = []
+    for name, value in found.changes.items():
+        width = 50 * abs(value) / widest
+        left = 50 if value > 0 else 50 - width
+        bar = f"<i class='both'><b style='left:{left:.1f}%;width:{width:.1f}%'></b></i>"
+        lines.append(f"<li><span>{escape(name)}</span>{bar}<span>{value:+.2f}</span></li>")
+    how = f"energy distance {found.distance:.3f}, p = {found.p_value:.3f} by exchanging images at random"
+    note = f"{names[1]} minus {names[0]}, in standard deviations; {found.n_new} against {found.n_known} images; {how}."
+    return f"<h2>What looks different</h2><p class='note'>{escape(note)}</p><ul class='bars'>{''.join(lines)}</ul>"
+
+
+def side_by_side(sides: Sequence[tuple[str, Images]], rng: np.random.Generator) -> str:
+    """Some images of each side, drawn at random."""
+    parts = []
+    for name, images in sides:
+        drawn = data_checks.draw(images.shape[0], MOST_PICTURES, rng=rng).tolist()
+        parts.append(f"<h3>{escape(name)}</h3>{_strip(images, drawn, [name] * len(drawn))}")
+    return f"<h2>Some of each</h2>{''.join(parts)}"
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    over = [found.check for found in findings if found.verdict == "over"]
+    if over:
+        return f"<p class='verdict bad'>Over the limit: {escape(', '.join(over))}.</p>"
+    n_limits = sum(found.limit is not None for found in findings)
+    said = f"Within all limits ({n_limits} set)." if n_limits else "No limits are set: nothing here stops the pipeline."
+    return f"<p class='verdict'>{said}</p>"
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    rows = [(f.check, _figure(f), "" if f.limit is None else f"{f.limit:g}", f.verdict, f.said[:1].upper() + f.said[1:]) for f in findings]
+    return _table(("check", "value", "limit", "verdict", "what was found"), rows).replace("<table>", "<table class='found'>")
+
+
+def _figure(found: Finding) -> str:
+    return "" if np.isnan(found.value) else f"{found.value:.3g}"
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = f"<thead><tr>{''.join(f'<th>{escape(text)}</th>' for text in headings)}</tr></thead>" if any(headings) else ""
+    lines = []
+    for row in rows:
+        kinds = ("over" if text == "over" else "long" if len(text) > 30 else "" for text in row)
+        cells = (f"<td class='{kind}'>" if kind else "<td>" for kind in kinds)
+        lines.append(f"<tr>{''.join(f'{cell}{escape(text)}</td>' for cell, text in zip(cells, row, strict=True))}</tr>")
+    return f"<div class='wide'><table>{head}<tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def _bars(lines: Iterable[tuple[str, float, str]]) -> str:
+    drawn = (
+        f"<li><span>{escape(name)}</span><i><b style='width:{100 * share:.1f}%'></b></i><span>{escape(text)}</span></li>"
+        for name, share, text in lines
+    )
+    return f"<ul class='bars'>{''.join(drawn)}</ul>"
+
+
+def _strip(images: Images, positions: Sequence[int], names: Sequence[str]) -> str:
+    shown = (
+        f"<img src='{_data(images[np.array([position])][0])}' alt='{escape(name, quote=True)}' title='{escape(name, quote=True)}'>"
+        for position, name in zip(positions, names, strict=True)
+    )
+    return f"<div class='strip'>{''.join(shown)}</div>"
+
+
+def _data(pixels: npt.NDArray[np.uint8]) -> str:
+    """A picture (S, S, 3), made smaller where it is large, as the address of a PNG that is its own content."""
+    step = max(1, pixels.shape[0] // _THUMBNAIL_PX)
+    small = pixels[::step, ::step]
+    height, width = small.shape[:2]
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), small.reshape(height, -1)], axis=1)  # 0: a line without a filter
+    about = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", about), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        png += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+_FOOTER = (
+    f"<footer>Dark, bright: {MOST_PIXELS:.0%} of a picture's pixels. Drift counts where p is at most {SURE}. Limits: "
+    f"<code>preprocessing.checks</code>. The same as tables: {TABLE} and {FLAGGED}, beside this page.</footer>"
+)
+
+_STYLE = """
+:root { --page: #fff; --ink: #1f2933; --soft: #66727f; --line: #e4e7eb; --card: #f5f7f9; --bar: #1f6fb4; --bad: #c0392b; --good: #1d7a52; }
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #11161c; --ink: #e3e9ef; --soft: #93a1af; --line: #2a333d; --card: #1a2129; --bar: #6fb1ea; --bad: #ff8474; --good: #6fcf9f;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 960px; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 0.5rem; }
+h3 { font-size: 0.9rem; font-weight: 500; color: var(--soft); margin: 0.9rem 0 0.3rem; }
+.verdict { background: var(--card); border-left: 4px solid var(--good); border-radius: 0 10px 10px 0; padding: 0.7rem 1.1rem; }
+.verdict.bad { border-color: var(--bad); color: var(--bad); font-weight: 600; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.88rem; min-width: 100%; }
+th, td { text-align: left; vertical-align: top; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.36rem 1rem 0.36rem 0; }
+th { color: var(--soft); font-weight: 500; border-bottom-width: 2px; }
+td { font-variant-numeric: tabular-nums; }
+td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+td.over { color: var(--bad); font-weight: 600; }
+.bars { list-style: none; margin: 0; padding: 0; font-size: 0.86rem; }
+.bars { display: grid; grid-template-columns: fit-content(11rem) 1fr max-content; gap: 0.1rem 0.8rem; align-items: center; }
+.bars li { display: contents; }
+.bars span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.bars i { position: relative; display: block; height: 0.7rem; background: var(--card); border-radius: 3px; }
+.bars b { display: block; height: 100%; background: var(--bar); border-radius: 3px; }
+.bars i.both b { position: absolute; top: 0; }
+.bars i.both { background: linear-gradient(var(--soft), var(--soft)) center / 1px 100% no-repeat var(--card); }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem 2rem; }
+figure { margin: 0; }
+svg { display: block; width: 100%; height: auto; fill: var(--bar); border-bottom: 1px solid var(--line); }
+.strip { display: flex; flex-wrap: wrap; gap: 0.5rem; }
+.strip img { width: 88px; height: 88px; border-radius: 6px; image-rendering: pixelated; background: var(--card); }
+figcaption, .note, footer { color: var(--soft); font-size: 0.86rem; }
+@media (max-width: 640px) {  /* a finding's words stand below its figures */
+  .found thead { display: none; }
+  .found tr { display: flex; flex-wrap: wrap; gap: 0 0.9rem; border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
+  .found td { border: 0; padding: 0; }
+  .found td:empty { display: none; }
+  .found td:first-child { font-weight: 600; }
+  .found td:last-child { flex-basis: 100%; white-space: normal; min-width: 0; }
+}
+footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1rem; overflow-wrap: anywhere; }
+"""
