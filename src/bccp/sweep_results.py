@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import re
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -409,11 +410,14 @@ def _ignored(given: Mapping[str, Any]) -> set[str]:
 
 def _built(kind: type[Any], prefix: str, flat: Mapping[str, Any]) -> Any:
     """A section, unchecked, of what a configuration and the defaults say; what a newer version does not know is left out."""
-    made = {}
+    made: dict[str, Any] = {}
+    hints: dict[str, Any] = typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
-        key = f"{prefix}{item.name}"
-        nested = config.MondayModel if item.name == "monday_model" else None
-        made[item.name] = _built(nested, f"{key}.", flat) if nested else _followed(key, flat) if key in flat else None
+        key, hint = f"{prefix}{item.name}", hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            made[item.name] = _built(typing.cast("type[Any]", hint), f"{key}.", flat)
+        else:
+            made[item.name] = _followed(key, flat) if key in flat else None
     return kind(**made)
 
 
