@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import shutil
 import signal
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import FrameType
-from typing import Any
 
 import pandas as pd
 
-from bccp import tables
+from bccp import pipelines, tables
 from bccp.errors import BCCPError
 from bccp.home import abandoned, scratch_owner
-from bccp.masking import shown
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 LIST = "cleansed.csv"
@@ -165,17 +161,12 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
         If there is none, or it did not finish, or it cleansed no labels.
     """
     if run is None:
-        pipelines = _search(ledger, "tags.`bccp.folder` LIKE '%' and attributes.status = 'FINISHED'")
-        found = ((pipeline, _made_by(pipeline, ledger)) for pipeline in pipelines)
-        newest = next(((p, versions) for p, versions in found if "cleansed_labels" in versions), None)
-        if newest is None:
+        found = pipelines.newest(ledger, with_artifact="cleansed_labels")
+        if found is None:
             raise BCCPError(f"{ledger.uri} has no finished run with cleansed labels: run the pipeline first (make run)")
-        shown, versions = f"run {newest[0].info.run_id}", newest[1]
-    elif (summary := _summary_file(run)) is not None:
-        shown, versions = str(summary), _made_by_summary(summary)
     else:
-        pipeline = _pipeline(run, ledger)
-        shown, versions = f"run {run}", _made_by(pipeline, ledger)
+        found = pipelines.find(run, ledger, option="RUN")
+    shown, versions = found.shown, found.versions
     missing = [name for name in NEEDED if name not in versions]
     if missing:
         raise BCCPError(f"{shown} has no {missing[0]}: choose a run in which the steps fetch_data to bayes_cutoff took part")
@@ -200,7 +191,7 @@ def main(arguments: Sequence[str]) -> int:
             raise BCCPError("where to? give a folder that does not exist yet: make export OUT=folder")
         out = Path(given.out)
         _check_free(out.expanduser().resolve())
-        uri, note = ledger_uri(_uri_of(given.run))
+        uri, note = ledger_uri(pipelines.configured_uri(given.run, option="RUN"))
         if note:
             print(note, flush=True)
         ledger = Ledger(uri)
@@ -264,75 +255,6 @@ def _named(image: str, suffix: str) -> str:
         return path.name
     ending = path.suffix if _safe(path.suffix[1:]) == path.suffix[1:] and len(path.suffix) <= 10 else ""
     return "-".join(filter(None, [_safe(path.name.removesuffix(ending)), suffix])) + ending
-
-
-def _made_by(pipeline: Any, ledger: Ledger) -> dict[str, str]:
-    """Versions that the steps of a pipeline's run read and made, those of reused and left-out steps too."""
-    client, tags = ledger.client, pipeline.data.tags
-    runs = [client.get_run(value) for name, value in tags.items() if name.startswith("bccp.reused.")]
-    runs += _search(ledger, f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}' and attributes.status = 'FINISHED'")
-    versions: dict[str, str] = {}
-    for kind in ("bccp.input.", "bccp.output."):
-        for run in runs:
-            versions |= {name.removeprefix(kind): value for name, value in run.data.tags.items() if name.startswith(kind)}
-    if "cleansed_labels" in versions and "raw_data" not in versions:  # preprocessing was left out: its own run knows
-        segregated = ledger.fetch(qualified("segregated_data", versions["segregated_data"]))
-        clean = json.loads((segregated / "clean_data.json").read_text(encoding="utf-8"))["clean_data"]
-        for maker in _search(ledger, f"tags.`bccp.output.clean_data` = '{clean}' and attributes.status = 'FINISHED'")[:1]:
-            versions["raw_data"] = maker.data.tags["bccp.input.raw_data"]
-    return versions
-
-
-def _made_by_summary(summary: Path) -> dict[str, str]:
-    said = _read_summary(summary)
-    if said.get("status") != "finished":
-        raise BCCPError(f"{summary} is of a run that did not finish: choose another")
-    return {name: version for step in said["steps"] for name, version in step["outputs"].items()}
-
-
-def _summary_file(run: str) -> Path | None:
-    """The summary that an argument names, or None where it is no path."""
-    path = Path(run).expanduser()
-    path = path / "summary.json" if path.is_dir() else path
-    if path.is_file():
-        return path
-    if path.suffix or len(path.parts) > 1:
-        raise BCCPError(f"RUN={run} does not exist: give the run id of a pipeline or its summary.json")
-    return None
-
-
-def _read_summary(path: Path) -> Mapping[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        _ = said["steps"], said["config"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BCCPError(f"RUN={path} is no summary of a run: give a summary.json as the pipeline writes it") from error
-    return dict(said)
-
-
-def _uri_of(run: str) -> str | None:
-    """The ledger that a summary's run was recorded in, where it was configured; a password is not in it, but may be in the environment."""
-    summary = _summary_file(run) if run else None
-    uri = _read_summary(summary)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
-    inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return inherited if uri and uri == shown(inherited) else uri
-
-
-def _pipeline(run_id: str, ledger: Ledger) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = ledger.client.get_run(run_id)
-    except MlflowException as error:
-        raise BCCPError(f"RUN={run_id} is not in {ledger.uri}: give the run id of a pipeline or its summary.json") from error
-    if "bccp.folder" not in run.data.tags or run.info.status != "FINISHED":
-        raise BCCPError(f"RUN={run_id} is no pipeline that finished: give the id of a whole run, not of a step's")
-    return run
-
-
-def _search(ledger: Ledger, wanted: str) -> list[Any]:
-    experiments = [experiment.experiment_id for experiment in ledger.client.search_experiments()]
-    return list(ledger.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=100))
 
 
 def _literal(name: str) -> str:

@@ -243,7 +243,7 @@ class _Pipeline(Plan):
                 cache=self.config.main.cache,
                 folder=str(self.folder),
             )
-            self.ledger.log_params(parent, dict(_flatten(told_of)))
+            self.ledger.log_params(parent, dict(flatten(told_of)))
             for name in self.needed(self.asked):
                 self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
@@ -419,9 +419,10 @@ def _some(differences: list[str]) -> str:
     return shown + (f" and {len(differences) - 3} more" if len(differences) > 3 else "")
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and values of a configuration as ``section.key`` and text."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", config.encode(value)
