@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -50,6 +50,9 @@ report: .venv/.run  ## one page on a pipeline, opened where there is a screen: R
 
 sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
 	@python -m bccp.sweep_report "$(DIR)"
+
+rollback: .venv/.run  ## the champion before this one is the champion again: MODEL=name (bccp)
+	@python -m bccp.rollback --model "$(MODEL)"
 
 wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
 	@python -m bccp.wandb_sync

@@ -3,7 +3,8 @@
 Reads ``model``, ``segregated_data`` (and through it ``clean_data``), ``true_labels`` and, where the truth is not known, ``given_labels``.
 Writes ``evaluation``: ``metrics.json``, ``per_class.csv``, ``predictions.csv``, ``confusion_matrix.png``, ``threshold_curves.png`` (ROC,
 precision and recall) and ``training_curves.png``.
-Labels whose truth is not known are flagged ``verified=false`` in all of them.
+Labels whose truth is not known are flagged ``verified=false`` in all of them. With ``registered_model_name`` the model is registered in
+MLflow, and promoted where it is better than the champion.
 """
 
 import json
@@ -14,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import frozen_features, models, plots, tables, test
 from bccp.images import open_days
-from bccp.registry import register
 from bccp.step import Step, command_line
 
 
@@ -52,8 +52,9 @@ def run(step: Step) -> None:
         if line:
             step.say(line)
     if step.config.registered_model_name:
-        version = register(step.ledger, step.config.registered_model_name, step.inputs["model"])
-        step.say(f"registered as {step.config.registered_model_name}, version {version}")
+        from bccp.promotion import settle  # what it needs is loaded where a model is registered
+
+        settle(step, days, references, probs)
 
 
 if __name__ == "__main__":

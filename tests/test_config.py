@@ -78,6 +78,10 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("data__sha256", "abc", "data.sha256='abc' is no SHA-256 checksum"),
         ("segregation__test_size", 1, "segregation.test_size=1.0 is out of range: give a number above 0 and below 1"),
         ("bayes_cutoff__cutoff", "percentil", "did you mean 'percentile'?"),
+        ("test__registered_model_name", "a/b", "test.registered_model_name='a/b' is not accepted: use a name without slashes"),
+        ("test__promote", "force", "test.promote=force needs test.registered_model_name"),
+        ("test__promote", "autom", "did you mean 'auto'?"),
+        ("test__max_regression", -0.1, "test.max_regression=-0.1 is out of range: give a number from 0 to 1"),
     ],
 )
 def test_a_wrong_value_is_refused_by_key_with_what_would_do(root: Path, key: str, value: Any, sentence: str) -> None:
@@ -162,6 +166,7 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
     assert same("train", bayes_cutoff__epochs=3)
     assert not same("train", train__init="monday_model")
     assert not same("bayes_cutoff", bayes_cutoff__passes=5)
+    assert same("test", test__max_regression=0.5, bayes_cutoff__epochs=3)  # nothing is registered
     assert not same("cp_sampling", cp_sampling__ratio=0.1)
     assert not same("cp_sampling", bayes_cutoff__epochs=3)
     one, other = (load(root, cp_sampling__type="random", bayes_cutoff__epochs=n).cp_sampling for n in (2, 3))

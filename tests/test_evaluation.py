@@ -1,4 +1,4 @@
-"""The test step: its figures against scikit-learn's, what it measures against, its pictures, and the registry."""
+"""The test step: its figures against scikit-learn's, what it measures against, and its pictures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from sklearn import metrics as sklearn_metrics
 from bccp import models, plots, tables, test
 from bccp.errors import BCCPError
 from bccp.images import open_days
-from bccp.registry import VERSION_TAG, register
-from bccp.tracking import Ledger, folder_digest, ledger_uri
+from bccp.tracking import folder_digest
 
 CLASSES = [f"{k:02d}" for k in range(8)]
 LONG_NOTE = "verified=false: the labels of 17 of 29 test images are the given ones"
@@ -191,36 +190,6 @@ def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: i
 def test_a_training_without_validation_is_drawn_too(tmp_path: Path) -> None:
     plots.training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
     assert (picture(tmp_path / "t.png") != 255).any()
-
-
-def publish_model(ledger: Ledger, folder: Path, content: str) -> str:
-    (folder / "model").mkdir(parents=True)
-    (folder / "model" / "model.json").write_text(content, encoding="utf-8")
-    run_id = ledger.start("train")
-    digest, _ = ledger.publish(run_id, "model", folder / "model")
-    ledger.end(run_id, "FINISHED")
-    return digest
-
-
-def test_a_model_is_registered_once_and_found_by_its_name(home: Path, tmp_path: Path) -> None:
-    ledger = Ledger(ledger_uri(None)[0])
-    first, second = (publish_model(ledger, tmp_path / text, text) for text in ("one", "two"))
-    assert register(ledger, "my model", first) == "1"
-    assert register(ledger, "my model", first) == "1"
-    assert register(ledger, "my model", second) == "2"
-    versions = {version.version: version for version in ledger.client.search_model_versions("name = 'my model'")}
-    assert {number: version.tags[VERSION_TAG] for number, version in versions.items()} == {1: first, 2: second}
-    place = Path(ledger.client.get_model_version_download_uri("my model", "2").removeprefix("file://"))
-    assert (place / "model.json").read_text(encoding="utf-8") == "two"
-
-
-def test_a_name_or_model_that_cannot_be_registered_is_refused_in_one_sentence(home: Path, tmp_path: Path) -> None:
-    ledger = Ledger(ledger_uri(None)[0])
-    with pytest.raises(BCCPError, match=r"test\.registered_model_name='a/b' is not accepted"):
-        register(ledger, "a/b", "0" * 64)
-    with pytest.raises(BCCPError, match=r"no finished run .* made model:000000000000"):
-        register(ledger, "fine", "0" * 64)
-    assert not ledger.client.search_registered_models("name = 'fine'"), "no empty entry is left"
 
 
 class TestingStep(FakeStep):

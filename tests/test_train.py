@@ -313,7 +313,8 @@ def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path
     run_id = ledger.start("train")
     digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
     ledger.end(run_id, "FINISHED")
-    ledger.client.set_registered_model_alias("champion", "best", register(ledger, "champion", digest))
+    version = register(ledger, "champion", digest, run_id=run_id, write=Path.mkdir)
+    ledger.client.set_registered_model_alias("champion", "best", version.version)
     model = starting_point.starting_model(step, days, step.config)
     assert torch.equal(model.head[1].weight, source.head[1].weight)
     assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key

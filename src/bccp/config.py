@@ -426,7 +426,25 @@ class Test:
     __test__ = False  # not a test for pytest to collect
 
     registered_model_name: str | None
+    promote: str = _choice("auto", "force", "never")
+    max_regression: float = _number(0, 1)
+    monday_model: MondayModel = field()
     batch_size: int = _number(1)
+
+    def check(self) -> None:
+        """Refuse a name that MLflow does not take, before anything is trained, and a promotion of nothing."""
+        name = self.registered_model_name
+        if name is not None and not re.fullmatch(r"[^/:'\"@%]+", name):
+            raise BCCPError(f"test.registered_model_name={name!r} is not accepted: use a name without slashes, colons, quotes, @ and %")
+        if name is None and self.promote == "force":
+            raise BCCPError("test.promote=force needs test.registered_model_name: say under which name the model is registered")
+
+    def relevant(self) -> dict[str, Any]:
+        """Of a model that is not registered nothing is compared."""
+        parameters = _without(_flat(self), {"monday_model"})
+        if self.registered_model_name is None:
+            return _without(parameters, {"promote", "max_regression"})
+        return parameters | {"monday_model": self.monday_model.relevant()}
 
 
 @dataclass(kw_only=True)

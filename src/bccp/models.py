@@ -131,7 +131,7 @@ def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[st
     BCCPError
         Where the architecture or a shape differs.
     """
-    about = _read_about(folder)
+    about = read_about(folder)
     if about["architecture"] != model.architecture:
         raise BCCPError(
             f"the weights are of model {about['architecture']!r}, which cannot start a {model.architecture!r}: choose the same model"
@@ -206,7 +206,7 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     BCCPError
         Where the folder holds no whole model.
     """
-    about = _read_about(folder)
+    about = read_about(folder)
     model = build(
         about["architecture"],
         len(about["class_names"]),
@@ -376,7 +376,7 @@ def _try_out(model: ImageClassifier) -> None:
         raise BCCPError(why_not(model.architecture, model.image_size, error, None)) from error
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:

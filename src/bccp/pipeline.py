@@ -193,6 +193,8 @@ class _Pipeline(Plan):
     """One run of the pipeline."""
 
     def __init__(self, checked: config.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
+        if sweep:
+            checked.test.promote = "never"  # jobs at once would take the place of each other's champion
         super().__init__(checked)
         self.folder = folder
         self.sweep = sweep

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow.artifacts import download_artifacts
-from mlflow.exceptions import MlflowException
-
 from bccp import models
 from bccp.architectures import ImageClassifier
 from bccp.config import Train
@@ -14,7 +11,7 @@ from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import shared_monday_model
-from bccp.registry import VERSION_TAG, find
+from bccp.registry import VERSION_TAG, fetch, find
 from bccp.step import Step
 from bccp.tracking import Ledger
 
@@ -89,14 +86,4 @@ def fetch_registered(ledger: Ledger, uri: str, folder: Path) -> Path:
     digest = version.tags.get(VERSION_TAG)
     if digest is not None:
         return ledger.fetch(f"model:{digest}")
-    try:
-        fetched = Path(download_artifacts(artifact_uri=version.source, dst_path=str(folder), tracking_uri=ledger.uri))
-    except (MlflowException, OSError) as error:
-        raise BCCPError(
-            f"train.init={uri} cannot be fetched from {ledger.uri} ({str(error).splitlines()[0]}): name a model and an alias or version "
-            "that are in the registry"
-        ) from error
-    places = sorted(path.parent for path in fetched.rglob("model.json"))
-    if not places:
-        raise BCCPError(f"train.init={uri} holds no model of the step train (no model.json): register one by test.registered_model_name")
-    return places[0]
+    return fetch(ledger, version, folder)

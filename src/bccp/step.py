@@ -531,6 +531,10 @@ def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
         from bccp.registry import meaning
 
         meant["init"] = meaning(ledger, section.init)
+    if name == "test" and section.registered_model_name:
+        from bccp.registry import champion_now
+
+        meant["champion"] = champion_now(ledger, section.registered_model_name)
     if name == "train" and (source := own_code.digest(own_code.targets(section.augmentation))):
         meant["augmentation_code"] = source
     return meant

@@ -58,8 +58,8 @@ class Mirror(Protocol):
     def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
         """An input was read, from a folder of the ledger; ``origin`` is its ``entity/project`` where it came from W&B."""
 
-    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
-        """An output was stored; with ``pixels`` it holds parts of images."""
+    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool, aliases: Sequence[str] = ()) -> None:
+        """An output was stored; with ``pixels`` it holds parts of images. ``aliases`` are names for this version beside its own."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Figures of the step."""
@@ -88,7 +88,7 @@ class NoMirror:
     def use(self, name: str, digest: str, folder: Path, *, pixels: bool, origin: str | None = None) -> None:
         """Do nothing."""
 
-    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
+    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool, aliases: Sequence[str] = ()) -> None:
         """Do nothing."""
 
     def log(self, metrics: Mapping[str, float]) -> None:
@@ -212,9 +212,10 @@ class WandbMirror:
         except (self._wandb.errors.Error, ValueError, OSError) as error:
             self._lose(error)
 
-    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool) -> None:
+    def publish(self, name: str, digest: str, folder: Path, *, pixels: bool, aliases: Sequence[str] = ()) -> None:
         """Log the artifact with its version as alias and metadata; without its files where they hold pixels that may not leave."""
-        entry = {"name": name, "digest": digest, "folder": str(folder), "without_files": self._withheld(pixels)}
+        entry: dict[str, Any] = {"name": name, "digest": digest, "folder": str(folder), "without_files": self._withheld(pixels)}
+        entry |= {"aliases": list(aliases)} if aliases else {}
         self._note["outputs"].append(entry)
         self._write_note()
         log_artifact(self._run, entry)
@@ -327,7 +328,7 @@ def log_artifact(run: Any, entry: Mapping[str, Any]) -> None:
         for path in sorted(folder.rglob("*")):
             if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
                 artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
-    run.log_artifact(artifact, aliases=[alias(digest)])
+    run.log_artifact(artifact, aliases=[alias(digest), *entry.get("aliases", [])])
 
 
 def absent(error: BaseException) -> bool:

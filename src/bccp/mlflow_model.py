@@ -1,0 +1,77 @@
+"""Packs a trained model in MLflow's format, so that ``mlflow models serve`` can answer with it.
+
+The folder holds the weights as a state dict, class names and preprocessing as text, this package's code, a signature and an example of two
+image files. Nothing in it is pickled, but for what ``torch.load(weights_only=True)`` takes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+TRAINED_ON = "trained_on.npy"
+"""In the model's data: fingerprints of the images that it has seen in training (:func:`fingerprints`)."""
+
+_NEEDED = ("numpy", "pandas", "pillow", "torch", "torchvision")
+"""Beside MLflow, what :mod:`bccp.served_model` imports, directly or not."""
+
+
+def write(folder: Path, model: Path, *, seen: npt.NDArray[np.uint64]) -> None:
+    """Pack a model.
+
+    Parameters
+    ----------
+    folder : Path
+        To be made.
+    model : Path
+        As the step train made it.
+    seen : ndarray of uint64, shape (n,)
+        Fingerprints of its training images.
+    """
+    data = folder.with_name(f"{folder.name}-data")
+    data.mkdir()
+    for name in ("model.pt", "model.json", "README.md"):
+        (data / name).symlink_to(model / name)  # MLflow copies what they mean
+    np.save(data / TRAINED_ON, np.unique(seen))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow, about its own types
+        _save(folder, data)
+
+
+def _save(folder: Path, data: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Map
+
+    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *_NEEDED)}
+    answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(Map("double"), "top_3"), ColSpec("string", "error")]
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        loader_module="bccp.served_model",
+        data_path=str(data),
+        code_paths=[str(Path(__file__).resolve().parent)],
+        # a column without a name takes one of any name
+        signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema([*answer])),
+        input_example=pd.DataFrame({"image": [_example(0), _example(255)]}),
+        pip_requirements=[f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in _NEEDED)],
+    )
+
+
+def fingerprints(digests: pd.Series[str]) -> npt.NDArray[np.uint64]:
+    """The first 64 bits of images' digests (hexadecimal, of their decoded pixels): enough to know an image again."""
+    return np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64)
+
+
+def _example(level: int) -> bytes:
+    """A PNG file that shows nothing of anybody's images."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (level, level, level)).save(file, "PNG")
+    return file.getvalue()
