@@ -1,0 +1,254 @@
+"""Classes of image files, by a trained model: ``predictions.csv``.
+
+``python -m bccp.predict --model MODEL --images FOLDER_OR_FILE [--out predictions.csv]``, or ``make predict MODEL=… IMAGES=… [OUT=…]``.
+Files are decoded and resized as for training, a few at a time, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from mlflow.exceptions import MlflowException
+
+from bccp import registry
+from bccp.archives import is_hidden
+from bccp.errors import BCCPError
+from bccp.home import scratch, scratch_owner
+from bccp.tracking import Ledger, ledger_uri, told
+
+if TYPE_CHECKING:
+    from bccp.served_model import Answer, ServedModel
+
+COLUMNS = ("image", "class", "probability", "top_3", "error")
+
+MAX_BYTES = 500_000_000
+"""A larger file is not read."""
+
+_CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000
+_SHOWN = 10
+
+
+def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
+    """The files of a model that is named in one of the ways that a user may have at hand.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    model : str
+        ``models:/name@alias``, ``models:/name/version``, ``name@alias``, ``model:<digest>``, a run's id (of a pipeline, or of its step
+        train or test), or a folder that holds ``model.json``.
+    folder : Path
+        Where to put what has to be copied.
+
+    Returns
+    -------
+    Path
+        The folder that holds ``model.json``.
+
+    Raises
+    ------
+    BCCPError
+        If there is none.
+    """
+    if not model:
+        raise BCCPError("which model? give MODEL=models:/name@alias, a run's id or model:<digest>")
+    if (Path(model).expanduser() / "model.json").is_file():
+        return Path(model).expanduser()
+    if re.fullmatch(r"model:(d-)?[0-9a-f]{12,64}", model):
+        return ledger.fetch(model)
+    if re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+|[^/@:]+@[^/@:]+", model):
+        uri = model if model.startswith("models:/") else f"models:/{model}"
+        return registry.fetch(ledger, registry.find(ledger, uri, option="MODEL"), folder)
+    return ledger.fetch(f"model:{_model_of_run(ledger, model)}")
+
+
+def _model_of_run(ledger: Ledger, run_id: str) -> str:
+    """The version of the model that a run, or a pipeline's step, has made or read."""
+    client = ledger.client
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise BCCPError(
+            f"MODEL={run_id} is neither a registered model (models:/name@alias) nor a run in {ledger.uri}: give one of them"
+        ) from error
+    reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith(("bccp.reused.", "bccp.left_out."))]
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'")
+    for tag in ("bccp.output.model", "bccp.input.model"):
+        for one in (run, *nested, *reused):
+            if tag in one.data.tags:
+                return str(one.data.tags[tag])
+    raise BCCPError(f"the run {run_id} has made no model: give a pipeline's run in which the step train took part")
+
+
+def image_files(place: Path) -> Iterator[Path]:
+    """A file itself, or all files below a folder, sorted within each folder; hidden ones are left out, as in ``fetch_data``.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such file or folder.
+    """
+    if place.is_file():
+        yield place
+        return
+    if not place.is_dir():
+        raise BCCPError(f"IMAGES={place} does not exist: give a folder of images or an image file")
+    for folder, folders, names in os.walk(place, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(folder) / name for name in sorted(names) if not is_hidden(name))
+
+
+def _refuse(error: OSError) -> None:
+    raise BCCPError(f"{error.filename} cannot be read ({error.strerror}): make it readable, or give another folder") from error
+
+
+def predict(model: ServedModel, place: Path, out: TextIO) -> tuple[int, int, list[str]]:
+    """Write the answers for all files, as they come.
+
+    Parameters
+    ----------
+    model : ServedModel
+    place : Path
+        A folder or a file.
+    out : text file
+        Gets a table with :data:`COLUMNS`; ``image`` is the path below the folder, ``top_3`` is JSON: classes with their probabilities, the
+        likeliest first.
+
+    Returns
+    -------
+    n_files : int
+    n_unreadable : int
+        Files without an answer.
+    examples : list of str
+        The first of them, each with the reason.
+    """
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    n_files, n_unreadable = 0, 0
+    examples: list[str] = []
+    root = place if place.is_dir() else place.parent
+    for names, answers in _answered(model, image_files(place), root):
+        for name, answer in zip(names, answers, strict=True):
+            top = "" if answer.top is None else json.dumps({label: round(p, 6) for label, p in answer.top.items()}, ensure_ascii=False)
+            probability = "" if answer.probability is None else f"{answer.probability:.6f}"
+            writer.writerow((name, answer.label or "", probability, top, answer.error or ""))
+            if answer.error is not None:
+                n_unreadable += 1
+                examples += [f"{name}: {answer.error}"] if n_unreadable <= _SHOWN else []
+        n_files += len(names)
+    return n_files, n_unreadable, examples
+
+
+def _answered(model: ServedModel, files: Iterator[Path], root: Path) -> Iterator[tuple[list[str], list[Answer]]]:
+    """Chunks of names and answers; a chunk's files are in memory together, up to so many bytes and one file more."""
+    from bccp.served_model import Answer
+
+    while chunk := list(islice(files, _CHUNK_FILES)):
+        names = [path.relative_to(root).as_posix() for path in chunk]
+        answers: dict[int, Answer] = {}
+        held: dict[int, bytes] = {}
+        for place, path in enumerate(chunk):
+            data = _read(path)
+            if isinstance(data, str):
+                answers[place] = Answer(None, None, None, data)
+            else:
+                held[place] = data
+            if sum(map(len, held.values())) > _CHUNK_BYTES or place == len(chunk) - 1:
+                answers |= dict(zip(held, model.answers(list(held.values())), strict=True))
+                held.clear()
+        yield names, [answers[place] for place in range(len(chunk))]
+
+
+def _read(path: Path) -> bytes | str:
+    """A file's bytes, or why there are none."""
+    try:
+        if not path.is_file():
+            return "no file, or a broken link"
+        if path.stat().st_size > MAX_BYTES:
+            return f"larger than {MAX_BYTES} bytes"
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+@contextmanager
+def _whole_or_not_at_all(out: Path) -> Iterator[TextIO]:
+    """A text file that takes its place when the block ends well, and is gone when it does not."""
+    partial = out.with_name(f".{out.name}.{scratch_owner()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        partial.replace(out)
+    except OSError as error:
+        raise BCCPError(f"OUT={out} cannot be written ({error.strerror}): choose another file") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Predict as the arguments say.
+
+    Returns
+    -------
+    int
+        0; 1 after an error, or where a file could not be read, which is told in the last line on stderr.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bccp.predict", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", default="", help="models:/name@alias, name@alias, a run's id, model:<digest> or a folder")
+    parser.add_argument("--images", default="", help="a folder or a file")
+    parser.add_argument("--out", default="", help="the table to write; default: predictions.csv")
+    given = parser.parse_args(arguments)
+    out = Path(given.out or "predictions.csv").expanduser()
+    try:
+        n_files, n_unreadable, examples = _predict(given.model, given.images, out)
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except Exception as error:
+        if not isinstance(told(error), BCCPError):
+            raise
+        return _failed(str(told(error)))
+    print(f"{n_files - n_unreadable} of {n_files} files have an answer: {out.resolve()}", flush=True)
+    if not n_unreadable:
+        return 0
+    print("\n".join(f"  {example}" for example in examples), file=sys.stderr)
+    return _failed(f"{n_unreadable} of {n_files} files have no answer: the column error of {out} says why")
+
+
+def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
+    if not images:
+        raise BCCPError("of what? give IMAGES=a folder of images or an image file")
+    place = Path(images).expanduser()
+    if next(image_files(place), None) is None:
+        raise BCCPError(f"IMAGES={place} holds no files: give a folder of images or an image file")
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    with scratch("model") as folder:
+        found = find_model(Ledger(uri), model, folder)
+        from bccp import served_model  # loads PyTorch
+
+        loaded = served_model.load(found)
+        with _whole_or_not_at_all(out) as file:
+            return predict(loaded, place, file)
+
+
+def _failed(text: str, status: int = 1) -> int:
+    sys.stdout.flush()
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
