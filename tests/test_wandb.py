@@ -71,7 +71,7 @@ def versions(server: WandbStandIn) -> list[str]:
 def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(server: WandbStandIn, home: Path, light_steps: None) -> None:
     summary = bccp.run(["train.epochs=7"])
     group = Path(summary["folder"]).name
-    assert [run.job_type for run in server.runs.values()] == list(config.STEPS)
+    assert [run.job_type for run in server.runs.values()] == [*config.STEPS, "pipeline_report"]
     assert {(run.entity, run.project, run.group, run.state) for run in server.runs.values()} == {("me", "bccp", group, "finished")}
     assert server.edges() == LINEAGE
     for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
@@ -315,10 +315,10 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
 ) -> None:
     summary = bccp.run(["tracking.wandb=offline"])
     assert server.calls == []
-    assert len(notes(home)) == 8
-    assert wandb_sync.sync() == "W&B: 8 runs and 16 input edges uploaded"
+    assert len(notes(home)) == 9  # the eight steps', and the report's
+    assert wandb_sync.sync() == "W&B: 9 runs and 16 input edges uploaded"
     assert server.edges() == LINEAGE
-    assert sorted(str(run.job_type) for run in server.runs.values()) == sorted(config.STEPS)
+    assert sorted(str(run.job_type) for run in server.runs.values()) == sorted([*config.STEPS, "pipeline_report"])
     assert {(run.group, run.state) for run in server.runs.values()} == {(Path(summary["folder"]).name, "finished")}
     for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
         assert server.find(f"{name}:{alias(version)}") is not None

@@ -45,3 +45,11 @@ def show(text: str, done: int, total: int) -> None:
     if text not in _tasks:
         _tasks[text] = _display.add_task(f"  {text}", total=total, completed=done)
     _display.update(_tasks[text], completed=done, total=total, visible=done < total)
+
+
+def line(text: str) -> None:
+    """Print a line, above the bars where there are any, and never broken, so that what it names can be copied."""
+    if _display is None:
+        print(text, flush=True)
+    else:
+        _display.console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)

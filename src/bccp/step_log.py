@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from bccp import bars
 from bccp.masking import shown_text
 
 SAID = logging.getLogger("bccp.said")
@@ -21,7 +22,7 @@ SAID.addHandler(logging.NullHandler())  # without a file they go nowhere
 
 def say(line: str) -> None:
     """Print a line, and write it into the log."""
-    print(line, flush=True)
+    bars.line(line)
     SAID.info(line.strip())
 
 
