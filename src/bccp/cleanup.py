@@ -6,8 +6,8 @@ Every filter looks at a square around each pixel; beyond the picture's edges the
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +74,16 @@ def adaptive_threshold(pixels: UInt8, *, block: int, offset: int) -> UInt8:
     return found
 
 
-_FILTERS = {"erosion": erosion, "dilation": dilation, "median_filter": median_filter, "adaptive_threshold": adaptive_threshold}
+_FILTERS: dict[str, Callable[..., UInt8]] = {
+    "erosion": erosion,
+    "dilation": dilation,
+    "median_filter": median_filter,
+    "adaptive_threshold": adaptive_threshold,
+}
 
 
 @functools.cache
-def _opencv() -> ModuleType:
+def _opencv() -> Any:
     """Imported only where something is cleaned up; the threads that decode are as many as are wanted."""
     try:
         import cv2

@@ -377,8 +377,9 @@ def clean(
         No image in a class folder, no readable one, too many unreadable ones, or classes too few or too small.
     """
     with pillow_limits(max_pixels):
-        shown = {"image_size": image_size, "resize": resize, "cleanup": cleanup}
-        manifest, quarantine = _stream(archive, folder / "images.npy", threads=threads, **shown)
+        manifest, quarantine = _stream(
+            archive, folder / "images.npy", image_size=image_size, resize=resize, threads=threads, cleanup=cleanup
+        )
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
     if cleanup:
         report["cleanup"] = list(cleanup)
