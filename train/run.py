@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import models, tables, train, training
+from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
 from bccp.starting_point import starting_model
@@ -36,15 +37,19 @@ def run(step: Step) -> None:
     if config.mirror == "auto":
         step.say(f"images are {'' if mirror else 'not '}mirrored")
     model.mirrored, inputs = model.mirrored or mirror, shared_inputs(step, days)
+    if config.augment_to:
+        pixels, images = augmented_set(step, model, days, images, mirror=mirror)
+    else:
+        pixels = inputs(model, images.ids)
     with step.output("model") as folder:
         history = training.fit(
             model,
-            *(inputs(model, images.ids), images.targets, images.weights),
+            *(pixels, images.targets, images.weights),
             *(inputs(model, validation.ids), validation.targets),
             class_weights=train.balanced_class_weights(images.targets, images.weights) if config.class_weights else None,
-            mirror=mirror,
+            mirror=mirror and not config.augment_to,
             seed=config.random_seed,
-            **{name: getattr(config, name) for name in train.SETTINGS},
+            **train.settings(config),
             folder=folder,
             device=step.device,
             progress=True,

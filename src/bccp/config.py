@@ -385,6 +385,7 @@ class Train:
     augmentation: Any = field()
     augment_probability: float = _number(0, 1)
     augment_strength: float = _number(0, 2, above=True)
+    augment_to: int | None = _number(2)
     mirror: str = _choice("never", "auto", "always")
     mixup_alpha: float = _number(0, 100)
     cutmix_alpha: float = _number(0, 100)
@@ -404,6 +405,13 @@ class Train:
                 f"train.init={self.init!r} is not accepted: use scratch, monday_model or models:/name@alias"
                 + nearest(self.init, ["scratch", "monday_model"])
             )
+        if self.augment_to and self.augmentation == "none":
+            raise BCCPError(f"train.augment_to={self.augment_to} needs something to augment with: set train.augmentation")
+        if self.augment_to and (self.mixup_alpha or self.cutmix_alpha):
+            raise BCCPError(
+                f"train.augment_to={self.augment_to} trains on augmented images without augmenting them further: set "
+                "train.mixup_alpha=0 and train.cutmix_alpha=0"
+            )
         if self.cutmix_alpha and self.freeze_backbone:
             raise BCCPError(
                 "train.cutmix_alpha exchanges parts of images, and with train.freeze_backbone=true only features of whole ones are "
@@ -415,6 +423,8 @@ class Train:
         moot = {"monday_model"} | (set() if self.schedule == "exponential" else {"decay"})
         if self.augmentation == "none":
             moot |= {"augment_probability", "augment_strength"}
+        if self.augment_to:  # each copy is augmented
+            moot |= {"augment_probability"}
         parameters = _without(_flat(self), moot)
         return parameters | ({"monday_model": self.monday_model.relevant()} if self.init == "monday_model" else {})
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bccp import tables
+from bccp.config import Train
 from bccp.errors import BCCPError
 from bccp.images import Days
 from bccp.mirror import mirror_symmetric
@@ -58,6 +59,11 @@ class LabelledImages(NamedTuple):
     ids: list[str]
     targets: Float32
     weights: Float32
+
+
+def settings(config: Train) -> dict[str, Any]:
+    """:data:`SETTINGS`, but that what has been augmented already is not augmented again."""
+    return {name: getattr(config, name) for name in SETTINGS} | ({"augmentation": "none"} if config.augment_to else {})
 
 
 def training_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike, replay_ids: Sequence[str]) -> LabelledImages:
