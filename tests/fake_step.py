@@ -26,6 +26,7 @@ class FakeStep:
         self.config = SimpleNamespace(**section | nested | changed)
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
         self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
+        self.pictures: dict[str, tuple[bytes, bool]] = {}
         self._place = place
 
     def input(self, name: str) -> Path:
@@ -51,6 +52,10 @@ class FakeStep:
         folder.mkdir(parents=True)
         yield folder
         self.reports[name] = str(folder)
+
+    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
+        """Keep a picture, and whether it shows images."""
+        self.pictures[path.name] = (path.read_bytes(), pixels)
 
     def say(self, line: str) -> None:
         """Keep a line."""

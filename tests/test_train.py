@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from fake_step import FakeStep, load_run
+from PIL import Image
 
-from bccp import models, monday_model, starting_point, tables, train, training
+from bccp import batch_picture, models, monday_model, starting_point, tables, train, training
 from bccp.config import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
@@ -45,7 +47,7 @@ RECIPE = MondayModel(
 )
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "home")
 
 
 def make_splits(target_day: str = "tuesday", *, truth_known: bool = True) -> pd.DataFrame:
@@ -268,6 +270,34 @@ def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -
         "model.json",
         "model.pt",
     ]
+
+
+def test_the_step_shows_the_first_batch_as_it_is_trained_on(tmp_path: Path, home: Path) -> None:
+    batches = {}
+    for name in ("none", "strong"):
+        (tmp_path / name).mkdir()
+        step = make_step(tmp_path / name, epochs=1, augmentation=name, batch_size=9)
+        load_run("train")(step)
+        (picture, pixels) = step.pictures["first_batch.png"]
+        assert pixels
+        with Image.open(io.BytesIO(picture)) as opened:
+            batches[name] = np.asarray(opened.convert("RGB"))
+    assert batches["none"].shape == (3 * 100 + 4, 3 * 100 + 4, 3)  # of up to 9 images of 96 px
+    first = batches["none"][4:100:6, 4:100:6]
+    assert any((first == image).all() for image in make_pixels())
+    assert (batches["none"] != batches["strong"]).mean() > 0.3
+    (tmp_path / "frozen").mkdir()
+    step = make_step(tmp_path / "frozen", epochs=1, freeze_backbone=True)
+    load_run("train")(step)
+    assert step.pictures == {}
+
+
+@pytest.mark.parametrize(("n", "side", "shape"), [(2, 32, (104, 204)), (5, 20, (2 * 84 + 4, 3 * 84 + 4)), (70, 200, (804, 804))])
+def test_the_grid_is_nearly_square_and_of_bounded_size(tmp_path: Path, n: int, side: int, shape: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    batch_picture.draw(images, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as opened:
+        assert opened.size == shape[::-1]
 
 
 def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alone(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import models, tables, train, training
+from bccp import batch_picture, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
@@ -53,6 +53,7 @@ def run(step: Step) -> None:
             folder=folder,
             device=step.device,
             progress=True,
+            show=lambda batch: batch_picture.log_batch(step, batch),
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
         models.save(model, folder, about, last_state=history.last_state, history=history.table())

@@ -34,7 +34,7 @@ from bccp import (
 )
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
-from bccp.images import FeatureView
+from bccp.images import FeatureView, UInt8
 from bccp.losses import LOSSES, Loss
 from bccp.models import Float32, Images, embed
 from bccp.transforms import blend, changes
@@ -127,6 +127,7 @@ def fit(
     mirror: bool = False,
     device: str = "cpu",
     progress: bool = False,
+    show: Callable[[UInt8], None] | None = None,
 ) -> History:
     """Train a classifier; afterwards it has the best epoch's weights, is on the CPU and in evaluation mode.
 
@@ -183,6 +184,8 @@ def fit(
         ``cpu``, ``cuda`` or ``mps``.
     progress : bool
         Print a few lines where no bar is drawn (:mod:`bccp.bars`).
+    show : callable, optional
+        Given the first batch's images as they are trained on, (n, S, S, 3), once; not called where only features are.
 
     Returns
     -------
@@ -228,6 +231,7 @@ def fit(
                 learning_rate=learning_rate,
                 rate=rates(schedule, epochs=epochs, epoch_steps=len(training), decay=decay),
                 tell=progress and not bars.on_terminal(),
+                show=show,
             )
             if model.frozen:
                 with _one_thread():
@@ -283,9 +287,11 @@ class _Task(pl.LightningModule):
         learning_rate: float,
         rate: Callable[[int], float],
         tell: bool,
+        show: Callable[[UInt8], None] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
+        self.show = show
         self.loss, self.mixup_alpha, self.cutmix_alpha = loss, mixup_alpha, cutmix_alpha
         self.average = MovingAverage(network, ema_decay) if ema_decay else None
         self.optimizer, self.peak, self.rate = optimizer, learning_rate, rate
@@ -315,6 +321,9 @@ class _Task(pl.LightningModule):
         alphas = {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
         inputs, targets, weights = blend(inputs, targets, weights, **alphas, generator=self.generator)
         if inputs.ndim == 4:
+            if self.show is not None:
+                self.show((255 * inputs).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+                self.show = None
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         loss = (weights * self.loss.per_image(self.network(inputs), targets)).mean()
         self.sums += torch.stack([loss.detach() * len(inputs), torch.tensor(float(len(inputs)), device=self.device)])
