@@ -49,7 +49,7 @@ def place(target: str) -> Path | None:
     except ValueError:  # a module without a file of its own, such as a notebook's
         found = None
     if found is None:
-        raise BCCPError(f"_target_: {target} is not found: there is no module {top!r} on Python's path or beside config.yaml")
+        raise BCCPError(f"train.augmentation: {target} is not found: there is no module {top!r} on Python's path or beside config.yaml")
     folders = list(found.submodule_search_locations or [])
     if not folders and not found.has_location:
         return None
