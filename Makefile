@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -41,6 +41,12 @@ why: .venv/.run  ## why a step would run, without running anything: STEP=train, 
 
 export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summary.json (else the newest finished run)
 	@python -m bccp.export --out "$(OUT)" --run "$(RUN)"
+
+check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
+	@python -m bccp.check_new --data "$(DATA)" --reference "$(REFERENCE)" --accept "$(ACCEPT)" -- "$$OPTIONS"
+
+accept: .venv/.run  ## accept a batch that was checked, as Tuesday's images: ID=
+	@python -m bccp.check_new --batch "$(ID)"
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
 	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"

@@ -178,6 +178,8 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
             found.entries.append(Entry("store", (path,)))
         elif path.name == "benchmarks":
             found.entries.append(Entry("benchmarks' results", (path,)))
+        elif path.name == "incoming":
+            found.entries += [Entry("incoming images", (batch,)) for batch in _inside(path)]
         elif path.suffix == ".lock":
             found.entries.append(Entry("locks", (path,)))
         elif path.name not in ("artifacts", "cache", "data", "envs", "locks", "outputs", "tmp", "wandb"):

@@ -160,8 +160,9 @@ def _versions(pipeline: Any, ledger: Ledger) -> dict[str, str]:
 
 def raw_of(clean_data: str, ledger: Ledger) -> dict[str, str]:
     """The ``raw_data`` that a version of ``clean_data`` was made of, by name; nothing where no run tells."""
-    makers = search(ledger, f"tags.`bccp.output.clean_data` = '{clean_data}' and attributes.status = 'FINISHED'", limit=1)
-    return {"raw_data": makers[0].data.tags["bccp.input.raw_data"]} if makers else {}
+    makers = search(ledger, f"tags.`bccp.output.clean_data` = '{clean_data}' and attributes.status = 'FINISHED'")
+    found = [run.data.tags["bccp.input.raw_data"] for run in makers if "bccp.input.raw_data" in run.data.tags]
+    return {"raw_data": found[0]} if found else {}
 
 
 def _settings(flat: Mapping[str, str]) -> dict[str, str]:

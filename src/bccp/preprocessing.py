@@ -342,6 +342,7 @@ def clean(
     max_pixels: int,
     threads: int,
     cleanup: Cleanup = (),
+    needs_classes: bool = True,
 ) -> dict[str, Any]:
     """Write ``images.npy``, ``manifest.csv``, ``quarantine.csv`` and ``report.json`` from an archive of image files.
 
@@ -365,6 +366,8 @@ def clean(
         Threads that decode, where files are large enough for threads to pay.
     cleanup : sequence
         See :func:`bccp.cleanup.clean_up`; the fingerprints are those of the picture before it.
+    needs_classes : bool, default True
+        Otherwise classes may be too few or too small to be learnt from, or unknown.
 
     Returns
     -------
@@ -383,7 +386,9 @@ def clean(
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
     if cleanup:
         report["cleanup"] = list(cleanup)
-    check(manifest, quarantine, max_rejected_rate=max_rejected_rate)
+    check_readable(manifest, quarantine, max_rejected_rate=max_rejected_rate)
+    if needs_classes:
+        check_classes(manifest)
     tables.write(manifest, folder / "manifest.csv")
     tables.write(quarantine, folder / "quarantine.csv")
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -519,13 +524,13 @@ def _write_header(file: io.BufferedWriter, n_images: int, image_size: int) -> No
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def check(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate: float) -> None:
-    """Refuse images that nothing can be learned from.
+def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate: float) -> None:
+    """Refuse files of which too many cannot be used.
 
     Parameters
     ----------
     manifest : DataFrame
-        Columns ``image, label``; a label may be empty (unknown).
+        One row an image.
     quarantine : DataFrame
         Columns ``image, reason``.
     max_rejected_rate : float
@@ -545,6 +550,16 @@ def check(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate
             f"{len(quarantine)} of {total} files cannot be used ({len(quarantine) / total:.2%}, more than "
             f"preprocessing.max_rejected_rate={max_rejected_rate:g}); the first: {first}; mend or remove them, or raise the key"
         )
+
+
+def check_classes(manifest: pd.DataFrame) -> None:
+    """Refuse images that nothing can be learned from; a label in the column ``label`` may be empty (unknown).
+
+    Raises
+    ------
+    BCCPError
+        Names the class and what would be accepted.
+    """
     per_class = manifest.loc[manifest["label"] != "", "label"].value_counts().sort_index()
     if len(per_class) < 2:
         named = f"all labelled images are of one class, {per_class.index[0]!r}" if len(per_class) else "no image has a class folder"

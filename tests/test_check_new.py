@@ -1,0 +1,165 @@
+"""Incoming images: checked against what is known, kept apart, and usable as Tuesday's once they are accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bccp
+from bccp import check_new, check_page, tables
+from bccp.errors import BCCPError
+from bccp.tracking import Ledger, ledger_uri
+
+STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
+QUIET = ["tracking.wandb=disabled", "main.threads=1", "preprocessing.image_size=16"]
+
+
+@pytest.fixture
+def known(home: Path, image_folder: Callable[..., Path]) -> Path:
+    """A home in which a pipeline has finished on 60 images."""
+    bccp.run([*QUIET, STEPS, "data.source=folder", f"data.path={image_folder({'cat': 30, 'dog': 30})}"])
+    return home
+
+
+def new_images(folder: Path, *, n: int = 20, darker: float = 1.0, labels: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """Images of the same classes as ``image_folder`` makes; an empty label: in no class folder."""
+    for number, label in enumerate(labels):
+        rng = np.random.default_rng([0, number])
+        prototype = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1)))
+        rng = np.random.default_rng([99, number, n])
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        for index in range(n // len(labels)):
+            noisy = np.clip(darker * (prototype + rng.normal(0, 40, (16, 16, 3))), 0, 255)
+            Image.fromarray(noisy.astype(np.uint8)).save(folder / label / f"{index:03d}.png")
+    return folder
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Every file in a home but for the incoming ones, locks and the database's own scratch files."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    kept = {name: path for name, path in named.items() if not re.match(r"incoming/|.*\.lock$|mlflow\.db-", name)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept.items()}
+
+
+def batches(home: Path) -> dict[str, str]:
+    return {path.parent.name: json.loads(path.read_text())["status"] for path in (home / "incoming").glob("*/batch.json")}
+
+
+def test_a_batch_that_has_drifted_is_refused_and_changes_nothing(known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = content(known)
+    data = new_images(tmp_path / "new", darker=0.3)
+    arguments = ["--data", str(data), "--accept", "yes"]
+    assert check_new.main([*arguments, "--", "preprocessing.checks.drift=0.05 preprocessing.checks.dark=1"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("compared with run ")
+    last = said.err.splitlines()[-1]
+    assert re.match(
+        r"error: the data check drift has found 0\.\d+, more than preprocessing\.checks\.drift=0\.05: the new data looks ", last
+    )
+    assert "darker" in last
+    ((batch, status),) = batches(known).items()
+    assert status == "refused"
+    assert f"incoming/{batch}/data_checks/{check_page.PAGE}" in last
+    assert content(known) == before
+    assert list((known / "tmp").iterdir()) == []
+    assert check_new.main(["--batch", batch[:6]]) == 1
+    assert "was refused, as it is over the limit of drift" in capsys.readouterr().err
+    assert check_new.main(["--data", str(data)]) == 0  # without a limit it may come in
+    assert batches(known) == {batch: "waiting"}
+
+
+def test_an_accepted_batch_is_tuesday_for_the_printed_command_and_the_next_ones_reference(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = new_images(tmp_path / "new")
+    assert check_new.main(["--data", str(data), "--", "preprocessing.checks.drift=0.2"]) == 0
+    ((batch, status),) = batches(known).items()
+    assert status == "waiting"
+    assert f"it is kept apart until: make accept ID={batch}" in capsys.readouterr().out
+    assert check_new.main(["--batch", batch]) == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    options = re.fullmatch(r'make run OPTIONS="(.*)"', command)[1].split()
+    summary = bccp.run([*QUIET, STEPS, *options])
+    assert summary["metrics"]["segregation/monday_train"] + summary["metrics"]["segregation/monday_val"] > 40
+    assert summary["metrics"]["segregation/tuesday_train"] + summary["metrics"]["segregation/tuesday_test"] == 20
+    assert summary["metrics"]["segregation/corrupted"] == 0
+    assert check_new.main(["--data", str(data)]) == 1
+    assert "was accepted already" in capsys.readouterr().err
+    other = new_images(tmp_path / "other", n=12)
+    (other / "cat" / "copy.png").write_bytes((data / "cat" / "001.png").read_bytes())
+    assert check_new.main(["--data", str(other), "--accept", "yes"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"compared with the accepted batch {batch} ")
+    assert re.search("known +no limit +1 of 13 images of the new data are copies of images of the known data", said)
+    (place,) = {path.parent for path in (known / "incoming").glob("*/data.zip")} - {known / "incoming" / batch}
+    names = zipfile.ZipFile(place / "data.zip").namelist()
+    assert len(names) == len(set(names)) == 60 + 20 + 13
+    assert f"tuesday/cat/001-{place.name}.png" in names  # the first batch has tuesday/cat/001.png
+    reference = check_new.find_reference("", Ledger(ledger_uri(None)[0]))
+    assert [version.partition(":")[0] for version in reference.versions] == ["clean_data", "incoming", "incoming"]
+    assert sum(len(tables.read(folder / "manifest.csv")) for folder in reference.clean) == 93
+
+
+def test_images_without_labels_and_without_a_reference_are_checked_by_themselves(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = new_images(tmp_path / "new", labels=("",))
+    assert check_new.main(["--data", str(data), "--", *QUIET]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("there is nothing to compare with")
+    assert re.search("imbalance +unknown +no image has a label", said)
+    (batch,) = batches(home)
+    listed = tables.read(home / "incoming" / batch / "clean_data" / "manifest.csv")
+    assert set(zip(listed["day"], listed["label"], strict=True)) == {("tuesday", "")}
+
+
+def test_unlabelled_images_ask_for_feedback_when_they_are_accepted(known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = new_images(tmp_path / "new", labels=("",))
+    assert check_new.main(["--data", str(data), "--accept", "yes"]) == 0
+    *_, told, command = capsys.readouterr().out.splitlines()
+    assert "images named tuesday/<file>" in told
+    assert "noisy_labels.source=file noisy_labels.feedback_file=feedback.csv" in command
+
+
+def test_what_cannot_be_checked_is_one_sentence_and_nothing_is_kept(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "1.png").write_bytes(b"no image")
+    days = new_images(tmp_path / "days" / "monday").parent
+    (days / "tuesday").mkdir()
+    (days / "tuesday" / "1.png").write_bytes((days / "monday" / "cat" / "001.png").read_bytes())
+    wrong = {
+        ("--data", ""): "which images?",
+        ("--data", str(tmp_path / "nowhere")): "does not exist",
+        ("--data", str(broken)): "none of the 1 files is a readable image",
+        ("--data", str(days)): "give new images only",
+        ("--data", str(days), "--reference", "0" * 32): "REFERENCE=0+ is not in sqlite:",
+        ("--data", str(days), "--accept", "no"): "ACCEPT=no is not understood",
+        ("--batch", ""): "ID= is no batch that was checked: there is none",
+        ("--data", str(days), "--", "preprocessing.checks.drfit=1"): "unknown key 'preprocessing.checks.drfit'",
+    }
+    for arguments, message in wrong.items():
+        assert check_new.main(arguments) == 1, arguments
+        assert re.search(message, capsys.readouterr().err.splitlines()[-1]), arguments
+    assert not batches(known)
+
+
+def test_a_reference_is_found_by_its_version_and_none_is_none(known: Path) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    newest = check_new.find_reference("", ledger)
+    assert newest.size == (16, "stretch")
+    assert check_new.find_reference(newest.versions[0][:23], ledger).clean == newest.clean
+    assert check_new.find_reference("none", ledger) is None
+    with pytest.raises(BCCPError, match="no artifact clean_data:0"):
+        check_new.find_reference("clean_data:" + "0" * 12, ledger)
