@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -47,6 +47,9 @@ check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder
 
 accept: .venv/.run  ## accept a batch that was checked, as Tuesday's images: ID=
 	@python -m bccp.check_new --batch "$(ID)"
+
+compare: .venv/.run  ## two pipelines or data versions side by side: A= and B= run id, run folder, summary.json or clean_data:digest; OUT=folder
+	@python -m bccp.compare "$(A)" "$(B)" --out "$(OUT)"
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
 	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"

@@ -180,6 +180,8 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
             found.entries.append(Entry("benchmarks' results", (path,)))
         elif path.name == "incoming":
             found.entries += [Entry("incoming images", (batch,)) for batch in _inside(path)]
+        elif path.name == "compare":
+            found.entries += [Entry("comparisons", (one,), _used(one) < since) for one in _inside(path)]
         elif path.suffix == ".lock":
             found.entries.append(Entry("locks", (path,)))
         elif path.name not in ("artifacts", "cache", "data", "envs", "locks", "outputs", "tmp", "wandb"):

@@ -378,13 +378,13 @@ def _defaults() -> dict[str, Any]:
 
 
 @functools.cache
-def _source(key: str) -> str:
+def source_of(key: str) -> str:
     """The key that a key of ``config.yaml`` is a link to, through all links; itself where it is none."""
     parts = key.split(".")
     for depth in range(len(parts), 1, -1):
         link = _LINK.fullmatch(str(_defaults().get(".".join(parts[:depth]))))
         if link:
-            return _source(".".join([link[1], *parts[depth:]]))
+            return source_of(".".join([link[1], *parts[depth:]]))
     return key
 
 
@@ -405,7 +405,7 @@ def _ignored(given: Mapping[str, Any]) -> set[str]:
         section = _built(config.section_type(step), f"{step}.", flat)
         asked |= {f"{step}.{name}" for name, _ in _flatten(dataclasses.asdict(section))}
         heeded |= {f"{step}.{name}" for name, _ in _flatten(config.relevant(section))}
-    return asked - heeded - {_source(key) for key in heeded} - _NEVER_IGNORED
+    return asked - heeded - {source_of(key) for key in heeded} - _NEVER_IGNORED
 
 
 def _built(kind: type[Any], prefix: str, flat: Mapping[str, Any]) -> Any:
