@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare
+.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
@@ -65,6 +65,9 @@ rollback: .venv/.run  ## the champion before this one is the champion again: MOD
 
 predict: .venv/.run  ## classes of images: MODEL=models:/bccp@champion (or a run's id), IMAGES=folder or file, OUT=predictions.csv
 	@python -m bccp.predict --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)"
+
+export-model: .venv/.run  ## a model for other runtimes: MODEL as for predict, FORMAT=onnx, torchscript or torch_export, OUT=file
+	@python -m bccp.export_model --model "$(MODEL)" --format "$(FORMAT)" --out "$(OUT)"
 
 wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
 	@python -m bccp.wandb_sync

@@ -1,0 +1,56 @@
+"""`make export-model`, on a model with made-up answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_up_models import CLASSES, World
+
+from bccp import export_model, models
+from bccp.errors import BCCPError
+
+
+@pytest.fixture
+def world(home: Path, tmp_path: Path, one_thread: None) -> World:
+    return World(tmp_path / "made")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch would rather have torch.export than TorchScript
+@pytest.mark.parametrize("format_name", ["torchscript", "torch_export", "onnx"])
+def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], format_name: str
+) -> None:
+    if format_name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    digest, out = world.model(seed=1), tmp_path / f"model.{format_name}"
+    assert export_model.main(["--model", f"model:{digest}", "--format", format_name, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: {format_name}, 8 px, 3 classes; answers as the model itself does (within ")
+    about = json.loads((tmp_path / f"{out.name}.json").read_text(encoding="utf-8"))
+    assert (about["class_names"], about["image_size"], about["resize"]) == (CLASSES, 8, "stretch")
+    ask = export_model.FORMATS[format_name][1](out)
+    model, _ = models.load(world.ledger.fetch(f"model:{digest}"))
+    for n in (1, 3, 60):
+        assert np.asarray(ask(world.images[:n])) == pytest.approx(models.probabilities(model, world.images[:n]), abs=1e-5)
+
+
+def test_a_model_that_would_answer_otherwise_is_not_exported(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = world.ledger.fetch(f"model:{world.model()}")
+    write, read = export_model.FORMATS["torchscript"]
+
+    def forgets_a_bias(module: Any, example: torch.Tensor, file: Path) -> None:
+        module.model.head[1].bias.data += torch.tensor([0.0, 0.1, 0.0])
+        write(module, example, file)
+        module.model.head[1].bias.data -= torch.tensor([0.0, 0.1, 0.0])
+
+    monkeypatch.setitem(export_model.FORMATS, "torchscript", (forgets_a_bias, read))
+    with pytest.raises(BCCPError, match=r"small_cnn as torchscript does not answer as the model itself \(a probability differs by 0\.0"):
+        export_model.export_model(folder, "torchscript", tmp_path / "model.pt")
+    assert not list(tmp_path.glob("model.pt*"))
+    with pytest.raises(BCCPError, match=r"FORMAT=onxx is unknown: use one of onnx, torchscript, torch_export \(did you mean 'onnx'\?\)"):
+        export_model.export_model(folder, "onxx", tmp_path / "model.pt")
