@@ -41,6 +41,10 @@ class FakeStep:
         yield folder
         self.folders[name] = folder
 
+    def ancestor(self, name: str) -> Path | None:
+        """The folder of what went into an input."""
+        return self.folders.get(name)
+
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Keep figures."""
         self.metrics |= metrics

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bccp import bars, config, keys, own_code, step_log, wandb_mirror
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
+from bccp.lineage import ancestor
 from bccp.masking import reveal, shown
 from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.tracking import Ledger, ledger_uri, local_path, qualified, split_version, told
@@ -259,6 +260,22 @@ class Step:
             self.ledger.end(run_id, ending(error))
             raise
         return version
+
+    def ancestor(self, name: str) -> Path | None:
+        """The folder of an artifact that went into this step's inputs (:func:`bccp.lineage.ancestor`), not to be changed; None, and said in
+        one line, where it is gone.
+        """
+        with self._watch.going(False):
+            version = ancestor(self.ledger, self.inputs, name)
+            if version is None:
+                return None
+            try:
+                folder = self.ledger.fetch(qualified(name, version))
+            except BCCPError as error:
+                self.say(f"does without {name}: {error}")
+                return None
+            self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
+            return folder
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Report figures; they stand as ``step/name`` on the run, on the pipeline's run and in the summary."""

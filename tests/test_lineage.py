@@ -1,0 +1,37 @@
+"""What an artifact was made with is found through the runs that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bccp.lineage import ancestor
+from bccp.tracking import Ledger, ledger_uri
+
+
+def made(ledger: Ledger, place: Path, name: str, content: str, **inputs: str) -> str:
+    """Publish an artifact, by a run with these inputs; its version."""
+    folder = place / f"{name}-{len(list(place.iterdir()))}"
+    folder.mkdir()
+    (folder / "content.txt").write_text(content, encoding="utf-8")
+    run_id = ledger.start(name, tags={f"bccp.input.{artifact}": version for artifact, version in inputs.items()})
+    version, _ = ledger.publish(run_id, name, folder)
+    ledger.end(run_id, "FINISHED")
+    return version
+
+
+def test_the_nearest_of_several_and_the_newest_is_found_whatever_stands_in_between(home: Path, tmp_path: Path) -> None:
+    ledger, place = Ledger(ledger_uri(None)[0]), tmp_path / "made"
+    place.mkdir()
+    data = made(ledger, place, "segregated_data", "data")
+    old, new = (made(ledger, place, "monday_model", text, segregated_data=data) for text in ("old", "new"))
+    labels = made(ledger, place, "cleansed_labels", "labels", segregated_data=data, monday_model=old)
+    model = made(ledger, place, "model", "weights", segregated_data=data, cleansed_labels=labels)
+    assert ancestor(ledger, {"model": model, "segregated_data": data}, "monday_model") == old
+    assert made(ledger, place, "cleansed_labels", "labels", segregated_data=data, monday_model=new) == labels
+    assert ancestor(ledger, {"model": model}, "monday_model") == new
+    started_from = made(ledger, place, "model", "others", cleansed_labels=f"true_labels:{labels}", monday_model=old)
+    assert ancestor(ledger, {"model": started_from}, "monday_model") == old
+    assert ancestor(ledger, {"model": model}, "replay_sample") is None
+    assert ancestor(ledger, {"model": "f" * 64}, "monday_model") is None, "it came from elsewhere"
+    standing_in = made(ledger, place, "model", "more", cleansed_labels=f"true_labels:{'e' * 64}", segregated_data=data)
+    assert ancestor(ledger, {"model": standing_in}, "monday_model") is None
