@@ -16,7 +16,7 @@ from fake_step import FakeStep, load_run
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from bccp import models, plots, tables, test
+from bccp import metrics, models, plots, tables, test
 from bccp.errors import BCCPError
 from bccp.images import open_days
 from bccp.tracking import folder_digest
@@ -137,12 +137,115 @@ def test_unverified_labels_are_flagged_in_every_table_and_said() -> None:
 def test_predictions_say_the_most_probable_class_and_its_probability() -> None:
     references = pd.DataFrame({"image": ["a", "b"], "day": "monday", "label": ["y", "x"], "verified": ["true", "false"]})
     probs = np.array([[0.25, 0.75], [0.125, 0.875]], dtype=np.float32)
-    table = test.predictions_table(references, probs, ["x", "y"])
-    assert table.columns.tolist() == ["image", "day", "true_label", "predicted_label", "probability", "correct", "verified"]
-    assert table.to_numpy().tolist() == [
-        ["a", "monday", "y", "y", 0.75, "true", "true"],
-        ["b", "monday", "x", "y", 0.875, "false", "false"],
+    table = test.predictions_table(references, probs, ["x", "y"], corruptions={"a": "", "b": "mosaic"}, sizes={"b": "8 to 15 px"})
+    about = ["image", "day", "true_label", "predicted_label", "probability", "correct", "verified", "corruption", "size"]
+    assert table.columns.tolist() == [*about[:5], "loss", *about[5:]]
+    assert table[about].to_numpy().tolist() == [
+        ["a", "monday", "y", "y", 0.75, "true", "true", "", ""],
+        ["b", "monday", "x", "y", 0.875, "false", "false", "mosaic", "8 to 15 px"],
     ]
+    np.testing.assert_allclose(table["loss"], [-np.log(0.75), -np.log(0.125)], rtol=1e-6)
+
+
+def with_slices(n_images: int, *, n_classes: int, seed: int = 0) -> tuple[pd.DataFrame, npt.NDArray[np.float64], list[str]]:
+    """Predictions of a model that is often right, Tuesday's in two corruptions and two sizes, with one image that is neither."""
+    rng, classes = np.random.default_rng(seed), CLASSES[:n_classes]
+    label_idx = rng.integers(0, n_classes, n_images)
+    probs = rng.dirichlet(np.ones(n_classes), n_images) + 0.4 * np.eye(n_classes)[label_idx]
+    probs /= probs.sum(axis=1, keepdims=True)
+    day = np.where(np.arange(n_images) % 3 == 0, "monday", "tuesday")
+    references = pd.DataFrame({"image": [f"{i:04d}" for i in range(n_images)], "day": day, "verified": "true"})
+    references["label"] = np.array(classes, object)[label_idx]
+    ids = references["image"].tolist()
+    corruptions = {image: ("mosaic" if i % 2 else "random_boxes") for i, image in enumerate(ids) if i % 3}
+    sizes = {image: ("64 to 127 px" if i % 5 == 0 else "256 to 511 px") for i, image in enumerate(ids)} | {ids[0]: "4 to 7 px"}
+    return test.predictions_table(references, probs, classes, corruptions=corruptions, sizes=sizes), probs, classes
+
+
+def measured(n_images: int = 90, *, n_classes: int = 4, top_k: int = 3, n_resamples: int = 50, **known: Any) -> pd.DataFrame:
+    predictions, probs, classes = with_slices(n_images, n_classes=n_classes)
+    table = test.metrics_table(predictions, probs, known.get("former"), classes, top_k=top_k, n_resamples=n_resamples, seed=1)
+    assert not table.duplicated(["metric", "slice"]).any()
+    return table.set_index(["metric", "slice"])
+
+
+def test_figures_come_for_each_day_class_corruption_and_size_with_intervals_around_them() -> None:
+    table, (predictions, probs, classes) = measured(), with_slices(90, n_classes=4)
+    parts = {
+        **{f"day={day}": predictions["day"] == day for day in ("monday", "tuesday")},
+        **{f"corruption={kind or 'none'}": predictions["corruption"] == kind for kind in ("", "mosaic", "random_boxes")},
+        **{f"size={size}": predictions["size"] == size for size in ("4 to 7 px", "64 to 127 px", "256 to 511 px")},
+    }
+    assert set(table.index.get_level_values(1)) == {"all", *parts, *(f"class={name}" for name in classes)}
+    assert [name for name in table.index.get_level_values(1).unique() if "size" in name] == list(parts)[-3:], "small sizes come first"
+    for name, mask in (parts | {"all": np.ones(90, bool)}).items():
+        right = (predictions.loc[mask, "correct"] == "true").mean()
+        row = table.loc["accuracy", name]
+        assert (row["value"], row["n"]) == (pytest.approx(right), mask.sum())
+    several = table[table["n"] > 1]
+    assert ((several["low"] <= several["value"]) & (several["value"] <= several["high"])).all()
+    assert (several.loc[several.index.get_level_values(0) == "accuracy", "low"] >= 0).all()
+    assert table.loc[("accuracy", "size=4 to 7 px"), ["low", "high"]].isna().all(), "a single image has no interval"
+    assert ("auroc_macro", "size=4 to 7 px") not in table.index
+    by_class = test.per_class(predictions, classes).query("day == 'all'").set_index("label")
+    for name in classes:
+        for metric in ("precision", "recall", "f1"):
+            assert table.loc[(metric, f"class={name}"), "value"] == pytest.approx(by_class.loc[name, metric])
+        curve = test.threshold_curves(predictions, probs, classes)[name]
+        areas = [table.loc[(metric, f"class={name}"), "value"] for metric in ("auroc", "average_precision")]
+        assert areas == pytest.approx([curve.auroc, curve.average_precision])
+
+
+def test_the_drop_and_forgetting_are_differences_and_forgetting_is_paired() -> None:
+    predictions, probs, classes = with_slices(90, n_classes=4)
+    monday = (predictions["day"] == "monday").to_numpy()
+    label_idx = test.positions(predictions["true_label"], classes)
+    former = np.where(np.arange(30)[:, None] < 27, np.eye(4)[label_idx[monday]], np.eye(4)[(label_idx[monday] + 1) % 4])
+    table = measured(former=former)
+    for metric in ("accuracy", "f1_macro"):
+        of_days = [table.loc[(metric, f"day={day}"), "value"] for day in ("monday", "tuesday")]
+        assert table.loc[(f"{metric}_drop", "all"), "value"] == pytest.approx(of_days[0] - of_days[1])
+    row = table.loc["forgetting", "day=monday"]
+    assert (row["value"], row["n"]) == (pytest.approx(0.9 - table.loc[("accuracy", "day=monday"), "value"]), 30)
+    assert row["low"] < row["value"] < row["high"]
+    same = measured(former=probs[monday]).loc["forgetting", "day=monday"]
+    assert same[["value", "low", "high"]].tolist() == [0, 0, 0], "the same predictions differ in no resample"
+    assert "forgetting" not in measured().index.get_level_values(0)
+
+
+def test_what_is_not_defined_is_left_out() -> None:
+    two = measured(n_classes=2)
+    assert "top_k_accuracy" not in two.index.get_level_values(0), "the label is always among three of two classes"
+    assert two.loc[("auroc", "class=00"), "value"] == pytest.approx(two.loc[("auroc", "class=01"), "value"])
+    predictions, probs, classes = with_slices(90, n_classes=4)
+    kept = (predictions["true_label"] != "03").to_numpy() & (predictions["day"] == "tuesday").to_numpy()
+    predictions["verified"] = np.where(predictions["corruption"] == "mosaic", "false", "true")
+    table = test.metrics_table(predictions[kept], probs[kept], None, classes, top_k=3, n_resamples=0, seed=0)
+    assert not {"class=03", "day=monday"} & set(table["slice"])
+    assert not {"accuracy_drop", "forgetting"} & set(table["metric"])
+    assert table[["low", "high"]].isna().all(axis=None), "no resamples, no intervals"
+    assert table["value"].notna().all()
+    flags = table[table["metric"] == "accuracy"].set_index("slice")["verified"]
+    assert flags[["all", "corruption=mosaic", "corruption=random_boxes"]].tolist() == ["false", "false", "true"]
+
+
+def test_the_runs_figures_are_those_of_all_images_and_of_the_days_and_some_intervals() -> None:
+    predictions, probs, _ = with_slices(90, n_classes=4)
+    table = measured(former=probs[predictions["day"] == "monday"])
+    figures = test.run_figures(table.reset_index())
+    whole = set(table.xs("all", level=1).index)
+    days = {f"accuracy_{day}" for day in ("monday", "tuesday")}
+    ends = {f"{name}_{end}" for name in (*days, *test.WITH_INTERVALS) for end in ("low", "high")}
+    assert set(figures) == whole | days | {"forgetting"} | ends
+    assert figures["accuracy_monday_low"] == table.loc[("accuracy", "day=monday"), "low"]
+    assert test.run_figures(measured(n_resamples=0).reset_index()).keys() == whole | days
+
+
+def test_sizes_are_told_by_the_shorter_side_between_powers_of_two() -> None:
+    sides = [(1, 500), (31, 32), (32, 32), (900, 64), (640, 480)]
+    manifest = pd.DataFrame([(f"{i}", *side) for i, side in enumerate(sides)], columns=["image", "width", "height"])
+    bands = ["1 to 1 px", "16 to 31 px", "32 to 63 px", "64 to 127 px", "256 to 511 px"]
+    assert list(test.size_bands(manifest).values()) == bands
 
 
 def test_a_model_of_other_classes_is_refused() -> None:
@@ -187,6 +290,16 @@ def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: i
         assert b"tIME" not in first
 
 
+@pytest.mark.parametrize("n_images", [1, 400])
+def test_a_reliability_diagram_is_drawn_also_for_a_single_image(n_images: int, tmp_path: Path) -> None:
+    _, probs, _ = with_slices(n_images, n_classes=4)
+    label_idx = probs.argmax(axis=1) * (np.arange(n_images) % 3 > 0)
+    plots.reliability(metrics.reliability(label_idx, probs), tmp_path / "r.png", title="400 images", note=LONG_NOTE)
+    pixels = picture(tmp_path / "r.png")
+    assert (pixels[:8] == 255).all()
+    assert (pixels[..., 2].astype(int) - pixels[..., 0] > 60).mean() > 0.002, "there is blue"
+
+
 def test_a_training_without_validation_is_drawn_too(tmp_path: Path) -> None:
     plots.training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
     assert (picture(tmp_path / "t.png") != 255).any()
@@ -212,8 +325,9 @@ class TestingStep(FakeStep):
             yield folder
             assert sorted(self.pictures) == sorted(path.name for path in folder.glob("*.png"))
 
-    def log_picture(self, path: Path) -> None:
+    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
         assert path.is_file()
+        assert pixels is (path.name == "errors.png"), "the gallery alone shows images"
         self.pictures.append(path.name)
 
     def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:
@@ -228,6 +342,8 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
+    about = {"sha256": images["image"], "phash": images["image"], "width": 8, "height": 8}
+    tables.write(images[["image"]].assign(**about), folders["clean_data"] / "manifest.csv")
     images["day"] = np.where(images.index < 12, "monday", "tuesday")
     images["split"] = np.where(images.index < 30, "test", "train")
     images["label"] = rng.choice(["ant", "bee"], 40)
@@ -268,9 +384,12 @@ def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
     assert step.metrics["unverified_images"] == 0
     assert json.loads((step.folders["evaluation"] / "metrics.json").read_text()) == {"verified": True} | step.metrics
     assert len(step.said) == 1
+    table = tables.read(step.folders["evaluation"] / "metrics.csv", dtypes={"value": float}).set_index(["metric", "slice"])
+    assert table.loc[("accuracy", "day=monday"), "value"] == step.metrics["accuracy_monday"]
+    assert "forgetting" not in step.metrics, "nobody has made a monday_model"
     rows, pictures = step.tables["errors"]
     assert sorted(row["image"] for row in rows) == predictions.loc[~right, "image"].tolist()
-    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    assert [row["loss"] for row in rows] == sorted((row["loss"] for row in rows), reverse=True)
     assert all(np.array_equal(picture, days.view([row["image"]])[0]) for row, picture in zip(rows, pictures, strict=True))
 
 
@@ -287,6 +406,22 @@ def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_pa
         "verified=false: the labels of 17 of 29 test images are the given ones",
         "test images left out, as they have no label at all: 1",
     ]
+
+
+def test_forgetting_is_measured_against_the_model_that_the_labels_were_judged_with(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    (tmp_path / "monday").mkdir()
+    days = open_days(data["segregated_data"], data["clean_data"])
+    ids = days.ids("monday", "test")
+    right = models.probabilities(models.load(data["model"])[0], days.view(ids)).argmax(1) == days.labels(ids)
+    often = np.bincount(days.labels(ids)).argmax()
+    former = models.build("small_cnn", 2, image_size=8, dropout=0.5, seed=3)
+    former.head[1].bias.data[often] += 100  # it always says so
+    models.save(former, tmp_path / "monday", {"class_names": ["ant", "bee"]})
+    step = run_step(data | {"monday_model": tmp_path / "monday"}, tmp_path / "out")
+    assert right.mean() != (days.labels(ids) == often).mean()
+    assert step.metrics["forgetting"] == pytest.approx((days.labels(ids) == often).mean() - right.mean())
+    assert step.metrics["forgetting_low"] <= step.metrics["forgetting"] <= step.metrics["forgetting_high"]
 
 
 def test_equal_runs_of_the_step_make_equal_bytes(tmp_path: Path) -> None:
@@ -328,8 +463,8 @@ def test_a_threshold_curve_of_four_images_by_hand() -> None:
 def test_many_classes_are_drawn_as_the_worst_ten_and_one_class_as_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     classes = ["_", "$a_$", *(f"class {k}" for k in range(10))]
-    references = pd.DataFrame({"label": rng.choice(classes[:-1], 300)})
-    curves = test.threshold_curves(references, rng.dirichlet(np.ones(12), 300), classes)
+    predictions = pd.DataFrame({"true_label": rng.choice(classes[:-1], 300)})
+    curves = test.threshold_curves(predictions, rng.dirichlet(np.ones(12), 300), classes)
     assert list(curves) == classes[:-1], "no test image is of the last"
     plots.threshold_curves(curves, tmp_path / "many.png", title="many", note="a note")
     plots.threshold_curves({}, tmp_path / "none.png", title="none")

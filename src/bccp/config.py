@@ -440,6 +440,9 @@ class Test:
     max_regression: float = _number(0, 1)
     monday_model: MondayModel = field()
     batch_size: int = _number(1)
+    top_k: int = _number(1)
+    bootstrap: int = _number(0, 1_000_000)
+    random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
         """Refuse a name that MLflow does not take, before anything is trained, and a promotion of nothing."""

@@ -13,9 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from bccp.metrics import N_BINS, Bins
 
 _INK, _SOFT, _BLUE, _ORANGE = "#1f2933", "#9aa5b1", "#1f6fb4", "#d9730d"
 _LONGEST_NAME = 24
@@ -29,6 +31,8 @@ _THUMBNAIL, _GAP, _LINE = 138, 10, 15
 """Of the picture of suspects, in px: a side, what is left free around it, a line of text."""
 _MOST_ACROSS = 1550
 """Width of that picture in px, of which its margins are left free."""
+UNWRITTEN = "; class k is the k-th of classes.csv, whose name this font lacks"
+"""What a headline says where a class has such a name."""
 
 CURVES = ("train_loss", "val_loss", "val_accuracy")
 """The columns of a history that are drawn."""
@@ -179,6 +183,41 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
     _save(figure, path)
 
 
+def reliability(bins: Bins, path: Path, *, title: str, note: str = "") -> None:
+    """Draw accuracy over confidence, by bin, and how many images each bin holds.
+
+    Parameters
+    ----------
+    bins : Bins
+        At least one.
+    path : Path
+        The PNG file to write.
+    title, note : str
+        A headline, and a remark under it.
+    """
+    figure = Figure(figsize=(5.6, 5.4), dpi=110, layout="constrained", facecolor="white")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle="--", label="as sure as right")
+    # the binomial standard error: a bin of few images may lie anywhere
+    error = np.sqrt(bins.accuracy * (1 - bins.accuracy) / bins.n_images)
+    upper.errorbar(bins.confidence, bins.accuracy, error, color=_BLUE, marker="o", markersize=4, linewidth=1.4, elinewidth=1, label="model")
+    upper.legend(frameon=False, fontsize=8, loc="upper left")
+    ends = np.linspace(0, 1, N_BINS + 1)
+    held = np.clip(np.ceil(bins.confidence * N_BINS).astype(np.int64) - 1, 0, N_BINS - 1)
+    lower.bar(ends[held], bins.n_images, width=1 / N_BINS, align="edge", color=_BLUE, edgecolor="white", linewidth=0.5)
+    lower.set_yscale("symlog", linthresh=1)
+    lower.set_ylim(bottom=0)
+    _frame(upper, xlabel="", ylabel="share right")
+    _frame(lower, xlabel="probability of the predicted class", ylabel="images")
+    upper.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    for axes in (upper, lower):
+        axes.grid(color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
+    _save(figure, path)
+
+
 class Suspect(NamedTuple):
     """An image whose label is doubted.
 
@@ -217,42 +256,80 @@ def suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, *, ti
     title : str
         A headline.
     """
+    written = writable(classes)
+    rows = []
+    for one in worst:
+        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
+        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
+        tiles = [Tile(one.pixels, [line for line in lines if line])]
+        if one.trusted is not None:
+            tiles.append(Tile(one.trusted, ["nearest trusted:", written[one.trusted_label]]))
+        rows.append(tiles)
+    gallery(rows, path, title=title + ("" if all(written[name] == name for name in classes) else UNWRITTEN))
+
+
+def writable(classes: Sequence[str]) -> dict[str, str]:
+    """What is drawn for each class name (and for none): one that the bundled font cannot write becomes "class k"."""
     known = get_font(findfont(FontProperties())).get_charmap()
-    written = {"": ""} | {name: name if known.keys() >= set(map(ord, name)) else f"class {k}" for k, name in enumerate(classes, start=1)}
-    if any(written[name] != name for name in classes):
-        title += "; class k is the k-th of classes.csv, whose name this font lacks"
-    paired = any(one.trusted is not None for one in worst)
-    cell = (2 if paired else 1) * (_THUMBNAIL + _GAP) + _GAP
-    across = max(1, min(_MOST_ACROSS // cell, len(worst)))
+    return {"": ""} | {name: name if known.keys() >= set(map(ord, name)) else f"class {k}" for k, name in enumerate(classes, start=1)}
+
+
+class Tile(NamedTuple):
+    """An image of a gallery.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (S, S, 3)
+    lines : sequence of str
+        At most three, drawn under it.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    lines: Sequence[str]
+
+
+def gallery(groups: Sequence[Sequence[Tile]], path: Path, *, title: str) -> None:
+    """Draw groups of images, the first of each in another colour than those beside it.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of Tile
+        At least one, row by row; each of at least one image.
+    path : Path
+        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
+    title : str
+        A headline.
+    """
+    cell = max(map(len, groups)) * (_THUMBNAIL + _GAP) + _GAP
+    across = max(1, min(_MOST_ACROSS // cell, len(groups)))
     height = _THUMBNAIL + 3 * _LINE + 2 * _GAP
-    n_rows = -(-len(worst) // across)
+    n_rows = -(-len(groups) // across)
     title = _fitting(title, _MOST_ACROSS - 2 * _GAP, 10.5)
     width = max(across * cell, _width(title, 10.5) + 2 * _GAP)
     figure = Figure(figsize=(width / 100, (n_rows * height + 2 * _LINE) / 100), dpi=100, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.text(_GAP, _LINE, title, va="center", fontsize=10.5, color=_INK, parse_math=False)
-    for number, one in enumerate(worst):
+    axes.text(_GAP, _LINE + 3, title, va="center", fontsize=10.5, color=_INK, parse_math=False)
+    canvas = np.full((n_rows * height + 2 * _LINE, width, 3), 255, np.uint8)
+    for number, tiles in enumerate(groups):
         left, top = number % across * cell + _GAP, number // across * height + 2 * _LINE
-        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
-        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
-        _thumbnail(axes, one.pixels, left, top, [line for line in lines if line], colour=_ORANGE)
-        if one.trusted is not None:
-            lines = ["nearest trusted:", written[one.trusted_label]]
-            _thumbnail(axes, one.trusted, left + _THUMBNAIL + _GAP, top, lines, colour=_BLUE)
-    axes.set(xlim=(0, width), ylim=(n_rows * height + 2 * _LINE, 0), aspect="auto")
+        for place, (pixels, lines) in enumerate(tiles):
+            _paste(canvas, pixels, left + place * (_THUMBNAIL + _GAP), top, colour=_BLUE if place else _ORANGE)
+            for row, line in enumerate(lines):
+                at = (left + place * (_THUMBNAIL + _GAP), top + _THUMBNAIL + (row + 0.7) * _LINE)
+                text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
+                axes.text(*at, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
+    # one picture of them all: a hundred pictures of their own take seconds
+    axes.imshow(canvas, extent=(0, width, len(canvas), 0), aspect="auto", interpolation="nearest")
     axes.set_axis_off()
-    _save(figure, path)
+    _save(figure, path, crop=False)
 
 
-def _thumbnail(axes: Axes, pixels: npt.NDArray[np.uint8], left: int, top: int, lines: list[str], *, colour: str) -> None:
-    """One image with a frame and the lines under it, in a place of its own."""
-    axes.imshow(pixels, extent=(left, left + _THUMBNAIL, top + _THUMBNAIL, top), aspect="auto")
-    frame = ([left, left + _THUMBNAIL, left + _THUMBNAIL, left, left], [top, top, top + _THUMBNAIL, top + _THUMBNAIL, top])
-    axes.plot(*frame, color=colour, linewidth=1.2)
-    for number, line in enumerate(lines):
-        y = top + _THUMBNAIL + (number + 0.7) * _LINE
-        text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
-        axes.text(left, y, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
+def _paste(canvas: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], left: int, top: int, *, colour: str) -> None:
+    """Put one image with a frame in its place."""
+    rows, columns = (np.arange(_THUMBNAIL) * side // _THUMBNAIL for side in pixels.shape[:2])
+    frame = np.round(255 * np.array(to_rgb(colour))).astype(np.uint8)
+    canvas[top - 2 : top + _THUMBNAIL + 2, left - 2 : left + _THUMBNAIL + 2] = frame
+    canvas[top : top + _THUMBNAIL, left : left + _THUMBNAIL] = pixels[rows][:, columns]
 
 
 def _fitting(text: str, width: float, size: float) -> str:
@@ -290,10 +367,10 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}…{name[-8:]}"
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a PNG without the program's version, which would be in it."""
+def _save(figure: Figure, path: Path, *, crop: bool = True) -> None:
+    """Write a PNG without the program's version, which would be in it; cropped to what is drawn, which takes a drawing of its own."""
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         # A class name in a script that the bundled font lacks is drawn as boxes; the tables have it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(path, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(path, format="png", metadata={"Software": None}, bbox_inches="tight" if crop else None, pad_inches=0.15)

@@ -62,7 +62,7 @@ SPECS: dict[str, StepSpec] = {
     "bayes_cutoff": StepSpec(("segregated_data", "given_labels"), ("cleansed_labels",), ("true_labels",)),
     "cp_sampling": StepSpec(("segregated_data", "cleansed_labels"), ("replay_sample",)),
     "train": StepSpec(("segregated_data", "cleansed_labels"), ("model",), ("replay_sample",)),
-    "test": StepSpec(("model", "segregated_data", "true_labels"), ("evaluation",), ("given_labels",)),
+    "test": StepSpec(("model", "segregated_data", "true_labels"), ("evaluation",), ("given_labels", "cleansed_labels")),
 }
 MAKER = {output: step for step, spec in SPECS.items() for output in spec.outputs}
 """Which step makes an artifact."""

@@ -1,22 +1,32 @@
-"""How good a classifier is: figures over all test images, by day and by class.
+"""How good a classifier is: figures over all test images, by day, class, corruption and image size, with their intervals.
 
-N is the number of test images, K the number of classes. All figures come from confusion matrices and agree with scikit-learn's of the same
-names at ``zero_division=0``.
+N is the number of test images, K the number of classes. All figures agree with scikit-learn's of the same names at ``zero_division=0``.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp import metrics
 from bccp.errors import BCCPError
 from bccp.plots import ThresholdCurve
 
 Index = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+SIGNED = ("mcc", "accuracy_drop", "f1_macro_drop", "forgetting")
+"""Figures from -1 to 1; all others are from 0 to 1."""
+
+WITH_INTERVALS = ("accuracy", "f1_macro", "accuracy_drop", "forgetting")
+"""Figures whose intervals are figures of the run too; those of all others are in the table alone."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +95,15 @@ def _ratio(numerator: Index, denominator: Index) -> Float:
 
 def confusion(predictions: pd.DataFrame, classes: list[str]) -> Index:
     """The confusion matrix (K, K) of a table with the columns ``true_label`` and ``predicted_label``."""
-    position = {name: k for k, name in enumerate(classes)}
-    label_idx, predicted_idx = (predictions[column].map(position).to_numpy(np.int64) for column in ("true_label", "predicted_label"))
+    label_idx, predicted_idx = (positions(predictions[column], classes) for column in ("true_label", "predicted_label"))
     return confusion_matrix(label_idx, predicted_idx, n_classes=len(classes))
+
+
+def positions(names: pd.Series[str], classes: list[str]) -> Index:
+    """Class indices of class names, shape (n,)."""
+    position = {name: k for k, name in enumerate(classes)}
+    found: Index = names.map(position).to_numpy().astype(np.int64)
+    return found
 
 
 def evaluate(predictions: pd.DataFrame, classes: list[str]) -> dict[str, float]:
@@ -117,6 +133,150 @@ def evaluate(predictions: pd.DataFrame, classes: list[str]) -> dict[str, float]:
         "recall_macro": pooled.macro(pooled.recall),
         "f1_macro": pooled.macro(pooled.f1),
     }
+
+
+def metrics_table(
+    predictions: pd.DataFrame,
+    probs: npt.NDArray[np.floating],
+    former_probs: npt.NDArray[np.floating] | None,
+    classes: list[str],
+    *,
+    top_k: int,
+    n_resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """All figures, with intervals from a bootstrap over the images, which is stratified by nothing.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        N rows, at least one: ``day, true_label, verified, corruption, size``, from :func:`predictions_table`.
+    probs : ndarray of float, shape (N, K)
+        P(class | image) of the same images, rows sum to 1.
+    former_probs : ndarray of float, shape (n, K), or None
+        What the model of before says about Monday's images, of which there are n, in their order.
+    classes : list of str
+        The K class names.
+    top_k : int
+        For ``top_k_accuracy``, which is left out where K is no more than that.
+    n_resamples : int
+        0: no intervals.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        Columns ``metric, slice, value, low, high, n, verified``. A slice is ``all``, or ``day=``, ``corruption=`` (``none`` too) or
+        ``size=`` with a value (all figures of :func:`bccp.metrics.measure`), or ``class=`` (that class against the others, among all
+        images). Besides, of all: ``accuracy_drop`` and ``f1_macro_drop``, Monday's figure minus Tuesday's; and of ``day=monday``:
+        ``forgetting``, the former model's accuracy minus this one's on the same images. A slice has ``n`` images. An interval is a point
+        where these do not differ, and empty for a single one. What is not defined is left out.
+    """
+    label_idx, parts = positions(predictions["true_label"], classes), slices(predictions)
+    lost: Index | None = None
+    if former_probs is not None:
+        label, said = label_idx[parts["day=monday"]], probs[parts["day=monday"]].argmax(axis=1)
+        lost = (former_probs.argmax(axis=1) == label).astype(np.int64) - (said == label)
+    found: dict[tuple[str, str], list[Float]] = defaultdict(list)
+    as_they_are, rng = np.ones((1, len(predictions)), np.int32), np.random.default_rng(seed)
+    for weights in chain([as_they_are], metrics.resamples(len(predictions), n_resamples, rng)):
+        for key, figures in _figures(weights, label_idx, probs, lost, parts, classes, top_k):
+            found[key].append(figures)
+    masks = parts | {f"class={label}": label_idx == k for k, label in enumerate(classes)}
+    verified = (predictions["verified"] == "true").to_numpy()
+    rows = []
+    for (metric, name), values in found.items():
+        value, resampled, mask = float(values[0][0]), np.concatenate([np.empty(0), *values[1:]]), masks[name]
+        if not np.isnan(value):
+            lowest = -1.0 if metric in SIGNED else 0.0
+            low, high = metrics.interval(value, resampled, lowest=lowest) if mask.sum() > 1 else (np.nan, np.nan)
+            rows.append((metric, name, value, low, high, int(mask.sum()), _flag(bool(verified[mask].all()))))
+    return pd.DataFrame(rows, columns=["metric", "slice", "value", "low", "high", "n", "verified"])
+
+
+def _figures(
+    weights: npt.NDArray[np.int32],
+    label_idx: Index,
+    probs: npt.NDArray[np.floating],
+    lost: Index | None,
+    parts: Mapping[str, Mask],
+    classes: list[str],
+    top_k: int,
+) -> Iterator[tuple[tuple[str, str], Float]]:
+    """Metric, slice and figures (B,) for each set of weights (B, N); ``lost`` is 1 for Monday's images where the former model alone is
+    right, and -1 where the new one is.
+    """
+    pooled = {}
+    for name, mask in parts.items():
+        pooled[name], by_class = metrics.measure(weights[:, mask], label_idx[mask], probs[mask], top_k=top_k)
+        yield from (((metric, name), values) for metric, values in pooled[name].items())
+        if name == "all":
+            for metric, values in by_class.items():
+                yield from (((metric, f"class={label}"), values[:, k]) for k, label in enumerate(classes))
+    if "day=monday" in parts and "day=tuesday" in parts:
+        for metric in ("accuracy", "f1_macro"):
+            yield (f"{metric}_drop", "all"), pooled["day=monday"][metric] - pooled["day=tuesday"][metric]
+    if lost is not None:
+        drawn = weights[:, parts["day=monday"]]
+        n_drawn = drawn.sum(axis=1)
+        yield ("forgetting", "day=monday"), np.where(n_drawn > 0, drawn @ lost / np.maximum(n_drawn, 1), np.nan)
+
+
+def slices(predictions: pd.DataFrame) -> dict[str, Mask]:
+    """Which images are ``all``, of each day, corruption and size; the latter two only where images differ in them."""
+    parts = {"all": np.ones(len(predictions), np.bool_)}
+    for by in ("day", "corruption", "size"):
+        values = predictions[by].replace("", "none" if by == "corruption" else "unknown")
+        if by == "day" or values.nunique() > 1:
+            parts |= {f"{by}={value}": (values == value).to_numpy() for value in sorted(values.unique(), key=_natural)}
+    return parts
+
+
+def _natural(text: str) -> tuple[int, str]:
+    """Sizes by their number, all else by the alphabet."""
+    first = text.partition(" ")[0]
+    return (int(first) if first.isdigit() else 0, text)
+
+
+def size_bands(manifest: pd.DataFrame) -> dict[str, str]:
+    """The band of each image's shorter side before it was resized, between powers of two, such as ``32 to 63 px``.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        Columns ``image, width, height``; the latter two whole numbers of px.
+
+    Returns
+    -------
+    dict of str to str
+        By image.
+    """
+    lowest = 2 ** np.floor(np.log2(manifest[["width", "height"]].min(axis=1).to_numpy())).astype(np.int64)
+    return {image: f"{low} to {2 * low - 1} px" for image, low in zip(manifest["image"], lowest.tolist(), strict=True)}
+
+
+def run_figures(table: pd.DataFrame) -> dict[str, float]:
+    """What of a table from :func:`metrics_table` is a figure of the run.
+
+    Parameters
+    ----------
+    table : DataFrame
+
+    Returns
+    -------
+    dict of str to float
+        Each metric of all images by its name, ``forgetting``, and the intervals of some of them and of the days' accuracies as
+        ``<name>_low`` and ``<name>_high``, where they are known.
+    """
+    figures: dict[str, float] = {}
+    for metric, part, value, low, high in table[["metric", "slice", "value", "low", "high"]].itertuples(index=False):
+        day = part.removeprefix("day=") if part.startswith("day=") and metric == "accuracy" else ""
+        if part == "all" or day or metric == "forgetting":
+            name = f"{metric}_{day}" if day else metric
+            figures[name] = float(value)
+            if metric in WITH_INTERVALS and not np.isnan(low):
+                figures |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return figures
 
 
 def per_class(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -221,7 +381,14 @@ def remark(figures: dict[str, float]) -> str:
     return f"verified=false: the labels of {figures['unverified_images']:.0f} of {figures['images']:.0f} test images are the given ones"
 
 
-def predictions_table(references: pd.DataFrame, probs: npt.NDArray[np.floating], classes: list[str]) -> pd.DataFrame:
+def predictions_table(
+    references: pd.DataFrame,
+    probs: npt.NDArray[np.floating],
+    classes: list[str],
+    *,
+    corruptions: Mapping[str, str] | None = None,
+    sizes: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """What the model says about each image.
 
     Parameters
@@ -232,15 +399,21 @@ def predictions_table(references: pd.DataFrame, probs: npt.NDArray[np.floating],
         P(class | image) of the same images, rows sum to 1.
     classes : list of str
         The K class names.
+    corruptions : mapping of str to str, optional
+        The kind of corruption of corrupted images, by image.
+    sizes : mapping of str to str, optional
+        From :func:`size_bands`.
 
     Returns
     -------
     DataFrame
-        Columns ``image, day, true_label, predicted_label, probability, correct, verified``: the label measured against, the most probable
-        class and its probability.
+        Columns ``image, day, true_label, predicted_label, probability, loss, correct, verified, corruption, size``: the label measured
+        against, the most probable class and its probability, and the loss on the label, -log P(label | image); the last two empty where
+        nothing is known.
     """
     predicted = np.array(classes, dtype=object)[probs.argmax(axis=1)]
     correct = references["label"].to_numpy(object) == predicted
+    of_label = probs[np.arange(len(probs)), positions(references["label"], classes)]
     return pd.DataFrame(
         {
             "image": references["image"],
@@ -248,16 +421,19 @@ def predictions_table(references: pd.DataFrame, probs: npt.NDArray[np.floating],
             "true_label": references["label"],
             "predicted_label": predicted,
             "probability": probs.max(axis=1).astype(np.float32),
+            "loss": -np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).astype(np.float32),
             "correct": [_flag(bool(flag)) for flag in correct],
             "verified": references["verified"],
+            "corruption": [(corruptions or {}).get(image, "") for image in references["image"]],
+            "size": [(sizes or {}).get(image, "") for image in references["image"]],
         }
     )
 
 
 def worst_errors(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The wrong predictions of a table from :func:`predictions_table`, the surest first."""
+    """The wrong predictions of a table from :func:`predictions_table`, those with the highest loss first."""
     wrong = predictions[predictions["correct"] == "false"]
-    return wrong.sort_values(["probability", "image"], ascending=[False, True])
+    return wrong.sort_values(["loss", "image"], ascending=[False, True])
 
 
 def threshold_curve(positive: npt.NDArray[np.bool_], probs: npt.NDArray[np.floating]) -> ThresholdCurve:
@@ -272,9 +448,9 @@ def threshold_curve(positive: npt.NDArray[np.bool_], probs: npt.NDArray[np.float
     return ThresholdCurve(false_rate, recall, precision, float(auroc), float(average))
 
 
-def threshold_curves(references: pd.DataFrame, probs: npt.NDArray[np.floating], classes: list[str]) -> dict[str, ThresholdCurve]:
+def threshold_curves(predictions: pd.DataFrame, probs: npt.NDArray[np.floating], classes: list[str]) -> dict[str, ThresholdCurve]:
     """The curve of each class that some test images are of and some are not, by its name; see :func:`predictions_table`."""
-    labels = references["label"].to_numpy(object)
+    labels = predictions["true_label"].to_numpy(object)
     known = {name: labels == name for name in classes}
     return {name: threshold_curve(of, probs[:, k]) for k, (name, of) in enumerate(known.items()) if 0 < of.sum() < len(of)}
 
