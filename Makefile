@@ -69,8 +69,8 @@ predict: .venv/.run  ## classes of images: MODEL=models:/bccp@champion (or a run
 export-model: .venv/.run  ## a model for other runtimes: MODEL as for predict, FORMAT=onnx, torchscript or torch_export, OUT=file
 	@python -m bccp.export_model --model "$(MODEL)" --format "$(FORMAT)" --out "$(OUT)"
 
-wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage
-	@python -m bccp.wandb_sync
+wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage; OPTIONS="tracking.mlflow_uri=…" where runs had it
+	@python -m bccp.wandb_sync "$$OPTIONS"
 
 dashboard: .venv/.dashboard  ## a dashboard in W&B, of sweeps above all: PROJECT=entity/project
 	@python -m bccp.dashboard "$(PROJECT)"

@@ -207,6 +207,16 @@ def test_a_store_that_others_may_use_is_not_touched_and_that_is_said(
     assert len(list((home / "outputs").iterdir())) == 1  # it finished, in a store that this one knows nothing of
 
 
+def test_a_pipeline_that_only_reused_is_told_of_as_long_as_wandb_does_not_have_it(
+    stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(FETCH)
+    run(FETCH, "tracking.wandb=offline")
+    grow_old(home, 40)
+    assert clean_home.main([]) == 0
+    assert "1 runs that can go are not on W&B: make wandb-sync uploads them\n" in capsys.readouterr().out
+
+
 def note(home: Path, name: str, **changed: Any) -> Path:
     """A record of W&B's beside which a step has noted what W&B lacks."""
     folder = home / "wandb" / name

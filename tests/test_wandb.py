@@ -39,6 +39,8 @@ LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for a
 
 TWO = "main.execute_steps=[fetch_data,preprocessing]"
 TWO_STEPS = {("fetch_data", "made", "raw_data"), ("raw_data", "into", "preprocessing"), ("preprocessing", "made", "clean_data")}
+ADOPTED = TWO_STEPS - {("fetch_data", "made", "raw_data")} | {("upload", "made", "raw_data"), ("raw_data", "into", "reused")}
+"""The same where the first step ran without W&B."""
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_an_input_that_wandb_does_not_have_is_uploaded(server: WandbStandIn, lig
     assert server.calls == []
     summary = bccp.run([TWO])
     assert [step["status"] for step in summary["steps"]][:2] == ["reused", "ran"]
-    assert server.edges() == TWO_STEPS - {("fetch_data", "made", "raw_data")} | {("upload", "made", "raw_data")}
+    assert server.edges() == ADOPTED
     assert {run.state for run in server.runs.values()} == {"finished"}
 
 
@@ -137,8 +139,70 @@ def test_a_reused_step_is_in_the_lineage_of_the_steps_that_run(server: WandbStan
     again = bccp.run([TWO, "preprocessing.image_size=24"])
     assert [step["status"] for step in again["steps"]][:2] == ["reused", "ran"]
     made, *read = server.runs.values()
-    assert [made.job_type, *(run.job_type for run in read)] == ["fetch_data", "preprocessing", "preprocessing"]
-    assert [run.used for run in read] == [made.logged] * 2
+    assert [made.job_type, *(run.job_type for run in read)] == ["fetch_data", "preprocessing", "preprocessing", "reused"]
+    assert [run.used for run in read] == [made.logged] * 3
+
+
+def test_a_pipeline_that_only_reuses_is_a_run_with_its_lineage_online_and_synced(
+    server: WandbStandIn, home: Path, light_steps: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = bccp.run(["train.epochs=7"])
+    made = {artifact: artifact.made_by.id for artifact in server.artifacts}
+    train = next(run for run in server.runs.values() if run.job_type == "train")
+    for mode in ("online", "offline"):
+        n_calls = len(server.calls)
+        again = bccp.run(["train.epochs=7", f"tracking.wandb={mode}"])
+        assert {step["status"] for step in again["steps"]} == {"reused"}
+        if mode == "offline":
+            assert len(server.calls) == n_calls
+            assert wandb_sync.main([]) == 0
+            assert "W&B: 1 runs and 9 input edges uploaded\n" in capsys.readouterr().out
+        assert notes(home) == []
+        *_, told = server.runs.values()
+        assert (told.job_type, told.group, told.state) == ("reused", Path(again["folder"]).name, "finished")
+        versions = [f"{name}:{alias(version)}" for step in first["steps"] for name, version in step["outputs"].items()]
+        assert set(told.used) == {server.find(version) for version in versions} == set(made)
+        assert {name: told.summary[name] for name in ("train/accuracy", "test/accuracy")} == {"train/accuracy": 0.5, "test/accuracy": 0.5}
+        assert not any("epoch" in name for name in told.summary)
+        assert told.values["pipeline"] == train.values["pipeline"]  # by which they are compared
+    assert {artifact: artifact.made_by.id for artifact in server.artifacts} == made
+    before = state(server)
+    assert wandb_sync.sync() == f"W&B: no run recorded in {home} is left to upload"
+    assert state(server) == before
+
+
+def test_what_was_reused_while_the_server_was_silent_is_told_by_the_sync(
+    server: WandbStandIn, home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bccp.run([TWO])
+    server.dead = True
+    assert bccp.run([TWO, "tracking.init_timeout=1"])["status"] == "finished"
+    bccp.run([TWO, "tracking.wandb=offline"])
+    assert [run.job_type for run in server.runs.values()] == ["fetch_data", "preprocessing"]
+    server.dead = False
+    file = next((home / "artifacts").rglob("clean_data/about.txt"))
+    text = file.read_text()
+    file.write_text("tampered")
+    with pytest.raises(BCCPError, match=r"1 of 2 runs are not on W&B: the artifact clean_data:\w+ in .* was changed"):
+        wandb_sync.sync()
+    file.write_text(text)
+    assert wandb_sync.sync() == "W&B: 1 runs and 2 input edges uploaded"
+    assert [run.job_type for run in server.runs.values()] == ["fetch_data", "preprocessing", "reused", "reused"]
+    assert server.edges() == TWO_STEPS | {("raw_data", "into", "reused"), ("clean_data", "into", "reused")}
+
+
+def test_a_ledger_elsewhere_is_named_to_the_sync_by_the_option_that_the_run_had(
+    server: WandbStandIn, home: Path, light_steps: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = f"tracking.mlflow_uri=sqlite:///{shutil.copy(home / 'mlflow.db', tmp_path / 'elsewhere.db')}"
+    bccp.run([TWO, elsewhere])
+    bccp.run([TWO, elsewhere, "tracking.wandb=offline"])
+    (home / "mlflow.db").unlink()
+    assert wandb_sync.main([""]) == 0
+    assert f"W&B: no run recorded in {home} is left to upload\n" in capsys.readouterr().out
+    assert not (home / "mlflow.db").exists()
+    assert wandb_sync.main([elsewhere]) == 0
+    assert "W&B: 1 runs and 2 input edges uploaded\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["dead", "500", "another key"])
@@ -378,7 +442,7 @@ def test_an_input_from_before_wandb_is_uploaded_by_the_sync(server: WandbStandIn
     bccp.run(["main.execute_steps=[fetch_data]", "tracking.wandb=disabled"])
     bccp.run([TWO, "tracking.wandb=offline"])
     wandb_sync.sync()
-    assert server.edges() == TWO_STEPS - {("fetch_data", "made", "raw_data")} | {("upload", "made", "raw_data")}
+    assert server.edges() == ADOPTED
 
 
 def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(

@@ -31,7 +31,8 @@ from bccp.environments import WHOLE
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, abandoned, home, scratch
 from bccp.masking import shown
-from bccp.tracking import Ledger, ledger_uri, local_path, qualified, told
+from bccp.tracking import Ledger, ledger_uri, local_path, told, versions_made, versions_read
+from bccp.wandb_reused import ASKED
 from bccp.wandb_sync import recorded
 
 KEEP = "bccp.keep"
@@ -80,7 +81,7 @@ class Survey:
     spare_runs : list of mlflow.entities.Run
         Those that can go, with all that :attr:`entries` has of them.
     not_uploaded : int
-        W&B's records that can go although W&B does not have them.
+        W&B's records, and pipelines that only reused, that can go although W&B does not have them.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -92,18 +93,6 @@ class Survey:
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; links are not followed, and what has gone meanwhile counts nothing."""
     return sum(about.st_size for _, about in _tree(path) if not stat.S_ISDIR(about.st_mode))
-
-
-def versions_read(run: Any) -> set[str]:
-    """The versions that a run has read, as ``name:digest``."""
-    prefix = "bccp.input."
-    return {qualified(name.removeprefix(prefix), value) for name, value in run.data.tags.items() if name.startswith(prefix)}
-
-
-def versions_made(run: Any) -> set[str]:
-    """The versions that a run has made, as ``name:digest``."""
-    prefix = "bccp.output."
-    return {f"{name.removeprefix(prefix)}:{value}" for name, value in run.data.tags.items() if name.startswith(prefix)}
 
 
 def runs_used(run: Any) -> set[str]:
@@ -164,6 +153,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     known = [*active, *deleted] if is_own(ledger) else []
     found.entries += _artifacts(place / "artifacts", known, {run.info.run_id for run in found.spare_runs})
     wandb, wanted, found.not_uploaded = _wandb(place / "wandb", since, dispensable)
+    found.not_uploaded += sum(ASKED in run.data.tags for run in found.spare_runs)
     found.entries += wandb
     found.entries += _cache(place / "cache", since, versions, wanted)
     found.entries += _downloads(place / "data", since)

@@ -18,13 +18,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import bars, config, environments, keys, provenance, step_log, wandb_mirror
+from bccp import bars, config, environments, keys, provenance, step_log, wandb_mirror, wandb_reused
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
 from bccp.plan import Plan, nearest_run
 from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
-from bccp.step import SPECS, Context, default_threads, ending, execute, limit_threads
+from bccp.step import SPECS, WANDB_LOST, Context, default_threads, ending, execute, limit_threads
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 HEADLINES = (
@@ -251,7 +251,12 @@ class _Pipeline(Plan):
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.summary.status = "finished"
             _tell(self.summary, self.folder, self.ledger, self.context)
+            tell = mode != "disabled" and any(record.status == "reused" for record in self.summary.steps)
+            if tell:
+                wandb_reused.ask(self.ledger, parent, self.sweep or self.name)
             self.ledger.end(parent, "FINISHED")
+            if tell and mode == "online" and WANDB_LOST not in self.ledger.client.get_run(parent).data.tags:
+                wandb_reused.tell(self.ledger, parent)
         except BaseException as error:
             self.summary.status = "failed"
             self.ledger.end_all(self.name, ending(error))

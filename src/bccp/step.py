@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
 """Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
 
-
-_WANDB_LOST = "bccp.wandb_lost"
+WANDB_LOST = "bccp.wandb_lost"
 """Tag of a pipeline's run: W&B's server did not answer."""
 
 
@@ -394,7 +393,7 @@ def execute(
         ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(key_parts), "bccp.work_seconds": f"{step.work_seconds:.3f}"})
         mirror.finish(0)
         if mirror.lost and context.parent_run_id:
-            ledger.tag(context.parent_run_id, {_WANDB_LOST: "true"})
+            ledger.tag(context.parent_run_id, {WANDB_LOST: "true"})
         ledger.end(run_id, "FINISHED")
     except BaseException as error:
         ledger.end(run_id, ending(error))
@@ -408,7 +407,7 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
     mode = context.wandb
     if mode == "disabled":
         return wandb_mirror.NoMirror()
-    if mode == "online" and context.parent_run_id and _WANDB_LOST in ledger.client.get_run(context.parent_run_id).data.tags:
+    if mode == "online" and context.parent_run_id and WANDB_LOST in ledger.client.get_run(context.parent_run_id).data.tags:
         mode = "offline"
     return wandb_mirror.WandbMirror(
         mode=mode,

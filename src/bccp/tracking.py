@@ -216,7 +216,7 @@ class Ledger:
         from mlflow.exceptions import MlflowException
 
         with suppress(MlflowException, OSError):
-            for run in self._search(f"tags.`bccp.pipeline` = '{pipeline}' and attributes.status = 'RUNNING'", limit=1000):
+            for run in self.search(f"tags.`bccp.pipeline` = '{pipeline}' and attributes.status = 'RUNNING'", limit=1000):
                 self.end(run.info.run_id, status)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -288,7 +288,7 @@ class Ledger:
             return digest
         for copy in self._copy_place(name, digest).parent.glob(f"{name}-{digest}*"):
             return copy.name.removeprefix(f"{name}-")
-        runs = self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
+        runs = self.search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
         if not runs:
             raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
         return str(runs[0].data.tags[f"bccp.output.{name}"])
@@ -311,7 +311,7 @@ class Ledger:
                 return self._verify(name, digest, cached)
             except BCCPError as error:
                 damaged = error
-        for run in self._search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=20):
+        for run in self.search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=20):
             digest = run.data.tags[f"bccp.output.{name}"]
             try:
                 return self._open(run.info.artifact_uri, name, digest)
@@ -372,7 +372,7 @@ class Ledger:
         """The latest finished run of a step with this key (within a parent run) whose artifacts are all intact, or None."""
         wanted = f"tags.`bccp.key` = '{key}' and tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'"
         wanted += f" and tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
-        for run in self._search(wanted, limit=5):
+        for run in self.search(wanted, limit=5):
             finished = _finished(run)
             if self.damaged(finished) is None:  # else it is as if it had never run
                 return finished
@@ -389,9 +389,10 @@ class Ledger:
 
     def finished(self, step: str) -> list[FinishedRun]:
         """The last 50 finished runs of a step, whatever their keys, latest first."""
-        return [_finished(run) for run in self._search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=50)]
+        return [_finished(run) for run in self.search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=50)]
 
-    def _search(self, wanted: str, *, limit: int) -> list[Any]:
+    def search(self, wanted: str, *, limit: int) -> list[Any]:
+        """The latest runs that MLflow's filter lets through, whatever their experiment, latest first."""
         experiments = [e.experiment_id for e in self.client.search_experiments()]
         return list(self.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=limit))
 
@@ -403,7 +404,7 @@ class Ledger:
         wanted = f"tags.`bccp.host` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
         left = [
             run.info.run_id
-            for run in self._search(wanted, limit=1000)
+            for run in self.search(wanted, limit=1000)
             if not lives(int(run.data.tags["bccp.pid"]), run.data.tags["bccp.started"])
         ]
         too_old = int(1000 * (time.time() - _ADOPTED_WITHIN_SECONDS))
@@ -430,6 +431,18 @@ class Ledger:
             yield
         finally:
             lock.release()
+
+
+def versions_read(run: Any) -> set[str]:
+    """The versions that a run of MLflow's has read, as ``name:digest``."""
+    prefix = "bccp.input."
+    return {qualified(name.removeprefix(prefix), value) for name, value in run.data.tags.items() if name.startswith(prefix)}
+
+
+def versions_made(run: Any) -> set[str]:
+    """The versions that a run of MLflow's has made, as ``name:digest``."""
+    prefix = "bccp.output."
+    return {f"{name.removeprefix(prefix)}:{value}" for name, value in run.data.tags.items() if name.startswith(prefix)}
 
 
 def split_version(version: str) -> tuple[str, str]:

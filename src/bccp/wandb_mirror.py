@@ -166,7 +166,9 @@ class WandbMirror:
             if mode != "online":
                 raise
             self._lose(error)
-            self._run = start_run(mode="offline", **about)
+            # not under the same id, which wandb's own process keeps for what it could not start
+            fresh = {key: value for key, value in about.items() if key not in ("id", "resume")}
+            self._run = start_run(mode="offline", **fresh)
         self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
         self._note |= {"step": step, "started": time.time(), "host": socket.gethostname()}
         self._note |= {"process": (os.getpid(), process_start(os.getpid()))}

@@ -1,7 +1,8 @@
 """Uploads what W&B does not have yet: runs that were recorded offline, or whose server died, their artifacts and the lineage.
 
 W&B's own ``wandb sync`` uploads runs and what they made. Which inputs they read it cannot know, as W&B offline records none: that stands in
-the note beside each run (:mod:`bccp.wandb_mirror`), and is replayed here. A note is deleted when all of its run is on W&B.
+the note beside each run (:mod:`bccp.wandb_mirror`), and is replayed here. A note is deleted when all of its run is on W&B. What was reused
+stands in the ledger (:mod:`bccp.wandb_reused`).
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bccp import wandb_reused
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
+from bccp.overrides import split_options
+from bccp.pipeline import compose
 from bccp.processes import lives
+from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import (
     NOTE,
     absent,
@@ -83,8 +88,13 @@ def recorded(place: Path) -> list[Recorded]:
     return sorted(runs, key=lambda run: run.note["started"])
 
 
-def sync() -> str:
+def sync(mlflow_uri: str | None = None) -> str:
     """Upload everything; what is on W&B already is left as it is.
+
+    Parameters
+    ----------
+    mlflow_uri : str, optional
+        ``tracking.mlflow_uri`` of the pipelines whose reused steps W&B is to be told of.
 
     Returns
     -------
@@ -100,20 +110,27 @@ def sync() -> str:
     lock = FileLock(home() / "wandb-sync.lock")
     try:
         with lock.acquire(blocking=False):
-            return _sync(recorded(home() / "wandb"))
+            return _sync(recorded(home() / "wandb"), _existing(ledger_uri(mlflow_uri)[0]))
     except Timeout as error:
         raise BCCPError("another process uploads to W&B from this home already: wait until it has ended") from error
 
 
-def _sync(runs: Sequence[Recorded]) -> str:
+def _existing(uri: str) -> Ledger | None:
+    """The ledger; none is made where there is none."""
+    return Ledger(uri) if not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists() else None
+
+
+def _sync(runs: Sequence[Recorded], ledger: Ledger | None) -> str:
     todo = [run for run in runs if not run.going_on]
+    reused = [(ledger, pipeline) for pipeline in wandb_reused.asked(ledger)] if ledger else []
+    n_runs = len(todo) + len(reused)
     waiting = f"; {len(runs) - len(todo)} that still go on are left for later" if len(todo) < len(runs) else ""
-    if not todo:
+    if not n_runs:
         return f"W&B: no run recorded in {home()} is left to upload{waiting}"
     if not has_login():
         raise BCCPError("uploading to W&B needs an account: set WANDB_API_KEY or run `wandb login`")
     api = open_api()
-    n_done, n_edges, n_empty, failed = 0, 0, 0, []
+    n_done, n_edges, n_empty, failed, damaged = 0, 0, 0, [], []
     try:
         for (_, entity), group in groupby(todo, key=lambda run: (run.note["group"], run.note["entity"] or api.default_entity)):
             pipeline = list(group)
@@ -129,10 +146,22 @@ def _sync(runs: Sequence[Recorded]) -> str:
                     n_done += 1
                 else:
                     failed.append(run.folder.name)
+        for store, pipeline_run in reused:  # after those that made what they used
+            try:
+                n_used = wandb_reused.tell(store, pipeline_run)
+            except BCCPError as error:
+                damaged.append(error)
+                continue
+            if n_used is None:
+                raise TimeoutError("it has stopped answering")
+            n_edges += n_used
+            n_done += 1
     except (import_wandb().errors.Error, ValueError, OSError) as error:
-        raise BCCPError(f"{len(todo) - n_done} of {len(todo)} runs are not on W&B ({first_line(error)}): call this again") from error
+        raise BCCPError(f"{n_runs - n_done} of {n_runs} runs are not on W&B ({first_line(error)}): call this again") from error
     if failed:
-        raise BCCPError(f"{len(failed)} of {len(todo)} runs are not on W&B (`wandb sync` does not upload {failed[0]}): call this again")
+        raise BCCPError(f"{len(failed)} of {n_runs} runs are not on W&B (`wandb sync` does not upload {failed[0]}): call this again")
+    if damaged:
+        raise BCCPError(f"{len(damaged)} of {n_runs} runs are not on W&B: {damaged[0]}")
     killed = f"; {n_empty} that were killed left nothing to upload" if n_empty else ""
     return f"W&B: {n_done} runs and {n_edges} input edges uploaded{killed}{waiting}"
 
@@ -183,10 +212,11 @@ def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> None:
         uploaded.use_artifact(artifact)
 
 
-def main() -> int:
-    """Upload, and say what was done; the exit status."""
+def main(arguments: Sequence[str]) -> int:
+    """Upload, and say what was done; the exit status. The arguments are options, of which only ``tracking.mlflow_uri`` counts."""
     try:
-        print(sync(), flush=True)
+        words = [word for text in arguments for word in split_options(text)]
+        print(sync(compose(words).tracking.mlflow_uri if words else None), flush=True)
     except BCCPError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
@@ -194,4 +224,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""What a pipeline reused, in W&B: one run, of the job type ``reused``, that has used whatever the reused steps read and made.
+
+It has the pipeline's configuration and the figures of those steps, so that one that ran nothing stands among the others of its sweep.
+Online it is made at the pipeline's end. Offline nothing of W&B is imported: the ledger has which runs were reused, and a tag of the
+pipeline's run asks :mod:`bccp.wandb_sync` for the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bccp import config
+from bccp.step import MAKER, PIXEL_ARTIFACTS
+from bccp.tracking import Ledger, split_version, versions_made, versions_read
+from bccp.wandb_mirror import WandbMirror
+
+JOB_TYPE = "reused"
+"""In W&B."""
+
+ASKED = "bccp.wandb_reused"
+"""Tag of a pipeline's run whose reused steps W&B has yet to be told of; its value is the group there."""
+
+
+def ask(ledger: Ledger, pipeline: str, group: str) -> None:
+    """Note that W&B has yet to be told.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    pipeline : str
+        The id of the pipeline's run, whose tags ``bccp.reused.<step>`` say what was reused.
+    group : str
+        W&B's group of the pipeline.
+    """
+    ledger.tag(pipeline, {ASKED: group})
+
+
+def asked(ledger: Ledger) -> list[str]:
+    """The ids of the finished pipelines that W&B has yet to be told of, the oldest first."""
+    found = ledger.search(f"tags.`{ASKED}` LIKE '%' and attributes.status = 'FINISHED'", limit=1000)
+    return [run.info.run_id for run in reversed(found)]
+
+
+def tell(ledger: Ledger, pipeline: str) -> int | None:
+    """Make the run in W&B; made again, it stays the one that it is.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    pipeline : str
+        The id of a pipeline's run that :func:`ask` was called for.
+
+    Returns
+    -------
+    int or None
+        The number of artifacts used; None where W&B has stopped answering: what it lacks is in its own records, as a step's would be.
+
+    Raises
+    ------
+    BCCPError
+        If one of the artifacts is no longer what it was.
+    """
+    run = ledger.client.get_run(pipeline)
+    tags, values = run.data.tags, _values(run.data.params)
+    tracking = values.pop("tracking")
+    steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in config.STEPS if f"bccp.reused.{step}" in tags}
+    versions = [version for run in steps.values() for version in (*sorted(versions_read(run)), *sorted(versions_made(run)))]
+    folders = {version: ledger.fetch(version) for version in versions if split_version(version)[0] in MAKER}
+    mirror = WandbMirror(
+        mode="online",
+        entity=tracking["wandb_entity"],
+        project=str(tracking["wandb_project"]),
+        group=tags[ASKED],
+        name=f"{JOB_TYPE}-{tags['bccp.pipeline']}",
+        step=JOB_TYPE,
+        config={"bccp.mlflow_run": pipeline, "bccp.pipeline": tags["bccp.pipeline"], "pipeline": values},
+        home=ledger.home,
+        upload_images=tracking["upload_images"],
+        init_timeout=tracking["init_timeout"],
+        finish_timeout=tracking["finish_timeout"],
+        run_id=f"{JOB_TYPE}_{pipeline}",
+    )
+    exit_code = 1
+    try:
+        for version, folder in folders.items():
+            name, digest = split_version(version)
+            mirror.use(name, digest, folder, pixels=name in PIXEL_ARTIFACTS)
+        for step, reused in steps.items():
+            mirror.log({name: v for name, v in reused.data.metrics.items() if name.startswith(f"{step}/") and "/epoch_" not in name})
+        exit_code = 0
+    finally:
+        mirror.finish(exit_code)
+    ledger.client.delete_tag(pipeline, ASKED)
+    return None if mirror.lost else len(folders)
+
+
+def _values(params: Mapping[str, str]) -> dict[str, Any]:
+    """A pipeline's configuration by section, from its run's parameters; ``mlflow run`` has added one without a section."""
+    values: dict[str, Any] = {}
+    for name, text in params.items():
+        *sections, key = name.split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        if sections:
+            place[key] = _value(text)
+    return values
+
+
+def _value(text: str) -> Any:
+    """What :func:`bccp.config.encode` has written."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
