@@ -97,6 +97,29 @@ def test_a_sweep_of_two_runs_both_jobs(
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["mlflow.db"]
 
 
+@pytest.mark.slow
+def test_a_sweep_over_all_steps_measures_both_jobs_and_is_told_on_a_page(
+    mlflow_run: Callable[..., subprocess.CompletedProcess[str]], home: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    images = image_folder({"a b": 24, "c": 24}, name="own images")
+    quick = f"{QUICK} bayes_cutoff.refine_epochs=2 tracking.wandb=disabled"
+    done = mlflow_run(".", hydra_options=f"-m data.source=folder data.path='{images}' {quick} noisy_labels.user_accuracy=0.6,0.9")
+    assert done.returncode == 0, done.stderr
+    both = summaries(home)
+    assert [summary["status"] for summary in both] == ["finished", "finished"]
+    steps = [summary["steps"] for summary in both]
+    statuses = [{step["status"] for step in same} for same in zip(*steps, strict=True)]  # type: ignore[call-overload]
+    assert statuses == [{"ran", "reused"}] * 3 + [{"ran"}] * 5
+    metrics = [summary["metrics"] for summary in both]
+    for name in ("bayes_cutoff/f1", "train/val_accuracy", "test/accuracy", "test/accuracy_monday", "test/accuracy_tuesday"):
+        assert all(0 <= figures[name] <= 1 for figures in metrics), name  # type: ignore[index]
+    assert metrics[0]["noisy_labels/true_user_accuracy"] < metrics[1]["noisy_labels/true_user_accuracy"]  # type: ignore[index]
+    assert "(2 done, 0 failed, 0 left)" in done.stdout
+    (page,) = (home / "outputs").glob("*/sweep.html")
+    assert f"sweep report: {page}" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["mlflow.db"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
