@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,12 +142,45 @@ def test_many_machines_do_not_share_a_file(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     about = {"runtime": {"choices": {"hydra/launcher": choices}}, "launcher": launcher}
-    composed = OmegaConf.create({"hydra": about, "tracking": {"mlflow_uri": None}})
+    composed = OmegaConf.create({"hydra": about, "tracking": {"mlflow_uri": None, "shared_folder": False}})
     with pytest.raises(BCCPError) as refused:
         sweeps.begin(composed)
     sentence = f"hydra/launcher={choices} runs jobs on many machines, which cannot share the file sqlite:///{home}/mlflow.db"
     assert str(refused.value).startswith(sentence)
     assert not (home / "outputs").exists()
+
+
+@contextmanager
+def tracking_server(artifacts: str) -> Iterator[str]:
+    """The address of what answers like a tracking server that keeps its artifacts in a place."""
+    experiment = {"experiment_id": "1", "name": "bccp", "artifact_location": artifacts, "lifecycle_stage": "active"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"experiment": experiment}).encode())
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("place", ["file:///srv/mlflow/1", "/srv/mlflow/1"])
+def test_many_machines_do_not_look_for_artifacts_in_a_folder_of_one_unless_they_share_it(home: Path, place: str) -> None:
+    with tracking_server(place) as uri:
+        sentence = f"hydra/launcher=ray runs jobs on many machines, but {uri} keeps its artifacts in /srv/mlflow/1, a folder of one: let a"
+        with pytest.raises(BCCPError, match=re.escape(sentence)):
+            sweeps.check_reach("ray", uri, shared_folder=False)
+        sweeps.check_reach("ray", uri, shared_folder=True)
+    with tracking_server("mlflow-artifacts:/1") as uri:  # it hands them out
+        sweeps.check_reach("ray", uri, shared_folder=False)
 
 
 def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brings_it(

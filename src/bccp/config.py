@@ -107,6 +107,7 @@ class Tracking:
     """Where runs are recorded."""
 
     mlflow_uri: str | None
+    shared_folder: bool = field()
     wandb: str = _choice("auto", "online", "offline", "disabled")
     wandb_entity: str | None = field()
     wandb_project: str = field()

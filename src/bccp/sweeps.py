@@ -33,7 +33,7 @@ from bccp.masking import shown
 from bccp.pipeline import Summary
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
 from bccp.step import default_threads, limit_threads
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger, ledger_uri, local_path
 from bccp.wandb_mirror import first_line
 
 PARENT = "BCCP_SWEEP"
@@ -327,7 +327,8 @@ def begin(config: DictConfig) -> Sweep:
     Raises
     ------
     BCCPError
-        If jobs on many machines would share an SQLite file, or jobs and their threads need more cores than there are.
+        If jobs on many machines would share an SQLite file or look for artifacts in a folder of one of them, or jobs and their threads
+        need more cores than there are.
     """
     about = config.hydra
     launcher = str(about.runtime.choices["hydra/launcher"])
@@ -336,14 +337,9 @@ def begin(config: DictConfig) -> Sweep:
         print(note, flush=True)
         os.environ.pop("MLFLOW_TRACKING_URI")  # once is enough
     many = _many_machines(launcher, about)
-    if many and uri.startswith("sqlite"):
-        raise BCCPError(
-            f"hydra/launcher={launcher} runs jobs on many machines, which cannot share the file {shown(uri)}: start a tracking server that "
-            "hands out the artifacts (compose.yaml does) and name it in MLFLOW_TRACKING_URI or tracking.mlflow_uri"
-        )
     keep_within_home()
     if many:
-        Ledger(uri)  # a server that does not answer is told before anything starts
+        check_reach(launcher, uri, shared_folder=config.tracking.shared_folder)
     os.environ.pop("MLFLOW_RUN_ID", None)  # each job is a run of its own
     _add("PYTHONPATH", str(ROOT / "src"), os.pathsep)
     _add("PYTHONWARNINGS", "ignore:resource_tracker", ",")  # which clears up after a stopped sweep, and would say so after its last line
@@ -357,6 +353,37 @@ def begin(config: DictConfig) -> Sweep:
     print(f"sweep: {sweep.n_jobs or 'an unknown number of'} jobs, {how}; {sweep.folder}", flush=True)
     sweep.watch(sys.stdout)
     return sweep
+
+
+def check_reach(launcher: str, uri: str, *, shared_folder: bool) -> None:
+    """Refuse a ledger that a launcher's many machines do not reach.
+
+    Parameters
+    ----------
+    launcher : str
+        Its name.
+    uri : str
+        Of the ledger.
+    shared_folder : bool
+        ``tracking.shared_folder``.
+
+    Raises
+    ------
+    BCCPError
+        If it is an SQLite file, does not answer, or keeps its artifacts in a folder that the machines do not share.
+    """
+    if uri.startswith("sqlite"):
+        raise BCCPError(
+            f"hydra/launcher={launcher} runs jobs on many machines, which cannot share the file {shown(uri)}: start a tracking server that "
+            "hands out the artifacts (compose.yaml does) and name it in MLFLOW_TRACKING_URI or tracking.mlflow_uri"
+        )
+    ledger = Ledger(uri)
+    folder = local_path(ledger.client.get_experiment(ledger.experiment_id).artifact_location)
+    if folder is not None and not shared_folder:
+        raise BCCPError(
+            f"hydra/launcher={launcher} runs jobs on many machines, but {shown(uri)} keeps its artifacts in {folder}, a folder of one: let "
+            "a tracking server hand them out (mlflow server --artifacts-destination), or set tracking.shared_folder=true if all share it"
+        )
 
 
 def _add(name: str, value: str, separator: str) -> None:
