@@ -7,15 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-from filelock import FileLock
-from stub_steps import FETCH, FEW, Stubs, all_runs, ledger, plan, run
+from stub_steps import FETCH, FEW, QUIET, Stubs, all_runs, ledger, plan, run
 from uv_stand_in import Tool
 
+import bccp
 from bccp import config, tracking
 from bccp.step import Context, Step
 from bccp.wandb_mirror import NoMirror
@@ -121,20 +122,28 @@ def test_shared_work_is_done_once_and_without_the_cache_once_a_pipeline(home: Pa
     assert len(computed) == n_computed
 
 
-def test_a_step_that_another_process_runs_is_waited_for_and_that_is_said(
-    stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]
+def test_of_two_pipelines_that_need_a_step_at_once_one_runs_it_and_the_other_waits_and_says_so(
+    stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key, _ = plan().key("fetch_data", ledger())
-    (home / "locks").mkdir()
-    said, ended = "", time.monotonic() + 60
-    with FileLock(home / "locks" / f"step-{key[:16]}.lock"):
-        waiting = threading.Thread(target=run, args=[FETCH])
-        waiting.start()
+    begun, go_on, ended = threading.Event(), threading.Event(), time.monotonic() + 60
+    run_at_once = stubs._run
+
+    def run_when_told(step: Step) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        run_at_once(step)
+
+    monkeypatch.setattr(stubs, "_run", run_when_told)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(bccp.run, [*QUIET, FETCH])
+        assert begun.wait(60)
+        second, said = pool.submit(bccp.run, [*QUIET, FETCH]), ""
         while "waits" not in said and time.monotonic() < ended:
             time.sleep(0.05)
             said += capsys.readouterr().out
-    waiting.join()
-    assert said.splitlines() == ["  fetch_data: waits for another process that runs it"]
+        go_on.set()
+        assert [statuses(pipeline.result())[0] for pipeline in (first, second)] == ["ran", "reused"]
+    assert said.splitlines()[-1] == "  fetch_data: waits for another process that runs it"
     assert stubs.took() == ["fetch_data"]
 
 

@@ -8,10 +8,14 @@ import signal
 import socket
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
 
 from bccp import tracking
 from bccp.errors import BCCPError
@@ -86,6 +90,23 @@ def test_a_run_is_found_by_its_exact_key(ledger: Ledger) -> None:
     assert (found.run_id, found.outputs) == (run_id, {"model": version})
     assert ledger.find("train", "l" * 64) is None
     assert ledger.find("test", "k" * 64) is None
+
+
+def test_figures_are_written_in_batches_as_large_as_the_store_takes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    write = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run_id: str, metrics: Sequence[Metric] = (), **more: Any) -> None:
+        sizes.append(len(metrics))
+        write(client, run_id, metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    run_id = ledger.start("train")
+    ledger.log_metrics(run_id, {"accuracy": 0.5, "f1": 0.4})
+    ledger.log_history(run_id, ({"loss": 1 / epoch, "rate": 0.1} for epoch in range(1, 601)), first_step=1)
+    assert sizes == [2, 1000, 200]
+    assert ledger.client.get_run(run_id).data.metrics == {"accuracy": 0.5, "f1": 0.4, "loss": 1 / 600, "rate": 0.1}
+    assert [(one.step, one.value) for one in ledger.client.get_metric_history(run_id, "loss")] == [(e, 1 / e) for e in range(1, 601)]
 
 
 @pytest.mark.parametrize("version", ["model", "model:xyz", "model:abc", "mo del:" + "a" * 64, "model:latest", "model:" + "a" * 65])
