@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 from test_downloads import ID, Server, drive, server
 
-from bccp import downloads, fetch_data
+from bccp import archives, downloads, fetch_data, tracking
 from bccp.config import Data
 from bccp.errors import BCCPError
 
@@ -257,6 +258,17 @@ def test_the_fingerprint_of_local_data_is_that_of_their_content(tmp_path: Path, 
     archive.write_bytes(b"whatever")
     assert fetch_data.source_fingerprint(config("archive", archive)) == f"archive {hashlib.sha256(b'whatever').hexdigest()}"
     assert fetch_data.source_fingerprint(config("digits")).startswith("digits of scikit-learn ")
+
+
+def test_a_sweeps_later_jobs_do_not_read_the_images_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_SETTLED_NS", 0)
+    before = fetch_data.source_fingerprint(config("folder", folder))
+    with monkeypatch.context() as none_is_read:
+        none_is_read.setattr(archives, "read_chunks", lambda file, shown: pytest.fail(f"{file.name} was read"))
+        assert fetch_data.source_fingerprint(config("folder", folder)) == before
+    time.sleep(0.02)
+    (folder / NAMES[0]).write_bytes(b"another")
+    assert fetch_data.source_fingerprint(config("folder", folder)) != before
 
 
 def test_the_fingerprint_of_remote_data_is_their_version(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from bccp import tracking
 from bccp.errors import BCCPError
 from bccp.home import scratch, sweep_scratch
 from bccp.processes import Interrupted, terminable
-from bccp.tracking import Ledger, folder_digest, ledger_uri
+from bccp.tracking import Ledger, digest_once, folder_digest, ledger_uri
 
 
 @pytest.fixture
@@ -49,6 +49,27 @@ def test_a_version_depends_on_names_and_bytes_alone(tmp_path: Path) -> None:
     a, b, c, d = (folder_digest(tmp_path / name) for name in "abcd")
     assert a == b
     assert len({a, c, d}) == 3
+
+
+def test_a_file_is_read_once_as_long_as_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, reads = tmp_path / "a.png", []
+
+    def digest() -> str:
+        return digest_once(path, lambda: reads.append(path.read_text()) or reads[-1])
+
+    path.write_text("cat")
+    assert (digest(), digest(), reads) == ("cat", "cat", ["cat", "cat"])  # it could still change within the clock's grain
+    monkeypatch.setattr(tracking, "_SETTLED_NS", 0)
+    assert (digest(), digest(), len(reads)) == ("cat", "cat", 3)
+    before = path.stat()
+    time.sleep(0.02)
+    path.write_text("dog")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as large and as old as before
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert digest() == "dog"
+    (tmp_path / "b.png").write_text("cow")
+    (tmp_path / "b.png").replace(path)
+    assert digest() == "cow"
 
 
 def test_what_is_published_is_found_by_name_and_version_or_its_first_digits(ledger: Ledger) -> None:

@@ -21,7 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -70,11 +70,14 @@ class File:
         Bytes, as the source declares them.
     open : callable
         Opens it for reading.
+    path : Path or None
+        Where it lies, if it is a file by itself on this machine.
     """
 
     name: str
     size: int
     open: Callable[[], IO[bytes]]
+    path: Path | None = None
 
 
 class Listing:
@@ -101,7 +104,7 @@ class Listing:
         self.left_out = 0
         self._total = 0
 
-    def add(self, name: str, size: int, opener: Callable[[], IO[bytes]]) -> None:
+    def add(self, name: str, size: int, opener: Callable[[], IO[bytes]], path: Path | None = None) -> None:
         """Take a file, or count it as left out.
 
         Raises
@@ -116,7 +119,7 @@ class Listing:
             return
         if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
             raise BCCPError(f"{self.shown} holds a file named {name!r}: rename it without control characters, in UTF-8")
-        self.files.append(File(name, size, opener))
+        self.files.append(File(name, size, opener, path))
         self._total += size
         if self._total > self.max_bytes:
             raise too_large(self.shown, self.max_bytes)
@@ -145,7 +148,7 @@ class Listing:
                 f"{self.shown} holds no folder data.subfolder={subfolder!r}{nearest(top[:-1], tops)}: name one of its folders, or null"
             )
         names = strip_wrappers([file.name.removeprefix(top) for file in inside])
-        files = sorted((File(name, file.size, file.open) for name, file in zip(names, inside, strict=True)), key=lambda f: f.name)
+        files = sorted((replace(file, name=name) for name, file in zip(names, inside, strict=True)), key=lambda f: f.name)
         for before, after in itertools.pairwise(files):
             if before.name == after.name:
                 raise BCCPError(f"{self.shown} holds two files named {after.name!r}: remove or rename one")
@@ -222,7 +225,7 @@ def list_folder(root: Path, shown: str, max_bytes: int) -> Listing:
         for name in (*names, *linked):
             path = Path(folder, name)
             size = 0 if is_hidden(prefix + name) else _file_size(path, root, prefix + name, shown)
-            listing.add(prefix + name, size, lambda path=path: path.open("rb"))  # type: ignore[misc]
+            listing.add(prefix + name, size, lambda path=path: path.open("rb"), path)  # type: ignore[misc]
     return listing
 
 

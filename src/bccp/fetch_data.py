@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from bccp.archives import File, Listing
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import shown_url
-from bccp.tracking import file_digest
+from bccp.tracking import digest_once, file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,12 +222,14 @@ def _remote_version(data: Data) -> str | None:
 
 def _folder_digest(folder: Path, data: Data) -> str:
     files = archives.list_folder(folder, _shown(data), data.max_bytes).finished()
-    digests = []
-    for file in files:
+
+    def read(file: File) -> str:
         digest = hashlib.sha256()
         for chunk in archives.read_chunks(file, _shown(data)):
             digest.update(chunk)
-        digests.append(digest.hexdigest())
+        return digest.hexdigest()
+
+    digests = [digest_once(file.path, partial(read, file)) if file.path else read(file) for file in files]
     return files_digest([file.name for file in files], digests)
 
 
