@@ -10,7 +10,7 @@ import sys
 import time
 import types
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -245,7 +245,7 @@ class _Pipeline(Plan):
                 cache=self.config.main.cache,
                 folder=str(self.folder),
             )
-            self.ledger.log_params(parent, dict(flatten(told_of)))
+            self.ledger.log_params(parent, {name: config.encode(value) for name, value in config.flatten(told_of)})
             for name in self.needed(self.asked):
                 self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
@@ -424,12 +424,3 @@ def report(summary: Summary, folder: Path) -> str:
 def _some(differences: list[str]) -> str:
     shown = "; ".join(differences[:3]) or "the same key, but its outputs are damaged"
     return shown + (f" and {len(differences) - 3} more" if len(differences) > 3 else "")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys and values of a configuration as ``section.key`` and text."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", config.encode(value)

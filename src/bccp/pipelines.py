@@ -13,7 +13,6 @@ from typing import Any
 from bccp import config
 from bccp.errors import BCCPError
 from bccp.masking import shown
-from bccp.pipeline import flatten
 from bccp.tracking import Ledger, qualified
 
 _SHORTEST = 6
@@ -66,7 +65,7 @@ def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:
     if said.get("status") != "finished":
         raise BCCPError(f"{summary} is of a run that did not finish: choose another")
     versions = {name: version for step in said["steps"] for name, version in step["outputs"].items()}
-    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), _settings(dict(flatten(said["config"]))))
+    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), _settings({name: config.encode(value) for name, value in config.flatten(said["config"])}))
 
 
 def newest(ledger: Ledger, *, with_artifact: str, digest: str = "") -> Pipeline | None:

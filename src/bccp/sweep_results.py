@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,7 +351,7 @@ def _settings(job: Job) -> dict[str, str]:
     """What a job ran with, by key, as text: empty where its configuration ignores it."""
     given = [one for text in job.overrides for one in _parsed(text)]
     said = job.config or {key: value for key, value, _ in given}  # a job that was killed has left its overrides only
-    flat = dict(_flatten(said))
+    flat = dict(config.flatten(said))
     values = {key: text for key, _, text in given} | {key: _text(_followed(key, flat)) for key in flat}
     return values | dict.fromkeys(_ignored(flat) & values.keys(), "")
 
@@ -374,7 +374,7 @@ def _parsed(text: str) -> tuple[tuple[str, Any, str], ...]:
 def _defaults() -> dict[str, Any]:
     """``config.yaml``, by key."""
     values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
-    return dict(_flatten({name: values[name] for name in values if name not in ("defaults", "hydra")}))
+    return dict(config.flatten({name: values[name] for name in values if name not in ("defaults", "hydra")}))
 
 
 @functools.cache
@@ -403,8 +403,8 @@ def _ignored(given: Mapping[str, Any]) -> set[str]:
     asked, heeded = set(), set()
     for step in ("segregation", "noisy_labels", "bayes_cutoff", "cp_sampling", "train"):
         section = _built(config.section_type(step), f"{step}.", flat)
-        asked |= {f"{step}.{name}" for name, _ in _flatten(dataclasses.asdict(section))}
-        heeded |= {f"{step}.{name}" for name, _ in _flatten(config.relevant(section))}
+        asked |= {f"{step}.{name}" for name, _ in config.flatten(dataclasses.asdict(section))}
+        heeded |= {f"{step}.{name}" for name, _ in config.flatten(config.relevant(section))}
     return asked - heeded - {source_of(key) for key in heeded} - _NEVER_IGNORED
 
 
@@ -419,14 +419,6 @@ def _built(kind: type[Any], prefix: str, flat: Mapping[str, Any]) -> Any:
         else:
             made[item.name] = _followed(key, flat) if key in flat else None
     return kind(**made)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _text(value: Any) -> str:
