@@ -192,7 +192,7 @@ def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brin
     sentence = f'error: hydra/launcher=ray needs a package that is not installed: pip install --editable "{sweeps.ROOT}[ray]"\n'
     assert capsys.readouterr().err == sentence
     assert command_line.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
-    assert "error: hydra/launcher=rai is unknown: use one of basic, joblib, ray," in capsys.readouterr().err
+    assert "error: hydra/launcher=rai is unknown (did you mean 'ray'?): use one of basic, joblib, ray," in capsys.readouterr().err
 
 
 def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,11 @@ from bccp.keys import ROOT
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
-PLUGINS = {"hydra/sweeper/optuna": "hydra-optuna-sweeper==1.3.0"}
-"""Choices that a package brings which is not always installed, with the package."""
+EXTRAS = {
+    "hydra/launcher": {"joblib": "", "submitit_local": "[submitit]", "submitit_slurm": "[submitit]", "ray": "[ray]", "ray_aws": "[ray]"},
+    "hydra/sweeper": {"optuna": "[optuna]"},
+}
+"""Choices of other packages, by group, with the extra of ``pyproject.toml`` that installs each."""
 
 
 def split_options(text: str) -> list[str]:
@@ -125,11 +128,13 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
 def not_there(error: MissingConfigException) -> str:
     """The sentence for a choice such as ``+experiments=…`` or ``hydra/sweeper=…`` that Hydra has not found."""
     group, _, name = str(error.missing_cfg_file).rpartition("/")
-    if package := PLUGINS.get(f"{group}/{name}"):
-        return f"{group}={name} needs a package that is not installed: pip install {package}"
+    extras = EXTRAS.get(group, {})
+    if name in extras:
+        return f'{group}={name} needs a package that is not installed: pip install --editable "{ROOT}{extras[name]}"'
     if not error.options:
         return str(error).splitlines()[0]
-    return f"{group}={name} is unknown{nearest(name, error.options)}: use one of {', '.join(error.options)}"
+    options = sorted({*error.options, *extras})
+    return f"{group}={name} is unknown{nearest(name, options)}: use one of {', '.join(options)}"
 
 
 def _check_one(override: Override, known: Any) -> None:

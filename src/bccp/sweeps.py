@@ -22,7 +22,6 @@ from typing import Any, TextIO
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -38,15 +37,6 @@ from bccp.wandb_mirror import first_line
 
 PARENT = "BCCP_SWEEP"
 """Environment variable of the processes that run a sweep's jobs on this machine: id and start of the one that they end with."""
-
-EXTRAS = {
-    "joblib": "",
-    "submitit_local": "[submitit]",
-    "submitit_slurm": "[submitit]",
-    "ray": "[ray]",
-    "ray_aws": "[ray]",
-}
-"""Launchers of other packages, with the extra of ``pyproject.toml`` that installs each."""
 
 FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1")
 """What the table shows of each job, as far as it was measured; the first that was measured is also told when the job ends."""
@@ -249,8 +239,6 @@ def concluded() -> Iterator[None]:
         if _refused:
             raise _refused[0] from None
         raise
-    except MissingConfigException as error:
-        raise _unknown(error) from error
     except (KeyboardInterrupt, Interrupted):
         for sweep in _begun:
             with suppress(BCCPError):  # a store that does not answer any more
@@ -285,16 +273,6 @@ def _of_launcher(error: Exception) -> bool:
 def _end_workers() -> None:
     for sweep in _begun:
         sweep.end_workers()
-
-
-def _unknown(error: MissingConfigException) -> Exception:
-    """A launcher that is not there, as one sentence; other errors as they are."""
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    if group != "hydra/launcher":
-        return error
-    if name in EXTRAS:
-        return BCCPError(f'hydra/launcher={name} needs a package that is not installed: pip install --editable "{ROOT}{EXTRAS[name]}"')
-    return BCCPError(f"hydra/launcher={name} is unknown: use one of {', '.join(sorted({'basic', *EXTRAS}))}")
 
 
 class Preparation(Callback):
