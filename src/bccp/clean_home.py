@@ -27,11 +27,12 @@ from filelock import FileLock, Timeout
 
 from bccp import config
 from bccp.downloads import slot_name
+from bccp.endings import exit_status
 from bccp.environments import WHOLE
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, abandoned, home, scratch
 from bccp.masking import shown
-from bccp.tracking import Ledger, ledger_uri, local_path, told, versions_made, versions_read
+from bccp.tracking import Ledger, ledger_uri, local_path, versions_made, versions_read
 from bccp.wandb_reused import ASKED
 from bccp.wandb_sync import recorded
 
@@ -272,24 +273,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keep-days", default="", help="for how many days all is kept; default: 30")
     parser.add_argument("--keep", default="", help="name a run for good: its id, or its folder under outputs")
     given = parser.parse_args(arguments)
-    try:
-        if given.delete not in ("", "yes"):
-            raise BCCPError(f"DELETE={given.delete} is not understood: write DELETE=yes, or leave it out to be shown what can go")
-        if not re.fullmatch(r"|[1-9][0-9]{0,4}", given.keep_days):
-            raise BCCPError(f"KEEP_DAYS={given.keep_days} is no number of days: give 1 or more")
-        _clean(delete_it=given.delete == "yes", keep_days=int(given.keep_days or 30), named=given.keep)
-    except KeyboardInterrupt:
-        print("error: interrupted; the next clean-home ends what this one has begun", file=sys.stderr, flush=True)
-        return 130
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(
+        lambda: _clean(wanted=given.delete, days=given.keep_days, named=given.keep),
+        interrupted="interrupted; the next clean-home ends what this one has begun",
+    )
 
 
-def _clean(*, delete_it: bool, keep_days: int, named: str) -> None:
+def _clean(*, wanted: str, days: str, named: str) -> None:
+    if wanted not in ("", "yes"):
+        raise BCCPError(f"DELETE={wanted} is not understood: write DELETE=yes, or leave it out to be shown what can go")
+    if not re.fullmatch(r"|[1-9][0-9]{0,4}", days):
+        raise BCCPError(f"KEEP_DAYS={days} is no number of days: give 1 or more")
+    delete_it, keep_days = wanted == "yes", int(days or 30)
     uri, note = ledger_uri(None)
     if note:
         print(note)

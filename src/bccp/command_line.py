@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import sweeps
+from bccp.endings import failed
 from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
@@ -69,25 +70,21 @@ def main(arguments: Sequence[str]) -> int:
             raise _refused[0]
         return 0
     except BCCPError as error:
-        return _failed(str(error))
+        return failed(str(error))
     except MissingConfigException as error:
-        return _failed(not_there(error))
+        return failed(not_there(error))
     except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+        return failed("interrupted", 130)
     except Interrupted as stopped:
-        return _failed("terminated", 128 + stopped.number)
+        return failed("terminated", 128 + stopped.number)
     except SystemExit as leaving:  # Hydra leaves so after --help and after its own errors
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
         if isinstance(known := told(error), BCCPError):
-            return _failed(str(known))
+            return failed(str(known))
         print(shown_text(traceback.format_exc()), file=sys.stderr)
-        said = [
-            *shown_text(f"{type(error).__name__}: {error}").splitlines()[:1],
-            *notes(error),
-            "(this is a fault in BCCP: please report it)",
-        ]
-        return _failed(" ".join(said))
+        said = [shown_text(f"{type(error).__name__}: {error}").splitlines()[0], *notes(error), "(this is a fault in BCCP: please report it)"]
+        return failed(" ".join(said))
 
 
 def _check(words: Sequence[str]) -> None:
@@ -103,12 +100,6 @@ def _check(words: Sequence[str]) -> None:
     except BCCPError as error:
         Summary(error=str(error), config={"overrides": shown(overrides)}).write(new_run_folder())
         raise
-
-
-def _failed(sentence: str, status: int = 1) -> int:
-    sys.stdout.flush()
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    return status
 
 
 def _job(composed: DictConfig) -> Any:

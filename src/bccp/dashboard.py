@@ -15,10 +15,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import keep_within_home
 from bccp.keys import ROOT
-from bccp.wandb_mirror import first_line, has_login, import_wandb, open_api
+from bccp.masking import first_line
+from bccp.wandb_mirror import has_login, import_wandb, open_api
 
 DEFINITION = ROOT / "dashboards" / "overview.yaml"
 """What the dashboard shows."""
@@ -122,15 +124,14 @@ def _named(text: str) -> Any:
 
 def main(arguments: Sequence[str]) -> int:
     """Save, and say where; the exit status."""
-    try:
-        place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", arguments[0] if arguments else "")
-        if place is None:
-            raise BCCPError("which project? give the W&B entity and project: make dashboard PROJECT=entity/project")
-        print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)
-    except BCCPError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(lambda: _save(arguments[0] if arguments else ""))
+
+
+def _save(project: str) -> None:
+    place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", project)
+    if place is None:
+        raise BCCPError("which project? give the W&B entity and project: make dashboard PROJECT=entity/project")
+    print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from types import FrameType
 import pandas as pd
 
 from bccp import pipelines, tables
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import abandoned, scratch_owner
-from bccp.tracking import Ledger, ledger_uri, qualified, told
+from bccp.tracking import Ledger, ledger_uri, qualified
 
 LIST = "cleansed.csv"
 """The table beside the class folders: ``image, given, final, p_wrong, action, file``."""
@@ -186,26 +187,22 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", default="", help="the folder to make; it must not exist or be empty")
     parser.add_argument("--run", default="", help="a pipeline's run id or summary.json; default: the newest that finished")
     given = parser.parse_args(arguments)
-    try:
-        if not given.out:
-            raise BCCPError("where to? give a folder that does not exist yet: make export OUT=folder")
-        out = Path(given.out)
-        _check_free(out.expanduser().resolve())
-        uri, note = ledger_uri(pipelines.configured_uri(given.run, option="RUN"))
-        if note:
-            print(note, flush=True)
-        ledger = Ledger(uri)
-        shown, versions = versions_of(given.run or None, ledger)
-        raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
-        table = export(out, raw=raw, segregated=segregated, cleansed=cleansed)
-    except KeyboardInterrupt:
-        return _failed("interrupted", 130)
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        return _failed(str(told(error)))
-    print(f"{sentence(table)}: {out.expanduser().resolve()}, from {shown}; {LIST} lists every image", flush=True)
-    return 0
+    return exit_status(lambda: _export(given.out, given.run))
+
+
+def _export(folder: str, run: str) -> None:
+    if not folder:
+        raise BCCPError("where to? give a folder that does not exist yet: make export OUT=folder")
+    out = Path(folder).expanduser().resolve()
+    _check_free(out)
+    uri, note = ledger_uri(pipelines.configured_uri(run, option="RUN"))
+    if note:
+        print(note, flush=True)
+    ledger = Ledger(uri)
+    shown, versions = versions_of(run or None, ledger)
+    raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
+    table = export(out, raw=raw, segregated=segregated, cleansed=cleansed)
+    print(f"{sentence(table)}: {out}, from {shown}; {LIST} lists every image", flush=True)
 
 
 @contextmanager
@@ -260,11 +257,6 @@ def _named(image: str, suffix: str) -> str:
 def _literal(name: str) -> str:
     """A name as a pattern for itself."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _failed(text: str, status: int = 1) -> int:
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return status
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

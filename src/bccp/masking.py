@@ -10,6 +10,8 @@ from typing import Any
 
 _URL = re.compile(r"^\w+://.*|(?<=')\w+://[^']+|(?<=\")\w+://[^\"]+|\w+://[^\s,'\"\])}]+")
 
+_LONGEST_LINE = 300
+
 
 def shown_url(url: str) -> str:
     """A URL without user, password, query and fragment, which may hold a key.
@@ -34,6 +36,18 @@ def shown_text(text: str) -> str:
     'no answer (http://example.org/x): start it'
     """
     return re.sub(r"\w+://[^\s'\"]+?(?=[)\],.:;]*(?:[\s'\"]|$))", lambda url: shown_url(url[0]), text)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text as records may show it; the name of its kind where it has none.
+
+    Examples
+    --------
+    >>> first_line(OSError("no answer from http://me:secret@example.org/x\\nTraceback …")), first_line(KeyError())
+    ('no answer from http://example.org/x', 'KeyError')
+    """
+    lines = str(error).strip().splitlines()
+    return shown_text(lines[0])[:_LONGEST_LINE] if lines else type(error).__name__  # a cut before could hide where a password ends
 
 
 def shown(value: Any) -> Any:

@@ -27,10 +27,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bccp import config, tables, wandb_mirror
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.keys import ROOT
-from bccp.masking import reveal, shown_text
+from bccp.masking import first_line, reveal
 from bccp.pages import document, duration, folded, many, percent, shortened, table, tiles, trouble
 from bccp.pipeline import HEADLINES
 from bccp.step import ending
@@ -107,7 +108,7 @@ def write_report(folder: Path) -> Path:
     try:
         _record(folder, sweep, [folder / PICTURES / f"{picture.name}.png" for picture in pictures])
     except Exception as error:  # of a store or server: the report is there all the same
-        print(f"warning: the sweep's report is not recorded ({_first_line(told(error))})", flush=True)
+        print(f"warning: the sweep's report is not recorded ({first_line(told(error))})", flush=True)
     return folder / PAGE
 
 
@@ -116,7 +117,7 @@ def conclude(folder: Path) -> None:
     try:
         print(f"sweep report: {write_report(folder)}", flush=True)
     except Exception as error:
-        print(f"warning: the sweep has no report ({_first_line(told(error))}): make sweep-report DIR={folder} tries again", flush=True)
+        print(f"warning: the sweep has no report ({first_line(told(error))}): make sweep-report DIR={folder} tries again", flush=True)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -420,10 +421,6 @@ def _cut(text: str) -> str:
     return shortened(text, 60)
 
 
-def _first_line(error: BaseException) -> str:
-    return shown_text((str(error).splitlines() or [type(error).__name__])[0])[:300]
-
-
 def newest() -> Path:
     """The folder of the home's newest sweep.
 
@@ -440,18 +437,16 @@ def newest() -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Make the report of a sweep (by its folder or id; else the newest one's), and say where it is; the exit status."""
-    try:
-        given = arguments[0] if arguments else ""
-        folder = Path(given).expanduser() if given else newest()
-        if not folder.exists() and (home() / "outputs" / given).is_dir():
-            folder = home() / "outputs" / given
-        if not folder.is_dir():
-            raise BCCPError(f"DIR={given} does not exist: give the folder or the id of a sweep, or nothing for the newest")
-        print(f"sweep report: {write_report(folder)}", flush=True)
-    except BCCPError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(lambda: _report_on(arguments[0] if arguments else ""))
+
+
+def _report_on(given: str) -> None:
+    folder = Path(given).expanduser() if given else newest()
+    if not folder.exists() and (home() / "outputs" / given).is_dir():
+        folder = home() / "outputs" / given
+    if not folder.is_dir():
+        raise BCCPError(f"DIR={given} does not exist: give the folder or the id of a sweep, or nothing for the newest")
+    print(f"sweep report: {write_report(folder)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bccp.errors import BCCPError
 from bccp.home import clear_scratch, keep_within_home, sweep_scratch
 from bccp.keys import ROOT, device_type
-from bccp.masking import shown
+from bccp.masking import first_line, shown
 from bccp.pipeline import Summary
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
 from bccp.step import default_threads, limit_threads
 from bccp.tracking import Ledger, ledger_uri, local_path
-from bccp.wandb_mirror import first_line
 
 PARENT = "BCCP_SWEEP"
 """Environment variable of the processes that run a sweep's jobs on this machine: id and start of the one that they end with."""

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
-from bccp.masking import shown, shown_text
+from bccp.masking import first_line, shown, shown_text
 from bccp.processes import lives, process_start, uninterrupted
 
 EXPERIMENT = "bccp"
@@ -183,11 +183,11 @@ class Ledger:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if uri.startswith("sqlite"):
                 damaged = BCCPError(
-                    f"the store {uri} cannot be opened ({_first_line(error)}): restore it, or move it away to begin a new one"
+                    f"the store {uri} cannot be opened ({first_line(error)}): restore it, or move it away to begin a new one"
                 )
                 raise (known if isinstance(known := told(error), BCCPError) else damaged) from error
             raise BCCPError(
-                f"the tracking server {uri} does not answer ({_first_line(error)}): start it, or unset "
+                f"the tracking server {uri} does not answer ({first_line(error)}): start it, or unset "
                 "MLFLOW_TRACKING_URI and tracking.mlflow_uri to record in BCCP_HOME"
             ) from error
 
@@ -592,11 +592,6 @@ def local_path(uri: str) -> Path | None:
     if parsed.scheme not in ("", "file"):
         return None
     return Path(unquote(parsed.path))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return shown_text(lines[0])[:200] if lines else type(error).__name__  # before the cut, which could hide where a password ends
 
 
 if __name__ == "__main__":  # prepares the home and tells `make` where to record

@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, clear_scratch, home, scratch, scratch_owner
-from bccp.masking import shown_text
+from bccp.masking import first_line
 from bccp.processes import process_start
 
 if TYPE_CHECKING:
@@ -375,11 +375,6 @@ def download(reference: str, folder: Path) -> None:
         raise BCCPError(f"{reference} cannot be downloaded from W&B ({first_line(error)})") from error
     if [path.name for path in folder.iterdir()] == [_PLACEHOLDER]:
         raise BCCPError(f"of {reference} W&B has the name only: it was published with tracking.upload_images=false")
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of an error's text."""
-    return shown_text((str(error).splitlines() or [type(error).__name__])[0])[:160]
 
 
 def import_wandb() -> Any:

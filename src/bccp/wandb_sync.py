@@ -21,8 +21,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp import wandb_reused
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
+from bccp.masking import first_line
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.processes import lives
@@ -31,7 +33,6 @@ from bccp.wandb_mirror import (
     NOTE,
     absent,
     define_metrics,
-    first_line,
     has_login,
     import_wandb,
     log_artifact,
@@ -214,13 +215,12 @@ def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Upload, and say what was done; the exit status. The arguments are options, of which only ``tracking.mlflow_uri`` counts."""
-    try:
-        words = [word for text in arguments for word in split_options(text)]
-        print(sync(compose(words).tracking.mlflow_uri if words else None), flush=True)
-    except BCCPError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(lambda: print(sync(_mlflow_uri(arguments)), flush=True))
+
+
+def _mlflow_uri(arguments: Sequence[str]) -> str | None:
+    words = [word for text in arguments for word in split_options(text)]
+    return compose(words).tracking.mlflow_uri if words else None
 
 
 if __name__ == "__main__":

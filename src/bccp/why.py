@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bccp import config
+from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.plan import Plan, nearest_run
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 
 def explain(step: str, plan: Plan, ledger: Ledger) -> list[str]:
@@ -68,28 +69,24 @@ def _why_not_found(name: str, plan: Plan, ledger: Ledger, parts: dict[str, Any])
 
 def main(arguments: Sequence[str]) -> int:
     """Explain what the arguments name; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    step, *texts = arguments or [""]
-    try:
-        names = ", ".join(config.STEPS)
-        if not step:
-            raise BCCPError(f"which step? make why STEP=train, or another of {names}")
-        if step not in config.STEPS:
-            raise BCCPError(f"unknown step {step!r}{nearest(step, config.STEPS)}: the steps are {names}")
-        words = [word for text in texts for word in split_options(text)]
-        flag = next((word for word in words if word.startswith("-")), None)
-        if flag:
-            raise BCCPError(f"one run is explained, so {flag} is not accepted: give OPTIONS without it, and one value for each key")
-        checked = config.load(compose(words), base=Path.cwd())
-        uri, note = ledger_uri(checked.tracking.mlflow_uri)
-        if note:
-            print(note, flush=True)
-        print("\n".join(explain(step, Plan(checked), Ledger(uri))), flush=True)
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return exit_status(lambda: _explain(*(arguments or [""])))
+
+
+def _explain(step: str, *texts: str) -> None:
+    names = ", ".join(config.STEPS)
+    if not step:
+        raise BCCPError(f"which step? make why STEP=train, or another of {names}")
+    if step not in config.STEPS:
+        raise BCCPError(f"unknown step {step!r}{nearest(step, config.STEPS)}: the steps are {names}")
+    words = [word for text in texts for word in split_options(text)]
+    flag = next((word for word in words if word.startswith("-")), None)
+    if flag:
+        raise BCCPError(f"one run is explained, so {flag} is not accepted: give OPTIONS without it, and one value for each key")
+    checked = config.load(compose(words), base=Path.cwd())
+    uri, note = ledger_uri(checked.tracking.mlflow_uri)
+    if note:
+        print(note, flush=True)
+    print("\n".join(explain(step, Plan(checked), Ledger(uri))), flush=True)
 
 
 if __name__ == "__main__":
