@@ -83,8 +83,8 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(known := told(error), BCCPError):
             return failed(str(known))
         print(shown_text(traceback.format_exc()), file=sys.stderr)
-        said = [shown_text(f"{type(error).__name__}: {error}").splitlines()[0], *notes(error), "(this is a fault in BCCP: please report it)"]
-        return failed(" ".join(said))
+        said = shown_text(f"{type(error).__name__}: {error}").splitlines()[0]
+        return failed(" ".join([said, *notes(error), "(this is a fault in BCCP: please report it)"]))
 
 
 def _check(words: Sequence[str]) -> None:

@@ -65,7 +65,8 @@ def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:
     if said.get("status") != "finished":
         raise BCCPError(f"{summary} is of a run that did not finish: choose another")
     versions = {name: version for step in said["steps"] for name, version in step["outputs"].items()}
-    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), _settings({name: config.encode(value) for name, value in config.flatten(said["config"])}))
+    settings = _settings({name: config.encode(value) for name, value in config.flatten(said["config"])})
+    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), settings)
 
 
 def newest(ledger: Ledger, *, with_artifact: str, digest: str = "") -> Pipeline | None:
