@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bccp import models, torchvision_compat
-from bccp.architectures import ImageClassifier, names, torchvision_parts
+from bccp.architectures import OWN, ImageClassifier, blocks_of, names, torchvision_parts
 from bccp.errors import BCCPError
 
 from torchvision.models import get_model  # isort: skip
@@ -117,6 +117,99 @@ def test_a_frozen_backbone_neither_learns_nor_changes_its_statistics() -> None:
     assert {name for name, p in model.named_parameters() if p.grad is not None} == {"head.1.weight", "head.1.bias"}
     assert model.head.training
     assert "random weights" in model.note
+
+
+@pytest.mark.parametrize(
+    ("name", "n_blocks", "last"),
+    [
+        ("small_cnn", 4, ["Conv2d", "BatchNorm2d"]),
+        ("resnet_small", 6, ["ResidualBlock", "BatchNorm2d"]),
+        ("alexnet", 7, ["Linear"]),
+        ("convnext_tiny", 22, ["CNBlock", "LayerNorm2d"]),
+        ("densenet121", 62, ["_DenseLayer", "BatchNorm2d"]),
+        ("efficientnet_b0", 18, ["Conv2d", "BatchNorm2d"]),
+        ("googlenet", 12, ["Inception"]),
+        ("mobilenet_v2", 19, ["Conv2d", "BatchNorm2d"]),
+        ("resnet50", 17, ["Bottleneck"]),
+        ("swin_t", 16, ["SwinTransformerBlock", "LayerNorm"]),
+        ("vgg11", 10, ["Linear"]),
+        ("vit_l_32", 25, ["EncoderBlock", "LayerNorm"]),
+    ],
+)
+def test_the_blocks_of_a_network_are_what_its_authors_repeat(name: str, n_blocks: int, last: list[str]) -> None:
+    if name in OWN:
+        backbone = make(name).backbone
+    else:
+        with torch.device("meta"):
+            backbone = torchvision_parts(name, 64, None).backbone
+    blocks = blocks_of(backbone)
+    assert (len(blocks), [type(part).__name__ for part in blocks[-1]]) == (n_blocks, last)
+    held = [id(parameter) for block in blocks for part in block for parameter in part.parameters()]
+    assert len(held) == len(set(held))
+    beside = {name for name, parameter in backbone.named_parameters() if id(parameter) not in set(held)}
+    assert beside == ({"class_token", "encoder.pos_embedding"} if name.startswith("vit") else set())
+
+
+@pytest.mark.parametrize(("name", "learning"), [("resnet_small", "backbone.5."), ("mobilenet_v2", "backbone.features.18.")])
+def test_the_last_blocks_learn_and_those_before_neither_learn_nor_change_their_statistics(name: str, learning: str) -> None:
+    model = make(name)
+    model.freeze_all_but(1)
+    model.eval().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model(torch.from_numpy(make_images())).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    free = {name.rpartition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    weights = [key for key in before if key.endswith("weight")]
+    assert free == {key.rpartition(".")[0] for key in weights if key.startswith((learning, "backbone.6", "head.1"))}
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {key for key in before if key.rpartition(".")[0] in free and key.endswith(("mean", "var", "tracked"))} != set()
+    assert not model.frozen
+
+
+def test_as_many_blocks_as_there_are_is_the_whole_network_and_more_are_refused() -> None:
+    with torch.device("meta"):
+        parts = torchvision_parts("vit_b_32", 64, None)
+    model = ImageClassifier(
+        parts.backbone, parts.n_features, 3, architecture="vit_b_32", image_size=64, dropout=0.1, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    with pytest.raises(BCCPError, match=r"train\.trainable_blocks=14, but the backbone of vit_b_32 has 13 blocks: give at most so many"):
+        model.freeze_all_but(14)
+    model.freeze_all_but(13)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.freeze_all_but(12)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert {name.split(".")[1] for name in frozen} == {"class_token", "conv_proj", "encoder"}
+    assert "backbone.encoder.pos_embedding" in frozen
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mobilenet_v2", 32),
+        ("resnet18", 32),
+        ("efficientnet_b0", 32),
+        pytest.param("vgg11", 32, marks=pytest.mark.slow),
+        pytest.param("vit_l_32", 64, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("n_blocks", [None, 2])
+def test_the_models_that_people_ask_for_learn_and_are_saved_and_loaded(tmp_path: Path, name: str, size: int, n_blocks: int | None) -> None:
+    model, images = make(name, image_size=size), make_images(2, size)
+    if n_blocks is not None:
+        model.freeze_all_but(n_blocks)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    before = {key: float(p.detach().sum()) for key, p in model.named_parameters()}
+    bias = model.head[1].bias.detach().clone()
+    torch.nn.functional.cross_entropy(model.train()(torch.from_numpy(images)), torch.tensor([0, 2])).backward()
+    optimizer.step()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.requires_grad)
+    frozen = {key for key, p in model.named_parameters() if not p.requires_grad}
+    assert bool(frozen) == (n_blocks is not None)
+    assert all(float(p.detach().sum()) == before[key] for key, p in model.named_parameters() if key in frozen)
+    assert not torch.equal(model.head[1].bias, bias)
+    models.save(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
+    loaded, _ = models.load(tmp_path)
+    np.testing.assert_array_equal(models.logits(loaded, images), models.logits(model, images))
 
 
 @pytest.mark.parametrize(

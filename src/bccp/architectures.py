@@ -76,6 +76,7 @@ class ImageClassifier(nn.Module):
         self.architecture, self.image_size, self.dropout = architecture, image_size, dropout
         self.n_features, self.n_classes = n_features, n_classes
         self.frozen, self.mirrored, self.note = False, False, ""
+        self._at_rest: list[nn.Module] = []  # parts that do not learn
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
@@ -95,15 +96,69 @@ class ImageClassifier(nn.Module):
     def freeze_backbone(self) -> None:
         """Let only the head learn from now on."""
         self.frozen = True
-        self.backbone.requires_grad_(False)
+        self._freeze([self.backbone])
+
+    def freeze_all_but(self, n_blocks: int) -> None:
+        """Let only the head and the last blocks of the backbone (see :func:`blocks_of`) learn from now on.
+
+        Raises
+        ------
+        BCCPError
+            If the backbone has fewer.
+        """
+        blocks = blocks_of(self.backbone)
+        if n_blocks > len(blocks):
+            raise BCCPError(
+                f"train.trainable_blocks={n_blocks}, but the backbone of {self.architecture} has {len(blocks)} blocks: "
+                "give at most so many, or null to let the whole network learn"
+            )
+        if n_blocks < len(blocks):
+            learning = {id(parameter) for block in blocks[-n_blocks:] for part in block for parameter in part.parameters()}
+            for parameter in self.backbone.parameters():
+                parameter.requires_grad_(id(parameter) in learning)
+            self._freeze([part for block in blocks[:-n_blocks] for part in block])
+
+    def _freeze(self, parts: list[nn.Module]) -> None:
+        self._at_rest = parts
+        for part in parts:
+            part.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> ImageClassifier:
-        """Switch between training and evaluation; a frozen backbone stays in evaluation."""
+        """Switch between training and evaluation; what is frozen stays in evaluation, so that its batch norms do not change."""
         super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
+        for part in self._at_rest:
+            part.eval()
         return self
+
+
+def blocks_of(backbone: nn.Module) -> list[list[nn.Module]]:
+    """The blocks of a network, in the order in which an image passes through them; each is the modules that belong to it.
+
+    A block is a child of the network that has weights: a layer, or what its author made a module of several layers (a residual block, an
+    encoder layer). Two kinds of modules are no blocks but stand for their children: sequences and other collections, and what holds more
+    than half of the network's parameters, in modules of its own. What has no weight matrix (a norm) belongs to the block before it.
+    Parameters beside the children (a class token) belong to none.
+    """
+    n_parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    blocks: list[list[nn.Module]] = []
+
+    def visit(module: nn.Module) -> None:
+        weights = list(module.parameters())
+        if not weights:
+            return
+        large = any(module.children()) and 2 * sum(parameter.numel() for parameter in weights) > n_parameters
+        if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) or large:
+            for child in module.children():
+                visit(child)
+        elif blocks and all(parameter.ndim < 2 for parameter in weights):
+            blocks[-1].append(module)
+        else:
+            blocks.append([module])
+
+    for child in backbone.children():
+        visit(child)
+    return blocks
 
 
 class GridPool(nn.Module):
