@@ -27,6 +27,7 @@ class FakeStep:
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
         self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
         self.pictures: dict[str, tuple[bytes, bool]] = {}
+        self.checkpoint = None
         self._place = place
 
     def input(self, name: str) -> Path:

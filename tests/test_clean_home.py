@@ -52,6 +52,8 @@ def test_what_is_old_is_shown_and_goes_only_when_asked(stubs: Stubs, home: Path,
         (home / name).write_text("mine")
     assert clean_home.main([]) == 0
     assert "can go" in capsys.readouterr().out
+    (home / "checkpoints").mkdir()
+    (home / "checkpoints" / "train-0.pt").write_text("of a training that nobody has started again")
     grow_old(home, 40)
     before = files(home)
     assert clean_home.main([]) == 0

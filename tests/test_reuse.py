@@ -18,6 +18,7 @@ from uv_stand_in import Tool
 
 import bccp
 from bccp import config, tracking
+from bccp.home import checkpoint_path
 from bccp.step import Context, Step
 from bccp.wandb_mirror import NoMirror
 
@@ -102,6 +103,20 @@ def test_without_the_cache_every_step_runs_again_and_what_is_left_out_is_still_f
     left_out = {name: value for name, value in noted.items() if name.startswith("bccp.left_out.")}
     assert left_out == {f"bccp.left_out.{step}": again["runs"][step] for step in config.STEPS[:3]}
     assert part["steps"][3]["outputs"] == again["steps"][3]["outputs"]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_a_stopped_step_has_kept_is_there_for_the_next_attempt_and_gone_when_it_has_finished(
+    stubs: Stubs, home: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = plan().key("fetch_data", ledger())
+    kept, found, work = checkpoint_path("fetch_data", key), [], stubs._run
+    kept.parent.mkdir()
+    kept.write_text("half of it")
+    monkeypatch.setattr(stubs, "_run", lambda step: found.append((step.checkpoint == kept, kept.exists())) or work(step))
+    run(FETCH, f"main.cache={cache}")
+    assert found == [(True, cache)]
+    assert not kept.exists()
 
 
 @pytest.mark.parametrize(("cache", "n_computed"), [(True, 1), (False, 2)])

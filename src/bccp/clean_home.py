@@ -160,6 +160,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     found.entries += _downloads(place / "data", since)
     found.entries += _environments(place / "envs", since, busy=busy)
     found.entries += _outputs(place / "outputs", since, _folders(kept), _folders(spare))
+    found.entries += [Entry("checkpoints", (path,), _used(path) < since) for path in _inside(place / "checkpoints")]
     found.entries += [Entry("locks", (lock,), _used(lock) < since, lock) for lock in _inside(place / "locks")]
     found.entries += [
         Entry("scratch", (path,), abandoned(path.name)) for path in [*_inside(place / "tmp"), *_inside(place / WANDB_SCRATCH)]
@@ -175,7 +176,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
             found.entries += [Entry("comparisons", (one,), _used(one) < since) for one in _inside(path)]
         elif path.suffix == ".lock":
             found.entries.append(Entry("locks", (path,)))
-        elif path.name not in ("artifacts", "cache", "data", "envs", "locks", "outputs", "tmp", "wandb"):
+        elif path.name not in ("artifacts", "cache", "checkpoints", "data", "envs", "locks", "outputs", "tmp", "wandb"):
             found.entries.append(Entry(_UNKNOWN, (path,)))
     return found
 

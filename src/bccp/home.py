@@ -90,6 +90,11 @@ def scratch(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def checkpoint_path(name: str, key: str) -> Path:
+    """Where the work of a name and key keeps what it has come to until it is finished; the file may not be there."""
+    return home() / "checkpoints" / f"{name}-{key[:32]}.pt"
+
+
 def clear_scratch() -> None:
     """Delete this process's scratch folders, those too that last as long as it does."""
     with suppress(BCCPError):  # a home that cannot be written holds none

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from bccp import bars, config, keys, own_code, step_log, wandb_mirror
 from bccp.errors import BCCPError, nearest
-from bccp.home import scratch
+from bccp.home import checkpoint_path, scratch
 from bccp.lineage import ancestor
 from bccp.masking import reveal, shown
 from bccp.processes import Interrupted, callers, end_with, terminable
@@ -161,6 +161,9 @@ class Step:
         What :meth:`log_metrics` was given so far.
     reports : dict of str to str
         Where each :meth:`report` is, by name.
+    checkpoint : Path or None
+        Where the work in progress, the step's own or what it shares, may keep what it has come to, for the next attempt with the same key;
+        deleted when that work has finished.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Step:
     outputs: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     reports: dict[str, str] = field(default_factory=dict)
+    checkpoint: Path | None = None
     _watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -246,6 +250,10 @@ class Step:
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
         tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
         run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags=tags)
+        before, checkpoint = self.checkpoint, checkpoint_path(name, key)
+        if not self.context.cache:
+            checkpoint.unlink(missing_ok=True)
+        self.checkpoint = checkpoint
         try:
             with scratch(name) as parent:
                 folder = parent / name
@@ -255,9 +263,12 @@ class Step:
                 version, _ = self.ledger.publish(run_id, name, folder)
             self.ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
             self.ledger.end(run_id, "FINISHED")
+            checkpoint.unlink(missing_ok=True)
         except BaseException as error:
             self.ledger.end(run_id, ending(error))
             raise
+        finally:
+            self.checkpoint = before
         return version
 
     def ancestor(self, name: str) -> Path | None:
@@ -384,7 +395,10 @@ def execute(
                 folder = ledger.fetch(f"{known}:{digest}")
                 mirror.use(known, digest, folder, pixels=known in PIXEL_ARTIFACTS, origin=(origins or {}).get(artifact))
         limit_threads(context.threads)
-        step = Step(name, section, dict(inputs), context, ledger, run_id, mirror)
+        checkpoint = checkpoint_path(name, key)
+        if not context.cache:
+            checkpoint.unlink(missing_ok=True)
+        step = Step(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
         with step._watch.going(True):
             run(step)
         missing = [output for output in SPECS[name].outputs if output not in step.outputs]
@@ -399,6 +413,7 @@ def execute(
         ledger.end(run_id, ending(error))
         mirror.finish(1)
         raise
+    checkpoint.unlink(missing_ok=True)
     return step
 
 
