@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config
+from bccp import config, keys
 from bccp.errors import BCCPError
 
 
@@ -58,7 +58,17 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("train__epochs", [3], "train.epochs=[3] is not accepted: give a whole number"),
         ("train__init", "monday", "did you mean 'monday_model'?"),
         ("train__optimizer", "adam_w", "did you mean 'adamw'?"),
-        ("train__schedule", "cosine", "train.schedule=cosine is unknown: use one of one_cycle, exponential"),
+        ("bayes_cutoff__schedule", "cosine", "bayes_cutoff.schedule=cosine is unknown: use one of one_cycle, exponential"),
+        ("train__subset", {"class": ["ant"]}, "train.subset={'class': ['ant']} is not accepted: give null or {classes: [names]"),
+        ("train__subset", {"images_per_class": 0}, "is not accepted: give null or"),
+        ("train__subset", {"classes": []}, "is not accepted: give null or"),
+        ("train__subset", {}, "is not accepted: give null or"),
+        ("train__precision", 64, "train.precision=64 is unknown: use one of 32, bf16, 16"),
+        ("train__strategy", "ddp", "train.strategy=ddp is unknown: use one of auto, ddp_spawn, ddp_fork"),
+        ("train__devices", 0, "train.devices=0 is out of range: give a number from 1 to 1024"),
+        ("train__energy_country", "Germany", "train.energy_country=Germany is no ISO code of a country"),
+        ("train__schedule", "steps", "did you mean 'step'?"),
+        ("train__trainable_blocks", 0, "train.trainable_blocks=0 is out of range: give a number from 1 up"),
         ("bayes_cutoff__decay", 0, "bayes_cutoff.decay=0.0 is out of range: give a number above 0 to 1"),
         ("train__normalization", "halve", "did you mean 'half'?"),
         ("bayes_cutoff__augmentation", "ligth", "did you mean 'light'?"),
@@ -115,6 +125,62 @@ def test_checked_labels_are_not_passed_over_in_silence(root: Path, method: str) 
     load(root, bayes_cutoff__audit_file="checked.csv")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"freeze_backbone": True, "trainable_blocks": 2},
+        {"class_weights": True, "balanced_sampling": True},
+    ],
+)
+def test_settings_of_training_that_contradict_each_other_are_refused(root: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(BCCPError, match=r"leave one of the two out"):
+        load(root, **{f"train__{key}": value for key, value in changes.items()})
+    for key, value in changes.items():
+        load(root, **{f"train__{key}": value})
+
+
+def test_a_subset_is_read_from_a_command_line_too_and_classes_are_names(root: Path) -> None:
+    subset = {"classes": [3, "ant"], "images_per_class": 5}
+    for value in (subset, '{"classes": [3, "ant"], "images_per_class": 5}'):
+        assert load(root, train__subset=value).train.subset == {"classes": ["3", "ant"], "images_per_class": 5}
+    assert load(root, train__subset={"images_per_class": 5}).train.subset == {"images_per_class": 5}
+
+
+def test_energy_is_measured_only_where_the_package_for_it_is_installed_and_changes_no_key(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    with pytest.raises(BCCPError, match=r"train\.energy_country=DEU needs the package codecarbon: pip install"):
+        load(root, train__energy_country="DEU")
+    monkeypatch.setattr(config, "find_spec", lambda name: name)
+    assert load(root, train__energy_country="DEU").train.relevant() == load(root).train.relevant()
+
+
+@pytest.mark.parametrize(
+    ("here", "changes", "sentence"),
+    [
+        ("cpu", {"accelerator": "cuda"}, "train.accelerator=cuda is not here: use auto or cpu$"),
+        ("cuda", {"accelerator": "mps"}, "train.accelerator=mps is not here: use auto or cpu, or cuda$"),
+        ("cpu", {"precision": 16}, "train.precision=16 needs a CUDA device, but training would run on cpu: use 32 or bf16"),
+        ("cuda", {"precision": 16, "accelerator": "cpu"}, "training would run on cpu"),
+        ("cuda", {"precision": 16, "accelerator": "cuda"}, None),
+        ("cuda", {"accelerator": "cpu", "precision": "bf16"}, None),
+        ("mps", {"accelerator": "mps"}, None),
+    ],
+)
+def test_a_device_or_precision_that_is_not_here_is_refused_at_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch, here: str, changes: dict[str, Any], sentence: str | None
+) -> None:
+    monkeypatch.setattr(keys, "device_type", lambda: here)
+    changes = {f"train__{key}": value for key, value in changes.items()}
+    if sentence is None:
+        load(root, **changes)
+        return
+    with pytest.raises(BCCPError, match=sentence):
+        load(root, **changes)
+    load(root, **changes, main__execute_steps=["fetch_data"])
+
+
 def test_steps_may_be_a_list_or_a_comma_list_and_come_in_run_order(root: Path) -> None:
     assert load(root, main__execute_steps="test, train").main.execute_steps == ["train", "test"]
     assert load(root, main__execute_steps=["test", "train"]).main.execute_steps == ["train", "test"]
@@ -161,6 +227,10 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
     one, other = (load(root, **plain, train__augment_strength=value).train for value in (0.5, 2))
     assert config.relevant(one) == config.relevant(other)
     assert not same("train", train__augment_strength=2)
+    shipped = load(root).train
+    for schedule, knows in (("one_cycle", False), ("cosine", False), ("exponential", False), ("step", True)):
+        slow, fast = (dataclasses.replace(shipped, schedule=schedule, decay_epochs=epochs).relevant() for epochs in (3, 4))
+        assert (slow != fast) == knows
     assert same("cp_sampling", bayes_cutoff__decay=0.5)
     assert not same("cp_sampling", bayes_cutoff__decay=0.5, bayes_cutoff__schedule="exponential")
     assert same("train", bayes_cutoff__epochs=3)

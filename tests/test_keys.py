@@ -148,6 +148,21 @@ def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monke
     assert keys.parts_key(train) != keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
 
 
+def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
+    checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "features_dtype", lambda device: "float32")
+    train = parts(root, "train")
+    assert parts(root, "train", accelerator="cpu") == train
+    other = parts(root, "train", precision="bf16")
+    assert keys.differences(train, other) == ['dtype.training: "float32" -> "bfloat16"', 'parameters.precision: "32" -> "bf16"']
+    assert parts(root, "train", strategy="ddp_fork") == train
+    assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
+    monkeypatch.setattr(keys, "device_type", lambda: "cuda")
+    assert keys.differences(train, parts(root, "train", accelerator="cpu")) == []
+    assert parts(root, "train")["device"] == "cuda"
+
+
 def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

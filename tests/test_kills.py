@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -169,6 +170,34 @@ def test_what_mlflow_run_has_started_ends_when_that_command_is_killed(home: Path
         connection.close()
     runs = ledger.client.search_runs([ledger.experiment_id])
     assert [run.info.status for run in runs] == ["KILLED"] * 2
+
+
+def test_a_training_that_is_killed_goes_on_where_it_was_and_makes_the_same_model(
+    home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], tmp_path: Path
+) -> None:
+    steps = "main.execute_steps=[fetch_data,preprocessing,segregation,train]"
+    words, undisturbed = (
+        [*NO_WANDB, steps, "noisy_labels.label=ground_truth", "train.epochs=80", "train.patience=null"],
+        tmp_path / "undisturbed",
+    )
+    shutil.copytree(home, undisturbed)
+    process, said = start(undisturbed, words)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+
+    process, said = start(home, words)
+    assert until(lambda: list((home / "checkpoints").glob("train-*.pt")))
+    process.kill()
+    process.join()
+    assert "epoch 80 of 80" not in said.read_text()
+
+    process, said = start(home, words)
+    process.join()
+    assert process.exitcode == 0, said.read_text()
+    (gone_on,) = re.findall(r"goes on after epoch (\d+) of 80", said.read_text())
+    assert 1 <= int(gone_on) < 80
+    assert summary(home)["steps"][6]["outputs"] == summary(undisturbed)["steps"][6]["outputs"] != {}
+    assert list((home / "checkpoints").iterdir()) == list((undisturbed / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, ROUNDS + 1))])

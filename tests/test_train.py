@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -161,6 +162,41 @@ def test_balanced_class_weights_let_each_class_weigh_the_same() -> None:
     np.testing.assert_allclose(absent, [0.75, 0, 1.5])
 
 
+def test_balance_is_kept_in_the_loss_or_in_what_an_epoch_draws() -> None:
+    rng = np.random.default_rng(0)
+    images = train.LabelledImages(list("abcdefgh"), rng.dirichlet([5, 1, 0.5], 8).astype(np.float32), np.ones(8, np.float32))
+    setting = SimpleNamespace(class_weights=False, balanced_sampling=False)
+    assert train.balance(setting, images) == {}
+    setting.balanced_sampling = True
+    (shares,) = train.balance(setting, images._replace(targets=np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]])).values()
+    np.testing.assert_allclose([shares[:5].sum(), shares[5:7].sum(), shares[7]], 8 / 3, rtol=1e-6)
+    setting.class_weights = True
+    np.testing.assert_array_equal(train.balance(setting, images)["class_weights"], train.balanced_class_weights(*images[1:]))
+
+
+def test_a_subset_has_so_many_images_of_the_wanted_classes_and_is_drawn_by_the_seed() -> None:
+    targets = np.eye(3, dtype=np.float32)[[0] * 8 + [1] * 5 + [2] * 2] * 0.8 + 0.1
+    images = train.LabelledImages([f"{n:02d}.png" for n in range(15)], targets, np.arange(1, 16, dtype=np.float32))
+
+    def numbers(wanted: dict[str, Any] | None, seed: int = 0) -> list[int]:
+        found = train.subset(images, CLASSES, wanted, seed=seed)
+        chosen = [int(image[:2]) for image in found.ids]
+        np.testing.assert_array_equal(found.targets, targets[chosen])
+        np.testing.assert_array_equal(found.weights, images.weights[chosen])
+        return chosen
+
+    assert numbers(None) == list(range(15))
+    assert numbers({"classes": ["cat", "bee"]}) == list(range(8, 15))
+    few = numbers({"images_per_class": 3})
+    assert np.bincount(targets[few].argmax(1)).tolist() == [3, 3, 2]
+    assert few == sorted(few) == numbers({"images_per_class": 3}) != numbers({"images_per_class": 3}, seed=1)
+    assert len(numbers({"classes": ["ant"], "images_per_class": 2})) == 2
+    with pytest.raises(BCCPError, match=r"train\.subset names the unknown class 'bea': use ant, bee, cat \(did you mean 'bee'"):
+        numbers({"classes": ["bea"]})
+    with pytest.raises(BCCPError, match=r"train\.subset leaves no image to train on: none is of the classes cat"):
+        train.subset(images._replace(targets=np.eye(3, dtype=np.float32)[[0] * 15]), CLASSES, {"classes": ["cat"]}, seed=0)
+
+
 def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     days = make_days()
     asked: list[str] = []
@@ -229,7 +265,7 @@ class SharingStep(FakeStep):
 def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = False, **changed: Any) -> SharingStep:
     segregated, clean, labels, replay = (tmp_path / name for name in ("segregated_data", "clean_data", "cleansed_labels", "replay_sample"))
     for folder in (segregated, clean, labels, replay):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     np.save(clean / "images.npy", make_pixels())
     (clean / "report.json").write_text('{"resize": "pad"}')
     tables.write(make_splits(target_day), segregated / "splits.csv")
@@ -256,7 +292,9 @@ def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -
     assert about["class_names"] == CLASSES
     assert about["resize"] == "pad"
     assert model.dropout == 0.2
-    assert set(step.metrics) == {"loss", "val_loss", "val_accuracy", "epochs", "images"}
+    last = {"last_val_loss": step.history[-1]["val_loss"], "last_val_accuracy": step.history[-1]["val_accuracy"]}
+    assert set(step.metrics) == {"loss", "val_loss", "val_accuracy", "epochs", "best_epoch", "images", *last}
+    assert last.items() <= step.metrics.items()
     assert step.metrics["epochs"] == len(step.history) == 2
     n_kept = (tables.read(tmp_path / "cleansed_labels" / "cleansed_labels.csv", dtypes={"weight": float})["weight"] > 0).sum()
     assert step.metrics["images"] == n_kept + 4
@@ -298,6 +336,23 @@ def test_the_grid_is_nearly_square_and_of_bounded_size(tmp_path: Path, n: int, s
     batch_picture.draw(images, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as opened:
         assert opened.size == shape[::-1]
+
+
+def test_the_step_tells_what_it_found_and_spent_and_trains_on_a_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = SimpleNamespace(start=lambda: None, stop=lambda: 0.5, final_emissions_data=SimpleNamespace(energy_consumed=2.0))
+    asked: list[dict[str, Any]] = []
+    fake = SimpleNamespace(OfflineEmissionsTracker=lambda **options: asked.append(options) or tracker)
+    monkeypatch.setitem(sys.modules, "codecarbon", fake)
+    step = make_step(tmp_path, energy_country="DEU", find_learning_rate=True, subset={"images_per_class": 3}, precision="bf16")
+    load_run("train")(step)
+    assert (step.metrics["energy_kwh"], step.metrics["co2_kg"]) == (2.0, 0.5)
+    assert (asked[0]["country_iso_code"], asked[0]["save_to_file"]) == ("DEU", False)
+    assert 1e-6 < step.metrics["learning_rate"] < 1
+    assert step.metrics["images"] == 9
+    plain = make_step(tmp_path / "plain", learning_rate=step.metrics["learning_rate"], subset={"images_per_class": 3}, precision="bf16")
+    load_run("train")(plain)
+    for name in ("model.pt", "last.pt", "model.json", "history.csv"):
+        assert (plain.folders["model"] / name).read_bytes() == (step.folders["model"] / name).read_bytes()
 
 
 def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alone(tmp_path: Path) -> None:
@@ -350,10 +405,19 @@ def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path
     assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
 
 
-def test_a_frozen_random_backbone_is_told_of(tmp_path: Path) -> None:
-    step = make_step(tmp_path, freeze_backbone=True)
+@pytest.mark.parametrize("frozen", [{"freeze_backbone": True}, {"trainable_blocks": 1}])
+def test_a_frozen_random_backbone_is_told_of(tmp_path: Path, frozen: dict[str, Any]) -> None:
+    step = make_step(tmp_path, **frozen)
     load_run("train")(step)
     assert "random weights" in step.said[0]
+
+
+def test_the_last_blocks_of_mondays_model_learn_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model", trainable_blocks=2, ema_decay=0.5, balanced_sampling=True)
+    load_run("train")(step)
+    monday, new = (models.load(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"]))
+    changed = {key for key, value in new.items() if not torch.equal(value, monday[key])}
+    assert {key.rpartition(".")[0] for key in changed} == {"backbone.6", "backbone.7", "backbone.10", "backbone.11", "head.1"}
 
 
 @contextmanager

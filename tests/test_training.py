@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from bccp import augmentation, models, training
+from bccp import augmentation, models, range_test, training
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
-from bccp.images import FeatureView
+from bccp.images import FeatureView, ImageView
 from bccp.losses import LOSSES, Loss
 
 N_CLASSES, SIZE = 3, 16
@@ -46,6 +47,16 @@ def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None,
 
 def cross_entropy(model: ImageClassifier, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return -(targets * np.log(models.probabilities(model, images))).sum(1)
+
+
+class Malice:
+    """Touches a file where it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.victim,)
 
 
 class Counted:
@@ -164,8 +175,8 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
     options = {"val": val, "epochs": 9, "learning_rate": 0.05, "ema_decay": 0.9, "mixup_alpha": 0.4, "patience": 2}
     one = fit(alone, tmp_path, **options)
 
-    def run_head(task: Any, training_set: Any, validation: Any, **rest: Any) -> Any:
-        return training._run(task, training_set, validation, tmp_path / "kept", bar=False, **rest)
+    def run_head(task: Any, training_set: Any, validation: Any, **rest: Any) -> None:
+        training._run(task, training_set, validation, bar=False, result=tmp_path / "result.pt", **rest)
 
     monkeypatch.setattr(training, "_run_head", run_head)
     other = fit(by_lightning, tmp_path, **options)
@@ -265,6 +276,131 @@ def test_an_exponential_rate_stays_through_an_epoch() -> None:
     assert [rate(step) for step in range(7)] == pytest.approx([1, 1, 0.9, 0.9, 0.81, 0.81, 0.729])
 
 
+def test_a_step_rate_falls_every_so_many_epochs_and_a_cosine_at_every_step_from_the_peak_to_nothing() -> None:
+    rate = training.rates("step", epochs=5, epoch_steps=2, decay=0.1, decay_epochs=2)
+    assert [rate(step) for step in range(10)] == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
+    rate = training.rates("cosine", epochs=4, epoch_steps=2, decay=0.5)
+    assert [rate(step) for step in range(9)] == pytest.approx([(1 + np.cos(np.pi * step / 8)) / 2 for step in range(9)])
+    assert (rate(0), rate(4), rate(8), rate(9)) == pytest.approx((1, 0.5, 0, 0))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step"])
+def test_every_schedule_trains_and_its_rates_are_in_the_history(tmp_path: Path, schedule: str) -> None:
+    history = fit(make_model(), tmp_path, epochs=4, schedule=schedule, decay=0.5, decay_epochs=2, learning_rate=0.01)
+    rate = training.rates(schedule, epochs=4, epoch_steps=4, decay=0.5, decay_epochs=2)
+    assert history.learning_rate == pytest.approx([0.01 * rate(step) for step in (4, 8, 12, 16)])
+    assert history.train_loss[-1] < history.train_loss[0]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_range_test_finds_a_learning_rate_and_changes_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], frozen: bool
+) -> None:
+    found, given = make_model(freeze_backbone=frozen), make_model(freeze_backbone=frozen)
+    history = fit(found, tmp_path, find_learning_rate=True, epochs=2)
+    assert history.found_rate is not None
+    assert 1e-4 < history.found_rate < 1
+    assert history.figures()["learning_rate"] == history.found_rate
+    fit(given, tmp_path, learning_rate=history.found_rate, epochs=2)
+    assert all(torch.equal(value, given.state_dict()[key]) for key, value in found.state_dict().items())
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_steepest_fall_is_looked_for_after_the_start_and_before_the_end() -> None:
+    rates = np.geomspace(1e-6, 1, 100)
+    losses = 2 - 1 / (1 + np.exp(-3 * np.log(rates / 1e-2)))  # falls fastest at 0.01
+    losses[:5], losses[-1] = [9, 7, 5, 3, 2], -50
+    assert range_test.steepest(losses.tolist(), rates.tolist()) == pytest.approx(1e-2, rel=0.2)
+    assert range_test.steepest(list(range(100)), rates.tolist()) is None
+    assert range_test.steepest([1.0] * 12, rates[:12].tolist()) is None
+    assert range_test.steepest([*losses.tolist()[:60], float("nan")], rates.tolist()) is not None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_mixed_precision_learns_with_weights_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, device: str
+) -> None:
+    if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
+        pytest.skip(f"no {device} here")
+    if precision == "16" and device != "cuda":
+        pytest.skip("CUDA only")
+    model, seen, forward = make_model(), set(), ImageClassifier.forward
+    monkeypatch.setattr(ImageClassifier, "forward", lambda self, pixels: (out := forward(self, pixels), seen.add(out.dtype))[0])
+    history = fit(model, tmp_path, precision=precision, device=device, epochs=12, ema_decay=0.5)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert max(history.val_accuracy) > 0.9
+    assert {value.dtype for key, value in model.state_dict().items() if not key.endswith("tracked")} == {torch.float32}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
+@pytest.mark.parametrize("precision", ["32", "16"])
+def test_a_training_on_a_gpu_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path))
+    options: dict[str, Any] = {"device": "cuda", "precision": precision, "epochs": 5, "ema_decay": 0.5}
+    undisturbed = make_model()
+    fit(undisturbed, tmp_path / "a", **options)
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 3)
+        with pytest.raises(StoppedError):
+            fit(make_model(), tmp_path / "b", checkpoint=tmp_path / "c.pt", **options)
+    model = make_model()
+    history = fit(model, tmp_path / "b", checkpoint=tmp_path / "c.pt", **options)
+    assert len(history.train_loss) == 5
+    assert all(torch.equal(value, undisturbed.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_more_devices_than_there_are_images_or_gpus_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BCCPError, match=r"train\.devices=31 are too many, 60 images need fewer: give a smaller number"):
+        fit(make_model(), tmp_path, devices=31)
+    if torch.cuda.is_available():
+        with pytest.raises(BCCPError, match=rf"train\.devices=30 are too many, there are {torch.cuda.device_count()} here"):
+            fit(make_model(), tmp_path, devices=30, device="cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_two_processes_share_each_batch_and_learn_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
+    images, targets = make_data()
+    np.save(tmp_path / "images.npy", images)
+    view = ImageView(np.load(tmp_path / "images.npy", mmap_mode="r"), None, np.arange(60), np.full(60, -1))
+    options: dict[str, Any] = {"epochs": 4, "devices": 2, "strategy": strategy, "ema_decay": 0.5, "progress": True}
+    model = make_model()
+    history = fit(model, tmp_path / "a", (view, targets), **options)
+    out, _ = capfd.readouterr()
+    assert out.count("  epoch 4 of 4") == 1
+    assert len(history.val_accuracy) == 4
+    val_images, val_targets = make_data(30, seed=1)
+    assert (models.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean() == max(history.val_accuracy) > 0.6
+    assert list((tmp_path / "a").iterdir()) == []
+    if strategy == "ddp_fork":  # what is patched here is patched in the processes too
+        with monkeypatch.context() as patch:
+            stop_in_epoch(patch, 3)
+            with pytest.raises(torch.multiprocessing.ProcessRaisedException):
+                fit(make_model(), tmp_path / "b", (view, targets), checkpoint=tmp_path / "c.pt", **options)
+        again = make_model()
+        assert fit(again, tmp_path / "b", (view, targets), checkpoint=tmp_path / "c.pt", **options).table().equals(history.table())
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
+    with pytest.raises(BCCPError, match=r"no longer finite in epoch \d+: choose a learning_rate below 1e\+30$"):
+        fit(make_model(), tmp_path / "a", (view, targets), **options | {"learning_rate": 1e30, "ema_decay": 0.0})
+
+
+def test_images_are_drawn_in_proportion_to_their_shares_as_many_an_epoch_as_there_are() -> None:
+    shares = np.array([0.0, 1, 2, 3, 0] * 40)
+    columns = np.zeros((200, 2), np.float32), np.ones(200, np.float32)
+    batches = training._Batches(np.arange(200), *columns, 64, torch.Generator().manual_seed(0), shares)
+    epochs = [torch.cat([inputs for inputs, _, _ in batches]).numpy() for _ in range(50)]
+    assert {len(epoch) for epoch in epochs} == {200}
+    assert epochs[0].tolist() != epochs[1].tolist()
+    found = np.bincount(np.concatenate(epochs) % 5, minlength=5) / 10_000
+    np.testing.assert_allclose(found, [0, 1 / 6, 2 / 6, 3 / 6, 0], atol=4 * 0.5 / np.sqrt(10_000))
+    assert (found[[0, 4]] == 0).all()
+
+
 def test_training_stops_when_the_validation_gets_no_better(tmp_path: Path) -> None:
     val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))
     history = fit(make_model(), tmp_path, val=val, epochs=30, patience=2)
@@ -289,6 +425,115 @@ def test_training_that_cannot_go_on_is_refused_in_one_sentence(tmp_path: Path) -
     with pytest.raises(BCCPError, match=r"no longer finite in epoch \d+: choose a learning_rate below 1e\+30"):
         fit(make_model(), tmp_path, learning_rate=1e30, epochs=5)
     assert list(tmp_path.iterdir()) == []
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stop_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int | None) -> None:
+    """Let every training end when it begins this epoch, from 1 up."""
+    begin = training._Task.on_train_epoch_start
+
+    def maybe(self: Any) -> None:
+        if self.n_epochs + 1 == epoch:
+            raise StoppedError
+        begin(self)
+
+    monkeypatch.setattr(training._Task, "on_train_epoch_start", maybe)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "options"),
+    [
+        (False, {}),
+        (False, {"ema_decay": 0.9, "mixup_alpha": 0.3, "mirror": True, "optimizer": "adam", "schedule": "exponential", "decay": 0.8}),
+        (False, {"val": (np.zeros((0, SIZE, SIZE, 3), np.uint8), np.zeros((0, N_CLASSES)))}),
+        (True, {"ema_decay": 0.9}),
+    ],
+)
+def test_a_training_that_was_stopped_goes_on_and_comes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], frozen: bool, options: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    options, place = {"epochs": 6, **options}, tmp_path / "home" / "train-1.pt"
+    undisturbed = make_model(freeze_backbone=frozen)
+    expected = fit(undisturbed, tmp_path / "a", **options)
+    for epoch in (3, 5):
+        with monkeypatch.context() as patch:
+            stop_in_epoch(patch, epoch)
+            with pytest.raises(StoppedError):
+                fit(make_model(freeze_backbone=frozen), tmp_path / "b", checkpoint=place, **options)
+    assert "goes on after epoch 2 of 6" in capsys.readouterr().out
+    torch.rand(9)
+    model = make_model(freeze_backbone=frozen)
+    history = fit(model, tmp_path / "b", checkpoint=place, **options)
+    assert capsys.readouterr().out == "  goes on after epoch 4 of 6, where it was stopped\n"
+    assert history.table().equals(expected.table())
+    assert (history.best_epoch, len(history.seconds)) == (expected.best_epoch, 6)
+    for state, of in ((model.state_dict(), undisturbed.state_dict()), (history.last_state, expected.last_state)):
+        assert all(torch.equal(state[key], value) for key, value in of.items())
+    assert [path.name for path in place.parent.rglob("*") if path.is_file()] == ["train-1.pt"]
+
+
+def test_a_training_that_was_stopped_has_as_much_patience_left_as_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path))
+    val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))
+    options: dict[str, Any] = {"val": val, "epochs": 30, "patience": 3}
+    expected = fit(make_model(), tmp_path / "a", **options)
+    stopped_in = len(expected.train_loss)
+    assert expected.best_epoch == stopped_in - 3
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, stopped_in)
+        with pytest.raises(StoppedError):
+            fit(make_model(), tmp_path / "b", checkpoint=tmp_path / "c.pt", **options)
+    assert fit(make_model(), tmp_path / "b", checkpoint=tmp_path / "c.pt", **options).table().equals(expected.table())
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_training_is_ignored_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path))
+    place = tmp_path / "train-1.pt"
+    undisturbed = make_model()
+    fit(undisturbed, tmp_path / "a")
+    with monkeypatch.context() as patch:
+        stop_in_epoch(patch, 3)
+        with pytest.raises(StoppedError):
+            fit(make_model(), tmp_path / "b", checkpoint=place)
+    whole = place.read_bytes()
+    middle = len(whole) // 2
+    torch.save({"weights": Malice(tmp_path / "victim")}, tmp_path / "malice.pt")
+    bad = {
+        "half": (place, whole[:middle], "is damaged"),
+        "one byte": (place, whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :], "is damaged"),
+        "empty": (place, b"", "is damaged"),
+        "code": (place, (tmp_path / "malice.pt").read_bytes(), "is damaged"),
+        "foreign": (tmp_path / "train-2.pt", whole, r"is of another training \(train-1\.pt\)"),
+    }
+    for path, content, words in bad.values():
+        path.write_bytes(content)
+        model = make_model()
+        fit(model, tmp_path / "b", checkpoint=path)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert re.fullmatch(rf"  the checkpoint {re.escape(str(path))} {words}.*, and ignored", line)
+        assert all(torch.equal(value, model.state_dict()[key]) for key, value in undisturbed.state_dict().items())
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_full_disk_takes_the_checkpoint_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path))
+    monkeypatch.setattr(torch, "save", full)
+    history = fit(make_model(), tmp_path / "a", checkpoint=tmp_path / "c.pt")
+    assert len(history.train_loss) == 3
+    assert capsys.readouterr().out.count("no checkpoint of epoch") == 2
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_an_interrupt_stays_an_interrupt(tmp_path: Path) -> None:

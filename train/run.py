@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import batch_picture, models, tables, train, training
+from bccp import batch_picture, energy, keys, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
@@ -24,11 +24,11 @@ def run(step: Step) -> None:
     config, clean = step.config, step.input("clean_data")
     days = open_days(step.input("segregated_data"), clean)
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
-    replay = []
-    if step.has_input("replay_sample"):
-        replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
+    table = tables.read(step.input("replay_sample") / "replay_sample.csv") if step.has_input("replay_sample") else {"image": []}
+    replay = list(table["image"])
     cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
     images = train.training_set(days, cleansed, posterior, replay)
+    images = train.subset(images, days.classes, config.subset, seed=config.random_seed)
     validation = train.validation_set(days, cleansed, posterior)
     model = starting_model(step, days, config)
     if model.note:
@@ -41,30 +41,23 @@ def run(step: Step) -> None:
         pixels, images = augmented_set(step, model, days, images, mirror=mirror)
     else:
         pixels = inputs(model, images.ids)
-    with step.output("model") as folder:
+    with step.output("model") as folder, energy.measured(config.energy_country) as spent:
         history = training.fit(
             model,
             *(pixels, images.targets, images.weights),
             *(inputs(model, validation.ids), validation.targets),
-            class_weights=train.balanced_class_weights(images.targets, images.weights) if config.class_weights else None,
-            mirror=mirror and not config.augment_to,
-            seed=config.random_seed,
+            **train.balance(config, images),
             **train.settings(config),
-            folder=folder,
-            device=step.device,
-            progress=True,
+            **{"mirror": mirror and not config.augment_to, "seed": config.random_seed, "device": keys.training_device(config)},
+            **{"folder": folder, "checkpoint": step.checkpoint, "progress": True},
             show=lambda batch: batch_picture.log_batch(step, batch),
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
         models.save(model, folder, about, last_state=history.last_state, history=history.table())
-    rows = history.rows()
-    best = rows[history.best_epoch - 1]
-    figures = {"loss": best["train_loss"], "epochs": len(rows), "images": len(images.ids)}
-    step.log_metrics(figures | {name: value for name, value in best.items() if name.startswith("val_")})
-    step.log_history(rows)
-    step.say(
-        f"{config.model} on {len(images.ids)} images, {len(replay)} of them replayed; epoch {history.best_epoch} of {len(rows)} was best"
-    )
+    step.log_metrics({"images": len(images.ids)} | history.figures() | spent)
+    step.log_history(history.rows())
+    known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"
+    step.say(f"{known}; epoch {history.best_epoch} of {len(history.train_loss)} was best")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -375,12 +376,15 @@ class Train:
     init: str
     weights: str | None = _path()
     freeze_backbone: bool = field()
+    trainable_blocks: int | None = _number(1)
     normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
+    find_learning_rate: bool = field()
     optimizer: str = _choice("adamw", "adam")
-    schedule: str = _choice("one_cycle", "exponential")
+    schedule: str = _choice("one_cycle", "cosine", "step", "exponential")
     decay: float = _number(0, 1, above=True)
+    decay_epochs: int = _number(1)
     batch_size: int = _number(2)
     dropout: float = _number(0, 1, below=True)
     augmentation: Any = field()
@@ -393,14 +397,29 @@ class Train:
     ema_decay: float = _number(0, 1, below=True)
     loss: str = _choice("cross_entropy", "gce", "anl_ce", "anl_fl", "jal_ce")
     class_weights: bool = field()
+    balanced_sampling: bool = field()
     patience: int | None = _number(1)
+    subset: Any = field()
+    energy_country: str | None = field()
+    precision: str = _choice("32", "bf16", "16")
+    accelerator: str = _choice("auto", "cpu", "cuda", "mps")
+    devices: int = _number(1, 1024)
+    strategy: str = _choice("auto", "ddp_spawn", "ddp_fork")
     target_day: str = _choice("monday", "tuesday")
     monday_model: MondayModel = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
-        """Refuse a start and an augmentation that are none of the known, and parts of images for a model that is given none."""
+        """Refuse a start and an augmentation that are none of the known, and what contradicts itself."""
         self.augmentation = _augmentation(self.augmentation)
+        self.subset = _subset(self.subset)
+        if self.energy_country is not None and not re.fullmatch(r"[A-Z]{3}", self.energy_country):
+            raise BCCPError(f"train.energy_country={self.energy_country} is no ISO code of a country: give three capitals, such as DEU")
+        if self.energy_country is not None and find_spec("codecarbon") is None:
+            raise BCCPError(
+                f"train.energy_country={self.energy_country} needs the package codecarbon: pip install -e '.[energy]' with "
+                "main.env_manager=local, or set train.energy_country=null"
+            )
         if self.init not in ("scratch", "monday_model") and not re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+", self.init):
             raise BCCPError(
                 f"train.init={self.init!r} is not accepted: use scratch, monday_model or models:/name@alias"
@@ -418,10 +437,22 @@ class Train:
                 "train.cutmix_alpha exchanges parts of images, and with train.freeze_backbone=true only features of whole ones are "
                 "trained on: use train.mixup_alpha, or train.freeze_backbone=false"
             )
+        if self.freeze_backbone and self.trainable_blocks is not None:
+            raise BCCPError(
+                f"train.trainable_blocks={self.trainable_blocks} lets blocks of the backbone learn, and train.freeze_backbone=true none: "
+                "leave one of the two out"
+            )
+        if self.class_weights and self.balanced_sampling:
+            raise BCCPError(
+                "train.class_weights=true and train.balanced_sampling=true would balance the classes twice: leave one of the two out"
+            )
 
     def relevant(self) -> dict[str, Any]:
-        """The recipe of ``monday_model`` counts only where retraining starts from it, and the decay where the schedule uses it."""
-        moot = {"monday_model"} | (set() if self.schedule == "exponential" else {"decay"})
+        """The recipe of ``monday_model`` counts only where retraining starts from it, and a decay where the schedule uses it."""
+        moot = {"monday_model", "energy_country", "accelerator"}  # the key has the device that it means
+        moot |= {"learning_rate"} if self.find_learning_rate else set()
+        moot |= {"step": set[str](), "exponential": {"decay_epochs"}}.get(self.schedule, {"decay", "decay_epochs"})
+        moot |= {"strategy"} if self.devices == 1 else set()
         if self.augmentation == "none":
             moot |= {"augment_probability", "augment_strength"}
         if self.augment_to:  # each copy is augmented
@@ -538,6 +569,10 @@ def _check_together(config: Config) -> None:
             "noisy_labels.source=folder takes the folder names of your own images for doubtful labels: "
             "set data.source and data.path, or noisy_labels.source=simulated"
         )
+    if "train" in config.main.execute_steps:  # before hours are spent on the steps before it
+        from bccp.keys import training_device  # which imports this module
+
+        training_device(config.train)
 
 
 def section(kind: type[Any], values: Mapping[str, Any], name: str, base: Path) -> Any:
@@ -766,6 +801,19 @@ def _augmentation(value: Any) -> str | list[Any]:
     if not value:
         raise BCCPError("train.augmentation=[] is not accepted: use none where images are to stay as they are")
     return typing.cast("str | list[Any]", value)
+
+
+def _subset(value: Any) -> dict[str, Any] | None:
+    """Which training images are taken: ``classes`` and ``images_per_class``, or one of them."""
+    if value is None or value in ("null", "None"):
+        return None
+    given = dict(value) if isinstance(value, dict) else {}
+    classes, number = given.pop("classes", None), given.pop("images_per_class", None)
+    known = isinstance(value, dict) and not given and (classes is not None or number is not None)
+    if not known or not isinstance(classes, list | None) or classes == [] or not (number is None or (type(number) is int and number > 0)):
+        raise BCCPError(f"train.subset={value} is not accepted: give null or {{classes: [names], images_per_class: a whole number}}")
+    made: dict[str, Any] = {} if classes is None else {"classes": [str(name) for name in classes]}
+    return made if number is None else made | {"images_per_class": number}
 
 
 def _flat(section: Any) -> dict[str, Any]:

@@ -47,6 +47,14 @@ class ImageView:
         self._row = row
         self._corrupted_row = corrupted_row
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: arrays on disk as where they lie there."""
+        return {name: _place(value) if isinstance(value, np.memmap) else value for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open again what lies on disk."""
+        vars(self).update({name: np.memmap(**value) if isinstance(value, dict) else value for name, value in state.items()})
+
     def __len__(self) -> int:
         return len(self._row)
 
@@ -78,6 +86,11 @@ class ImageView:
         for start in range(0, len(self), _CHUNK):
             found.update(self[start : start + _CHUNK].tobytes())
         return found.hexdigest()
+
+
+def _place(array: np.memmap[Any, Any]) -> dict[str, Any]:
+    """What ``np.memmap`` opens a whole array by, as ``np.load`` has opened it."""
+    return {"filename": array.filename, "dtype": array.dtype, "mode": "r", "offset": array.offset, "shape": array.shape}
 
 
 class FeatureView:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp import config
+from bccp.errors import BCCPError
 from bccp.tracking import file_digest, folder_digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,8 @@ _IMPORT = re.compile(r"^\s*(?:from\s+(bccp[\w.]*)\s+import\s*(\([^)]*\)|.*)|impo
 
 _LONGEST_VALUE = 100
 """Characters of a parameter's value in a key's parts."""
+
+_PRECISIONS = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
 
 
 def step_key(
@@ -76,6 +79,8 @@ def step_key(
         parts["installed"] = _versions(tuple(_pins(environment)))
     if "torch" in _pins(environment):
         parts |= {"dtype": _dtypes(), "device": device_type()}
+    if step == "train":
+        parts["dtype"]["training"], parts["device"] = _PRECISIONS[section.precision], training_device(section)
     return parts_key(parts), parts
 
 
@@ -143,6 +148,28 @@ def device_type() -> str:
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
 
 
+def training_device(section: Any) -> str:
+    """The device that the step ``train`` trains on, as :func:`device_type` names it.
+
+    Parameters
+    ----------
+    section : Train
+        Its ``accelerator`` and ``precision``.
+
+    Raises
+    ------
+    BCCPError
+        If it is not there, or cannot have that precision.
+    """
+    here = device_type()
+    device: str = here if section.accelerator == "auto" else section.accelerator
+    if device not in (here, "cpu"):
+        raise BCCPError(f"train.accelerator={device} is not here: use auto or cpu{f', or {here}' if here != 'cpu' else ''}")
+    if section.precision == "16" and device != "cuda":
+        raise BCCPError(f"train.precision=16 needs a CUDA device, but training would run on {device}: use 32 or bf16")
+    return device
+
+
 @functools.cache
 def features_dtype(device: str) -> str:
     """What a frozen backbone computes in: ``bfloat16`` where the device has instructions for it, else ``float32``; told without torch.
@@ -159,7 +186,7 @@ def features_dtype(device: str) -> str:
 
 
 def _dtypes() -> dict[str, str]:
-    """What learns is float32 everywhere; what is frozen may be less."""
+    """What learns is float32, but where ``train.precision`` says otherwise; what is frozen may be less."""
     return {"training": "float32", "frozen": features_dtype(device_type())}
 
 

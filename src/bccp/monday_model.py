@@ -44,7 +44,15 @@ def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
     _check_trusted(days)
 
     def compute(folder: Path) -> None:
-        train_monday_model(days, recipe, device=step.device, folder=folder, progress=True, inputs=shared_inputs(step, days))
+        train_monday_model(
+            days,
+            recipe,
+            device=step.device,
+            folder=folder,
+            progress=True,
+            inputs=shared_inputs(step, days),
+            checkpoint=step.checkpoint,
+        )
 
     key = {"recipe": recipe.relevant() | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
     return step.shared("monday_model", key, compute)
@@ -59,7 +67,14 @@ def open_monday_model(step: Step, days: Days, recipe: MondayModel) -> ImageClass
 
 
 def train_monday_model(
-    days: Days, recipe: MondayModel, *, device: str, folder: Path, progress: bool = False, inputs: Inputs | None = None
+    days: Days,
+    recipe: MondayModel,
+    *,
+    device: str,
+    folder: Path,
+    progress: bool = False,
+    inputs: Inputs | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train on Monday's trusted training images and save the model; all epochs are run, and the best on Monday's validation is kept.
 
@@ -73,6 +88,8 @@ def train_monday_model(
     progress : bool
     inputs : callable, optional
         What the model is given of images; by default their pixels.
+    checkpoint : Path, optional
+        As for :func:`bccp.training.fit`.
 
     Raises
     ------
@@ -90,6 +107,7 @@ def train_monday_model(
         folder=folder,
         progress=progress,
         inputs=inputs,
+        checkpoint=checkpoint,
     )
     models.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
 
@@ -105,6 +123,7 @@ def fit_recipe(
     folder: Path,
     progress: bool = False,
     inputs: Inputs | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[ImageClassifier, training.History]:
     """Follow the recipe on some images; all epochs are run.
 
@@ -123,6 +142,8 @@ def fit_recipe(
     progress : bool
     inputs : callable, optional
         What the model is given of images; by default their pixels.
+    checkpoint : Path, optional
+        As for :func:`bccp.training.fit`.
 
     Returns
     -------
@@ -170,6 +191,7 @@ def fit_recipe(
         folder=folder,
         device=device,
         progress=progress,
+        checkpoint=checkpoint,
     )
     return model, history
 

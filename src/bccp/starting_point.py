@@ -55,8 +55,11 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
             models.initialise(model, fetched, class_names=days.classes)
     if config.freeze_backbone:
         model.freeze_backbone()
-        if config.init == "scratch" and config.weights is None:
-            model.note = "the frozen backbone has random weights: give train.weights or train.init, or set train.freeze_backbone=false"
+    elif config.trainable_blocks is not None:
+        model.freeze_all_but(config.trainable_blocks)
+    if (config.freeze_backbone or config.trainable_blocks is not None) and config.init == "scratch" and config.weights is None:
+        remedy = "train.freeze_backbone=false" if config.freeze_backbone else "train.trainable_blocks=null"
+        model.note = f"what is frozen of the backbone has random weights: give train.weights or train.init, or set {remedy}"
     return model
 
 

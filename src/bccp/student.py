@@ -63,7 +63,16 @@ def student_probabilities(
         with scratch("student") as work:
             if fold is None:
                 targets = np.concatenate([known, soft])
-                model, _ = fit_recipe(days, recipe, trusted + ids, targets, device=step.device, folder=work, inputs=inputs)
+                model, _ = fit_recipe(
+                    days,
+                    recipe,
+                    trusted + ids,
+                    targets,
+                    device=step.device,
+                    folder=work,
+                    inputs=inputs,
+                    checkpoint=step.checkpoint,
+                )
                 found = stochastic_passes(model, days, ids, passes=passes, seed=seed, device=step.device, inputs=inputs)
             else:
                 found = held_out_passes(

@@ -5,7 +5,7 @@ N images, K classes. Nothing here trains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from bccp import tables
 from bccp.config import Train
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, nearest
 from bccp.images import Days
 from bccp.mirror import mirror_symmetric
 
@@ -24,9 +24,11 @@ Float32 = npt.NDArray[np.float32]
 SETTINGS = (
     "epochs",
     "learning_rate",
+    "find_learning_rate",
     "optimizer",
     "schedule",
     "decay",
+    "decay_epochs",
     "batch_size",
     "augmentation",
     "augment_probability",
@@ -36,6 +38,9 @@ SETTINGS = (
     "ema_decay",
     "loss",
     "patience",
+    "precision",
+    "devices",
+    "strategy",
 )
 """Keys of the section ``train`` that training takes as they are."""
 
@@ -221,6 +226,53 @@ def balanced_class_weights(targets: Float32, weights: Float32) -> Float32:
     inverse = np.divide(1, counts, where=present, out=np.zeros_like(counts))
     factors: Float32 = (inverse * counts.sum() / present.sum()).astype(np.float32)
     return factors
+
+
+def subset(images: LabelledImages, classes: Sequence[str], wanted: Mapping[str, Any] | None, *, seed: int) -> LabelledImages:
+    """Some of the images, for quick experiments.
+
+    Parameters
+    ----------
+    images : LabelledImages
+    classes : sequence of str, length K
+        Names.
+    wanted : mapping or None
+        ``classes``, the names of those whose images are taken, each image counting for its likeliest class, and ``images_per_class``, how
+        many of each, at random; without one of them, all.
+    seed : int
+
+    Returns
+    -------
+    LabelledImages
+        With all K columns of targets.
+
+    Raises
+    ------
+    BCCPError
+        If a class is unknown, or no image is left.
+    """
+    if wanted is None:
+        return images
+    names = wanted.get("classes", classes)
+    unknown = next((name for name in names if name not in classes), None)
+    if unknown is not None:
+        raise BCCPError(f"train.subset names the unknown class {unknown!r}: use {', '.join(classes)}{nearest(unknown, classes)}")
+    likeliest, rng, taken = images.targets.argmax(1), np.random.default_rng(seed), []
+    for k, name in enumerate(classes):
+        own = np.flatnonzero(likeliest == k)
+        taken.append(rng.permutation(own)[: wanted.get("images_per_class")] if name in names else own[:0])
+    chosen = np.sort(np.concatenate(taken))
+    if not len(chosen):
+        raise BCCPError(f"train.subset leaves no image to train on: none is of the classes {', '.join(names)}")
+    return LabelledImages([images.ids[i] for i in chosen], images.targets[chosen], images.weights[chosen])
+
+
+def balance(setting: Train, images: LabelledImages) -> dict[str, Float32]:
+    """What :func:`bccp.training.fit` is given to let each class count alike: weights in the loss, shares of an epoch, or nothing."""
+    factors = balanced_class_weights(images.targets, images.weights)
+    if setting.class_weights:
+        return {"class_weights": factors}
+    return {"shares": images.targets @ factors} if setting.balanced_sampling else {}
 
 
 def _judged(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike, *, split: str) -> LabelledImages:
