@@ -23,7 +23,8 @@ def measured(country: str | None) -> Iterator[dict[str, float]]:
     Yields
     ------
     dict of str to float
-        After the block ``energy_kwh`` and ``co2_kg``: of this process where the machine tells, else estimated from the processor's type.
+        After the block ``energy_kwh`` and ``co2_kg``: of this process where the machine tells, else estimated from the processor's type;
+        empty where the tracker has failed.
 
     Raises
     ------
@@ -35,22 +36,23 @@ def measured(country: str | None) -> Iterator[dict[str, float]]:
         yield found
         return
     from codecarbon import OfflineEmissionsTracker
+    from codecarbon.input import DataSource
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    try:
-        tracker = OfflineEmissionsTracker(
-            country_iso_code=country,
-            measure_power_secs=_POLL_SECONDS,
-            tracking_mode="process",
-            save_to_file=False,
-            allow_multiple_runs=True,
-            log_level="critical",
-        )
-    except Exception as error:  # its own kinds of errors change with its versions
-        raise BCCPError(f"train.energy_country={country} is not accepted by codecarbon ({error}): give a code such as DEU") from error
+    if country not in DataSource().get_global_energy_mix_data():  # the tracker would take the world's
+        raise BCCPError(f"train.energy_country={country} is unknown to codecarbon: give a country's ISO code of three letters, such as DEU")
+    tracker = OfflineEmissionsTracker(
+        country_iso_code=country,
+        measure_power_secs=_POLL_SECONDS,
+        tracking_mode="process",
+        output_methods=[],
+        allow_multiple_runs=True,
+        log_level="critical",
+    )
     tracker.start()
     try:
         yield found
     finally:
         co2_kg = tracker.stop()
-        found |= {"energy_kwh": float(tracker.final_emissions_data.energy_consumed), "co2_kg": float(co2_kg or 0)}
+        if co2_kg is not None:  # it swallows what goes wrong in it
+            found |= {"energy_kwh": float(tracker.final_emissions_data.energy_consumed), "co2_kg": float(co2_kg)}
