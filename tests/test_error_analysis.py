@@ -128,6 +128,7 @@ TRAINING = pd.DataFrame(
         ("abd", False, "none"),  # d is doubted, but does not speak for 8
         ("eec", False, "relabel"),
         ("abf", False, "drop"),
+        ("eef", False, "drop"),  # not collect
         ("abe", True, "drop"),
         ("", False, "none"),
     ],

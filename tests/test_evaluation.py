@@ -327,7 +327,7 @@ class TestingStep(FakeStep):
 
     def log_picture(self, path: Path, *, pixels: bool = False) -> None:
         assert path.is_file()
-        assert pixels is (path.name == "errors.png"), "the gallery alone shows images"
+        assert pixels is (path.name == "error_gallery.png"), "the gallery alone shows images"
         self.pictures.append(path.name)
 
     def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:

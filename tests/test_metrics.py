@@ -137,6 +137,8 @@ def test_resamples_draw_as_many_images_as_there_are_and_are_the_same_for_the_sam
 def test_an_interval_holds_its_figure_and_stays_within_what_is_possible() -> None:
     low, high = metrics.interval(0.02, np.array([0.05, 0.06, 0.07, 0.08]))  # resamples are off by more than the figure
     assert 0 <= low <= 0.02 <= high
+    off = np.array([0.5, 0.6, 0.7]) + 0.1
+    assert metrics.interval(0.6, off) == pytest.approx((0.505, 0.695)), "moved back by the 0.1 that resamples are off"
     assert metrics.interval(1.0, np.ones(10)) == (1.0, 1.0)
     assert metrics.interval(-0.5, np.array([-1.0, 0.0]), lowest=-1)[0] == pytest.approx(-0.975)
 

@@ -237,7 +237,7 @@ def draw(folder: Path, judged: Judged, classes: list[str], history: Path, note: 
 
 
 def draw_errors(folder: Path, explained: Explained, classes: list[str], note: str) -> Path:
-    """Draw ``errors.png``: the costliest errors, each beside the training images that look most like it to the model.
+    """Draw ``error_gallery.png``: the costliest errors, each beside the training images that look most like it to the model.
 
     Parameters
     ----------
@@ -258,5 +258,5 @@ def draw_errors(folder: Path, explained: Explained, classes: list[str], note: st
     title = f"The {len(explained.gallery)} costliest of {n_errors} errors, each beside its nearest training images"
     written = plots.writable(classes)
     title += "" if all(written[name] == name for name in classes) else plots.UNWRITTEN
-    plots.gallery(explained.gallery, folder / "errors.png", title=title + (f"; {note}" if note else ""))
-    return folder / "errors.png"
+    plots.gallery(explained.gallery, folder / "error_gallery.png", title=title + (f"; {note}" if note else ""))
+    return folder / "error_gallery.png"
