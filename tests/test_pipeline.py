@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import bccp
-from bccp import config, tables
+from bccp import compare, config, tables
 from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.keys import ROOT
@@ -137,6 +137,18 @@ def test_a_second_run_reuses_every_step(story: Story) -> None:
     again = bccp.run(story.options)
     assert [step["status"] for step in again["steps"]] == ["reused"] * 8
     assert again["metrics"] == story.summary["metrics"]
+
+
+def test_a_run_compared_with_itself_is_paired_on_all_its_test_images_and_differs_in_nothing(story: Story, tmp_path: Path) -> None:
+    assert compare.main([story.summary["folder"], Path(story.summary["folder"]).name[-6:], "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "compare.md").read_text()
+    assert "Nothing differs." in page
+    assert "All artifacts are the same." in page
+    figures = tables.read(tmp_path / "compare.csv").set_index("metric")
+    assert float(figures.loc["test/accuracy", "a"]) == pytest.approx(story.summary["metrics"]["test/accuracy"])
+    assert float(figures.loc["test/accuracy", "images"]) == story.summary["metrics"]["test/images"]
+    assert float(figures.loc["test/f1_macro", "b"]) == pytest.approx(story.summary["metrics"]["test/f1_macro"])
+    assert set(figures["difference"].astype(float)) == {0.0}
 
 
 def test_poisoned_true_labels_change_no_decision_and_no_weight(story: Story) -> None:

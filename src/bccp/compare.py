@@ -24,6 +24,7 @@ from bccp import pipelines, tables
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
 from bccp.pipelines import Pipeline
+from bccp.step import MAKER
 from bccp.sweep_results import source_of
 from bccp.test import scores
 from bccp.tracking import Ledger, ledger_uri, told
@@ -140,8 +141,7 @@ def compare(a: Side, b: Side, *, seed: int = 0) -> Comparison:
     -------
     Comparison
     """
-    names = sorted({*a.pipeline.versions, *b.pipeline.versions})
-    versions = [(name, *(side.pipeline.versions.get(name, "")[:12] for side in (a, b))) for name in names]
+    versions = [(name, *(side.pipeline.versions.get(name, "")[:12] for side in (a, b))) for name in MAKER]
     different = [row for row in versions if row[1] != row[2]]
     of_a, of_b = (side.table("evaluation", "predictions.csv") for side in (a, b))
     paired, notes = pd.DataFrame(columns=_COLUMNS), list[str]()
@@ -280,7 +280,7 @@ def pair(old: pd.DataFrame, new: pd.DataFrame, *, rng: np.random.Generator, draw
     measured = np.array(figures(everything))  # (2, number of figures)
     drawn = np.array([np.subtract(*figures(rng.choice(everything, len(everything)))) for _ in range(draws)])
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(-drawn, [tail, 100 - tail], axis=0)  # B minus A
+    low, high = np.nanpercentile(-drawn, [tail, 100 - tail], axis=0) + 0.0  # B minus A, and no negative zeros
     names = ["test/accuracy", *(f"test/accuracy_{name}" for name in days), "test/f1_macro"]
     sizes = [len(same), *np.bincount(day, minlength=len(days)).tolist(), len(same)]
     table = {"metric": names, "a": measured[0], "b": measured[1], "difference": measured[1] - measured[0]}
