@@ -19,6 +19,7 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -301,8 +302,9 @@ def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None,
         findings, parts = [*against, *findings], [check_page.changes(drift, NAMES), shown, *parts]
     place = folder / "data_checks"
     place.mkdir()
-    compared = f", against {reference.shown}" if reference else ""
-    check_page.write(place, f"Incoming batch {batch}: {len(tables.read(clean / 'manifest.csv'))} images{compared}", findings, parts)
+    compared = f"<p class='note'>Compared with {escape(reference.shown)}.</p>" if reference else ""
+    n_images = len(tables.read(clean / "manifest.csv"))
+    check_page.write(place, f"Incoming batch {batch}: {n_images} images", findings, [compared, *parts])
     return findings
 
 

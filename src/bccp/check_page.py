@@ -205,7 +205,8 @@ def changes(found: Drift | None, names: tuple[str, str]) -> str:
         bar = f"<i class='both'><b style='left:{left:.1f}%;width:{width:.1f}%'></b></i>"
         lines.append(f"<li><span>{escape(name)}</span>{bar}<span>{value:+.2f}</span></li>")
     how = f"energy distance {found.distance:.3f}, p = {found.p_value:.3f} by exchanging images at random"
-    note = f"{names[1]} minus {names[0]}, in standard deviations; {found.n_new} against {found.n_known} images; {how}."
+    new = names[1][:1].upper() + names[1][1:]
+    note = f"{new} minus {names[0]}, in standard deviations; {found.n_new} against {found.n_known} images; {how}."
     return f"<h2>What looks different</h2><p class='note'>{escape(note)}</p><ul class='bars'>{''.join(lines)}</ul>"
 
 
