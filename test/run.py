@@ -3,7 +3,7 @@
 Reads ``model``, ``segregated_data`` (and through it ``clean_data``), ``true_labels``, where the truth is not known ``given_labels``, and
 the ``monday_model`` that the model's labels or replay were chosen with; to explain errors also the training images with their
 ``given_labels`` and ``cleansed_labels``. Writes ``evaluation``: ``metrics.json`` and, by slice and with intervals, ``metrics.csv``;
-``per_class.csv``, ``predictions.csv``, the tables of :class:`bccp.evaluation.Explained`, and pictures.
+``per_class.csv``, ``predictions.csv``, the tables of :class:`bccp.evaluation.Explained`, pictures, ``model_card.md`` and ``data_card.md``.
 Labels whose truth is not known are flagged ``verified=false`` in all of them. With ``registered_model_name`` the model is registered in
 MLflow, and promoted where it is better than the champion.
 """
@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import evaluation, models, tables, test
+from bccp import cards, evaluation, models, tables, test
 from bccp.images import open_days
+from bccp.promotion import settle
 from bccp.step import Step, command_line
 
 
@@ -44,6 +45,7 @@ def run(step: Step) -> None:
             step.log_picture(picture)
         if explained.gallery:
             step.log_picture(evaluation.draw_errors(folder, explained, days.classes, note), pixels=True)
+        cards.write(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
     step.log_metrics(figures)
     step.log_table("errors", explained.errors.to_dict("records"), (days.view([image])[0] for image in explained.errors["image"]))
     by_day = [f"accuracy_{day} {figures[f'accuracy_{day}']:.1%}" for day in ("monday", "tuesday") if f"accuracy_{day}" in figures]
@@ -52,8 +54,6 @@ def run(step: Step) -> None:
         if line:
             step.say(line)
     if step.config.registered_model_name:
-        from bccp.promotion import settle  # what it needs is loaded where a model is registered
-
         settle(step, days, references, judged.probs)
 
 

@@ -341,6 +341,7 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
     for folder in folders.values():
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    (folders["clean_data"] / "report.json").write_text(json.dumps({"images": 40}), encoding="utf-8")
     images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
     about = {"sha256": images["image"], "phash": images["image"], "width": 8, "height": 8}
     tables.write(images[["image"]].assign(**about), folders["clean_data"] / "manifest.csv")

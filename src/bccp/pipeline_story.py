@@ -320,7 +320,7 @@ class _View:
 def _verdict(summary: Mapping[str, Any], ledger: Ledger | None) -> tuple[str, str]:
     """What a comparison with the champion has left: in the summary, or as tags of the step's run."""
     said = dict(summary)
-    test = next((step for step in summary["steps"] if step["name"] == "test"), {})
+    test: Mapping[str, Any] = next((step for step in summary["steps"] if step["name"] == "test"), {})
     if ledger is not None and "verdict" not in said and test.get("run_id"):
         tags = ledger.client.get_run(test["run_id"]).data.tags
         said = {name.removeprefix("bccp."): value for name, value in tags.items()}
@@ -337,9 +337,11 @@ def _data(places: Mapping[str, Path], days: Days | None) -> Data:
     if days is not None:
         cut = days.splits
         label = tables.read(clean / "manifest.csv").set_index("image")["label"].reindex(cut.index)
-        for (name, day), n in cut.groupby([label.to_numpy(), "day"]).size().items():
+        counted: Any = cut.groupby([label.to_numpy(), "day"]).size().items()  # pandas' types know no pairs
+        for (name, day), n in counted:
             by_class.setdefault(str(name) or "(no folder)", {})[str(day)] = int(n)
-        for (day, split), n in cut.groupby(["day", "split"]).size().items():
+        counted = cut.groupby(["day", "split"]).size().items()
+        for (day, split), n in counted:
             splits.setdefault(str(day), {})[str(split)] = int(n)
         corruption = dict(Counter(kind for kind in cut["corruption"] if kind))
     else:

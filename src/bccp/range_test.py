@@ -17,7 +17,7 @@ import numpy as np
 from bccp import torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
 
 import lightning.pytorch as pl  # isort: skip
-from lightning.pytorch.tuner import Tuner  # isort: skip
+from lightning.pytorch.tuner.tuning import Tuner  # isort: skip
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment  # isort: skip
 
 LOWEST, HIGHEST, N_STEPS = 1e-6, 1.0, 100
@@ -45,7 +45,7 @@ def steepest(losses: list[float], learning_rates: list[float]) -> float | None:
     return float(rate[slopes.argmin()]) if slopes.min() < 0 else None
 
 
-def find(task: pl.LightningModule, batches: Any, folder: Path, *, device: str, precision: str) -> float | None:
+def find(task: pl.LightningModule, batches: Any, folder: Path, *, device: str, precision: Any) -> float | None:
     """Run the range test.
 
     Parameters
@@ -66,7 +66,7 @@ def find(task: pl.LightningModule, batches: Any, folder: Path, *, device: str, p
     float or None
         See :func:`steepest`.
     """
-    trainer = pl.Trainer(
+    trainer: Any = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=1,
         precision=precision,

@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bccp import augmentation as augmentations
 from bccp import (
@@ -61,7 +62,7 @@ MEMORY_MAPPED_BYTES = 256 * 2**20
 PROGRESS_LINES = 5
 """How many epochs are told of where no bar can be drawn."""
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """What Lightning calls them."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -252,8 +253,8 @@ def fit(
     change = changes(augmentation, image_size=model.image_size, probability=augment_probability, strength=augment_strength)
     n_parts = 1 if model.frozen else devices
     if len(images) < 2 * n_parts or (device == "cuda" and n_parts > torch.cuda.device_count()):
-        found = f"there are {torch.cuda.device_count()} here" if len(images) >= 2 * n_parts else f"{len(images)} images need fewer"
-        raise BCCPError(f"train.devices={devices} are too many, {found}: give a smaller number")
+        limit = f"there are {torch.cuda.device_count()} here" if len(images) >= 2 * n_parts else f"{len(images)} images need fewer"
+        raise BCCPError(f"train.devices={devices} are too many, {limit}: give a smaller number")
     features = folder / "features"
     features.mkdir(parents=True)
     model.mirrored = model.mirrored or mirror
@@ -307,7 +308,7 @@ def fit(
                 with _one_thread():
                     _run_head(task, training, validation, device=device)
             else:
-                several = {"devices": devices, "strategy": strategy, "result": features / "result.pt"}
+                several: dict[str, Any] = {"devices": devices, "strategy": strategy, "result": features / "result.pt"}
                 _run(task, training, validation, device=device, precision=precision, **several)
             network.to("cpu", memory_format=torch.contiguous_format)
             model.to("cpu").eval()
@@ -728,7 +729,7 @@ def _run(
 ) -> None:
     """Train, on several devices in processes of their own."""
     several = devices > 1
-    trainer = pl.Trainer(
+    trainer: Any = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=devices,
         # Lightning's other ways start the whole command again for each device
@@ -752,7 +753,7 @@ def _run(
     with _temporary_files_in(result.parent):
         try:
             trainer.fit(task, training, validation)
-        except torch.multiprocessing.ProcessRaisedException as error:
+        except ProcessRaisedException as error:
             told = re.search(r"bccp\.errors\.BCCPError: (.*)", str(error))
             if told:
                 raise BCCPError(told[1]) from error
