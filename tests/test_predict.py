@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import tracemalloc
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from PIL import Image
 
-from bccp import models, predict, served_model
+from bccp import models, predict, preprocessing, served_model
 from bccp.errors import BCCPError
 from bccp.home import scratch
 
@@ -140,3 +143,20 @@ def test_a_pipelines_run_stands_for_its_model(world: World) -> None:
         other = ledger.start("pipeline")
         ledger.tag(other, {"bccp.reused.train": trained})
         assert predict.find_model(ledger, other, folder) == ledger.fetch(f"model:{digest}")
+
+
+def test_files_are_cleaned_up_as_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        models, "probabilities", lambda _model, pixels, **_: seen.append(pixels) or np.full((len(pixels), 2), 0.5, np.float32)
+    )
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(file, "PNG")
+    cleanup = [{"erosion": {"size": 3}}]
+    for filters in (cleanup, []):
+        about = {"class_names": ["ant", "bee"], "resize": "pad", "cleanup": filters}
+        served_model.ServedModel(cast("Any", SimpleNamespace(image_size=8)), about).answers([file.getvalue()])
+        trained_on = preprocessing.pictures([file.getvalue()], image_size=8, resize="pad", cleanup=filters)[0]
+        assert isinstance(trained_on, preprocessing.Picture)
+        assert seen[-1].tobytes() == trained_on.pixels
+    assert seen[0].tobytes() != seen[1].tobytes()

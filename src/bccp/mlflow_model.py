@@ -7,6 +7,7 @@ image files. Nothing in it is pickled, but for what ``torch.load(weights_only=Tr
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -51,7 +52,9 @@ def _save(folder: Path, data: Path) -> None:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import Map
 
-    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *_NEEDED)}
+    about = json.loads((data / "model.json").read_text(encoding="utf-8"))
+    needed = (*_NEEDED, *(["opencv-python-headless"] if about.get("cleanup") else []))
+    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *needed)}
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(Map("double"), "top_3"), ColSpec("string", "error")]
     mlflow.pyfunc.save_model(
         path=str(folder),
@@ -61,7 +64,7 @@ def _save(folder: Path, data: Path) -> None:
         # a column without a name takes one of any name
         signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema([*answer])),
         input_example=pd.DataFrame({"image": [_example(0), _example(255)]}),
-        pip_requirements=[f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in _NEEDED)],
+        pip_requirements=[f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in needed)],
     )
 
 

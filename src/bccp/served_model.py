@@ -20,6 +20,7 @@ import torch
 
 from bccp import models
 from bccp.architectures import ImageClassifier
+from bccp.cleanup import clean_up
 from bccp.preprocessing import UnreadableImageError, decode, fit, pillow_limits
 
 MAX_PIXELS = 100_000_000
@@ -59,11 +60,12 @@ class ServedModel:
     ----------
     model : ImageClassifier
     about : mapping
-        ``model.json``: ``class_names``, K of them, and ``resize``.
+        ``model.json``: ``class_names``, K of them, ``resize`` and ``cleanup``.
     """
 
     def __init__(self, model: ImageClassifier, about: dict[str, Any]) -> None:
         self.model, self.classes, self.resize = model, list(about["class_names"]), about.get("resize") or "stretch"
+        self.cleanup = about.get("cleanup", ())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._lock = threading.Lock()  # Pillow's limits are the whole process's, and a server answers in threads
 
@@ -81,7 +83,7 @@ class ServedModel:
         errors: list[str] = []
         for data in files:
             try:
-                pictures.append(np.asarray(fit(decode(data)[0], size, self.resize)))
+                pictures.append(np.asarray(fit(clean_up(decode(data)[0], self.cleanup), size, self.resize)))
                 errors.append("")
             except UnreadableImageError as error:
                 errors.append(str(error).replace("preprocessing.max_pixels=", ""))
