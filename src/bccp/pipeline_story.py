@@ -304,17 +304,24 @@ class _View:
     def __init__(self, days: Days | None) -> None:
         self._days = days
 
-    def __call__(self, image: str) -> str:
-        if self._days is None or image not in self._days.splits.index:
-            return ""
-        from PIL import Image
+    def __call__(self, images: Sequence[str]) -> list[str]:
+        if self._days is None:
+            return [""] * len(images)
+        known = [image for image in dict.fromkeys(images) if image in self._days.splits.index]
+        pictures = {image: _picture(pixels) for image, pixels in zip(known, self._days.view(known)[:], strict=True)}
+        return [pictures.get(image, "") for image in images]
 
-        picture = Image.fromarray(self._days.view([image])[0])
-        small = max(picture.size) <= MOST_PIXELS // 2
-        picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
-        stream = io.BytesIO()
-        picture.save(stream, **({"format": "PNG"} if small else {"format": "JPEG", "quality": 80}))
-        return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+def _picture(pixels: npt.NDArray[np.uint8]) -> str:
+    """A data URI: PNG of a small image, which is shown enlarged, JPEG of a large one, which is made smaller."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    small = max(picture.size) <= MOST_PIXELS // 2
+    picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    stream = io.BytesIO()
+    picture.save(stream, **({"format": "PNG"} if small else {"format": "JPEG", "quality": 80}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
 def _verdict(summary: Mapping[str, Any], ledger: Ledger | None) -> tuple[str, str]:
@@ -337,12 +344,10 @@ def _data(places: Mapping[str, Path], days: Days | None) -> Data:
     if days is not None:
         cut = days.splits
         label = tables.read(clean / "manifest.csv").set_index("image")["label"].reindex(cut.index)
-        counted: Any = cut.groupby([label.to_numpy(), "day"]).size().items()  # pandas' types know no pairs
-        for (name, day), n in counted:
-            by_class.setdefault(str(name) or "(no folder)", {})[str(day)] = int(n)
-        counted = cut.groupby(["day", "split"]).size().items()
-        for (day, split), n in counted:
-            splits.setdefault(str(day), {})[str(split)] = int(n)
+        for (name, day), n in sorted(Counter(zip(label, cut["day"], strict=True)).items()):
+            by_class.setdefault(str(name) or "(no folder)", {})[str(day)] = n
+        for (day, split), n in sorted(Counter(zip(cut["day"], cut["split"], strict=True)).items()):
+            splits.setdefault(str(day), {})[str(split)] = n
         corruption = dict(Counter(kind for kind in cut["corruption"] if kind))
     else:
         by_class = {name: {"images": int(n)} for name, n in report["classes"].items()}
@@ -389,11 +394,11 @@ def _suspects(path: Path, above: set[str], view: _View) -> list[Shown]:
         return []
     report = tables.read(path, dtypes={"rank": int})
     report = report[report["image"].isin(above) & (report["label"] == "")].sort_values("rank")[:MOST_PICTURES]
-    shown = []
-    for row in report.to_dict("records"):
+    shown, pictures, beside = [], view(report["image"].tolist()), view(report["nearest_trusted"].tolist())
+    for row, picture, trusted in zip(report.to_dict("records"), pictures, beside, strict=True):
         lines = [f"given {row['given_label']}"] + ([f"likely {row['suggested_label']}"] if row["suggested_label"] else [])
         lines += [f"P(wrong) {float(row['p_wrong']):.1%}"] if row["p_wrong"] else []
-        shown.append(Shown(lines, row["image"], view(row["image"]), view(row["nearest_trusted"]) if row["nearest_trusted"] else ""))
+        shown.append(Shown(lines, row["image"], picture, trusted))
     return shown
 
 
@@ -423,11 +428,10 @@ def _evaluation(places: Mapping[str, Path], view: _View) -> Evaluation:
     order = np.argsort(-off, axis=None, kind="stable")[:10]
     confused = [(classes[k // len(classes)], classes[k % len(classes)], int(off.flat[k])) for k in order.tolist() if off.flat[k]]
     wrong = predictions[~right].sort_values(["probability", "image"], ascending=[False, True])
+    surest = wrong[:MOST_PICTURES]
     errors = [
-        Shown(
-            (f"is {row['true_label']}", f"taken for {row['predicted_label']}, {row['probability']:.1%}"), row["image"], view(row["image"])
-        )
-        for row in wrong[:MOST_PICTURES].to_dict("records")
+        Shown((f"is {row['true_label']}", f"taken for {row['predicted_label']}, {row['probability']:.1%}"), row["image"], picture)
+        for row, picture in zip(surest.to_dict("records"), view(surest["image"].tolist()), strict=True)
     ]
     verified = bool((predictions["verified"] == "true").all())
     return Evaluation(figures, bootstrap, verified, per_class, classes, confusion.astype(np.int64), confused, len(wrong), errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
@@ -83,9 +84,14 @@ def differences(config: Mapping[str, Any]) -> list[Difference]:
     list of Difference
         In the order of ``config.yaml``. A key that is linked to another one differs where its value is not the other's.
     """
-    defaults = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    sections = {name: values for name, values in defaults.items() if name not in ("defaults", "hydra")}
-    return [one for name, values in sections.items() if name in config for one in _differing(name, values, config[name], config)]
+    return [one for name, values in _defaults().items() if name in config for one in _differing(name, values, config[name], config)]
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """The sections of ``config.yaml``, with their links."""
+    values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    return {name: section for name, section in values.items() if name not in ("defaults", "hydra")}
 
 
 def _differing(key: str, default: Any, value: Any, config: Mapping[str, Any]) -> Iterator[Difference]:
