@@ -267,3 +267,15 @@ def test_the_model_says_how_to_load_it_and_that_works(story: Story) -> None:
     assert about["class_names"] == ["ant  hill", "bee", "cat"]
     assert "models.load" in (folder / "README.md").read_text()
     assert models.probabilities(model, np.zeros((2, 16, 16, 3), np.uint8), batch_size=2).shape == (2, 3)
+
+
+def test_a_first_model_is_compared_with_the_monday_model_that_is_there(story: Story) -> None:
+    ledger = story.ledger()
+    inputs = {name: story.outputs[name] for name in ("model", "segregated_data", "true_labels")}
+    step = story.step("test", inputs, "test.registered_model_name=first")
+    tags = ledger.client.get_run(step.run_id).data.tags
+    assert tags["bccp.verdict"] in ("promoted", "rejected")
+    assert tags["bccp.verdict_reason"].endswith(", against monday_model")
+    assert tags["bccp.registered"] == "models:/first/1"
+    assert step.metrics["test/accuracy"] - step.metrics["test/champion_accuracy"] == pytest.approx(step.metrics["test/gain"])
+    assert len(ledger.finished("monday_model")) == 1  # it was trained once, by bayes_cutoff
