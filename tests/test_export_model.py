@@ -44,12 +44,12 @@ def test_a_model_that_would_answer_otherwise_is_not_exported(world: World, tmp_p
     write, read = export_model.FORMATS["torchscript"]
 
     def forgets_a_bias(module: Any, example: torch.Tensor, file: Path) -> None:
-        module.model.head[1].bias.data += torch.tensor([0.0, 0.1, 0.0])
+        module.model.head[1].bias.data += torch.tensor([0.0, 6.0, 0.0])
         write(module, example, file)
-        module.model.head[1].bias.data -= torch.tensor([0.0, 0.1, 0.0])
+        module.model.head[1].bias.data -= torch.tensor([0.0, 6.0, 0.0])
 
     monkeypatch.setitem(export_model.FORMATS, "torchscript", (forgets_a_bias, read))
-    with pytest.raises(BCCPError, match=r"small_cnn as torchscript does not answer as the model itself \(a probability differs by 0\.0"):
+    with pytest.raises(BCCPError, match=r"small_cnn as torchscript does not answer as the model itself \(a probability differs by 0\."):
         export_model.export_model(folder, "torchscript", tmp_path / "model.pt")
     assert not list(tmp_path.glob("model.pt*"))
     with pytest.raises(BCCPError, match=r"FORMAT=onxx is unknown: use one of onnx, torchscript, torch_export \(did you mean 'onnx'\?\)"):
