@@ -172,6 +172,7 @@ def test_what_mlflow_run_has_started_ends_when_that_command_is_killed(home: Path
     assert [run.info.status for run in runs] == ["KILLED"] * 2
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_where_it_was_and_makes_the_same_model(
     home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], tmp_path: Path
 ) -> None:
@@ -186,7 +187,7 @@ def test_a_training_that_is_killed_goes_on_where_it_was_and_makes_the_same_model
     assert process.exitcode == 0, said.read_text()
 
     process, said = start(home, words)
-    assert until(lambda: list((home / "checkpoints").glob("train-*.pt")))
+    assert until(lambda: list((home / "checkpoints").glob("train-*.pt")), 300)
     process.kill()
     process.join()
     assert "epoch 80 of 80" not in said.read_text()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -475,6 +478,28 @@ def test_a_training_that_was_stopped_goes_on_and_comes_to_the_same_weights(
     for state, of in ((model.state_dict(), undisturbed.state_dict()), (history.last_state, expected.last_state)):
         assert all(torch.equal(state[key], value) for key, value in of.items())
     assert [path.name for path in place.parent.rglob("*") if path.is_file()] == ["train-1.pt"]
+
+
+def test_a_process_that_is_killed_in_the_middle_of_training_loses_an_epoch_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
+    place, undisturbed, model = tmp_path / "home" / "train-1.pt", make_model(), make_model()
+    fit(undisturbed, tmp_path / "a", epochs=60)
+    process = multiprocessing.get_context("fork").Process(
+        target=fit, args=(make_model(), tmp_path / "b"), kwargs={"epochs": 60, "checkpoint": place}
+    )
+    process.start()
+    while not place.exists() and process.is_alive():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    begun: list[int] = []
+    begin = training._Task.on_train_epoch_start
+    monkeypatch.setattr(training._Task, "on_train_epoch_start", lambda self: begun.append(self.n_epochs) or begin(self))
+    fit(model, tmp_path / "c", epochs=60, checkpoint=place)
+    assert 1 <= begun[0] < 60
+    assert begun == list(range(begun[0], 60))
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in undisturbed.state_dict().items())
 
 
 def test_a_training_that_was_stopped_has_as_much_patience_left_as_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,8 @@ def fit(
     change = changes(augmentation, image_size=model.image_size, probability=augment_probability, strength=augment_strength)
     n_parts = 1 if model.frozen else devices
     if len(images) < 2 * n_parts or (device == "cuda" and n_parts > torch.cuda.device_count()):
-        limit = f"there are {torch.cuda.device_count()} here" if len(images) >= 2 * n_parts else f"{len(images)} images need fewer"
-        raise BCCPError(f"train.devices={devices} are too many, {limit}: give a smaller number")
+        why = f"there are {torch.cuda.device_count()} here" if len(images) >= 2 * n_parts else f"{len(images)} images need fewer"
+        raise BCCPError(f"train.devices={devices} are too many, {why}: give a smaller number")
     features = folder / "features"
     features.mkdir(parents=True)
     model.mirrored = model.mirrored or mirror
@@ -280,7 +281,7 @@ def fit(
                 "optimizer": optimizer,
                 "rate": rates(schedule, epochs=epochs, epoch_steps=len(training), decay=decay, decay_epochs=decay_epochs),
             }
-            found = None
+            found: float | None = None
             if find_learning_rate:
                 with torch.random.fork_rng(devices=_random_devices(device)):
                     own = torch.Generator().manual_seed(seed)
@@ -745,7 +746,8 @@ def _run(
         # as many processes as there are devices, also where a cluster's job manager has set its variables
         plugins=[LightningEnvironment()],
     )
-    trainer.fit_loop.epoch_progress.current.processed = task.n_epochs
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    progress.processed = task.n_epochs
     if not several:
         trainer.fit(task, training, validation)
         return
@@ -759,7 +761,8 @@ def _run(
                 raise BCCPError(told[1]) from error
             raise
         except BaseException:
-            trainer.strategy.launcher.kill(signal.SIGKILL)
+            launcher: Any = trainer.strategy.launcher
+            launcher.kill(signal.SIGKILL)
             raise
     task.take(torch.load(result, map_location="cpu", weights_only=True))
 
@@ -790,6 +793,16 @@ def _run_head(task: _Task, training: _Batches, validation: _Batches | None, *, d
         if time.perf_counter() - kept >= CHECKPOINT_SECONDS:
             task.keep(optimizer, schedule)
             kept = time.perf_counter()
+
+
+def _generator(state: bytes) -> torch.Generator:
+    made = torch.Generator()
+    made.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return made
+
+
+# torch sends it with a tensor that is gone, and its file with it, before the other process has it
+ForkingPickler.register(torch.Generator, lambda generator: (_generator, (generator.get_state().numpy().tobytes(),)))
 
 
 def _distributed() -> bool:
