@@ -222,7 +222,7 @@ def fit(
     devices : int
         So many devices of this kind, or processes on a CPU, share each batch; the head of a frozen backbone is trained on one.
     strategy : {"auto", "ddp_spawn", "ddp_fork"}
-        How Lightning starts a process for each of several devices.
+        How Lightning starts a process for each of several devices; auto: ddp_spawn for GPUs, else ddp_fork.
     precision : {"32", "bf16", "16"}
         What is computed in, as far as the layers can (autocast); weights stay float32, and so does the head of a frozen backbone.
     progress : bool
@@ -730,11 +730,17 @@ def _run(
 ) -> None:
     """Train, on several devices in processes of their own."""
     several = devices > 1
+    if several and strategy == "auto":
+        strategy = "ddp_spawn" if device == "cuda" else "ddp_fork"
+    if several and strategy == "ddp_spawn" and torchvision_compat.DECLARED is not None:
+        raise BCCPError(
+            "train.strategy=ddp_spawn needs a torchvision that is built for this torch, which others are imported with: use ddp_fork"
+        )
     trainer: Any = pl.Trainer(
         accelerator={"cuda": "gpu"}.get(device, device),
         devices=devices,
         # Lightning's other ways start the whole command again for each device
-        strategy="ddp_spawn" if several and strategy == "auto" else strategy if several else "auto",
+        strategy=strategy if several else "auto",
         sync_batchnorm=several and device == "cuda",
         precision=PRECISIONS[precision],
         max_epochs=task.epochs,
