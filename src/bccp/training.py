@@ -33,13 +33,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bccp import augmentation as augmentations
-from bccp import (
-    bars,
-    checkpoints,
-    range_test,
-    step_log,
-    torchvision_compat,  # noqa: F401 - lightning imports only after torchvision_compat
-)
+from bccp import bars, checkpoints, range_test, step_log, torchvision_compat
 from bccp.architectures import ImageClassifier
 from bccp.errors import BCCPError
 from bccp.images import FeatureView, UInt8
