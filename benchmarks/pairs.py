@@ -1,0 +1,69 @@
+"""Variants of the whole pipeline beside one another, paired by seed: what the benchmarks of single settings share."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import bccp
+from bccp.errors import BCCPError
+from benchmarks.measures import interval
+
+Results = dict[str, dict[str, list[float]]]
+"""Of each variant, by its name, each metric's values, one a seed."""
+
+
+class Variant(NamedTuple):
+    """One way to run the pipeline.
+
+    Attributes
+    ----------
+    name : str
+    overrides : tuple of str
+    base : str
+        The variant whose figures are taken off its own; empty: none, its own figures are told.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    base: str = ""
+
+
+def images(data: Path | None) -> list[str]:
+    """The options that name the images: a folder or an archive with a folder a class; None: digits."""
+    if data is None:
+        return []
+    path = data.expanduser().resolve()
+    if not path.exists():
+        raise BCCPError(f"--data {data} does not exist: give a folder or an archive")
+    return [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"]
+
+
+def measure(variants: Sequence[Variant], metrics: Sequence[str], seeds: int, options: Sequence[str]) -> Results:
+    """Run each variant once a seed. Finished steps are reused, also those of a benchmark that was stopped."""
+    found: Results = {variant.name: {metric: [] for metric in metrics} for variant in variants}
+    for seed in range(1, seeds + 1):
+        for number, variant in enumerate(variants, 1):
+            print(f"seed {seed}/{seeds}, {number}/{len(variants)}: {variant.name}", file=sys.stderr, flush=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                summary = bccp.run([*options, f"main.random_seed={seed}", *variant.overrides])
+            for metric, values in found[variant.name].items():
+                values.append(summary["metrics"][metric])
+    return found
+
+
+def report(title: str, variants: Sequence[Variant], found: Results) -> str:
+    """The table as markdown: means, or mean differences from the base, with 95% intervals (Student's t)."""
+    metrics = list(next(iter(found.values())))
+    seeds = len(next(iter(found.values()))[metrics[0]])
+    lines = [f"{title}, {seeds} seeds, 95% intervals", "", f"| | {' | '.join(metrics)} |", "|---|" + "---|" * len(metrics)]
+    for name, _, base in variants:
+        own = found[name]
+        if base:
+            own = {m: [mine - other for mine, other in zip(own[m], found[base][m], strict=True)] for m in metrics}
+        lines.append(f"| {name}{f' minus {base}' if base else ''} | {' | '.join(interval(own[m]) for m in metrics)} |")
+    return "\n".join(lines)

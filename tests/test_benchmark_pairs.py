@@ -1,0 +1,67 @@
+"""Benchmarks of single settings: variants are run alike, and differences are paired by seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bccp
+from bccp.errors import BCCPError
+from benchmarks import inits, pairs, replay, whole
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The options of each run; a run's figures rise with the seed and with what it is given."""
+    found: list[list[str]] = []
+
+    def run(options: list[str]) -> dict[str, Any]:
+        found.append(options)
+        seed = int(next(word for word in options if word.startswith("main.random_seed")).partition("=")[2])
+        better = 0.01 * ("train.init=monday_model" in options) - 0.02 * ("bayes_cutoff.enabled=false" in options)
+        return {"metrics": dict.fromkeys({*inits.METRICS, *whole.METRICS}, 0.1 * seed + better)}
+
+    monkeypatch.setattr(bccp, "run", run)
+    return found
+
+
+def test_starts_are_compared_at_equal_steps_and_by_seed(asked: list[list[str]]) -> None:
+    chosen = inits.variants([4])
+    table = pairs.report("Starts", chosen, pairs.measure(chosen, inits.METRICS, 3, ["train.batch_size=32"])).splitlines()
+    assert len(asked) == 6
+    assert all({"train.epochs=4", "train.patience=null", "train.batch_size=32"} <= set(options) for options in asked)
+    assert table[0] == "Starts, 3 seeds, 95% intervals"
+    assert table[4].startswith("| 4 epochs from scratch | 0.2000 ± 0.24")
+    assert table[5].startswith("| 4 epochs from monday_model minus 4 epochs from scratch | 0.0100 ± 0.0000")
+
+
+def test_the_whole_pipeline_is_told_by_what_it_is_ahead_of_its_rivals(
+    asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["whole", "--seeds", "2", "--", "train.epochs=3"])
+    whole.main()
+    assert len(asked) == 8
+    assert all("train.epochs=3" in options for options in asked)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[5].startswith("| true labels, same replay | 0.1500 ±")
+    assert lines[8].startswith("| full pipeline minus true labels, same replay | 0.0000 ±")
+    assert lines[10].startswith("| full pipeline minus plain Tuesday | 0.0200 ± 0.0000")
+
+
+def test_each_sampler_is_compared_with_random_at_its_own_ratio() -> None:
+    chosen = replay.variants(["none", "herding"], [0.25, 0.5])
+    assert [(variant.name, variant.base) for variant in chosen[3:]] == [
+        ("random, ratio 0.5", ""),
+        ("none, ratio 0.5", "random, ratio 0.5"),
+        ("herding, ratio 0.5", "random, ratio 0.5"),
+    ]
+    assert chosen[2].overrides == ("cp_sampling.type=herding", "cp_sampling.ratio=0.25")
+
+
+def test_the_images_may_be_ones_own(tmp_path: Path) -> None:
+    assert pairs.images(None) == []
+    assert pairs.images(tmp_path) == ["data.source=folder", f"data.path='{tmp_path}'"]
+    with pytest.raises(BCCPError, match="does not exist: give a folder or an archive"):
+        pairs.images(tmp_path / "none")
