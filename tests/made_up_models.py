@@ -58,7 +58,8 @@ class World:
         sha256 = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.images]
         clean = self._folder("clean_data")
         np.save(clean / "images.npy", self.images)
-        tables.write(pd.DataFrame({"image": ids, "row": range(len(ids)), "sha256": sha256}), clean / "manifest.csv")
+        manifest = {"image": ids, "row": range(len(ids)), "sha256": sha256, "phash": sha256, "width": 8, "height": 8}
+        tables.write(pd.DataFrame(manifest), clean / "manifest.csv")
         (clean / "report.json").write_text(json.dumps({"images": len(ids), "image_size": 8, "resize": "stretch"}), encoding="utf-8")
         self.versions = {"clean_data": self._publish("preprocessing", "clean_data", clean)}
         segregated = self._folder("segregated_data")

@@ -55,6 +55,7 @@ def test_equal_models_have_no_difference_and_pairing_narrows_the_interval() -> N
     assert row["high"] - row["low"] < 2 * 1.96 * np.sqrt(2 * 0.7 * 0.3 / 300) / 2  # of independent test sets it would be twice as wide
 
 
+@pytest.mark.slow
 def test_the_interval_covers_at_its_rate() -> None:
     covered = []
     for seed in range(120):

@@ -63,7 +63,7 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("train__subset", {"images_per_class": 0}, "is not accepted: give null or"),
         ("train__subset", {"classes": []}, "is not accepted: give null or"),
         ("train__subset", {}, "is not accepted: give null or"),
-        ("train__precision", 64, "train.precision=64 is unknown: use one of 32, bf16, 16"),
+        ("train__precision", 64, "train.precision=64 is unknown: use one of float32, bfloat16, float16"),
         ("train__strategy", "ddp", "train.strategy=ddp is unknown: use one of auto, ddp_spawn, ddp_fork"),
         ("train__devices", 0, "train.devices=0 is out of range: give a number from 1 to 1024"),
         ("train__energy_country", "Germany", "train.energy_country=Germany is no ISO code of a country"),
@@ -161,10 +161,14 @@ def test_energy_is_measured_only_where_the_package_for_it_is_installed_and_chang
     [
         ("cpu", {"accelerator": "cuda"}, "train.accelerator=cuda is not here: use auto or cpu$"),
         ("cuda", {"accelerator": "mps"}, "train.accelerator=mps is not here: use auto or cpu, or cuda$"),
-        ("cpu", {"precision": 16}, "train.precision=16 needs a CUDA device, but training would run on cpu: use 32 or bf16"),
-        ("cuda", {"precision": 16, "accelerator": "cpu"}, "training would run on cpu"),
-        ("cuda", {"precision": 16, "accelerator": "cuda"}, None),
-        ("cuda", {"accelerator": "cpu", "precision": "bf16"}, None),
+        (
+            "cpu",
+            {"precision": "float16"},
+            "train.precision=float16 needs a CUDA device, but training would run on cpu: use float32 or bfloat16",
+        ),
+        ("cuda", {"precision": "float16", "accelerator": "cpu"}, "training would run on cpu"),
+        ("cuda", {"precision": "float16", "accelerator": "cuda"}, None),
+        ("cuda", {"accelerator": "cpu", "precision": "bfloat16"}, None),
         ("mps", {"accelerator": "mps"}, None),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from bccp import config, contract
-from bccp.keys import _imported_files, _pins
+from bccp.keys import _imported_files, pins
 from bccp.step import SPECS
 
 FOLDERS = [*config.STEPS, "."]
@@ -54,7 +54,7 @@ def test_a_package_has_the_same_pin_everywhere(root: Path) -> None:
     pinned["mlflow-skinny"] = pinned["mlflow"]
     checked = 0
     for folder in FOLDERS:
-        for name, version in _pins(root / folder / "conda.yml").items():
+        for name, version in pins(root / folder / "conda.yml").items():
             assert pinned[name] == version, (folder, name)
             checked += 1
     assert checked > 80
@@ -71,9 +71,9 @@ def test_mlflow_reads_every_name_and_pin_and_they_are_those_of_real_packages(roo
     environment = _PythonEnv.from_conda_yaml(project.env_config_path)
     assert (environment.python, environment.build_dependencies) == ("3.11.7", ["pip==23.2.1"])
     assert _get_conda_dependencies(project.env_config_path) == ["python=3.11.7", "pip=23.2.1"]
-    pins = _pins(root / folder / "conda.yml")
-    assert environment.dependencies == [f"{name}=={version}" for name, version in pins.items()]
-    assert {name: metadata.version(name).partition("+")[0] for name in pins} == pins
+    pinned = pins(root / folder / "conda.yml")
+    assert environment.dependencies == [f"{name}=={version}" for name, version in pinned.items()]
+    assert {name: metadata.version(name).partition("+")[0] for name in pinned} == pinned
 
 
 def test_steps_with_the_same_requirements_have_the_same_file(root: Path) -> None:
@@ -102,10 +102,10 @@ def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step
         "hydra": "hydra-core",
         "mlflow": "mlflow-skinny",
     }
-    declared = set(_pins(root / step / "conda.yml")) - {"alembic"}  # MLflow's local store needs it
+    declared = set(pins(root / step / "conda.yml")) - {"alembic"}  # MLflow's local store needs it
     assert declared <= {of_packages.get(name, name) for name in imported}
 
 
 def test_steps_without_torch_do_not_install_it(root: Path) -> None:
-    with_torch = {step for step in config.STEPS if "torch" in _pins(root / step / "conda.yml")}
+    with_torch = {step for step in config.STEPS if "torch" in pins(root / step / "conda.yml")}
     assert with_torch == {"bayes_cutoff", "cp_sampling", "train", "test"}

@@ -41,6 +41,8 @@ def make_data(place: Path) -> dict[str, Path]:
     np.save(folders["clean_data"] / "images.npy", pixels)
     manifest = pd.DataFrame({"image": names, "sha256": names, "phash": "", "width": SIZE, "height": SIZE})
     tables.write(manifest, folders["clean_data"] / "manifest.csv")
+    report = {"images": N_IMAGES, "image_size": SIZE, "resize": "stretch"}
+    (folders["clean_data"] / "report.json").write_text(json.dumps(report), encoding="utf-8")
     corrupted = number >= 72
     np.save(folders["segregated_data"] / "corrupted.npy", 255 - pixels[corrupted])
     splits = {
@@ -186,7 +188,10 @@ def test_what_is_computed_in_is_part_of_every_key(step: SharingStep, monkeypatch
 
 @dataclasses.dataclass
 class Section:
-    """Of a step without parameters."""
+    """Of ``train``, as far as its key asks for more than parameters."""
+
+    precision: str = "float32"
+    accelerator: str = "auto"
 
 
 def test_torch_says_the_same_of_this_processor() -> None:

@@ -19,7 +19,7 @@ from uv_stand_in import Tool
 
 import bccp
 from bccp import config, environments
-from bccp.keys import ROOT, _pins
+from bccp.keys import ROOT, pins
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2"]
 QUICK += ["main.threads=1", "tracking.wandb=disabled"]
@@ -92,8 +92,8 @@ def test_the_environment_of_a_step_lacks_what_it_does_not_declare(isolated: Isol
     for step, place in isolated.environments.items():
         told = subprocess.run([place / "bin" / "python", "-I", "-c", INSTALLED], capture_output=True, text=True, check=True).stdout
         installed = {canonicalize_name(name): (version, requires or []) for name, version, requires in json.loads(told)}
-        pins = {canonicalize_name(name): version for name, version in _pins(ROOT / step / "conda.yml").items()}
-        assert {name: installed[name][0].partition("+")[0] for name in pins} == pins, step
+        pinned = {canonicalize_name(name): version for name, version in pins(ROOT / step / "conda.yml").items()}
+        assert {name: installed[name][0].partition("+")[0] for name in pinned} == pinned, step
         declared, todo = set(), [Requirement(f"{name}=={version}") for name, version in pins.items()]
         while todo:
             wanted = todo.pop()

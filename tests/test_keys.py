@@ -154,8 +154,8 @@ def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
     monkeypatch.setattr(keys, "features_dtype", lambda device: "float32")
     train = parts(root, "train")
     assert parts(root, "train", accelerator="cpu") == train
-    other = parts(root, "train", precision="bf16")
-    assert keys.differences(train, other) == ['dtype.training: "float32" -> "bfloat16"', 'parameters.precision: "32" -> "bf16"']
+    other = parts(root, "train", precision="bfloat16")
+    assert keys.differences(train, other) == ['dtype.training: "float32" -> "bfloat16"', 'parameters.precision: "float32" -> "bfloat16"']
     assert parts(root, "train", strategy="ddp_fork") == train
     assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
     monkeypatch.setattr(keys, "device_type", lambda: "cuda")

@@ -122,16 +122,17 @@ def test_the_picture_shows_the_images_as_they_are(tmp_path: Path) -> None:
 
 def test_names_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    thumbnail = plots._thumbnail
+    fitting = plots._fitting
 
-    def spy(axes: Any, pixels: Any, left: int, top: int, lines: list[str], *, colour: str) -> None:
-        written.extend(lines)
-        thumbnail(axes, pixels, left, top, lines, colour=colour)
+    def spy(text: str, width: float, size: float) -> str:
+        written.append(text)
+        return fitting(text, width, size)
 
-    monkeypatch.setattr(plots, "_thumbnail", spy)
+    monkeypatch.setattr(plots, "_fitting", spy)
     names = ["猫", "犬", "кот"]
     plots.suspects([Suspect(np.zeros((8, 8, 3), np.uint8), "犬", "кот", 0.5)], names, tmp_path / "one.png", title="one")
-    assert written == ["given: class 2", "likely: кот", "P(wrong) 50.0%"]
+    assert written[0].startswith("one; class k is the k-th of classes.csv")
+    assert written[1:] == ["given: class 2", "likely: кот", "P(wrong) 50.0%"]
 
 
 SECTION = {

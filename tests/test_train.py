@@ -345,13 +345,13 @@ def test_the_step_tells_what_it_found_and_spent_and_trains_on_a_subset(tmp_path:
     known = SimpleNamespace(DataSource=lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"DEU": {}}))
     monkeypatch.setitem(sys.modules, "codecarbon", fake)
     monkeypatch.setitem(sys.modules, "codecarbon.input", known)
-    step = make_step(tmp_path, energy_country="DEU", find_learning_rate=True, subset={"images_per_class": 3}, precision="bf16")
+    step = make_step(tmp_path, energy_country="DEU", find_learning_rate=True, subset={"images_per_class": 3}, precision="bfloat16")
     load_run("train")(step)
     assert (step.metrics["energy_kwh"], step.metrics["co2_kg"]) == (2.0, 0.5)
     assert (asked[0]["country_iso_code"], asked[0]["output_methods"]) == ("DEU", [])
     assert 1e-6 < step.metrics["learning_rate"] < 1
     assert step.metrics["images"] == 9
-    plain = make_step(tmp_path / "plain", learning_rate=step.metrics["learning_rate"], subset={"images_per_class": 3}, precision="bf16")
+    plain = make_step(tmp_path / "plain", learning_rate=step.metrics["learning_rate"], subset={"images_per_class": 3}, precision="bfloat16")
     load_run("train")(plain)
     for name in ("model.pt", "last.pt", "model.json", "history.csv"):
         assert (plain.folders["model"] / name).read_bytes() == (step.folders["model"] / name).read_bytes()

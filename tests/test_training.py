@@ -179,7 +179,7 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
     one = fit(alone, tmp_path, **options)
 
     def run_head(task: Any, training_set: Any, validation: Any, **rest: Any) -> None:
-        training._run(task, training_set, validation, bar=False, result=tmp_path / "result.pt", **rest)
+        training._run(task, training_set, validation, result=tmp_path / "result.pt", **rest)
 
     monkeypatch.setattr(training, "_run_head", run_head)
     other = fit(by_lightning, tmp_path, **options)
@@ -321,24 +321,24 @@ def test_the_steepest_fall_is_looked_for_after_the_start_and_before_the_end() ->
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-@pytest.mark.parametrize("precision", ["bf16", "16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_with_weights_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, device: str
 ) -> None:
     if not {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]:
         pytest.skip(f"no {device} here")
-    if precision == "16" and device != "cuda":
+    if precision == "float16" and device != "cuda":
         pytest.skip("CUDA only")
     model, seen, forward = make_model(), set(), ImageClassifier.forward
     monkeypatch.setattr(ImageClassifier, "forward", lambda self, pixels: (out := forward(self, pixels), seen.add(out.dtype))[0])
     history = fit(model, tmp_path, precision=precision, device=device, epochs=12, ema_decay=0.5)
-    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float16}
+    assert seen == {torch.bfloat16 if precision == "bfloat16" else torch.float16}
     assert max(history.val_accuracy) > 0.9
     assert {value.dtype for key, value in model.state_dict().items() if not key.endswith("tracked")} == {torch.float32}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
-@pytest.mark.parametrize("precision", ["32", "16"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_training_on_a_gpu_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     monkeypatch.setenv("BCCP_HOME", str(tmp_path))
     options: dict[str, Any] = {"device": "cuda", "precision": precision, "epochs": 5, "ema_decay": 0.5}

@@ -171,6 +171,7 @@ def test_a_pipeline_that_only_reuses_is_a_run_with_its_lineage_online_and_synced
     assert state(server) == before
 
 
+@pytest.mark.slow
 def test_what_was_reused_while_the_server_was_silent_is_told_by_the_sync(
     server: WandbStandIn, home: Path, light_steps: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +381,7 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
     summary = bccp.run(["tracking.wandb=offline"])
     assert server.calls == []
     assert len(notes(home)) == 9  # the eight steps', and the report's
-    assert wandb_sync.sync() == "W&B: 9 runs and 16 input edges uploaded"
+    assert wandb_sync.sync() == "W&B: 9 runs and 17 input edges uploaded"
     assert server.edges() == LINEAGE
     assert sorted(str(run.job_type) for run in server.runs.values()) == sorted([*config.STEPS, "pipeline_report"])
     assert {(run.group, run.state) for run in server.runs.values()} == {(Path(summary["folder"]).name, "finished")}

@@ -401,7 +401,7 @@ class Train:
     patience: int | None = _number(1)
     subset: Any = field()
     energy_country: str | None = field()
-    precision: str = _choice("32", "bf16", "16")
+    precision: str = _choice("float32", "bfloat16", "float16")
     accelerator: str = _choice("auto", "cpu", "cuda", "mps")
     devices: int = _number(1, 1024)
     strategy: str = _choice("auto", "ddp_spawn", "ddp_fork")

@@ -136,7 +136,8 @@ def explain(step: Step, days: Days, model: ImageClassifier, judged: Judged, mani
     blocks = (features(ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE))
     near = error_analysis.nearest_training(features(errors["image"].tolist()), blocks).position
     constant = (known.loc[errors["image"], "phash"] == "").to_numpy()
-    errors["slice"], errors["action"] = of_image, error_analysis.what_to_fix(errors, training, near, constant)
+    errors["slice"] = of_image.reindex(errors.index)  # an empty table would take all of its rows
+    errors["action"] = error_analysis.what_to_fix(errors, training, near, constant)
     errors["nearest"] = [";".join(training["image"].iloc[places]) for places in near]
     found = {"confused_pairs": error_analysis.confused_pairs(judged.predictions), "error_slices": slices}
     return Explained(

@@ -37,8 +37,6 @@ _IMPORT = re.compile(r"^\s*(?:from\s+(bccp[\w.]*)\s+import\s*(\([^)]*\)|.*)|impo
 _LONGEST_VALUE = 100
 """Characters of a parameter's value in a key's parts."""
 
-_PRECISIONS = {"32": "float32", "bf16": "bfloat16", "16": "float16"}
-
 
 def step_key(
     step: str, section: Any, inputs: Mapping[str, str], *, isolated: bool, resolved: Mapping[str, str] | None = None
@@ -76,11 +74,11 @@ def step_key(
         "inputs": dict(inputs),
     }
     if not isolated:
-        parts["installed"] = _versions(tuple(_pins(environment)))
-    if "torch" in _pins(environment):
+        parts["installed"] = _versions(tuple(pins(environment)))
+    if "torch" in pins(environment):
         parts |= {"dtype": _dtypes(), "device": device_type()}
     if step == "train":
-        parts["dtype"]["training"], parts["device"] = _PRECISIONS[section.precision], training_device(section)
+        parts["dtype"]["training"], parts["device"] = section.precision, training_device(section)
     return parts_key(parts), parts
 
 
@@ -165,8 +163,8 @@ def training_device(section: Any) -> str:
     device: str = here if section.accelerator == "auto" else section.accelerator
     if device not in (here, "cpu"):
         raise BCCPError(f"train.accelerator={device} is not here: use auto or cpu{f', or {here}' if here != 'cpu' else ''}")
-    if section.precision == "16" and device != "cuda":
-        raise BCCPError(f"train.precision=16 needs a CUDA device, but training would run on {device}: use 32 or bf16")
+    if section.precision == "float16" and device != "cuda":
+        raise BCCPError(f"train.precision=float16 needs a CUDA device, but training would run on {device}: use float32 or bfloat16")
     return device
 
 
@@ -190,7 +188,7 @@ def _dtypes() -> dict[str, str]:
     return {"training": "float32", "frozen": features_dtype(device_type())}
 
 
-def _pins(environment: Path) -> dict[str, str]:
+def pins(environment: Path) -> dict[str, str]:
     """The ``package==version`` lines of an environment file."""
     return dict(re.findall(r"^\s*-\s*([A-Za-z0-9._-]+)==(\S+)", environment.read_text(encoding="utf-8"), flags=re.MULTILINE))
 

@@ -17,8 +17,12 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from bccp.keys import ROOT, pins
+
 TRAINED_ON = "trained_on.npy"
 """In the model's data: fingerprints of the images that it has seen in training (:func:`fingerprints`)."""
+
+_CLEANS_UP = "opencv-python-headless"
 
 _NEEDED = ("numpy", "pandas", "pillow", "torch", "torchvision")
 """Beside MLflow, what :mod:`bccp.served_model` imports, directly or not."""
@@ -52,9 +56,10 @@ def _save(folder: Path, data: Path) -> None:
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import Map
 
-    about = json.loads((data / "model.json").read_text(encoding="utf-8"))
-    needed = (*_NEEDED, *(["opencv-python-headless"] if about.get("cleanup") else []))
-    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *needed)}
+    versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *_NEEDED)}
+    needed = [f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in _NEEDED)]
+    if json.loads((data / "model.json").read_text(encoding="utf-8")).get("cleanup"):  # the step test itself cleans nothing up
+        needed.append(f"{_CLEANS_UP}=={pins(ROOT / 'preprocessing' / 'conda.yml')[_CLEANS_UP]}")
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(Map("double"), "top_3"), ColSpec("string", "error")]
     mlflow.pyfunc.save_model(
         path=str(folder),
@@ -64,7 +69,7 @@ def _save(folder: Path, data: Path) -> None:
         # a column without a name takes one of any name
         signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema([*answer])),
         input_example=pd.DataFrame({"image": [_example(0), _example(255)]}),
-        pip_requirements=[f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in needed)],
+        pip_requirements=needed,
     )
 
 

@@ -401,7 +401,7 @@ def _ignored(given: Mapping[str, Any]) -> set[str]:
     """The keys of the steps' sections that neither their own step nor one that is linked to them heeds, under values by key."""
     flat = _defaults() | dict(given)
     asked, heeded = set(), set()
-    for step in ("segregation", "noisy_labels", "bayes_cutoff", "cp_sampling", "train"):
+    for step in ("segregation", "noisy_labels", "bayes_cutoff", "cp_sampling", "train", "test"):
         section = _built(config.section_type(step), f"{step}.", flat)
         asked |= {f"{step}.{name}" for name, _ in config.flatten(dataclasses.asdict(section))}
         heeded |= {f"{step}.{name}" for name, _ in config.flatten(config.relevant(section))}

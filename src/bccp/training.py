@@ -57,7 +57,7 @@ MEMORY_MAPPED_BYTES = 256 * 2**20
 PROGRESS_LINES = 5
 """How many epochs are told of where no bar can be drawn."""
 
-PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 """What Lightning calls them."""
 
 CHECKPOINT_SECONDS = 1.0
@@ -149,7 +149,7 @@ def fit(
     device: str = "cpu",
     devices: int = 1,
     strategy: str = "auto",
-    precision: str = "32",
+    precision: str = "float32",
     progress: bool = False,
     show: Callable[[UInt8], None] | None = None,
     checkpoint: Path | None = None,
@@ -217,7 +217,7 @@ def fit(
         So many devices of this kind, or processes on a CPU, share each batch; the head of a frozen backbone is trained on one.
     strategy : {"auto", "ddp_spawn", "ddp_fork"}
         How Lightning starts a process for each of several devices; auto: ddp_spawn for GPUs, else ddp_fork.
-    precision : {"32", "bf16", "16"}
+    precision : {"float32", "bfloat16", "float16"}
         What is computed in, as far as the layers can (autocast); weights stay float32, and so does the head of a frozen backbone.
     progress : bool
         Print a few lines where no bar is drawn (:mod:`bccp.bars`).
@@ -720,7 +720,7 @@ def _run(
     result: Path,
     devices: int = 1,
     strategy: str = "auto",
-    precision: str = "32",
+    precision: str = "float32",
 ) -> None:
     """Train, on several devices in processes of their own."""
     several = devices > 1
