@@ -29,12 +29,13 @@ import pandas as pd
 
 from bccp import check_page, config, data_checks, fetch_data, pipelines, preprocessing, tables
 from bccp.data_checks import Finding
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch, sweep_scratch
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.step import default_threads
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"
 """Of a batch's folder: what it is, its files, and once it is accepted those of the reference with them."""
@@ -376,7 +377,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", default=None, help="accept a batch that was checked before, by its id")
     parser.add_argument("options", nargs="*", help="options as for a run: preprocessing.checks.drift=0.1")
     given = parser.parse_args(arguments)
-    try:
+    words = [word for text in given.options for word in split_options(text)]
+
+    def work() -> None:
         if given.accept not in ("", "yes"):
             raise BCCPError(f"ACCEPT={given.accept} is not understood: write ACCEPT=yes, or leave it out to be shown what was found")
         keep_within_home()
@@ -384,16 +387,9 @@ def main(arguments: Sequence[str]) -> int:
         if given.batch is not None:
             print("\n".join(accept(given.batch)), flush=True)
         else:
-            _check_and_tell(given.data, given.reference, [word for text in given.options for word in split_options(text)], given.accept)
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was kept", file=sys.stderr, flush=True)
-        return 130
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+            _check_and_tell(given.data, given.reference, words, given.accept)
+
+    return exit_status(work, interrupted="interrupted; nothing was kept")
 
 
 def _check_and_tell(data: str, named: str, options: Sequence[str], accept_it: str) -> None:

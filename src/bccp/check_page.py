@@ -282,6 +282,7 @@ _FOOTER = (
     f"<code>preprocessing.checks</code>. The same as tables: {TABLE} and {FLAGGED}, beside this page.</footer>"
 )
 
+# not that of bccp.pages: what a step imports is part of its key, and a report's new look would make images be read anew
 _STYLE = """
 :root { --page: #fff; --ink: #1f2933; --soft: #66727f; --line: #e4e7eb; --card: #f5f7f9; --bar: #1f6fb4; --bad: #c0392b; --good: #1d7a52; }
 @media (prefers-color-scheme: dark) {

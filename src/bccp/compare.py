@@ -21,13 +21,14 @@ import numpy as np
 import pandas as pd
 
 from bccp import pipelines, tables
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
 from bccp.pipelines import Pipeline
 from bccp.step import MAKER
 from bccp.sweep_results import source_of
 from bccp.test import scores
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 PAGE, FIGURES, IMAGES = "compare.md", "compare.csv", "compare_images.csv"
 """What is written: all in words; ``metric, a, b, difference, low, high, images``; and ``image, change, a, b``."""
@@ -394,21 +395,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("b")
     parser.add_argument("--out", default="", help="the folder to write to; default: compare/<A>_<B> in the home")
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         keep_within_home()
         found = compare(find(given.a, option="A"), find(given.b, option="B"))
         out = Path(given.out).expanduser().resolve() if given.out else _default_place([given.a, given.b])
         write(found, out)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr, flush=True)
-        return 130
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
-    print(f"{page(found)}\nwritten: {out / PAGE}, {FIGURES}, {IMAGES}", flush=True)
-    return 0
+        print(f"{page(found)}\nwritten: {out / PAGE}, {FIGURES}, {IMAGES}", flush=True)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from bccp import models
 from bccp.architectures import ImageClassifier
+from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.predict import find_model
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 TOLERANCE = 1e-4
 """Largest difference of a probability from the model's own that rounding in another order explains."""
@@ -223,31 +224,25 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", default="", help=", ".join(FORMATS))
     parser.add_argument("--out", default="", help="the file to write")
     given = parser.parse_args(arguments)
-    try:
-        if not given.out:
-            raise BCCPError("where to? give OUT=a file, such as model.onnx")
-        out = Path(given.out).expanduser()
-        if out.is_dir() or not out.resolve().parent.is_dir() or not os.access(out.resolve().parent, os.W_OK):
-            raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
-        uri, note = ledger_uri(None)
-        if note:
-            print(note, flush=True)
-        with scratch("model") as folder:
-            said = export_model(find_model(Ledger(uri), given.model, folder), given.format, out)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr, flush=True)
-        return 130
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
+    return exit_status(lambda: _export(given.model, given.format, given.out))
+
+
+def _export(model: str, format_name: str, place: str) -> None:
+    if not place:
+        raise BCCPError("where to? give OUT=a file, such as model.onnx")
+    out = Path(place).expanduser()
+    if out.is_dir() or not out.resolve().parent.is_dir() or not os.access(out.resolve().parent, os.W_OK):
+        raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    with scratch("model") as folder:
+        said = export_model(find_model(Ledger(uri), model, folder), format_name, out)
     print(
         f"{out.resolve()}: {said['format']}, {said['image_size']} px, {len(said['class_names'])} classes; answers as the model itself does "
         f"(within {said['largest_difference']:.1g})",
         flush=True,
     )
-    return 0
 
 
 if __name__ == "__main__":

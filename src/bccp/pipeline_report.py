@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bccp import wandb_mirror
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, scratch
-from bccp.masking import shown_text
+from bccp.masking import first_line
 from bccp.pipeline import PAGE
 from bccp.pipeline_page import page
 from bccp.pipeline_story import read_story
@@ -75,7 +76,7 @@ def conclude(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None, co
                 _record_in_wandb(summary, made, ledger, context)
     except Exception as error:
         if summary["status"] == "finished":  # else the error that ended the pipeline is what counts
-            said = shown_text((str(told(error)).splitlines() or [type(error).__name__])[0])[:300]
+            said = first_line(told(error))
             print(f"warning: the report is not made or not recorded ({said}): make report RUN={folder} tries again", flush=True)
 
 
@@ -151,21 +152,18 @@ def _folder_of(run_id: str) -> Path:
 
 def main(arguments: Sequence[str]) -> int:
     """Say where a run's page is, made if it is missing, and open it where there is a screen; the exit status."""
-    try:
-        folder = find_folder(arguments[0] if arguments else "")
-        if not (folder / PAGE).exists():
-            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-            tracking = (summary.get("config") or {}).get("tracking") or {}
-            write_report(summary, folder, Ledger(ledger_uri(tracking.get("mlflow_uri"))[0]))
-        print(f"report: {folder / PAGE}", flush=True)
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
+    return exit_status(lambda: _show(arguments[0] if arguments else ""))
+
+
+def _show(run: str) -> None:
+    folder = find_folder(run)
+    if not (folder / PAGE).exists():
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        tracking = (summary.get("config") or {}).get("tracking") or {}
+        write_report(summary, folder, Ledger(ledger_uri(tracking.get("mlflow_uri"))[0]))
+    print(f"report: {folder / PAGE}", flush=True)
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open((folder / PAGE).as_uri())
-    return 0
 
 
 if __name__ == "__main__":

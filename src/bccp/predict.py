@@ -22,9 +22,10 @@ from mlflow.exceptions import MlflowException
 
 from bccp import registry
 from bccp.archives import is_hidden
+from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import scratch, scratch_owner
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 if TYPE_CHECKING:
     from bccp.served_model import Answer, ServedModel
@@ -209,19 +210,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", default="", help="the table to write; default: predictions.csv")
     given = parser.parse_args(arguments)
     out = Path(given.out or "predictions.csv").expanduser()
-    try:
+
+    def work() -> None:
         n_files, n_unreadable, examples = _predict(given.model, given.images, out)
-    except KeyboardInterrupt:
-        return _failed("interrupted", 130)
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        return _failed(str(told(error)))
-    print(f"{n_files - n_unreadable} of {n_files} files have an answer: {out.resolve()}", flush=True)
-    if not n_unreadable:
-        return 0
-    print("\n".join(f"  {example}" for example in examples), file=sys.stderr)
-    return _failed(f"{n_unreadable} of {n_files} files have no answer: the column error of {out} says why")
+        print(f"{n_files - n_unreadable} of {n_files} files have an answer: {out.resolve()}", flush=True)
+        if n_unreadable:
+            print("\n".join(f"  {example}" for example in examples), file=sys.stderr)
+            raise BCCPError(f"{n_unreadable} of {n_files} files have no answer: the column error of {out} says why")
+
+    return exit_status(work)
 
 
 def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
@@ -242,12 +239,6 @@ def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
         loaded = served_model.load(found)
         with _whole_or_not_at_all(out) as file:
             return predict(loaded, place, file)
-
-
-def _failed(text: str, status: int = 1) -> int:
-    sys.stdout.flush()
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return status
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bccp.errors import BCCPError
+from bccp.endings import exit_status
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 
 DEFAULT = "bccp"
 """The name under which the README registers models."""
@@ -22,19 +22,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bccp.rollback", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", default="", help=f"the registered model's name; default: {DEFAULT}")
     name = parser.parse_args(arguments).model or DEFAULT
-    try:
-        uri, note = ledger_uri(None)
-        if note:
-            print(note, flush=True)
-        left, now = roll_back(Ledger(uri), name.removeprefix("models:/").partition("@")[0])
-    except Exception as error:
-        if not isinstance(told(error), BCCPError):
-            raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
-        return 1
+    return exit_status(lambda: _roll_back(name))
+
+
+def _roll_back(name: str) -> None:
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    left, now = roll_back(Ledger(uri), name.removeprefix("models:/").partition("@")[0])
     version = f" (model:{now.tags[VERSION_TAG][:12]})" if VERSION_TAG in now.tags else ""
     print(f"models:/{now.name}@{CHAMPION} is version {now.version} again{version}; version {left.version} is rolled back", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
