@@ -15,10 +15,10 @@ run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6"
 	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
 
 test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 minutes)
-	python -m pytest -n 2 --dist loadfile -m "not slow"
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
-	python -m pytest -n 2 --dist loadfile -m slow
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 torture: .venv/.dev  ## each step stopped 20 times at random moments
 	BCCP_KILL_ROUNDS=20 python -m pytest tests/test_kills.py

@@ -24,6 +24,28 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = (
+    "test_benchmark_speed",
+    "test_isolation",
+    "test_sweeps",
+    "test_mlflow_run",
+    "test_kills",
+    "test_server",
+    "test_wandb",
+    "test_serving",
+    "test_bad_store",
+    "test_environments",
+    "test_pipeline",
+    "test_pipeline_report",
+)
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the long files: of two processes that test, each takes whole files, and the last one is waited for."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite store; copying it saves each test the migrations."""

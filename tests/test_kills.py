@@ -110,6 +110,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_two_pipelines_at_once_in_one_home_do_each_step_once(
     home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_the_pipeline_runs_and_a_step_runs_alone_on_its_versions(
     assert "error: the step bayes_cutoff needs segregated_data=segregated_data:<digest>: the step segregation makes it" in without.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_of_two_runs_both_jobs(
     mlflow_run: Callable[..., subprocess.CompletedProcess[str]], home: Path, image_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
