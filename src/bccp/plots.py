@@ -319,7 +319,9 @@ def gallery(groups: Sequence[Sequence[Tile]], path: Path, *, title: str) -> None
                 text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
                 axes.text(*at, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
     # one picture of them all: a hundred pictures of their own take seconds
-    axes.imshow(canvas, extent=(0, width, len(canvas), 0), aspect="auto", interpolation="nearest")
+    # pixel by pixel: a resampled one would differ with the threads of the linear algebra that places it
+    figure.figimage(canvas, zorder=-1)
+    axes.set(xlim=(0, width), ylim=(len(canvas), 0))
     axes.set_axis_off()
     _save(figure, path, crop=False)
 
