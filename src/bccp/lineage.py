@@ -27,14 +27,13 @@ def ancestor(ledger: Ledger, inputs: Mapping[str, str], name: str) -> str | None
         Its version. Of several the one with the fewest steps in between, and of these the newest; None where the ledger knows of none, as
         for inputs that came from elsewhere.
     """
-    experiments = [one.experiment_id for one in ledger.client.search_experiments()]
     todo = [qualified(artifact, version) for artifact, version in sorted(inputs.items())]
     for number, version in enumerate(todo):  # which grows
         if version in todo[:number]:
             continue
         artifact, digest = split_version(version)
         made = f"tags.`bccp.output.{artifact}` = '{digest}' and attributes.status = 'FINISHED'"
-        for run in ledger.client.search_runs(experiments, made, order_by=["attributes.start_time DESC"], max_results=_NEWEST):
+        for run in ledger.search(made, limit=_NEWEST):
             read = {tag.removeprefix("bccp.input."): value for tag, value in run.data.tags.items() if tag.startswith("bccp.input.")}
             if name in read:
                 return str(read[name])

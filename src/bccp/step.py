@@ -209,9 +209,7 @@ class Step:
     @contextmanager
     def output(self, name: str) -> Iterator[Path]:
         """A folder to fill, published under this name when the block ends well, and gone when it does not."""
-        with scratch(name) as parent:
-            folder = parent / name
-            folder.mkdir()
+        with _folder(name) as folder:
             yield folder
             with self._watch.going(False):
                 self.outputs[name], place = self.ledger.publish(self.run_id, name, folder)
@@ -250,14 +248,10 @@ class Step:
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
         tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
         run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags=tags)
-        before, checkpoint = self.checkpoint, checkpoint_path(name, key)
-        if not self.context.cache:
-            checkpoint.unlink(missing_ok=True)
+        before, checkpoint = self.checkpoint, _checkpoint(name, key, self.context)
         self.checkpoint = checkpoint
         try:
-            with scratch(name) as parent:
-                folder = parent / name
-                folder.mkdir()
+            with _folder(name) as folder:
                 with self._watch.going(True):
                     compute(folder)
                 version, _ = self.ledger.publish(run_id, name, folder)
@@ -311,9 +305,7 @@ class Step:
     @contextmanager
     def report(self, name: str) -> Iterator[Path]:
         """A folder to fill with files for people to look at, logged when the block ends well; no artifact's version has it."""
-        with scratch(name) as parent:
-            folder = parent / name
-            folder.mkdir()
+        with _folder(name) as folder:
             yield folder
             with self._watch.going(False):
                 self.ledger.client.log_artifacts(self.run_id, str(folder), artifact_path=name)
@@ -328,6 +320,23 @@ class Step:
     def say(self, line: str) -> None:
         """Print one line of output."""
         step_log.say(f"  {self.name}: {line}")
+
+
+@contextmanager
+def _folder(name: str) -> Iterator[Path]:
+    """An empty folder of this name, gone when the block ends."""
+    with scratch(name) as parent:
+        folder = parent / name
+        folder.mkdir()
+        yield folder
+
+
+def _checkpoint(name: str, key: str, context: Context) -> Path:
+    """Where the work of a name and key keeps what it has come to; with ``main.cache=false`` nothing of an earlier attempt is there."""
+    path = checkpoint_path(name, key)
+    if not context.cache:
+        path.unlink(missing_ok=True)
+    return path
 
 
 def ending(error: BaseException) -> str:
@@ -395,9 +404,7 @@ def execute(
                 folder = ledger.fetch(f"{known}:{digest}")
                 mirror.use(known, digest, folder, pixels=known in PIXEL_ARTIFACTS, origin=(origins or {}).get(artifact))
         limit_threads(context.threads)
-        checkpoint = checkpoint_path(name, key)
-        if not context.cache:
-            checkpoint.unlink(missing_ok=True)
+        checkpoint = _checkpoint(name, key, context)
         step = Step(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
         with step._watch.going(True):
             run(step)
