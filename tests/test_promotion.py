@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from wandb_stand_in import WandbStandIn
 
 from bccp import mlflow_model, promotion, registry, rollback, served_model
+from bccp.config import encode
 from bccp.errors import BCCPError
 from bccp.pipeline import Summary, _Pipeline
 from bccp.registry import VERSION_TAG
@@ -96,11 +98,17 @@ def test_a_job_of_a_multirun_has_the_key_of_one_that_promotes_nothing(world: Wor
 
 
 @pytest.mark.slow
-def test_the_champion_has_an_alias_in_wandb_which_goes_to_the_next(server: WandbStandIn, world: World) -> None:
+def test_the_champion_has_an_alias_in_wandb_which_goes_to_the_next_and_back(server: WandbStandIn, world: World) -> None:
     poor, good, worse = world.model(wrong=TUESDAY[:20], seed=1), world.model(seed=2), world.model(wrong=MONDAY, seed=3)
+    pipeline = world.ledger.start("pipeline")
+    tracking = dataclasses.asdict(world.config().tracking) | {"wandb": "online"}
+    world.ledger.log_params(pipeline, {f"tracking.{key}": encode(value) for key, value in tracking.items()})
     for model, expected in ((poor, poor), (good, good), (worse, good)):
-        world.test(model, wandb="online")
+        run_id = world.test(model, wandb="online").run_id
+        world.ledger.tag(run_id, {"mlflow.parentRunId": pipeline})
         assert server.find("model:champion") is server.find(f"model:{alias(expected)}") is not None
+    assert rollback.main(["--model", NAME]) == 0
+    assert server.find("model:champion") is server.find(f"model:{alias(poor)}") is not None
 
 
 def test_who_is_champion_is_in_the_key_of_the_step(world: World) -> None:

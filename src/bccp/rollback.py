@@ -1,6 +1,7 @@
 """Gives the alias ``champion`` back to the version that had it before.
 
-``python -m bccp.rollback [--model NAME]``, or ``make rollback [MODEL=bccp]``. What is rolled back is not promoted again by itself.
+``python -m bccp.rollback [--model NAME]``, or ``make rollback [MODEL=bccp]``. What is rolled back is not promoted again by itself. W&B is
+told where the run that registered the version was, or would have been.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from bccp.endings import exit_status
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
 from bccp.tracking import Ledger, ledger_uri
+from bccp.wandb_mirror import WandbMirror, resolve_mode
+from bccp.wandb_reused import settings
 
 DEFAULT = "bccp"
 """The name under which the README registers models."""
@@ -29,9 +33,41 @@ def _roll_back(name: str) -> None:
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
-    left, now = roll_back(Ledger(uri), name.removeprefix("models:/").partition("@")[0])
+    ledger = Ledger(uri)
+    left, now = roll_back(ledger, name.removeprefix("models:/").partition("@")[0])
     version = f" (model:{now.tags[VERSION_TAG][:12]})" if VERSION_TAG in now.tags else ""
     print(f"models:/{now.name}@{CHAMPION} is version {now.version} again{version}; version {left.version} is rolled back", flush=True)
+    if VERSION_TAG in now.tags:
+        _tell_wandb(ledger, now)
+
+
+def _tell_wandb(ledger: Ledger, now: Any) -> None:
+    """Let W&B's alias follow."""
+    parent = ledger.client.get_run(now.run_id).data.tags.get("mlflow.parentRunId")
+    tracking = settings(ledger.client.get_run(parent).data.params).get("tracking", {}) if parent else {}
+    mode = resolve_mode(tracking["wandb"]) if tracking else "disabled"
+    if mode == "disabled":
+        return
+    digest = now.tags[VERSION_TAG]
+    mirror = WandbMirror(
+        mode=mode,
+        entity=tracking["wandb_entity"],
+        project=str(tracking["wandb_project"]),
+        group=now.name,
+        name=f"rollback-{now.name}",
+        step="rollback",
+        config={"bccp.registered": f"models:/{now.name}/{now.version}"},
+        home=ledger.home,
+        upload_images=tracking["upload_images"],
+        init_timeout=tracking["init_timeout"],
+        finish_timeout=tracking["finish_timeout"],
+    )
+    exit_code = 1
+    try:
+        mirror.publish("model", digest, ledger.fetch(f"model:{digest}"), pixels=False, aliases=[CHAMPION])
+        exit_code = 0
+    finally:
+        mirror.finish(exit_code)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
         If one of the artifacts is no longer what it was.
     """
     run = ledger.client.get_run(pipeline)
-    tags, values = run.data.tags, _values(run.data.params)
+    tags, values = run.data.tags, settings(run.data.params)
     tracking = values.pop("tracking")
     steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in config.STEPS if f"bccp.reused.{step}" in tags}
     versions = [version for run in steps.values() for version in (*sorted(versions_read(run)), *sorted(versions_made(run)))]
@@ -96,7 +96,7 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
     return None if mirror.lost else len(folders)
 
 
-def _values(params: Mapping[str, str]) -> dict[str, Any]:
+def settings(params: Mapping[str, str]) -> dict[str, Any]:
     """A pipeline's configuration by section, from its run's parameters; ``mlflow run`` has added one without a section."""
     values: dict[str, Any] = {}
     for name, text in params.items():
