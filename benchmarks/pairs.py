@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import bccp
 from bccp.errors import BCCPError
+from bccp.pipeline import Summary
 from benchmarks.measures import interval
 
 Results = dict[str, dict[str, list[float]]]
@@ -43,17 +44,29 @@ def images(data: Path | None) -> list[str]:
     return [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"]
 
 
-def measure(variants: Sequence[Variant], metrics: Sequence[str], seeds: int, options: Sequence[str]) -> Results:
-    """Run each variant once a seed. Finished steps are reused, also those of a benchmark that was stopped."""
+def measure(
+    variants: Sequence[Variant], metrics: Sequence[str], seeds: int, options: Sequence[str], *, first: Sequence[str] | None = None
+) -> Results:
+    """Run each variant once a seed, and before them ``first``, which they build on.
+
+    Finished steps are reused, also those of a benchmark that was stopped.
+    """
     found: Results = {variant.name: {metric: [] for metric in metrics} for variant in variants}
     for seed in range(1, seeds + 1):
+        own = [*options, f"main.random_seed={seed}"]
+        if first is not None:
+            _run([*own, *first])
         for number, variant in enumerate(variants, 1):
             print(f"seed {seed}/{seeds}, {number}/{len(variants)}: {variant.name}", file=sys.stderr, flush=True)
-            with contextlib.redirect_stdout(io.StringIO()):
-                summary = bccp.run([*options, f"main.random_seed={seed}", *variant.overrides])
+            summary = _run([*own, *variant.overrides])
             for metric, values in found[variant.name].items():
                 values.append(summary["metrics"][metric])
     return found
+
+
+def _run(overrides: Sequence[str]) -> Summary:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return bccp.run(overrides)
 
 
 def report(title: str, variants: Sequence[Variant], found: Results) -> str:

@@ -20,21 +20,30 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     def run(options: list[str]) -> dict[str, Any]:
         found.append(options)
         seed = int(next(word for word in options if word.startswith("main.random_seed")).partition("=")[2])
-        better = 0.01 * ("train.init=monday_model" in options) - 0.02 * ("bayes_cutoff.enabled=false" in options)
+        better = 0.01 * ("train.init='monday_model'" in options) - 0.02 * ("bayes_cutoff.enabled=false" in options)
         return {"metrics": dict.fromkeys({*inits.METRICS, *whole.METRICS}, 0.1 * seed + better)}
 
     monkeypatch.setattr(bccp, "run", run)
     return found
 
 
-def test_starts_are_compared_at_equal_steps_and_by_seed(asked: list[list[str]]) -> None:
-    chosen = inits.variants([4])
-    table = pairs.report("Starts", chosen, pairs.measure(chosen, inits.METRICS, 3, ["train.batch_size=32"])).splitlines()
-    assert len(asked) == 6
-    assert all({"train.epochs=4", "train.patience=null", "train.batch_size=32"} <= set(options) for options in asked)
-    assert table[0] == "Starts, 3 seeds, 95% intervals"
-    assert table[4].startswith("| 4 epochs from scratch | 0.2000 ± 0.24")
-    assert table[5].startswith("| 4 epochs from monday_model minus 4 epochs from scratch | 0.0100 ± 0.0000")
+def test_starts_are_compared_at_equal_steps_and_by_seed(
+    asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["inits", "--seeds", "3", "--epochs", "4", "--", "train.batch_size=32"])
+    inits.main()
+    assert len(asked) == 12
+    for of_a_seed in (asked[:4], asked[4:8], asked[8:]):
+        assert len({next(word for word in options if word.startswith("main.random_seed")) for options in of_a_seed}) == 1
+        champion, *compared = of_a_seed
+        assert {"train.subset={images_per_class: 20}", "test.promote=force", "train.batch_size=32"} <= set(champion)
+        assert all({"train.epochs=4", "train.patience=null", "train.batch_size=32"} <= set(options) for options in compared)
+        assert not any("registered" in word for options in compared for word in options)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Where retraining starts, 3 seeds, 95% intervals"
+    assert lines[4].startswith("| 4 epochs from scratch | 0.2000 ± 0.24")
+    assert lines[5].startswith("| 4 epochs from monday_model minus 4 epochs from scratch | 0.0100 ± 0.0000")
+    assert lines[6].startswith("| 4 epochs from the champion minus 4 epochs from scratch | 0.0000 ± 0.0000")
 
 
 def test_the_whole_pipeline_is_told_by_what_it_is_ahead_of_its_rivals(
