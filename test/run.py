@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import cards, evaluation, models, tables, test
+from bccp import cards, evaluation, mlflow_model, models, tables, test
 from bccp.images import open_days
 from bccp.promotion import settle
 from bccp.step import Step, command_line
@@ -29,6 +29,10 @@ def run(step: Step) -> None:
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
     references, n_left_out = test.reference_labels(days.splits, target_day=days.target_day, **labels)
     manifest = tables.read(step.input("clean_data") / "manifest.csv", dtypes={"width": int, "height": int})
+    known = mlflow_model.trained_on(step.input("model"), mlflow_model.TRAINED_ON_BEFORE)
+    references, n_known = test.without_known(
+        references, mlflow_model.fingerprints(manifest.set_index("image")["sha256"][references["image"]]), known
+    )
     judged = evaluation.judge(step, days, model, references, manifest)
     predictions, explained = judged.predictions, evaluation.explain(step, days, model, judged, manifest)
     drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed}
@@ -50,9 +54,11 @@ def run(step: Step) -> None:
     step.log_table("errors", explained.errors.to_dict("records"), (days.view([image])[0] for image in explained.errors["image"]))
     by_day = [f"accuracy_{day} {figures[f'accuracy_{day}']:.1%}" for day in ("monday", "tuesday") if f"accuracy_{day}" in figures]
     step.say(", ".join([f"{len(predictions)} test images, {figures['accuracy']:.1%} right", *by_day]))
-    for line in [note, f"test images left out, as they have no label at all: {n_left_out}" if n_left_out else ""]:
-        if line:
-            step.say(line)
+    if note:
+        step.say(note)
+    for why, number in (("they have no label at all", n_left_out), ("the model that training started from was trained on them", n_known)):
+        if number:
+            step.say(f"test images left out, as {why}: {number}")
     if step.config.registered_model_name:
         settle(step, days, references, judged.probs)
 

@@ -16,7 +16,7 @@ from fake_step import FakeStep, load_run
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from bccp import metrics, models, plots, tables, test
+from bccp import metrics, mlflow_model, models, plots, tables, test
 from bccp.errors import BCCPError
 from bccp.images import open_days
 from bccp.tracking import folder_digest
@@ -343,7 +343,8 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
     np.save(folders["clean_data"] / "images.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     (folders["clean_data"] / "report.json").write_text(json.dumps({"images": 40}), encoding="utf-8")
     images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
-    about = {"sha256": images["image"], "phash": images["image"], "width": 8, "height": 8}
+    sha256 = [f"{i:016x}{'0' * 48}" for i in range(40)]
+    about = {"sha256": sha256, "phash": images["image"], "width": 8, "height": 8}
     tables.write(images[["image"]].assign(**about), folders["clean_data"] / "manifest.csv")
     images["day"] = np.where(images.index < 12, "monday", "tuesday")
     images["split"] = np.where(images.index < 30, "test", "train")
@@ -407,6 +408,19 @@ def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_pa
         "verified=false: the labels of 17 of 29 test images are the given ones",
         "test images left out, as they have no label at all: 1",
     ]
+
+
+def test_what_the_model_knew_before_its_training_is_left_out(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    before = data["model"] / mlflow_model.TRAINED_ON_BEFORE
+    np.save(before, np.array([0, 3, 12, 35], np.uint64))
+    step = run_step(data, tmp_path / "out")
+    predictions = tables.read(step.folders["evaluation"] / "predictions.csv")
+    assert predictions["image"].tolist() == [f"{i:02d}.png" for i in range(30) if i not in (0, 3, 12)]
+    assert step.said[1:] == ["test images left out, as the model that training started from was trained on them: 3"]
+    np.save(before, np.arange(30, dtype=np.uint64))
+    with pytest.raises(BCCPError, match=r"\(train\.init\) was trained on all test images"):
+        run_step(data, tmp_path / "again")
 
 
 def test_forgetting_is_measured_against_the_model_that_the_labels_were_judged_with(tmp_path: Path) -> None:

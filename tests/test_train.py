@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import torch
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import batch_picture, models, monday_model, starting_point, tables, train, training
+from bccp import batch_picture, mlflow_model, models, monday_model, starting_point, tables, train, training
 from bccp.config import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
@@ -367,7 +368,8 @@ def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alon
 def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Path) -> None:
     step = make_step(tmp_path, init="monday_model")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model = starting_point.starting_model(step, days, step.config)
+    model, trained_on = starting_point.starting_model(step, days, step.config)
+    assert len(trained_on) == 0
     monday, _ = models.load(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
     assert torch.equal(model.head[1].weight, monday.head[1].weight)
     assert model.dropout == 0.2
@@ -388,7 +390,7 @@ def test_starts_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
         starting_point.starting_model(step, make_days("monday"), step.config)
 
 
-def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path) -> None:
+def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_was_trained_on(tmp_path: Path, home: Path) -> None:
     step = make_step(tmp_path, init="models:/champion@best")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     source = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
@@ -400,11 +402,25 @@ def test_retraining_can_start_from_a_registered_model(tmp_path: Path, home: Path
     run_id = ledger.start("train")
     digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
     ledger.end(run_id, "FINISHED")
-    version = register(ledger, "champion", digest, run_id=run_id, write=Path.mkdir)
-    ledger.client.set_registered_model_alias("champion", "best", version.version)
-    model = starting_point.starting_model(step, days, step.config)
+    for known in ([], [7, 9]):
+
+        def write(place: Path, seen: list[int] = known) -> None:
+            shutil.copytree(ledger.fetch(f"model:{digest}"), place)
+            np.save(place / mlflow_model.TRAINED_ON, np.array(seen, np.uint64))
+
+        version = register(ledger, f"champion{len(known)}", digest, run_id=ledger.start("test"), write=write)
+        ledger.client.set_registered_model_alias(f"champion{len(known)}", "best", version.version)
+    step.config.init = "models:/champion2@best"
+    model, _ = starting_point.starting_model(step, days, step.config)
     assert torch.equal(model.head[1].weight, source.head[1].weight)
     assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
+    load_run("train")(step)
+    mlflow_model.write(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
+    assert mlflow_model.trained_on(tmp_path / "next" / "data" / "next-data").tolist() == [7, 9, 11]
+    assert not any("not recorded" in line for line in step.said)
+    step.config.init = "models:/champion0@best"
+    starting_point.starting_model(step, days, step.config)
+    assert step.said[-1] == "which images models:/champion0@best was trained on is not recorded: test images may be among them"
 
 
 @pytest.mark.parametrize("frozen", [{"freeze_backbone": True}, {"trainable_blocks": 1}])

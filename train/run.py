@@ -2,7 +2,7 @@
 
 Reads ``segregated_data`` (and through it ``clean_data``), ``cleansed_labels`` (or the true labels in its place) and, where images are
 replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt``, ``model.json``, ``history.csv``,
-``README.md``).
+``README.md``, and ``trained_on_before.npy`` where a registered model was the start).
 """
 
 import json
@@ -11,7 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import batch_picture, energy, keys, models, tables, train, training
+import numpy as np
+
+from bccp import batch_picture, energy, keys, mlflow_model, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
@@ -30,7 +32,7 @@ def run(step: Step) -> None:
     images = train.training_set(days, cleansed, posterior, replay)
     images = train.subset(images, days.classes, config.subset, seed=config.random_seed)
     validation = train.validation_set(days, cleansed, posterior)
-    model = starting_model(step, days, config)
+    model, trained_on_before = starting_model(step, days, config)
     if model.note:
         step.say(model.note)
     mirror = train.mirrors(config.mirror, days, images)
@@ -54,6 +56,8 @@ def run(step: Step) -> None:
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
         models.save(model, folder, about, last_state=history.last_state, history=history.table())
+        if len(trained_on_before):
+            np.save(folder / mlflow_model.TRAINED_ON_BEFORE, trained_on_before)
     step.log_metrics({"images": len(images.ids)} | history.figures() | spent)
     step.log_history(history.rows())
     known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"

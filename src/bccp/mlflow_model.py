@@ -22,6 +22,9 @@ from bccp.keys import ROOT, pins
 TRAINED_ON = "trained_on.npy"
 """In the model's data: fingerprints of the images that it has seen in training (:func:`fingerprints`)."""
 
+TRAINED_ON_BEFORE = "trained_on_before.npy"
+"""In an artifact ``model`` that started from a registered one: the fingerprints of that one's images, and of those before it."""
+
 _CLEANS_UP = "opencv-python-headless"
 
 _NEEDED = ("numpy", "pandas", "pillow", "torch", "torchvision")
@@ -38,13 +41,13 @@ def write(folder: Path, model: Path, *, seen: npt.NDArray[np.uint64]) -> None:
     model : Path
         As the step train made it.
     seen : ndarray of uint64, shape (n,)
-        Fingerprints of its training images.
+        Fingerprints of its training images; those that it was trained on before are added.
     """
     data = folder.with_name(f"{folder.name}-data")
     data.mkdir()
     for name in ("model.pt", "model.json", "README.md"):
         (data / name).symlink_to(model / name)  # MLflow copies what they mean
-    np.save(data / TRAINED_ON, np.unique(seen))
+    np.save(data / TRAINED_ON, np.union1d(seen, trained_on(model, TRAINED_ON_BEFORE)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of MLflow, about its own types
         _save(folder, data)
@@ -76,6 +79,12 @@ def _save(folder: Path, data: Path) -> None:
 def fingerprints(digests: pd.Series[str]) -> npt.NDArray[np.uint64]:
     """The first 64 bits of images' digests (hexadecimal, of their decoded pixels): enough to know an image again."""
     return np.array([int(digest[:16], 16) for digest in digests], dtype=np.uint64)
+
+
+def trained_on(folder: Path, name: str = TRAINED_ON) -> npt.NDArray[np.uint64]:
+    """The fingerprints that a model's folder holds under a name; none where it has no such file."""
+    path = folder / name
+    return np.load(path, allow_pickle=False) if path.is_file() else np.array([], np.uint64)
 
 
 def _example(level: int) -> bytes:

@@ -220,10 +220,9 @@ def _compared(
         return Verdict("rejected", f"it cannot be compared with the champion, {other}; test.promote=force promotes it all the same")
     fresh = np.ones(len(references), bool)
     if champion is not None:
-        if (place / mlflow_model.TRAINED_ON).is_file():
-            seen = np.load(place / mlflow_model.TRAINED_ON, allow_pickle=False)
-            fresh = ~np.isin(mlflow_model.fingerprints(manifest[references["image"]]), seen)
-        else:
+        seen = mlflow_model.trained_on(place)
+        fresh = ~np.isin(mlflow_model.fingerprints(manifest[references["image"]]), seen)
+        if not len(seen):
             step.say("which images the champion was trained on is not recorded: it is compared on all test images")
     if not fresh.all():
         step.say(f"test images that the champion was trained on, left out of the comparison: {(~fresh).sum()} of {len(fresh)}")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import numpy as np
+import numpy.typing as npt
 
-from bccp import models
+from bccp import mlflow_model, models, registry
 from bccp.architectures import ImageClassifier
 from bccp.config import Train
 from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import shared_monday_model
-from bccp.registry import VERSION_TAG, fetch, find
 from bccp.step import Step
-from bccp.tracking import Ledger
 
 
-def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
+def starting_model(step: Step, days: Days, config: Train) -> tuple[ImageClassifier, npt.NDArray[np.uint64]]:
     """The model that retraining starts with.
 
     Parameters
@@ -27,7 +26,10 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
 
     Returns
     -------
-    ImageClassifier
+    model : ImageClassifier
+    trained_on : ndarray of uint64, shape (n,)
+        Fingerprints of what a registered model was trained on, from :func:`bccp.mlflow_model.fingerprints`; empty where training starts
+        from no such model.
 
     Raises
     ------
@@ -47,12 +49,16 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
         weights=config.weights,
         normalization=config.normalization,
     )
+    trained_on = np.array([], np.uint64)
     if config.init == "monday_model":
         models.initialise(model, shared_monday_model(step, days, config.monday_model), class_names=days.classes)
     elif config.init != "scratch":
         with scratch("registered") as folder:
-            fetched = fetch_registered(step.ledger, config.init, folder)
-            models.initialise(model, fetched, class_names=days.classes)
+            place = registry.fetch(step.ledger, registry.find(step.ledger, config.init), folder)
+            models.initialise(model, place, class_names=days.classes)
+            trained_on = mlflow_model.trained_on(place)
+        if not len(trained_on):
+            step.say(f"which images {config.init} was trained on is not recorded: test images may be among them")
     if config.freeze_backbone:
         model.freeze_backbone()
     elif config.trainable_blocks is not None:
@@ -60,33 +66,4 @@ def starting_model(step: Step, days: Days, config: Train) -> ImageClassifier:
     if (config.freeze_backbone or config.trainable_blocks is not None) and config.init == "scratch" and config.weights is None:
         remedy = "train.freeze_backbone=false" if config.freeze_backbone else "train.trainable_blocks=null"
         model.note = f"what is frozen of the backbone has random weights: give train.weights or train.init, or set {remedy}"
-    return model
-
-
-def fetch_registered(ledger: Ledger, uri: str, folder: Path) -> Path:
-    """Fetch a model from MLflow's registry.
-
-    Parameters
-    ----------
-    ledger : Ledger
-        In whose store the registry is.
-    uri : str
-        ``models:/name@alias`` or ``models:/name/version``.
-    folder : Path
-        Where to put a model that has to be copied.
-
-    Returns
-    -------
-    Path
-        The folder that holds ``model.json``.
-
-    Raises
-    ------
-    BCCPError
-        If it is not there, or is none of our models.
-    """
-    version = find(ledger, uri)
-    digest = version.tags.get(VERSION_TAG)
-    if digest is not None:
-        return ledger.fetch(f"model:{digest}")
-    return fetch(ledger, version, folder)
+    return model, trained_on
