@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,14 @@ def cleansed(data: dict[str, Path], place: Path) -> dict[str, Path]:
     return data | {"cleansed_labels": place}
 
 
-def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_copy_of(tmp_path: Path) -> None:
+@pytest.fixture(params=["auto", "python"], ids=["with pyarrow", "without pyarrow"])
+def texts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How pandas keeps texts: environments of single steps have no pyarrow."""
+    with pd.option_context("mode.string_storage", request.param):
+        yield
+
+
+def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_copy_of(tmp_path: Path, texts: None) -> None:
     data = cleansed(make_data(tmp_path / "data"), tmp_path / "cleansed")
     days = open_days(data["segregated_data"], data["clean_data"])
     images = np.load(data["clean_data"] / "images.npy")

@@ -170,7 +170,8 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
         given = given.where(given != "", told.reindex(given.index).fillna(""))
     given = given[given != ""]
     given = given.iloc[np.unique(np.linspace(0, len(given) - 1, min(len(given), MOST_COMPARED)).astype(np.int64))]
-    table = pd.DataFrame({"image": given.index, "given": given.to_numpy(object), "believed": given.to_numpy(object), "doubted": False})
+    # lists: without pyarrow two columns of one array would be one memory, and what is believed would overwrite what was given
+    table = pd.DataFrame({"image": given.index, "given": given.tolist(), "believed": given.tolist(), "doubted": False})
     if step.has_input("cleansed_labels"):
         folder = step.input("cleansed_labels")
         judged = tables.read(folder / "cleansed_labels.csv").set_index("image")
