@@ -39,7 +39,8 @@ def make_data(place: Path) -> dict[str, Path]:
     for folder in folders.values():
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", pixels)
-    manifest = pd.DataFrame({"image": names, "sha256": names, "phash": "", "width": SIZE, "height": SIZE})
+    sha256 = [f"{i:064x}" for i in number]
+    manifest = pd.DataFrame({"image": names, "sha256": sha256, "phash": "", "width": SIZE, "height": SIZE})
     tables.write(manifest, folders["clean_data"] / "manifest.csv")
     report = {"images": N_IMAGES, "image_size": SIZE, "resize": "stretch"}
     (folders["clean_data"] / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -214,6 +215,7 @@ def test_folded_batch_norms_change_no_feature_and_the_model_stays_as_it_is(name:
     np.testing.assert_array_equal(models.embed(model, images), before)
 
 
+@pytest.mark.slow
 def test_another_process_computes_the_same_bytes(step: SharingStep, tmp_path: Path) -> None:
     days = days_of(step)
     frozen_features.shared_inputs(step, days)(make_model(), days.ids("monday", "train"))

@@ -1,6 +1,6 @@
 """Each step stopped at a random moment: no process and no run stays, and the next run makes what an undisturbed one makes.
 
-`make test` stops each step once, `make test-slow` five times and `make torture` 20 times; one of the rounds records in W&B, offline.
+`make test-slow` stops each step six times and `make torture` 20 times; one of the rounds records in W&B, offline.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def test_two_pipelines_at_once_in_one_home_do_each_step_once(
     assert statuses(home, monkeypatch) == ["FINISHED"] * 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
     home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -202,7 +203,8 @@ def test_a_training_that_is_killed_goes_on_where_it_was_and_makes_the_same_model
     assert list((home / "checkpoints").iterdir()) == list((undisturbed / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, ROUNDS + 1))])
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(ROUNDS + 1))
 def test_whatever_is_stopped_in_a_step_the_next_run_makes_what_an_undisturbed_one_makes(
     home: Path, start: Callable[[Path, list[str]], tuple[Any, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
 ) -> None:

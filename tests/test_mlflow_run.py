@@ -125,7 +125,11 @@ def test_a_sweep_over_all_steps_measures_both_jobs_and_is_told_on_a_page(
     ("options", "sentence"),
     [
         ("noisy_labels.user_acuracy=0.6", "unknown key 'noisy_labels.user_acuracy' (did you mean 'noisy_labels.user_accuracy'?)"),
-        ("noisy_labels.user_accuracy=1.5", "noisy_labels.user_accuracy=1.5 is out of range: give a number from 0 to 1"),
+        pytest.param(
+            "noisy_labels.user_accuracy=1.5",
+            "noisy_labels.user_accuracy=1.5 is out of range: give a number from 0 to 1",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_wrong_option_ends_with_one_sentence_and_a_summary(

@@ -434,7 +434,7 @@ FAVOURS -= FAVOURS.mean()
 
 
 def test_a_classifier_that_favours_some_classes_is_put_right():
-    probs, true, given = draw(20_000, uniform_noise(0.7, 3), seed=10, spread=0.3)
+    probs, true, given = draw(6000, uniform_noise(0.7, 3), seed=10, spread=0.3)
     favouring = apply_temperature(np.log(probs) - FAVOURS, 1.0)
     judgement = judge_by_trusted_model(favouring, given, start=1.0, most=1.0)
     np.testing.assert_allclose(judgement.offsets, FAVOURS, atol=0.15)

@@ -258,7 +258,8 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
 
 
 @two_cores
-@pytest.mark.parametrize("number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGKILL))])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_stopped_leaves_no_process_and_no_run(home: Path, tmp_path: Path, number: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # both jobs ask it for an archive and wait
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"

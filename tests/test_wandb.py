@@ -143,6 +143,7 @@ def test_a_reused_step_is_in_the_lineage_of_the_steps_that_run(server: WandbStan
     assert [run.used for run in read] == [made.logged] * 3
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_only_reuses_is_a_run_with_its_lineage_online_and_synced(
     server: WandbStandIn, home: Path, light_steps: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -468,6 +469,7 @@ def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(
     assert wandb_sync.recorded(home / "wandb")[0].going_on  # nobody can tell from here
 
 
+@pytest.mark.slow
 def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(
     server: WandbStandIn,
     image_folder: Callable[..., Path],
@@ -525,7 +527,8 @@ def listening() -> Iterator[tuple[int, list[bytes]]]:
     thread.join()
 
 
-@pytest.mark.parametrize("upload_images", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("upload_images", [True, False])
 def test_nothing_is_written_outside_the_home_nor_told_to_others_and_no_key_is_recorded(
     server: WandbStandIn, home: Path, tmp_path: Path, root: Path, upload_images: bool
 ) -> None:
