@@ -6,8 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from bccp.command_line import main
-from bccp.home import clear_scratch
+from bccp.processes import importing
+
+with importing():
+    from bccp.command_line import main
+    from bccp.home import clear_scratch
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from bccp.processes import Interrupted, alive, descendants, end_descendants, lives, process_start, terminable, uninterrupted
+from bccp.processes import Interrupted, alive, descendants, end_descendants, importing, lives, process_start, terminable, uninterrupted
 
 
 def test_a_process_lives_while_it_runs_and_neither_as_a_zombie_nor_under_a_reused_id() -> None:
@@ -126,3 +128,13 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert entered == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_nothing_is_collected_while_modules_are_imported_and_all_is_as_before_when_they_are_or_cannot_be() -> None:
+    assert gc.isenabled()
+    with importing():
+        assert not gc.isenabled()
+        with suppress(ImportError), importing():
+            raise ImportError
+        assert not gc.isenabled()
+    assert gc.isenabled()

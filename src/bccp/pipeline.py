@@ -23,7 +23,7 @@ from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
 from bccp.plan import Plan, nearest_run
-from bccp.processes import Interrupted, descendants, end_descendants, process_start, terminable
+from bccp.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
 from bccp.step import SPECS, WANDB_LOST, Context, default_threads, ending, execute, limit_threads
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
@@ -391,6 +391,7 @@ def notes(error: BaseException) -> list[str]:
     return list(getattr(error, "__notes__", ()))
 
 
+@importing()
 def load_step(name: str) -> types.ModuleType:
     """Import a step's ``run.py`` from this checkout."""
     path = keys.ROOT / name / "run.py"

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.masking import first_line, shown, shown_text
-from bccp.processes import lives, process_start, uninterrupted
+from bccp.processes import importing, lives, process_start, uninterrupted
 
 EXPERIMENT = "bccp"
 _TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
@@ -158,6 +158,7 @@ class Ledger:
         If the store cannot be opened or does not answer.
     """
 
+    @importing()
     def __init__(self, uri: str) -> None:
         keep_within_home()
         self.uri = uri
