@@ -126,6 +126,16 @@ def test_parameters_seed_and_inputs_change_the_key(checkout: Path, root: Path) -
     assert len(different) == 6
 
 
+def test_a_mapping_and_a_list_of_mappings_are_values_too(root: Path) -> None:
+    """They reach the pipeline from a command line as these."""
+    subset = {"classes": ["ant"], "images_per_class": 20}
+    assert parts(root, "train", subset=subset)["parameters"]["subset"] == subset
+    changes = [{"_target_": "torchvision.transforms.v2.GaussianBlur", "kernel_size": 3}]
+    assert parts(root, "train", augmentation=changes)["parameters"]["augmentation"] == changes
+    cleanup = [{"median_filter": {"size": 3}}]
+    assert parts(root, "preprocessing", cleanup=cleanup)["parameters"]["cleanup"] == cleanup
+
+
 def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Path) -> None:
     one, same, other = (tmp_path / name for name in ("one.csv", "same.csv", "other.csv"))
     one.write_text("image,label\na,b\n")

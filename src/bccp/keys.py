@@ -232,7 +232,7 @@ def _by_content(section: Any, name: str, value: Any) -> Any:
     item = next((f for f in dataclasses.fields(section) if f.name == name), None)
     if item is not None and item.metadata.get("path") and isinstance(value, str) and Path(value).exists():
         return f"sha256:{folder_digest(Path(value)) if Path(value).is_dir() else file_digest(Path(value))}"
-    if isinstance(value, dict):
+    if isinstance(value, dict) and dataclasses.is_dataclass(getattr(section, name)):
         return {key: _by_content(getattr(section, name), key, v) for key, v in value.items()}
     text = json.dumps(value)
     return value if len(text) <= _LONGEST_VALUE else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
