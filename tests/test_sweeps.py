@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -358,4 +359,6 @@ def test_submitit_makes_what_the_basic_launcher_makes_to_the_bit(same: Sweeps) -
 @pytest.mark.slow
 def test_ray_makes_what_the_basic_launcher_makes_to_the_bit(same: Sweeps) -> None:
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    before = {*Path(tempfile.gettempdir()).iterdir()}
     assert same.run("ray", "hydra/launcher=ray") == same.expected
+    assert not [path for path in {*Path(tempfile.gettempdir()).iterdir()} - before if path.name.startswith("ray")]

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import subprocess  # nosec B404
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -26,7 +28,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bccp.errors import BCCPError
-from bccp.home import clear_scratch, keep_within_home, sweep_scratch
+from bccp.home import clear_scratch, home, keep_within_home, scratch_owner, sweep_scratch
 from bccp.keys import ROOT, device_type
 from bccp.masking import first_line, shown
 from bccp.pipeline import Summary
@@ -44,6 +46,12 @@ _LAUNCHERS = frozenset({"joblib", "submitit", "ray"})  # packages
 _TRACKERS = ("joblib.externals.loky.backend.resource_tracker", "multiprocessing.resource_tracker")
 _LONGEST_LIST = 10
 _POLL_SECONDS = 0.5
+
+_RAY_BYTES = 100_000_000
+"""Of memory that Ray keeps objects in; jobs hand each other none."""
+
+_links: list[Path] = []
+"""To where Ray writes."""
 
 _begun: list[Sweep] = []
 """The sweep that Hydra runs just now; Hydra gives nothing back."""
@@ -127,6 +135,9 @@ class Sweep:
             sweep_scratch()
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
+        for link in _links:
+            link.unlink()
+        _links.clear()
 
     def mend(self) -> None:
         """Close the runs that ended workers have left open."""
@@ -451,7 +462,7 @@ def _share_out(config: DictConfig, launcher: str, planned: Sequence[Override], n
             about.launcher.n_jobs = at_once
             about.launcher.batch_size = "1"
         elif launcher == "ray":
-            about.launcher.ray.init.update({"num_cpus": n_cores, "include_dashboard": False})
+            about.launcher.ray.init.update({"num_cpus": n_cores, **_ray_at_home()})
             about.launcher.ray.remote.update({"num_cpus": threads})
         elif "max_batch_size" in about.sweeper and about.sweeper.max_batch_size is None:
             about.sweeper.max_batch_size = at_once  # its launcher starts a whole batch at once
@@ -460,6 +471,18 @@ def _share_out(config: DictConfig, launcher: str, planned: Sequence[Override], n
         if given is None:
             about.overrides.task.append(f"main.threads={threads}")
     return f"{at_once} at once on {n_cores} cores (hydra/launcher={launcher}, main.threads={threads})"
+
+
+def _ray_at_home() -> dict[str, Any]:
+    """Options of a Ray that only this machine and user can ask, and that writes within the home; its processes inherit the environment."""
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **quiet})
+    place = home() / "tmp" / f"{scratch_owner()}-ray"
+    place.mkdir(parents=True, exist_ok=True)
+    link = Path(tempfile.gettempdir()) / f"ray-{secrets.token_hex(8)}"
+    link.symlink_to(place)  # the system takes no socket with a long path
+    _links.append(link)
+    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": str(link), "object_store_memory": _RAY_BYTES}
 
 
 def _wanted(n_jobs: int, n_cores: int) -> int | None:
