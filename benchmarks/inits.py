@@ -16,7 +16,6 @@ from benchmarks import pairs
 
 METRICS = ("test/accuracy", "test/accuracy_monday", "test/accuracy_tuesday", "test/f1_macro", "train/best_epoch")
 
-
 NAME = "inits"
 """Of the registered models, which are the benchmark's own: one a seed."""
 

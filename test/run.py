@@ -29,10 +29,9 @@ def run(step: Step) -> None:
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
     references, n_left_out = test.reference_labels(days.splits, target_day=days.target_day, **labels)
     manifest = tables.read(step.input("clean_data") / "manifest.csv", dtypes={"width": int, "height": int})
-    known = mlflow_model.trained_on(step.input("model"), mlflow_model.TRAINED_ON_BEFORE)
-    references, n_known = test.without_known(
-        references, mlflow_model.fingerprints(manifest.set_index("image")["sha256"][references["image"]]), known
-    )
+    before = mlflow_model.trained_on(step.input("model"), mlflow_model.TRAINED_ON_BEFORE)
+    known = mlflow_model.known(manifest.set_index("image")["sha256"][references["image"]], before)
+    references, n_known = test.without_known(references, known)
     judged = evaluation.judge(step, days, model, references, manifest)
     predictions, explained = judged.predictions, evaluation.explain(step, days, model, judged, manifest)
     drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed}

@@ -87,6 +87,11 @@ def trained_on(folder: Path, name: str = TRAINED_ON) -> npt.NDArray[np.uint64]:
     return np.load(path, allow_pickle=False) if path.is_file() else np.array([], np.uint64)
 
 
+def known(digests: pd.Series[str], trained_on: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Whether each of some images, by their digests, is among those of the fingerprints."""
+    return np.isin(fingerprints(digests), trained_on)
+
+
 def _example(level: int) -> bytes:
     """A PNG file that shows nothing of anybody's images."""
     file = io.BytesIO()

@@ -221,7 +221,7 @@ def _compared(
     fresh = np.ones(len(references), bool)
     if champion is not None:
         seen = mlflow_model.trained_on(place)
-        fresh = ~np.isin(mlflow_model.fingerprints(manifest[references["image"]]), seen)
+        fresh = ~mlflow_model.known(manifest[references["image"]], seen)
         if not len(seen):
             step.say("which images the champion was trained on is not recorded: it is compared on all test images")
     if not fresh.all():

@@ -136,7 +136,7 @@ class Sweep:
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
         for link in _links:
-            link.unlink()
+            link.unlink(missing_ok=True)
         _links.clear()
 
     def mend(self) -> None:

@@ -21,7 +21,6 @@ from bccp.plots import ThresholdCurve
 Index = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Prints = npt.NDArray[np.uint64]
 
 SIGNED = ("mcc", "accuracy_drop", "f1_macro_drop", "forgetting")
 """Figures from -1 to 1; all others are from 0 to 1."""
@@ -371,17 +370,15 @@ def reference_labels(
     return pd.DataFrame(rows, columns=["image", "day", "label", "verified"]), len(tested) - len(rows)
 
 
-def without_known(references: pd.DataFrame, fingerprints: Prints, known: Prints) -> tuple[pd.DataFrame, int]:
+def without_known(references: pd.DataFrame, known: Mask) -> tuple[pd.DataFrame, int]:
     """Leave out the test images that a model already knew when its training began.
 
     Parameters
     ----------
     references : DataFrame
         N rows, from :func:`reference_labels`.
-    fingerprints : ndarray of uint64, shape (N,)
-        Of their images, from :func:`bccp.mlflow_model.fingerprints`.
-    known : ndarray of uint64, shape (n,)
-        Those of the images that the model started with.
+    known : ndarray of bool, shape (N,)
+        Which of their images are such, from :func:`bccp.mlflow_model.known`.
 
     Returns
     -------
@@ -394,10 +391,9 @@ def without_known(references: pd.DataFrame, fingerprints: Prints, known: Prints)
     BCCPError
         If none is left.
     """
-    fresh = ~np.isin(fingerprints, known)
-    if not fresh.any():
+    if known.all():
         raise BCCPError("the model that training started from (train.init) was trained on all test images: start from another")
-    return references[fresh].reset_index(drop=True), int((~fresh).sum())
+    return references[~known].reset_index(drop=True), int(known.sum())
 
 
 def _by_image(labels: pd.DataFrame | None) -> dict[str, str]:
