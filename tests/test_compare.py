@@ -68,6 +68,17 @@ def test_the_interval_covers_at_its_rate() -> None:
     assert 0.95 - 3 * np.sqrt(0.95 * 0.05 / 120) < np.mean(covered)
 
 
+def test_the_page_leaves_the_ends_of_each_runs_intervals_to_the_file() -> None:
+    named = {"test/mcc": 0.1, "test/mcc_low": 0.05, "test/mcc_high": 0.2, "bayes_cutoff/right_dropped_low": 0.3}
+    figures = pd.DataFrame([(name, value, 0.0, -value, *[np.nan] * 3) for name, value in named.items()], columns=compare._COLUMNS)
+    none = pd.DataFrame(columns=["image", "change", "a", "b"])
+    page = compare.page(compare.Comparison("A", "B", None, none, none, figures, []))
+    assert "| test/mcc " in page
+    assert "mcc_low" not in page
+    assert "mcc_high" not in page
+    assert "right_dropped_low" in page
+
+
 def test_images_are_added_removed_relabelled_renamed_or_changed() -> None:
     def manifest(rows: dict[str, str]) -> pd.DataFrame:
         return pd.DataFrame({"image": list(rows), "sha256": list(rows.values()), "label": [image.partition("/")[0] for image in rows]})

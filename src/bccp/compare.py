@@ -343,6 +343,9 @@ def _figure_tables(found: Comparison) -> list[str]:
             for metric, a, b, difference, low, high, n in paired[_COLUMNS].to_numpy(object)
         )
         parts += _table(("paired", "A", "B", "B - A", "95% interval", "images"), rows)
+    tested = [name for name in found.figures["metric"] if name.startswith("test/")]
+    ends = [f"{name}{end}" for name in tested for end in ("_low", "_high")]  # of the intervals of each run: the file has them
+    others = others[~others["metric"].isin(ends)]
     if len(others):
         rows_of_others = (
             (metric, _number(a), _number(b), "" if np.isnan(difference) else f"{difference:+.4g}")
