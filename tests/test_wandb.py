@@ -294,16 +294,21 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in
     monkeypatch.setattr(tempfile, "tempdir", None)
     mirror = wandb_mirror.WandbMirror(
         mode="online",
-        entity=None,
-        project="bccp",
+        to=config.Tracking(
+            mlflow_uri=None,
+            shared_folder=False,
+            wandb="online",
+            wandb_entity=None,
+            wandb_project="bccp",
+            upload_images=upload_images,
+            init_timeout=30,
+            finish_timeout=30,
+        ),
         group="tests",
         name="test-tests",
         step="test",
         config={},
         home=home,
-        upload_images=upload_images,
-        init_timeout=30,
-        finish_timeout=30,
     )
     pictures = np.random.default_rng(0).integers(0, 256, (200, 120, 300, 3), dtype=np.uint8)
     mirror.log_table("errors", [{"image": f"{k}.png", "label": "bee"} for k in range(200)], iter(pictures))

@@ -84,16 +84,12 @@ def _record_in_wandb(summary: Mapping[str, Any], made: Path, ledger: Ledger, con
     lost = "bccp.wandb_lost" in ledger.client.get_run(context.parent_run_id).data.tags  # the server has not answered a step
     mirror = wandb_mirror.WandbMirror(
         mode="offline" if lost else context.wandb,
-        entity=context.wandb_entity,
-        project=context.wandb_project,
+        to=context,
         group=context.pipeline,
         name=f"{NAME}-{context.pipeline}",
         step=NAME,
         config={"bccp.pipeline": context.pipeline, "pipeline": context.config},
         home=ledger.home,
-        upload_images=context.upload_images,
-        init_timeout=context.init_timeout,
-        finish_timeout=context.finish_timeout,
     )
     exit_code = 1
     try:

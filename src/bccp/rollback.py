@@ -15,7 +15,7 @@ from bccp.endings import exit_status
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
 from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import WandbMirror, resolve_mode
-from bccp.wandb_reused import settings
+from bccp.wandb_reused import settings, tracking_of
 
 DEFAULT = "bccp"
 """The name under which the README registers models."""
@@ -44,23 +44,20 @@ def _roll_back(name: str) -> None:
 def _tell_wandb(ledger: Ledger, now: Any) -> None:
     """Let W&B's alias follow."""
     parent = ledger.client.get_run(now.run_id).data.tags.get("mlflow.parentRunId")
-    tracking = settings(ledger.client.get_run(parent).data.params).get("tracking", {}) if parent else {}
-    mode = resolve_mode(tracking["wandb"]) if tracking else "disabled"
-    if mode == "disabled":
+    values = settings(ledger.client.get_run(parent).data.params) if parent else {}
+    tracking = tracking_of(values["tracking"]) if "tracking" in values else None
+    mode = resolve_mode(tracking.wandb) if tracking else "disabled"
+    if tracking is None or mode == "disabled":
         return
     digest = now.tags[VERSION_TAG]
     mirror = WandbMirror(
         mode=mode,
-        entity=tracking["wandb_entity"],
-        project=str(tracking["wandb_project"]),
+        to=tracking,
         group=now.name,
         name=f"rollback-{now.name}",
         step="rollback",
         config={"bccp.registered": f"models:/{now.name}/{now.version}"},
         home=ledger.home,
-        upload_images=tracking["upload_images"],
-        init_timeout=tracking["init_timeout"],
-        finish_timeout=tracking["finish_timeout"],
     )
     exit_code = 1
     try:

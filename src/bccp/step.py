@@ -433,16 +433,12 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         mode = "offline"
     return wandb_mirror.WandbMirror(
         mode=mode,
-        entity=context.wandb_entity,
-        project=context.wandb_project,
+        to=context,
         group=context.sweep or context.pipeline,
         name=f"{name}-{context.pipeline}",
         step=name,
         config={**shown(dataclasses.asdict(section)), **about, "pipeline": context.config},
         home=ledger.home,
-        upload_images=context.upload_images,
-        init_timeout=context.init_timeout,
-        finish_timeout=context.finish_timeout,
     )
 
 

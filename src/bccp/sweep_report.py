@@ -214,16 +214,12 @@ def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: 
             shutil.rmtree(earlier.folder)
     mirror = wandb_mirror.WandbMirror(
         mode=mode,
-        entity=about.wandb_entity,
-        project=about.wandb_project,
+        to=about,
         group=name,
         name=f"{NAME}-{name}",
         step=NAME,
         config={"sweep": name},
         home=home(),
-        upload_images=about.upload_images,
-        init_timeout=about.init_timeout,
-        finish_timeout=about.finish_timeout,
         run_id=re.sub(r"\W", "_", f"{NAME}_{name}"),
     )
     exit_code = 1

@@ -110,6 +110,30 @@ class NoMirror:
         """Do nothing."""
 
 
+class Destination(Protocol):
+    """Where on W&B a run goes, and what with it: a part of ``config.Tracking`` and of ``step.Context``."""
+
+    @property
+    def wandb_entity(self) -> str | None:
+        """A user or team; None: the key's own."""
+
+    @property
+    def wandb_project(self) -> str:
+        """The project."""
+
+    @property
+    def upload_images(self) -> bool:
+        """Whether pixels may leave."""
+
+    @property
+    def init_timeout(self) -> float:
+        """Seconds to wait for the server at the start."""
+
+    @property
+    def finish_timeout(self) -> float:
+        """Seconds to wait for the rest of the uploads at the end."""
+
+
 class WandbMirror:
     """A W&B run, online or offline.
 
@@ -117,7 +141,7 @@ class WandbMirror:
     ----------
     mode : str
         ``online`` or ``offline``.
-    entity, project : str
+    to : Destination
     group : str
         The pipeline's id, or the sweep's.
     name : str
@@ -128,10 +152,6 @@ class WandbMirror:
         The step's resolved section, and what else runs are compared by.
     home : Path
         Where W&B's records go.
-    upload_images : bool
-        Whether pixels may leave.
-    init_timeout, finish_timeout : float
-        Seconds to wait for the server at the start, and for the rest of the uploads at the end.
     run_id : str, optional
         W&B's id of the run; what W&B has under it is taken up again.
     """
@@ -140,24 +160,20 @@ class WandbMirror:
         self,
         *,
         mode: str,
-        entity: str | None,
-        project: str,
+        to: Destination,
         group: str,
         name: str,
         step: str,
         config: Mapping[str, Any],
         home: Path,
-        upload_images: bool,
-        init_timeout: float,
-        finish_timeout: float,
         run_id: str | None = None,
     ) -> None:
         self._wandb = import_wandb()
-        self._step, self._upload_images, self.lost = step, upload_images, False
-        timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
-        where: dict[str, Any] = {"entity": entity, "project": project, "group": group, "dir": str(home), "settings": timeouts}
-        self._where = where
-        about: dict[str, Any] = where | {"job_type": step, "name": name, "config": dict(config)}
+        self._step, self._upload_images, self.lost = step, to.upload_images, False
+        place: dict[str, Any] = {"entity": to.wandb_entity, "project": to.wandb_project, "group": group}
+        timeouts = {"init_timeout": to.init_timeout, "finish_timeout": to.finish_timeout}
+        self._where = place | {"dir": str(home), "settings": timeouts}
+        about: dict[str, Any] = self._where | {"job_type": step, "name": name, "config": dict(config)}
         if run_id is not None:
             about |= {"id": run_id, "resume": "allow"}
         try:
@@ -169,7 +185,7 @@ class WandbMirror:
             # not under the same id, which wandb's own process keeps for what it could not start
             fresh = {key: value for key, value in about.items() if key not in ("id", "resume")}
             self._run = start_run(mode="offline", **fresh)
-        self._note: dict[str, Any] = {"run": self._run.id, "entity": entity, "project": project, "group": group}
+        self._note: dict[str, Any] = {"run": self._run.id, **place}
         self._note |= {"step": step, "started": time.time(), "host": socket.gethostname()}
         self._note |= {"process": (os.getpid(), process_start(os.getpid()))}
         self._note |= {"exit_code": None, "inputs": [], "outputs": []}

@@ -64,22 +64,18 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
     """
     run = ledger.client.get_run(pipeline)
     tags, values = run.data.tags, settings(run.data.params)
-    tracking = values.pop("tracking")
+    tracking = tracking_of(values.pop("tracking"))
     steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in config.STEPS if f"bccp.reused.{step}" in tags}
     versions = [version for run in steps.values() for version in (*sorted(versions_read(run)), *sorted(versions_made(run)))]
     folders = {version: ledger.fetch(version) for version in versions if split_version(version)[0] in MAKER}
     mirror = WandbMirror(
         mode="online",
-        entity=tracking["wandb_entity"],
-        project=str(tracking["wandb_project"]),
+        to=tracking,
         group=tags[ASKED],
         name=f"{JOB_TYPE}-{tags['bccp.pipeline']}",
         step=JOB_TYPE,
         config={"bccp.mlflow_run": pipeline, "bccp.pipeline": tags["bccp.pipeline"], "pipeline": values},
         home=ledger.home,
-        upload_images=tracking["upload_images"],
-        init_timeout=tracking["init_timeout"],
-        finish_timeout=tracking["finish_timeout"],
         run_id=f"{JOB_TYPE}_{pipeline}",
     )
     exit_code = 1
@@ -107,6 +103,12 @@ def settings(params: Mapping[str, str]) -> dict[str, Any]:
         if sections:
             place[key] = _value(text)
     return values
+
+
+def tracking_of(section: Mapping[str, Any]) -> config.Tracking:
+    """The section ``tracking`` of :func:`settings`; a name that is a number has become one there."""
+    names = {key: None if section[key] is None else str(section[key]) for key in ("wandb_entity", "wandb_project")}
+    return config.Tracking(**(dict(section) | names))
 
 
 def _value(text: str) -> Any:
