@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,17 @@ def test_without_the_cache_every_step_runs_again_and_what_is_left_out_is_still_f
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_what_a_stopped_step_has_kept_is_there_for_the_next_attempt_and_gone_when_it_has_finished(
+def test_what_a_stopped_step_has_kept_is_there_for_the_next_attempt_that_may_use_it_and_gone_when_it_has_finished(
     stubs: Stubs, home: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, _ = plan().key("fetch_data", ledger())
     kept, found, work = checkpoint_path("fetch_data", key), [], stubs._run
     kept.parent.mkdir()
     kept.write_text("half of it")
-    monkeypatch.setattr(stubs, "_run", lambda step: found.append((step.checkpoint == kept, kept.exists())) or work(step))
+    monkeypatch.setattr(stubs, "_run", lambda step: found.append((step.checkpoint == kept, step.checkpoint.exists())) or work(step))
     run(FETCH, f"main.cache={cache}")
-    assert found == [(True, cache)]
-    assert not kept.exists()
+    assert found == [(cache, cache)]
+    assert kept.exists() != cache
 
 
 @pytest.mark.parametrize(("cache", "n_computed"), [(True, 1), (False, 2)])
@@ -135,6 +136,48 @@ def test_shared_work_is_done_once_and_without_the_cache_once_a_pipeline(home: Pa
             step = Step(name, None, {}, context, store, store.start(name, parent=parent), NoMirror())
             assert (step.shared("student", {"a": 1}, compute) / "x").read_text() == "features"
     assert len(computed) == n_computed
+
+
+def test_without_the_cache_nobody_waits_for_work_that_is_not_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Path] = []
+
+    def share(pipeline: str) -> None:
+        store = ledger()
+        parent = store.start(pipeline)
+        context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent, cache=False)
+        step = Step("train", None, {}, context, store, store.start("train", parent=parent), NoMirror())
+
+        def compute(folder: Path) -> None:
+            (folder / "x").write_text("features")
+            kept.append(step.checkpoint)
+            if pipeline == "one":
+                share("two")  # while the first is at it
+
+        step.shared("student", {"a": 1}, compute)
+
+    monkeypatch.setattr(tracking.FileLock, "acquire", _at_once(tracking.FileLock.acquire))
+    share("one")
+    assert len(set(kept)) == 2
+
+
+def _at_once(acquire: Callable[..., Any]) -> Callable[..., Any]:
+    """Locks that fail where they would wait for ever."""
+    return lambda lock, **how: acquire(lock, **(how | {"timeout": 5} if how.get("blocking", True) else how))
+
+
+def test_without_the_cache_no_step_waits_for_anothers_run(stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended, work = [], [], stubs._run
+
+    def run_another(step: Step) -> None:
+        begun.append(step)
+        if len(begun) == 1:
+            ended.append(run(FETCH, "main.cache=false"))
+        work(step)
+
+    monkeypatch.setattr(stubs, "_run", run_another)
+    monkeypatch.setattr(tracking.FileLock, "acquire", _at_once(tracking.FileLock.acquire))
+    run(FETCH, "main.cache=false")
+    assert ended[0]["status"] == "finished"
 
 
 def test_of_two_pipelines_that_need_a_step_at_once_one_runs_it_and_the_other_waits_and_says_so(

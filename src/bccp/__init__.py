@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ __all__ = ["run"]
 def __getattr__(name: str) -> Any:
     """Import the orchestrator only when it is asked for: a step that needs only ``bccp.tables`` loads nothing else."""
     if name == "run":
-        from bccp.pipeline import run
-
-        return run
+        # no import statement: what this package only offers is no part of what a step runs, nor of its key
+        return importlib.import_module("bccp.pipeline").run
     raise AttributeError(f"module 'bccp' has no attribute {name!r}")

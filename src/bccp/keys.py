@@ -34,6 +34,9 @@ _DIGITS = 16
 
 _IMPORT = re.compile(r"^\s*(?:from\s+(bccp[\w.]*)\s+import\s*(\([^)]*\)|.*)|import\s+(bccp[\w.]*))", re.MULTILINE)
 
+_TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
+"""What no process imports."""
+
 _LONGEST_VALUE = 100
 """Characters of a parameter's value in a key's parts."""
 
@@ -106,7 +109,9 @@ def source_digest(run_file: Path) -> str:
 
 @functools.cache
 def source_digests(run_file: Path) -> dict[str, str]:
-    """SHA-256, by path, of a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file."""
+    """SHA-256, by path, of a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file but
+    for its types' sake.
+    """
     seen: dict[str, str] = {}
     todo = [run_file]
     while todo:
@@ -126,7 +131,7 @@ def _code(file: Path) -> dict[str, str]:
 def _imported_files(path: Path) -> list[Path]:
     """The files of this package that a file imports, told by its text: to parse 50 files takes half a second of each start."""
     files = []
-    for base, imported, alone in _IMPORT.findall(path.read_text(encoding="utf-8")):
+    for base, imported, alone in _IMPORT.findall(_TYPES.sub("", path.read_text(encoding="utf-8"))):
         names = [alone] if alone else [base, *(f"{base}.{name}" for name in re.findall(r"\w+", imported))]
         for name in names:
             stem = _PACKAGE.joinpath(*name.split(".")[1:])

@@ -266,7 +266,8 @@ class _Pipeline(Plan):
         record = self.records[name]
         started = time.perf_counter()
         key, parts = self.key(name, self.ledger)
-        with self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True)):
+        lock = self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True))
+        with lock if self.config.main.cache else nullcontext():  # nobody's result is waited for where none is taken
             if name not in self.asked:
                 self._take_left_out(record, key, parts)
             elif not (self.config.main.cache and self._reuse(record, key)):

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,10 +236,8 @@ class Step:
         """
         parts = {"shared": name, "parameters": dict(key), **keys.shared_parts(name)}
         digest = keys.parts_key(parts)
-        with (
-            self._watch.going(False),
-            self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes")),
-        ):
+        lock = self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes"))
+        with self._watch.going(False), lock if self.context.cache else nullcontext():  # nobody's result is waited for where none is taken
             found = self.ledger.find(name, digest, parent=None if self.context.cache else self.context.parent_run_id)
             version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
             self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
@@ -332,11 +330,8 @@ def _folder(name: str) -> Iterator[Path]:
 
 
 def _checkpoint(name: str, key: str, context: Context) -> Path:
-    """Where the work of a name and key keeps what it has come to; with ``main.cache=false`` nothing of an earlier attempt is there."""
-    path = checkpoint_path(name, key)
-    if not context.cache:
-        path.unlink(missing_ok=True)
-    return path
+    """Where the work of a name and key keeps what it has come to; with ``main.cache=false`` each pipeline has a place of its own."""
+    return checkpoint_path(name, key if context.cache else keys.parts_key({"key": key, "pipeline": context.pipeline}))
 
 
 def ending(error: BaseException) -> str:
