@@ -348,7 +348,20 @@ def test_pairs_on_a_torchscript_file_are_pairs_of_two_classes_with_their_distanc
         blocks = days.view([first, second])[:].astype(np.float64).reshape(2, 2, 4, 2, 4, 3).mean(axis=(2, 4)) / 255
         assert float(pair["distance"].iloc[0]) == pytest.approx(np.linalg.norm(blocks[0] - blocks[1]), rel=1e-2)
     assert step.shared_keys[0]["backbone"].startswith("torchscript:")
-    assert step.shared_keys[0]["pixels"] == days.view(days.ids("monday", "train")).digest()
+    assert step.shared_keys[0]["pixels"] == days.sources[0].digest  # of all images, so that another split finds them
+
+
+def test_a_published_model_looks_at_each_image_once_for_embeddings_and_for_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, build = make_data(tmp_path / "data"), models.build
+    monkeypatch.setattr(models, "build", lambda *_, weights, **how: build("small_cnn", 3, **how))  # its weights would be downloaded
+    step, sample = run_step(data, tmp_path / "out", type="l2_norm", ratio=0.2, embedding="resnet18")
+    assert len(sample) == 12
+    model = build("small_cnn", 3, image_size=8, dropout=0, seed=0)
+    model.freeze_backbone()
+    days = open_days(data["segregated_data"], data["clean_data"])
+    head = SharingStep("train", tmp_path / "head", data)
+    frozen_features.shared_inputs(head, days)(model, days.ids("tuesday", "test"))
+    assert head.shared_keys[0] == step.shared_keys[0]
 
 
 def test_pairs_on_mondays_model_lie_as_far_apart_as_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,9 +396,9 @@ def test_labels_of_another_data_set_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("one number", r"returns \(\) for 60 images: let it return one tensor \(n, D\)"),
+        ("one number", r"returns \(\) for 64 images: let it return one tensor \(n, D\)"),
         ("no number", "gives embeddings that are infinite or no numbers"),
-        ("wrong shape", r"does not take float images of shape \(60, 3, 8, 8\)"),
+        ("wrong shape", r"does not take float images of shape \(64, 3, 8, 8\)"),
     ],
 )
 def test_a_torchscript_module_that_gives_no_embeddings_is_refused(kind: str, sentence: str, tmp_path: Path) -> None:

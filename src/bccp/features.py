@@ -7,7 +7,7 @@ size of an embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from bccp import models
 from bccp.architectures import ImageClassifier, names
 from bccp.config import MondayModel
 from bccp.errors import BCCPError, nearest
-from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, shared_inputs
+from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, shared_inputs, shared_view
 from bccp.images import Days, FeatureView
 from bccp.monday_model import open_monday_model
 from bccp.step import Step
@@ -53,41 +53,42 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
     BCCPError
         If the embedding is unknown, cannot be read, or gives no finite vectors.
     """
-    images = days.view(ids)
-    start: Callable[[], Look]
+    if Path(embedding).is_file():
+        backbone = f"torchscript:{file_digest(Path(embedding))}"
+        return shared_view(step, "features", days, ids, backbone, lambda: _checked(script_look(Path(embedding), step.device), embedding))
     if embedding == "monday_model":
         model = open_monday_model(step, days, recipe)
-        if model.frozen:
-            found = cast(FeatureView, shared_inputs(step, days)(model, ids))
-            _check(found, embedding)
-            return found
-        backbone, start = backbone_digest(model), lambda: look_by(model, step.device)
-    elif Path(embedding).is_file():
-        backbone, start = f"torchscript:{file_digest(Path(embedding))}", lambda: script_look(Path(embedding), step.device)
     elif embedding in names():
-        backbone, start = f"{embedding}:DEFAULT", lambda: look_by(_published(embedding, days), step.device)
+        model = _published(embedding, days)
     else:
         raise BCCPError(
             f"cp_sampling.embedding={embedding!r} is neither a file nor a torchvision model: use monday_model, a torchvision model's name "
             "or a TorchScript file" + nearest(embedding, ["monday_model", *names()])
         )
-
-    def checked() -> Look:
-        look = start()
-
-        def look_and_check(pixels: npt.NDArray[np.uint8]) -> Float32:
-            features = look(pixels)
-            _check(features, embedding)
-            return features
-
-        return look_and_check
-
-    array = shared_array(step, "features", images, images.digest(), backbone, checked)
+    if model.frozen:
+        found = cast(FeatureView, shared_inputs(step, days)(model, ids))
+        _check(found, embedding)
+        return found
+    images = days.view(ids)  # of a model that no other split has, no more than is wanted
+    array = shared_array(
+        step, "features", images, images.digest(), backbone_digest(model), lambda: _checked(look_by(model, step.device), embedding)
+    )
     return FeatureView([array], np.zeros(len(array), np.int64), np.arange(len(array)), array.shape[1])
 
 
 def _published(name: str, days: Days) -> ImageClassifier:
-    return models.build(name, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
+    model = models.build(name, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
+    model.freeze_backbone()
+    return model
+
+
+def _checked(look: Look, embedding: str) -> Look:
+    def look_and_check(pixels: npt.NDArray[np.uint8]) -> Float32:
+        features = look(pixels)
+        _check(features, embedding)
+        return features
+
+    return look_and_check
 
 
 def script_look(script: Path, device: str = "cpu") -> Look:

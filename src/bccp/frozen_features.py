@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bccp import keys, models
 from bccp.architectures import ImageClassifier
-from bccp.images import Days, FeatureView, ImageView, Source
+from bccp.images import Days, FeatureView, ImageView
 from bccp.step import Step
 
 Float32 = npt.NDArray[np.float32]
@@ -61,20 +61,34 @@ def shared_inputs(step: Step, days: Days) -> Inputs:
     def inputs(model: ImageClassifier, ids: Sequence[str]) -> ImageView | FeatureView:
         if not model.frozen:
             return days.view(ids)
-        clean, corrupted = days.sources
-        changed = days.splits.loc[list(ids), "corrupted_row"].to_numpy() >= 0
-        row = np.where(changed, corrupted.ids.get_indexer(pd.Index(ids)), clean.ids.get_indexer(pd.Index(ids)))
-        backbone = backbone_digest(model)
-
-        def features(source: Source, wanted: bool) -> Features:
-            if not wanted:
-                return np.empty((0, model.n_features), np.float16)
-            return shared_array(step, "frozen_features", source.pixels, source.digest, backbone, lambda: look_by(model, step.device))
-
-        arrays = [features(clean, not changed.all()), features(corrupted, bool(changed.any()))]
-        return FeatureView(arrays, changed.astype(np.int64), row, model.n_features)
+        if not len(ids):
+            nothing = np.array([], np.int64)
+            return FeatureView([np.empty((0, model.n_features), np.float16)], nothing, nothing, model.n_features)
+        return shared_view(step, "frozen_features", days, ids, backbone_digest(model), lambda: look_by(model, step.device))
 
     return inputs
+
+
+def shared_view(step: Step, name: str, days: Days, ids: Sequence[str], backbone: str, start: Callable[[], Look]) -> FeatureView:
+    """Features of some images, for which all images of both days are looked at: see :func:`shared_array`.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        At least one.
+
+    Returns
+    -------
+    FeatureView, shape (N, D)
+        Row i belongs to ``ids[i]``.
+    """
+    sources = days.sources
+    changed = (days.splits.loc[list(ids), "corrupted_row"].to_numpy() >= 0).astype(np.int64)
+    row = np.choose(changed, [source.ids.get_indexer(pd.Index(ids)) for source in sources])
+    found = {n: shared_array(step, name, sources[n].pixels, sources[n].digest, backbone, start) for n in np.unique(changed).tolist()}
+    n_features = next(iter(found.values())).shape[1]
+    empty = np.empty((0, n_features), np.float16)
+    return FeatureView([found.get(n, empty) for n in range(len(sources))], changed, row, n_features)
 
 
 def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone: str, start: Callable[[], Look]) -> Features:
