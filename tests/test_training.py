@@ -265,10 +265,18 @@ def test_an_exponential_schedule_trains_as_a_loop_written_out_does(optimizer: st
     assert history.learning_rate == pytest.approx([0.005, 0.0025, 0.00125, 0.000625])
 
 
-@pytest.mark.parametrize(("name", "kind", "weight_decay"), [("adamw", torch.optim.AdamW, 0.01), ("adam", torch.optim.Adam, 0)])
-def test_only_adamw_decays_weights(name: str, kind: Any, weight_decay: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "loss", "kind", "weight_decay"),
+    [
+        ("adamw", "cross_entropy", torch.optim.AdamW, 0.01),
+        ("adam", "cross_entropy", torch.optim.Adam, 0),
+        ("adamw", "gce", torch.optim.AdamW, 0.01),
+        ("adamw", "anl_ce", torch.optim.AdamW, 0),
+    ],
+)
+def test_only_adamw_decays_weights_and_not_where_a_loss_has_their_norm(name: str, loss: str, kind: Any, weight_decay: float) -> None:
     options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
-    task = training._Task(make_model(), [], torch.Generator(), loss=LOSSES["cross_entropy"], optimizer=name, **options)
+    task = training._Task(make_model(), [], torch.Generator(), loss=LOSSES[loss], optimizer=name, **options)
     optimizer = task.configure_optimizers()["optimizer"]
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["weight_decay"] == weight_decay

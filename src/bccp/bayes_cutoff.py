@@ -230,7 +230,8 @@ def hold_back(
     max_ratio : float
         At least 1.
     max_cost : float
-        Of expected F1, what may be lost at most.
+        By how much expected F1 may change at most, either way: it rises where somebody has set a cut-off that the posterior would not have
+        chosen, and that one stands.
     slack : float
         Labels that a class may lose beyond its limit: where hardly any right label is lost, chance alone makes classes unequal.
 
@@ -238,7 +239,7 @@ def hold_back(
     -------
     Held
         In each round, of the classes beyond their limit the one with the greatest share gets one label back, of equal ones all. Rounds end
-        when no class is beyond it, or the next one would cost too much. The order of the images does not matter.
+        when no class is beyond it, or the next one would change too much. The order of the images does not matter.
     """
     wrong, labels = np.asarray(p_wrong, np.float64), np.asarray(given, np.int64)
     cut = np.array(above, np.bool_)
@@ -263,7 +264,7 @@ def hold_back(
         if beyond[worst] <= 1e-9 or not waiting[worst]:
             break
         value, count = waiting[worst][-1]
-        if before - _f1(found - value * count, n_cut - count, total) > max_cost:
+        if abs(before - _f1(found - value * count, n_cut - count, total)) > max_cost:
             break
         waiting[worst].pop()
         n_cut, found, floor[worst] = n_cut - count, found - value * count, value

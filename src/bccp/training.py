@@ -191,7 +191,7 @@ def fit(
     find_learning_rate : bool
         Let a range test (:mod:`bccp.range_test`) on a copy of the model choose the learning rate; the given one is for where it cannot.
     optimizer : {"adamw", "adam"}
-        Adam with decoupled weight decay (:data:`WEIGHT_DECAY`), or without any.
+        Adam with decoupled weight decay (:data:`WEIGHT_DECAY`; none where the loss has the weights' L1 norm), or without any.
     schedule : {"one_cycle", "cosine", "step", "exponential"}
         Of the learning rate: see :func:`rates`.
     decay : float
@@ -401,7 +401,8 @@ class _Task(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate at each of its steps."""
-        kind, weight_decay = {"adamw": (torch.optim.AdamW, WEIGHT_DECAY), "adam": (torch.optim.Adam, 0.0)}[self.optimizer]
+        decay = 0.0 if self.loss.l1 else WEIGHT_DECAY  # the L1 norm stands in its place
+        kind, weight_decay = {"adamw": (torch.optim.AdamW, decay), "adam": (torch.optim.Adam, 0.0)}[self.optimizer]
         optimizer = kind(self._learning(), lr=self.peak, weight_decay=weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

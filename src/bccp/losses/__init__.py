@@ -27,7 +27,7 @@ class Loss(NamedTuple):
     per_image : callable
         From logits (n, K) and targets (n, K) to losses (n,).
     l1 : float
-        Factor of the sum of all learnt weights' magnitudes, which is added to the images' mean loss.
+        Factor of the sum of all learnt weights' magnitudes, which is added to the images' mean loss in the place of weight decay.
     """
 
     per_image: Callable[[Tensor, Tensor], Tensor]
