@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from bccp import command_line
 from bccp.errors import BCCPError
 from bccp.overrides import check_overrides, flags_first, split_options
 
@@ -62,6 +63,28 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
     with pytest.raises(BCCPError) as refused:
         check_overrides([option])
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["train.epochs=1,2"],
+            "the option 'train.epochs=1,2' has a comma: -m sweeps over values, a list is written train.epochs=[1,2], a text in quotes",
+        ),
+        (["train.epochs=range(1,3)"], "the option 'train.epochs=range(1,3)' has several values: -m sweeps over them"),
+        (["+train.epochs=3"], "the options cannot be used (Could not append to config. An item is already at 'train.epochs'.)"),
+    ],
+)
+def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(words) == 1
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for steps in ("train, test", "'train, test'"):
+        assert command_line.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
+        assert OmegaConf.create(capsys.readouterr().out).main.execute_steps == "train, test"
 
 
 def test_right_options_pass_unchanged() -> None:

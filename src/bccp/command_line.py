@@ -12,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,7 +22,7 @@ from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.keys import ROOT
 from bccp.masking import hide, shown, shown_text
-from bccp.overrides import check_overrides, flags_first, not_there, split_options
+from bccp.overrides import check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
 from bccp.pipeline import PAGE, Summary, new_run_folder, notes, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
 from bccp.tracking import told
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         for argument in arguments:
             words += split_options(argument.removeprefix(_OPTION)) if argument.startswith(_OPTION) else [argument]
         words = flags_first(words)
+        if not {"-m", "--multirun"} & set(words):
+            words = [quote_step_list(word) for word in words]
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
         words = [hide(word) for word in words]
@@ -73,6 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         return failed(str(error))
     except MissingConfigException as error:
         return failed(not_there(error))
+    except ConfigCompositionException as error:
+        return failed(shown_text(not_composed(error)))
     except KeyboardInterrupt:
         return failed("interrupted", 130)
     except Interrupted as stopped:

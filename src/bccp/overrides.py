@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
 from bccp import config
@@ -74,6 +75,17 @@ def flags_first(words: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
+def quote_step_list(word: str) -> str:
+    """Put quotes round the comma list of steps that a single run is given, which Hydra would take for values to sweep over.
+
+    Examples
+    --------
+    >>> quote_step_list("main.execute_steps=train, test"), quote_step_list("train.epochs=1,2")
+    ("main.execute_steps='train, test'", 'train.epochs=1,2')
+    """
+    return re.sub(r"^(main\.execute_steps=)(\w+(\s*,\s*\w+)+)$", r"\1'\2'", word)
+
+
 _VALUE_FLAGS = frozenset(
     {
         "--config-name",
@@ -135,6 +147,18 @@ def not_there(error: MissingConfigException) -> str:
         return str(error).splitlines()[0]
     options = sorted({*error.options, *extras})
     return f"{group}={name} is unknown{nearest(name, options)}: use one of {', '.join(options)}"
+
+
+def not_composed(error: ConfigCompositionException) -> str:
+    """The sentence for options that Hydra cannot make a configuration of."""
+    said = str(error).splitlines()[0]
+    option = said.partition("'")[2].rpartition("'")[0]
+    key, _, value = option.partition("=")
+    if said.startswith("Ambiguous value"):
+        return f"the option {option!r} has a comma: -m sweeps over values, a list is written {key}=[{value}], a text in quotes"
+    if "requires --multirun" in said:
+        return f"the option {option!r} has several values: -m sweeps over them"
+    return f"the options cannot be used ({said})"
 
 
 def _check_one(override: Override, known: Any) -> None:
