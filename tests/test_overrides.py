@@ -52,6 +52,7 @@ def test_flags_come_first_with_their_values() -> None:
         ("noisy_labels.user_accuracy=0.5,1.9", "noisy_labels.user_accuracy=1.9 is out of range"),
         ("noisy_labels.user_accuracy=interval(0.5,1.9)", "noisy_labels.user_accuracy=1.9 is out of range"),
         ("train.learning_rate=tag(log,interval(0,1))", "train.learning_rate=0.0 is out of range"),
+        ("train.learning_rate=interval(0.2,0.1)", "train.learning_rate=interval(0.2,0.1) ends below its start: write interval(0.1,0.2)"),
         ("cp_sampling.type=none,randum", "did you mean 'random'?"),
         ("main.execute_steps=[train,tset]", "did you mean 'test'?"),
         ("main.execute_steps='train,tset'", "did you mean 'test'?"),
@@ -73,6 +74,21 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
             "the option 'train.epochs=1,2' has a comma: -m sweeps over values, a list is written train.epochs=[1,2], a text in quotes",
         ),
         (["train.epochs=range(1,3)"], "the option 'train.epochs=range(1,3)' has several values: -m sweeps over them"),
+        (
+            ["-m", "hydra/launcher=basic", "hydra.launcher.n_jobs=2", "train.epochs=1,2"],
+            "hydra.launcher.n_jobs is no option of the hydra/launcher in use: leave it out, or name the one that has it "
+            "(hydra/launcher=joblib, submitit_local, submitit_slurm, ray, ray_aws)",
+        ),
+        (
+            ["-m", "hydra.sweeper.n_trials=2", "train.epochs=1,2"],
+            "hydra.sweeper.n_trials is no option of the hydra/sweeper in use: leave it out, or name the one that has it "
+            "(hydra/sweeper=optuna)",
+        ),
+        (["-m", "hydra.job.nam=x"], "unknown key 'hydra.job.nam'"),
+        (
+            ["-m", "hydra.launcher.n_jobs=abc", "train.epochs=1,2"],
+            "the option 'hydra.launcher.n_jobs=abc' is not accepted (Value 'abc' of type 'str' could not be converted to Integer)",
+        ),
         (["+train.epochs=3"], "the options cannot be used (Could not append to config. An item is already at 'train.epochs'.)"),
     ],
 )

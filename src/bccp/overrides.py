@@ -154,10 +154,18 @@ def not_composed(error: ConfigCompositionException) -> str:
     said = str(error).splitlines()[0]
     option = said.partition("'")[2].rpartition("'")[0]
     key, _, value = option.partition("=")
+    group = "/".join(key.split(".")[:2])
     if said.startswith("Ambiguous value"):
         return f"the option {option!r} has a comma: -m sweeps over values, a list is written {key}=[{value}], a text in quotes"
     if "requires --multirun" in said:
         return f"the option {option!r} has several values: -m sweeps over them"
+    if said.startswith("Could not override"):
+        if group not in EXTRAS:
+            return f"unknown key {key!r}"
+        those = f"{group}={', '.join(EXTRAS[group])}"
+        return f"{key} is no option of the {group} in use: leave it out, or name the one that has it ({those})"
+    if said.startswith("Error merging override"):
+        return f"the option {said.removeprefix('Error merging override ')!r} is not accepted ({str(error.__cause__).splitlines()[0]})"
     return f"the options cannot be used ({said})"
 
 
@@ -175,6 +183,9 @@ def _check_one(override: Override, known: Any) -> None:
         raise BCCPError(f"{key} cannot be deleted: give it a value")
     value = override.value()
     if isinstance(value, IntervalSweep):
+        start, end = value.start, value.end
+        if start is not None and end is not None and start > end:
+            raise BCCPError(f"{key}=interval({start},{end}) ends below its start: write interval({end},{start})")
         choices: Iterable[Any] = [value.start, value.end]
     else:
         choices = override.sweep_iterator() if override.is_sweep_override() else [value]
