@@ -297,7 +297,8 @@ def test_environments_stay_while_anything_runs(stubs: Stubs, home: Path) -> None
     ("arguments", "sentence"),
     [
         (["--delete", "ja"], "DELETE=ja is not understood: write DELETE=yes"),
-        (["--keep-days", "0"], "KEEP_DAYS=0 is no number of days: give 1 or more"),
+        (["--keep-days", "0"], "KEEP_DAYS=0 is no number of days: give one from 1 to 99999"),
+        (["--keep-days", "100000"], "KEEP_DAYS=100000 is no number of days: give one from 1 to 99999"),
         (["--keep", "nothing"], "KEEP=nothing is no run in"),
     ],
 )

@@ -284,7 +284,7 @@ def _clean(*, wanted: str, days: str, named: str) -> None:
     if wanted not in ("", "yes"):
         raise BCCPError(f"DELETE={wanted} is not understood: write DELETE=yes, or leave it out to be shown what can go")
     if not re.fullmatch(r"|[1-9][0-9]{0,4}", days):
-        raise BCCPError(f"KEEP_DAYS={days} is no number of days: give 1 or more")
+        raise BCCPError(f"KEEP_DAYS={days} is no number of days: give one from 1 to 99999")
     delete_it, keep_days = wanted == "yes", int(days or 30)
     uri, note = ledger_uri(None)
     if note:
