@@ -109,14 +109,33 @@ def test_a_run_that_is_named_stays_with_all_that_it_needs(stubs: Stubs, home: Pa
     client = ledger().client
     client.create_registered_model("bottles")
     client.create_model_version("bottles", source="somewhere", run_id=other["runs"]["train"])
-    assert clean_home.main(["--keep", str(Path(named["folder"]) / "summary.json")]) == 0
-    assert "1 run(s) have the tag bccp.keep" in capsys.readouterr().out
+    folder = Path(named["folder"])
+    for several in (home, folder.parent, "/", "~"):
+        assert clean_home.main(["--keep", str(several)]) == 1
+        assert f"error: KEEP={several} is no run in" in capsys.readouterr().err
+    for one in (folder / "summary.json", folder, folder.name, named["runs"]["pipeline"]):
+        assert clean_home.main(["--keep", str(one)]) == 0
+        assert "1 run(s) have the tag bccp.keep" in capsys.readouterr().out
     grow_old(home, 400)
     clean()
     assert reusable("train.epochs=7") == list(config.STEPS[:7])
     assert reusable("train.epochs=9") == list(config.STEPS[:7])  # not its test
     assert Path(named["folder"]).is_dir()
     assert not Path(other["folder"]).exists()
+
+
+def test_a_sweep_that_is_named_stays_with_its_jobs_and_a_job_without_the_others(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ledger()
+    for sweep in ("one", "two"):
+        for job in range(2):
+            place = home / "outputs" / sweep / str(job)
+            store.end(store.start("a job", tags={"bccp.pipeline": f"{sweep}-{job}", "bccp.folder": str(place)}), "FINISHED")
+    assert clean_home.main(["--keep", "0"]) == 1
+    for named, n_runs in {"one": 2, str(home / "outputs" / "two" / "1"): 1}.items():
+        assert clean_home.main(["--keep", named]) == 0
+        assert f"{n_runs} run(s) have the tag" in capsys.readouterr().out
+    kept = {run.data.tags["bccp.pipeline"] for run in all_runs(store) if clean_home.KEEP in run.data.tags}
+    assert kept == {"one-0", "one-1", "two-1"}
 
 
 def test_what_a_running_pipeline_uses_stays_also_when_it_begins_meanwhile(stubs: Stubs, home: Path) -> None:

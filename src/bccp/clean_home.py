@@ -226,7 +226,8 @@ def keep(ledger: Ledger, named: str) -> int:
     ----------
     ledger : Ledger
     named : str
-        A run's id, or the folder under ``outputs``, or its ``summary.json``, of a pipeline or of a sweep, whose pipelines are all meant.
+        A run's id, or the folder of a pipeline, or its name under ``outputs``, or its ``summary.json``; or the folder of a sweep, whose
+        pipelines are all meant.
 
     Returns
     -------
@@ -239,10 +240,12 @@ def keep(ledger: Ledger, named: str) -> int:
         If there is none.
     """
     path = Path(named).expanduser().resolve()
-    folder = path.parent if path.name == "summary.json" else path
-    runs = [run for run in _runs(ledger) if run.info.run_id == named or Path(run.data.tags.get("bccp.folder", "/")).is_relative_to(folder)]
+    meant = {path.parent if path.name == "summary.json" else path, ledger.home / "outputs" / named}
+    runs = [run for run in _runs(ledger) if run.info.run_id == named or meant & _own_folders(run)]
     if not runs:
-        raise BCCPError(f"KEEP={named} is no run in {shown(ledger.uri)}: give a run's id, or its folder in {ledger.home / 'outputs'}")
+        raise BCCPError(
+            f"KEEP={named} is no run in {shown(ledger.uri)}: give one's id, its folder, or the folder's name in {ledger.home / 'outputs'}"
+        )
     for run in runs:
         ledger.tag(run.info.run_id, {KEEP: "true"})
     return len(runs)
@@ -311,6 +314,14 @@ def _clean(*, wanted: str, days: str, named: str) -> None:
         "model's, and what they have read. To name a run for good: make clean-home KEEP=<its id or folder>, or the tag in MLflow.\n"
         "Nothing was deleted: make clean-home DELETE=yes deletes what can go."
     )
+
+
+def _own_folders(run: Any) -> set[Path]:
+    """The folder of a pipeline, and that of the sweep that it is a job of: only a job has another name than its folder."""
+    if "bccp.folder" not in run.data.tags:
+        return set()
+    folder = Path(run.data.tags["bccp.folder"])
+    return {folder} if run.data.tags["bccp.pipeline"] == folder.name else {folder, folder.parent}
 
 
 def _is_root(run: Any, registered: Collection[str], since: float) -> bool:
