@@ -54,11 +54,14 @@ def test_a_reused_step_is_told_in_one_line_in_the_summary_and_in_mlflow(stubs: S
     assert "bccp.reused.train" not in noted
 
 
-def test_after_an_error_the_same_command_resumes_at_the_step_that_failed(stubs: Stubs) -> None:
+def test_after_an_error_the_same_command_resumes_at_the_step_that_failed(stubs: Stubs, home: Path) -> None:
     stubs.failing = "segregation"
     with pytest.raises(RuntimeError, match="segregation breaks"):
         run(FEW)
     assert stubs.took() == ["fetch_data", "preprocessing"]
+    (path,) = (home / "outputs").glob("*/summary.json")
+    seconds = [step["seconds"] > 0 for step in json.loads(path.read_text())["steps"]]
+    assert seconds == [True] * 3 + [False] * 5  # also of the one that failed
     stubs.failing = None
     assert statuses(run(FEW)) == ["reused"] * 2 + ["ran"] * 2 + ["skipped"] * 4
     assert stubs.took() == ["segregation", "noisy_labels"]

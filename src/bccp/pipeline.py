@@ -265,14 +265,16 @@ class _Pipeline(Plan):
     def _step(self, name: str) -> None:
         record = self.records[name]
         started = time.perf_counter()
-        key, parts = self.key(name, self.ledger)
-        lock = self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True))
-        with lock if self.config.main.cache else nullcontext():  # nobody's result is waited for where none is taken
-            if name not in self.asked:
-                self._take_left_out(record, key, parts)
-            elif not (self.config.main.cache and self._reuse(record, key)):
-                self._execute(record, self.config.section(name), self.inputs(name), key, parts)
-        record.seconds = round(time.perf_counter() - started, 3)
+        try:
+            key, parts = self.key(name, self.ledger)
+            lock = self.ledger.lock(f"step-{key[:16]}", lambda: print(f"  {name}: waits for another process that runs it", flush=True))
+            with lock if self.config.main.cache else nullcontext():  # nobody's result is waited for where none is taken
+                if name not in self.asked:
+                    self._take_left_out(record, key, parts)
+                elif not (self.config.main.cache and self._reuse(record, key)):
+                    self._execute(record, self.config.section(name), self.inputs(name), key, parts)
+        finally:
+            record.seconds = round(time.perf_counter() - started, 3)
         self.versions |= record.outputs
 
     def _take_left_out(self, record: StepRecord, key: str, parts: Mapping[str, Any]) -> None:
