@@ -450,7 +450,10 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert sweep_report.main([""]) == 1
     assert capsys.readouterr().err.startswith(f"error: no sweep is in {home}/outputs: run one with -m")
-    for wrong, sentence in {str(tmp_path / "no"): "does not exist", str(tmp_path): "holds no job of a sweep"}.items():
+    (tmp_path / "empty" / "0").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    wrongs = {"no": "does not exist", "file": "is no folder", ".": "holds no job of a sweep", "empty": "holds no job of a sweep"}
+    for wrong, sentence in {str(tmp_path / name): sentence for name, sentence in wrongs.items()}.items():
         assert sweep_report.main([wrong]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

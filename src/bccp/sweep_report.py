@@ -129,7 +129,8 @@ def read_sweep(folder: Path) -> Sweep:
         If it has left no job.
     """
     places = [place for place in folder.iterdir() if place.name.isdigit() and place.is_dir()] if folder.is_dir() else []
-    if not places:
+    signs = [folder / "multirun.yaml", *(place / left for place in places for left in ("summary.json", ".hydra"))]  # a search has no first
+    if not places or not any(sign.exists() for sign in signs):
         raise BCCPError(f"{folder} holds no job of a sweep: give a folder with multirun.yaml and a folder for each job, named 0, 1, …")
     planned = dict(enumerate(_planned(folder)))
     jobs = []
@@ -441,7 +442,8 @@ def _report_on(given: str) -> None:
     if not folder.exists() and (home() / "outputs" / given).is_dir():
         folder = home() / "outputs" / given
     if not folder.is_dir():
-        raise BCCPError(f"DIR={given} does not exist: give the folder or the id of a sweep, or nothing for the newest")
+        wrong = "is no folder" if folder.exists() else "does not exist"
+        raise BCCPError(f"DIR={given} {wrong}: give the folder or the id of a sweep, or nothing for the newest")
     print(f"sweep report: {write_report(folder)}", flush=True)
 
 
