@@ -204,6 +204,19 @@ def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Pat
     assert json.loads(path.read_text())["error"].startswith(sentence)
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("hydra.launcher.n_jobs=0", "is no number of jobs: give 1 or more, or leave it out"),
+        ("hydra.sweeper.n_jobs=0", "is too few: give 1 or more"),
+        ("hydra.sweeper.n_trials=0", "is too few: give 1 or more"),
+    ],
+)
+def test_no_job_and_no_trial_is_refused(home: Path, capsys: pytest.CaptureFixture[str], option: str, sentence: str) -> None:
+    assert command_line.main(["-m", "hydra/sweeper=optuna", option, "train.learning_rate=interval(0.1,0.2)"]) == 1
+    assert capsys.readouterr().err == f"error: {option} {sentence}\n"
+
+
 def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scancel = tmp_path / "bin" / "scancel"
     scancel.parent.mkdir()

@@ -394,7 +394,10 @@ def _planned(about: DictConfig) -> list[Override]:
 
 def _count(planned: Sequence[Override], about: DictConfig) -> int | None:
     """How many jobs there will be, where that can be told."""
-    if about.sweeper.get("n_trials"):
+    for name in ("n_trials", "n_jobs"):
+        if about.sweeper.get(name, 1) < 1:
+            raise BCCPError(f"hydra.sweeper.{name}={about.sweeper[name]} is too few: give 1 or more")
+    if "n_trials" in about.sweeper:
         return int(about.sweeper.n_trials)
     choices = {one.get_key_element(): list(one.sweep_string_iterator()) for one in planned if one.is_discrete_sweep()}
     n_jobs = 1
@@ -487,6 +490,8 @@ def _ray_at_home() -> dict[str, Any]:
 
 def _wanted(n_jobs: int, n_cores: int) -> int | None:
     """What ``n_jobs`` means to joblib: -1, the default, is no wish; -2 leaves one core free."""
+    if n_jobs == 0:
+        raise BCCPError("hydra.launcher.n_jobs=0 is no number of jobs: give 1 or more, or leave it out")
     return None if n_jobs == -1 else n_jobs if n_jobs > 0 else max(1, n_cores + 1 + n_jobs)
 
 
