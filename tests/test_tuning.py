@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from bccp import command_line, pipeline, tuning
+from bccp import command_line, pipeline, sweeps, tuning
 from bccp.errors import BCCPError
 from bccp.keys import ROOT
 from bccp.step import SPECS, Step
@@ -117,6 +118,23 @@ def test_a_search_that_finds_nothing_is_one_sentence(home: Path, light_steps: li
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no trial of the search gave train/val_accuracy: see the error of each above")
     assert len(light_steps) == 2
+
+
+@pytest.mark.parametrize("given", [[], ["main.threads=1"]])
+def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
+    monkeypatch.setattr(sweeps, "default_threads", lambda: 2)
+    monkeypatch.setattr(sweeps, "limit_threads", lambda threads: None)
+    search = composed("hydra/sweeper=optuna", "train.epochs=3", *given, hydra=True)
+    sweep = sweeps.begin(search)
+    sweep.close()
+    monkeypatch.setattr(sweeps, "_begun", [sweep])
+    job = composed(*search.hydra.overrides.task)
+    assert job.main.threads == 1
+    (sweep.folder / "0" / ".hydra").mkdir(parents=True)
+    OmegaConf.save(job, sweep.folder / "0" / ".hydra" / "config.yaml")
+    pipeline.Summary(metrics={tuning.METRIC: 0.5}).write(sweep.folder / "0")
+    tuning.conclude(sweep.folder)
+    assert (sweep.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]
 
 
 def test_an_interval_without_a_search_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,8 @@ class Sweep:
         Its name.
     search : bool
         Whether it looks for the best setting, where a failed job is an answer.
+    added : list of str
+        The overrides that it gives its jobs beside those that it was given.
     """
 
     folder: Path
@@ -86,6 +88,7 @@ class Sweep:
     n_jobs: int | None
     launcher: str
     search: bool
+    added: list[str] = field(default_factory=list)
     _others: Collection[tuple[int, str]] = field(default_factory=lambda: descendants(os.getpid()))
     _started: float = field(default_factory=time.monotonic)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -337,7 +340,7 @@ def begin(config: DictConfig) -> Sweep:
     planned = _planned(about)
     swept = [override.key_or_group for override in planned if override.is_sweep_override()]
     sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher, "optuna" in about.sweeper._target_)
-    how = _share_out(config, launcher, planned, sweep.n_jobs, many)
+    how = _share_out(config, planned, sweep, many)
     print(f"sweep: {sweep.n_jobs or 'an unknown number of'} jobs, {how}; {sweep.folder}", flush=True)
     sweep.watch(sys.stdout)
     return sweep
@@ -445,9 +448,14 @@ def share(n_cores: int, n_jobs: int | None, wanted: int | None, threads: int | N
     return at_once, threads or max(1, n_cores // at_once)
 
 
-def _share_out(config: DictConfig, launcher: str, planned: Sequence[Override], n_jobs: int | None, many: bool) -> str:
+def added() -> list[str]:
+    """The overrides that the sweep which Hydra runs just now gives its jobs by itself."""
+    return [word for sweep in _begun for word in sweep.added]
+
+
+def _share_out(config: DictConfig, planned: Sequence[Override], sweep: Sweep, many: bool) -> str:
     """Tell launcher and jobs how many cores each has; returns that in words."""
-    about = config.hydra
+    about, launcher, n_jobs = config.hydra, sweep.launcher, sweep.n_jobs
     given = _threads(config, planned)
     if many or launcher not in ("joblib", "submitit_local", "ray"):
         if launcher == "submitit_slurm" and given and about.launcher.cpus_per_task is None:
@@ -472,7 +480,8 @@ def _share_out(config: DictConfig, launcher: str, planned: Sequence[Override], n
     if at_once > 1:
         limit_threads(threads)  # before its workers load what reads the environment once
         if given is None:
-            about.overrides.task.append(f"main.threads={threads}")
+            sweep.added.append(f"main.threads={threads}")
+            about.overrides.task.extend(sweep.added)
     return f"{at_once} at once on {n_cores} cores (hydra/launcher={launcher}, main.threads={threads})"
 
 

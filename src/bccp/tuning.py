@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from bccp import sweeps
 from bccp.errors import BCCPError
 from bccp.keys import ROOT
 
@@ -87,7 +88,8 @@ def conclude(folder: Path) -> str:
         else:
             accuracies[path.parent.name] = found
     best = max(accuracies, key=lambda job: accuracies[job])  # the first of equals, as Optuna has it
-    options = " ".join(differences(OmegaConf.load(folder / best / ".hydra" / "config.yaml")))
+    found = differences(OmegaConf.load(folder / best / ".hydra" / "config.yaml"))
+    options = " ".join(option for option in found if option not in sweeps.added())  # one run has all the cores
     (folder / BEST).write_text(options + "\n", encoding="utf-8")
     note = f" ({len(failed)} failed: {', '.join(failed)})" if failed else ""
     return (
