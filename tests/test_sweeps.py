@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 from test_pipeline import make_images
 
 import bccp
-from bccp import command_line, sweeps
+from bccp import command_line, sweeps, tables
 from bccp.errors import BCCPError
 from bccp.processes import descendants, lives
 from bccp.step import MAKER, default_threads
@@ -325,42 +325,58 @@ class Sweeps:
         self._words = [*QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9"]
         begun = time.monotonic()
         self.expected = self.run("basic", "hydra/launcher=basic")
-        self.seconds = time.monotonic() - begun
+        self._seconds = time.monotonic() - begun
 
-    def run(self, name: str, *more: str, seconds: float | None = None) -> dict[str, Any]:
-        """What the jobs came to in the home of this name: versions and figures. After some seconds the sweep is killed."""
+    def run(self, name: str, *more: str) -> tuple[dict[str, Any], str]:
+        """What the jobs came to in the home of this name: versions and figures, and the sweep's table but for what it took."""
         home = self._folder / name
-        if not home.exists():
-            home.mkdir()
-            shutil.copy(self._database, home / "mlflow.db")
-        with started(self._folder, *self._words, *more, home=home) as sweep:
-            if seconds is None:
-                assert sweep.process.wait(900) == 0, sweep.err()
-            else:
-                time.sleep(seconds)
-        summaries = [json.loads(path.read_text()) for path in sorted(newest(home).glob("*/summary.json"))] if seconds is None else []
-        return {
+        with self._started(home, *more) as sweep:
+            assert sweep.process.wait(900) == 0, sweep.err()
+        summaries = [json.loads(path.read_text()) for path in sorted(newest(home).glob("*/summary.json"))]
+        came_to = {
             str(summary["config"]["noisy_labels"]["user_accuracy"]): (
                 {name: version for step in summary["steps"] for name, version in step["outputs"].items()},
                 summary["metrics"],
             )
             for summary in summaries
         }
+        return came_to, tables.read(newest(home) / "sweep.csv").drop(columns=["seconds", "work_seconds", "steps_reused"]).to_csv()
+
+    def kill(self, name: str, draw: random.Random) -> None:
+        """Start the sweep and kill it when some of its steps have begun, and not all."""
+        n_steps = draw.randint(1, 10)  # of 13: the jobs share the first three
+        with self._started(self._folder / name) as sweep:
+            assert until(lambda: len(re.findall(r"^\[\d\] \w+: runs$", sweep.out(), re.MULTILINE)) >= n_steps, 900), sweep.err()
+            time.sleep(draw.uniform(0, self._seconds / 26))  # half of what a step takes, alone
+            assert sweep.process.poll() is None
+        assert not (newest(self._folder / name) / "sweep.csv").exists()
+        ended = [json.loads(path.read_text())["status"] for path in newest(self._folder / name).glob("*/summary.json")]
+        assert ended.count("finished") < 2
+
+    def _started(self, home: Path, *more: str) -> AbstractContextManager[Started]:
+        if not home.exists():
+            home.mkdir()
+            shutil.copy(self._database, home / "mlflow.db")
+        return started(self._folder, *self._words, *more, home=home)
 
 
 @pytest.fixture(scope="module")
 def same(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Sweeps:
     """The sweep that launchers are compared by."""
     made = Sweeps(tmp_path_factory.mktemp("sweeps"), empty_database)
-    assert [sorted(outputs) for outputs, _ in made.expected.values()] == [sorted(MAKER)] * 2
-    assert all("test/accuracy" in metrics for _, metrics in made.expected.values())
+    came_to, table = made.expected
+    assert [sorted(outputs) for outputs, _ in came_to.values()] == [sorted(MAKER)] * 2
+    assert all("test/accuracy" in metrics for _, metrics in came_to.values())
+    assert table.count("finished") == 2
     return made
 
 
 @pytest.mark.slow
 @two_cores
 def test_joblib_makes_what_the_basic_launcher_makes_to_the_bit_even_when_it_is_killed_and_resumes(same: Sweeps) -> None:
-    same.run("joblib", seconds=random.Random(6).uniform(0.2, 0.8) * same.seconds)
+    seed = random.SystemRandom().randrange(1_000_000)
+    print(f"random.Random({seed}) draws when it is killed")
+    same.kill("joblib", random.Random(seed))
     assert same.run("joblib") == same.expected
 
 
