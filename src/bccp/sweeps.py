@@ -398,7 +398,7 @@ def _planned(about: DictConfig) -> list[Override]:
 def _count(planned: Sequence[Override], about: DictConfig) -> int | None:
     """How many jobs there will be, where that can be told."""
     for name in ("n_trials", "n_jobs"):
-        if about.sweeper.get(name, 1) < 1:
+        if name in about.sweeper and (about.sweeper[name] or 0) < 1:
             raise BCCPError(f"hydra.sweeper.{name}={about.sweeper[name]} is too few: give 1 or more")
     if "n_trials" in about.sweeper:
         return int(about.sweeper.n_trials)
