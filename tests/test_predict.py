@@ -97,6 +97,7 @@ def test_unreadable_files_are_listed_with_the_reason_and_the_status_says_so(
         (["--model", "abcdef", "--images", "full"], "MODEL=abcdef is neither a registered model (models:/name@alias) nor a run"),
         (["--model", "model:123456789012", "--images", "full"], "no artifact model:123456789012 is in"),
         (["--model", "none@x", "--images", "full", "--out", "empty"], "OUT=empty cannot be written"),
+        (["--model", "none@x", "--images", "full", "--out", "full/a.png"], "OUT=full/a.png exists and is no table of predictions: choose"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence_and_leaves_no_file(
@@ -109,6 +110,19 @@ def test_what_cannot_be_done_is_told_in_one_sentence_and_leaves_no_file(
     assert predict.main(arguments) == 1
     assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not (tmp_path / "predictions.csv").exists()
+    assert (tmp_path / "full" / "a.png").read_bytes() == b"x"
+
+
+def test_a_table_among_the_images_is_none_of_them_and_is_replaced(
+    world: World, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, model = pictures / "predictions.csv", f"model:{world.model()}"
+    monkeypatch.chdir(pictures)  # the default OUT is in the current folder
+    out.write_bytes(b"")
+    for _ in range(2):
+        assert predict.main(["--model", model, "--images", str(pictures)]) == 0
+        assert "60 of 60 files have an answer" in capsys.readouterr().out
+    assert len(rows(out)) == 60
 
 
 def test_memory_does_not_grow_with_the_number_of_files(world: World, tmp_path: Path) -> None:
@@ -125,7 +139,7 @@ def test_memory_does_not_grow_with_the_number_of_files(world: World, tmp_path: P
             (folder / f"{number:04d}.png").write_bytes(bytes(20_000))
         tracemalloc.start()
         with (tmp_path / "out.csv").open("w", encoding="utf-8") as out:
-            assert predict.predict(model, folder, out)[:2] == (n_files, 0)
+            assert predict.predict(model, predict.image_files(folder, but=tmp_path / "out.csv"), folder, out)[:2] == (n_files, 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 400_000  # 600 files of 20,000 bytes more, of which only the names are held

@@ -91,8 +91,10 @@ def _model_of_run(ledger: Ledger, run_id: str) -> str:
     raise BCCPError(f"the run {run_id} has made no model: give a pipeline's run in which the step train took part")
 
 
-def image_files(place: Path) -> Iterator[Path]:
+def image_files(place: Path, *, but: Path) -> Iterator[Path]:
     """A file itself, or all files below a folder, sorted within each folder; hidden ones are left out, as in ``fetch_data``.
+
+    The file ``but`` is left out too: the table of an earlier run may lie among the images.
 
     Raises
     ------
@@ -106,23 +108,26 @@ def image_files(place: Path) -> Iterator[Path]:
         raise BCCPError(f"IMAGES={place} does not exist: give a folder of images or an image file")
     for folder, folders, names in os.walk(place, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(folder) / name for name in sorted(names) if not is_hidden(name))
+        paths = (Path(folder) / name for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in paths if path.name != but.name or path.resolve() != but.resolve())
 
 
 def _refuse(error: OSError) -> None:
     raise BCCPError(f"{error.filename} cannot be read ({error.strerror}): make it readable, or give another folder") from error
 
 
-def predict(model: ServedModel, place: Path, out: TextIO) -> tuple[int, int, list[str]]:
+def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) -> tuple[int, int, list[str]]:
     """Write the answers for all files, as they come.
 
     Parameters
     ----------
     model : ServedModel
-    place : Path
-        A folder or a file.
+    files : iterator of Path
+        See :func:`image_files`.
+    root : Path
+        The folder that they are below.
     out : text file
-        Gets a table with :data:`COLUMNS`; ``image`` is the path below the folder, ``top_3`` is JSON: classes with their probabilities, the
+        Gets a table with :data:`COLUMNS`; ``image`` is the path below the root, ``top_3`` is JSON: classes with their probabilities, the
         likeliest first.
 
     Returns
@@ -137,8 +142,7 @@ def predict(model: ServedModel, place: Path, out: TextIO) -> tuple[int, int, lis
     writer.writerow(COLUMNS)
     n_files, n_unreadable = 0, 0
     examples: list[str] = []
-    root = place if place.is_dir() else place.parent
-    for names, answers in _answered(model, image_files(place), root):
+    for names, answers in _answered(model, files, root):
         for name, answer in zip(names, answers, strict=True):
             top = "" if answer.top is None else json.dumps({label: round(p, 6) for label, p in answer.top.items()}, ensure_ascii=False)
             probability = "" if answer.probability is None else f"{answer.probability:.6f}"
@@ -225,10 +229,12 @@ def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
     if not images:
         raise BCCPError("of what? give IMAGES=a folder of images or an image file")
     place = Path(images).expanduser()
-    if next(image_files(place), None) is None:
-        raise BCCPError(f"IMAGES={place} holds no files: give a folder of images or an image file")
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
+    if out.exists() and not _is_table(out):
+        raise BCCPError(f"OUT={out} exists and is no table of predictions: choose another file")
+    if next(image_files(place, but=out), None) is None:
+        raise BCCPError(f"IMAGES={place} holds no files: give a folder of images or an image file")
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
@@ -238,7 +244,17 @@ def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
 
         loaded = served_model.load(found)
         with _whole_or_not_at_all(out) as file:
-            return predict(loaded, place, file)
+            return predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+
+
+def _is_table(out: Path) -> bool:
+    """Whether a file is empty or begins as a table of predictions does, so that nothing is lost where another takes its place."""
+    header = ",".join(COLUMNS).encode()
+    try:
+        with out.open("rb") as file:
+            return out.is_file() and file.read(len(header)) in (b"", header)
+    except OSError as error:
+        raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another file") from error
 
 
 if __name__ == "__main__":
