@@ -54,3 +54,29 @@ def test_a_model_that_would_answer_otherwise_is_not_exported(world: World, tmp_p
     assert not list(tmp_path.glob("model.pt*"))
     with pytest.raises(BCCPError, match=r"FORMAT=onxx is unknown: use one of onnx, torchscript, torch_export \(did you mean 'onnx'\?\)"):
         export_model.export_model(folder, "onxx", tmp_path / "model.pt")
+
+
+def test_what_cannot_be_written_whole_leaves_the_older_files_as_they_were(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, about = tmp_path / "model.pt", tmp_path / "model.pt.json"
+    about.mkdir()
+    assert export_model.main(["--model", "none@x", "--format", "torchscript", "--out", str(out)]) == 1
+    assert capsys.readouterr().err == f"error: OUT={out} needs the file {about} too, which is a folder: choose another file\n"
+    about.rmdir()
+
+    folder = world.ledger.fetch(f"model:{world.model()}")
+    out.write_bytes(b"older model")
+    about.write_bytes(b"about it")
+    whole = Path.write_bytes
+
+    def no_room(place: Path, content: bytes) -> int:
+        if place.name.startswith(".model.pt.json"):
+            raise OSError(28, "No space left on device")
+        return whole(place, content)
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(BCCPError, match=r"model\.pt\.json cannot be written \(No space left on device\): choose another file with OUT="):
+        export_model.export_model(folder, "torch_export", out)
+    left = {path.name: path.read_bytes() for path in tmp_path.glob("*model.pt*")}
+    assert left == {"model.pt": b"older model", "model.pt.json": b"about it"}

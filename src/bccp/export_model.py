@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -28,7 +28,7 @@ from bccp import models
 from bccp.architectures import ImageClassifier
 from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
-from bccp.home import scratch
+from bccp.home import scratch, scratch_owner
 from bccp.predict import find_model
 from bccp.tracking import Ledger, ledger_uri
 
@@ -105,8 +105,7 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
             "output": f"probabilities: float32 (n, {model.n_classes}), in the order of class_names",
             "largest_difference": difference,
         }
-        _put(file.read_bytes(), out)
-        _put((json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode(), out.with_name(f"{out.name}.json"))
+        _put({_about_file(out): (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode(), out: file.read_bytes()})
     return said
 
 
@@ -193,15 +192,24 @@ def _asking(module: Any) -> Ask:
     return ask
 
 
-def _put(content: bytes, out: Path) -> None:
-    partial = out.with_name(f".{out.name}.partial")
+def _about_file(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def _put(contents: Mapping[Path, bytes]) -> None:
+    """Write files, none of which takes its place before all are written."""
+    partials = {place: place.with_name(f".{place.name}.{scratch_owner()}.partial") for place in contents}
+    place = next(iter(contents))
     try:
-        partial.write_bytes(content)
-        partial.replace(out)
+        for place, content in contents.items():
+            partials[place].write_bytes(content)
+        for place, partial in partials.items():
+            partial.replace(place)
     except OSError as error:
-        raise BCCPError(f"OUT={out} cannot be written ({error.strerror}): choose another file") from error
+        raise BCCPError(f"{place} cannot be written ({error.strerror}): choose another file with OUT=") from error
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -233,6 +241,8 @@ def _export(model: str, format_name: str, place: str) -> None:
     out = Path(place).expanduser()
     if out.is_dir() or not out.resolve().parent.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
+    if _about_file(out).is_dir():
+        raise BCCPError(f"OUT={out} needs the file {_about_file(out)} too, which is a folder: choose another file")
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
