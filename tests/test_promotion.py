@@ -13,7 +13,7 @@ import pytest
 from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from wandb_stand_in import WandbStandIn
 
-from bccp import mlflow_model, promotion, registry, rollback, served_model
+from bccp import mlflow_model, promotion, registry, rollback, served_model, wandb_sync
 from bccp.config import encode
 from bccp.errors import BCCPError
 from bccp.pipeline import Summary, _Pipeline
@@ -98,17 +98,26 @@ def test_a_job_of_a_multirun_has_the_key_of_one_that_promotes_nothing(world: Wor
 
 
 @pytest.mark.slow
-def test_the_champion_has_an_alias_in_wandb_which_goes_to_the_next_and_back(server: WandbStandIn, world: World) -> None:
+def test_verdicts_and_the_champion_are_aliases_in_wandb_and_the_champions_goes_to_the_next_and_back(
+    server: WandbStandIn, world: World
+) -> None:
     poor, good, worse = world.model(wrong=TUESDAY[:20], seed=1), world.model(seed=2), world.model(wrong=MONDAY, seed=3)
     pipeline = world.ledger.start("pipeline")
     tracking = dataclasses.asdict(world.config().tracking) | {"wandb": "online"}
     world.ledger.log_params(pipeline, {f"tracking.{key}": encode(value) for key, value in tracking.items()})
-    for model, expected in ((poor, poor), (good, good), (worse, good)):
+    for model, said, expected in ((poor, "promoted", poor), (poor, "unchanged", poor), (good, "promoted", good), (worse, "rejected", good)):
         run_id = world.test(model, wandb="online").run_id
         world.ledger.tag(run_id, {"mlflow.parentRunId": pipeline})
         assert server.find("model:champion") is server.find(f"model:{alias(expected)}") is not None
+        assert server.find(f"model:{said}") is server.find(f"model:{alias(model)}")
     assert rollback.main(["--model", NAME]) == 0
     assert server.find("model:champion") is server.find(f"model:{alias(poor)}") is not None
+    world.test(worse, wandb="offline", promote="never")
+    assert server.find("model:not-asked") is None
+    wandb_sync.sync()
+    assert server.find("model:not-asked") is server.find(f"model:{alias(worse)}") is not None
+    world.test(worse, wandb="online", promote="force")
+    assert server.find("model:forced") is server.find("model:champion") is server.find(f"model:{alias(worse)}")
 
 
 def test_who_is_champion_is_in_the_key_of_the_step(world: World) -> None:

@@ -192,14 +192,15 @@ def _as_asked(step: Step, verdict: Verdict, *, rolled_back: bool) -> Verdict:
 def _record(step: Step, name: str, version: Any, verdict: Verdict) -> None:
     tags = {"bccp.verdict": verdict.name, "bccp.verdict_reason": verdict.reason, "bccp.registered": f"models:/{name}/{version.version}"}
     step.ledger.tag(step.run_id, tags)
-    if verdict.name == "unchanged":  # its version keeps the verdict that made it champion
-        return
-    for tag in ("bccp.verdict", "bccp.verdict_reason"):
-        step.ledger.client.set_model_version_tag(name, version.version, tag, tags[tag])
+    if verdict.name != "unchanged":  # else its version keeps the verdict that made it champion
+        for tag in ("bccp.verdict", "bccp.verdict_reason"):
+            step.ledger.client.set_model_version_tag(name, version.version, tag, tags[tag])
+    aliases = [verdict.name.replace(" ", "-")]
     if verdict.promotes:
-        registry.promote(step.ledger, name, str(version.version))  # last: what is stopped before is done again
-        place = step.ledger.fetch(f"model:{step.inputs['model']}")
-        step.mirror.publish("model", step.inputs["model"], place, pixels=False, aliases=[registry.CHAMPION])
+        registry.promote(step.ledger, name, str(version.version))  # last in the ledger: what is stopped before is done again
+        aliases.append(registry.CHAMPION)
+    place = step.ledger.fetch(f"model:{step.inputs['model']}")
+    step.mirror.publish("model", step.inputs["model"], place, pixels=False, aliases=aliases)
 
 
 def _compared(
