@@ -205,6 +205,11 @@ def test_runs_that_are_unknown_unfinished_or_not_told_apart_are_one_sentence(
     for named, message in wrong.items():
         assert compare.main([named, run]) == 1, named
         assert re.match(f"error: {message}", capsys.readouterr().err.splitlines()[-1]), named
+    summary = tmp_path / "summary.json"
+    for text in ("{", "[]", '{"steps":[],"config":[]}', '{"steps":{"a":1},"config":{},"status":"finished"}', '{"steps":[{}],"config":{}}'):
+        summary.write_text(text)
+        assert compare.main([str(summary), run]) == 1, text
+        assert capsys.readouterr().err.startswith(f"error: A={summary} is no summary of a run: give a summary.json"), text
     ledger = Ledger(ledger_uri(None)[0])
     assert pipelines.find("one-aaaaaa", ledger, option="A").shown == f"run {run}"
     with pytest.raises(BCCPError, match="A=aaaaaa is the beginning or end of 2 runs' names: give more of it"):

@@ -446,6 +446,10 @@ def test_make_report_finds_a_run_by_all_its_names_and_makes_its_page_where_it_is
     assert opened == [(folder / PAGE).as_uri()]
     assert pipeline_report.main(["elsewhere"]) == 1
     assert "RUN=elsewhere is no finished or failed run" in capsys.readouterr().err
+    (folder / PAGE).unlink()
+    (folder / "summary.json").write_text("{")
+    assert pipeline_report.main([str(folder)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: RUN={folder / 'summary.json'} is no summary of a run")
 
 
 @pytest.mark.parametrize("upload_images", [pytest.param(True, marks=pytest.mark.slow), False])

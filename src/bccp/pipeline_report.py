@@ -7,7 +7,6 @@ artifact of the pipeline's run, and to W&B, into the pipeline's group: there wit
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import uuid
@@ -24,6 +23,7 @@ from bccp.masking import first_line
 from bccp.pipeline import PAGE
 from bccp.pipeline_page import page
 from bccp.pipeline_story import read_story
+from bccp.pipelines import read_summary
 from bccp.step import Context
 from bccp.tracking import Ledger, ledger_uri, told
 
@@ -154,9 +154,8 @@ def main(arguments: Sequence[str]) -> int:
 def _show(run: str) -> None:
     folder = find_folder(run)
     if not (folder / PAGE).exists():
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        tracking = (summary.get("config") or {}).get("tracking") or {}
-        write_report(summary, folder, Ledger(ledger_uri(tracking.get("mlflow_uri"))[0]))
+        summary = read_summary(folder / "summary.json", option="RUN")
+        write_report(summary, folder, Ledger(ledger_uri(summary["config"].get("tracking", {}).get("mlflow_uri"))[0]))
     print(f"report: {folder / PAGE}", flush=True)
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         webbrowser.open((folder / PAGE).as_uri())

@@ -61,7 +61,7 @@ def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:
     summary = summary_file(named, option=option)
     if summary is None:
         return of_run(_run(named, ledger, option=option), ledger)
-    said = _read(summary, option=option)
+    said = read_summary(summary, option=option)
     if said.get("status") != "finished":
         raise BCCPError(f"{summary} is of a run that did not finish: choose another")
     versions = {name: version for step in said["steps"] for name, version in step["outputs"].items()}
@@ -85,7 +85,7 @@ def of_run(run: Any, ledger: Ledger) -> Pipeline:
 def configured_uri(named: str, *, option: str) -> str | None:
     """The ledger that a summary's run was recorded in, where it was configured; a password is not in it, but may be in the environment."""
     summary = summary_file(named, option=option) if named else None
-    uri = _read(summary, option=option)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
+    uri = read_summary(summary, option=option)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
     inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
     return inherited if uri and uri == shown(inherited) else uri
 
@@ -107,13 +107,28 @@ def search(ledger: Ledger, wanted: str, *, limit: int = 100) -> list[Any]:
     return list(ledger.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=limit))
 
 
-def _read(path: Path, *, option: str) -> Mapping[str, Any]:
+def read_summary(path: Path, *, option: str) -> dict[str, Any]:
+    """What a ``summary.json`` holds, of a pipeline that has finished or failed.
+
+    Raises
+    ------
+    BCCPError
+        If it cannot be read, or is not what a pipeline writes.
+    """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        _ = said["steps"], said["config"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise BCCPError(f"{option}={path} is no summary of a run: give a summary.json as the pipeline writes it") from error
+        mappings = [said, said["config"], said["config"].get("tracking", {}), said.get("metrics", {}), *said["steps"]]
+        mappings += [step["outputs"] for step in said["steps"]]
+        whole = all(isinstance(mapping, dict) for mapping in mappings)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _no_summary(path, option) from error
+    if not whole:
+        raise _no_summary(path, option)
     return dict(said)
+
+
+def _no_summary(path: Path, option: str) -> BCCPError:
+    return BCCPError(f"{option}={path} is no summary of a run: give a summary.json as the pipeline writes it")
 
 
 def _run(named: str, ledger: Ledger, *, option: str) -> Any:
