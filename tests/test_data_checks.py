@@ -193,6 +193,12 @@ def test_new_images_are_checked_against_known_ones() -> None:
     assert {check: f.images for check, f in findings.items() if f.images} == {"known": ["b"], "new_formats": ["c"], "new_sizes": ["d"]}
     assert findings["class_shift"].value == pytest.approx(0.25)
     assert "50.0% of Monday, 75.0% of Tuesday" in findings["class_shift"].said
+    other = data_checks.of_days(known, new.assign(label=["cat", "Full", "Half", "Full"]), None, names=("the known data", "the new data"))
+    assert other[3].said.startswith(
+        "2 of 3 classes of the new data are not among the known data's 2: 'Full', 'Half'; "
+        "the new data has no image of 1 of the known data's 2 classes: 'dog'; the classes' shares differ most in "
+    )
+    assert "not among" not in findings["class_shift"].said
     assert findings["drift"].verdict == "unknown"
     assert data_checks.limited(findings.values(), dataclasses.replace(NO_LIMITS, drift=0.0))[-1].verdict == "unknown"
     unlabelled = data_checks.of_days(known, new.assign(label=""), None, names=("Monday", "Tuesday"))

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp.duplicates import duplicate_groups
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, few
 
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -467,7 +467,11 @@ def _class_shift(known: pd.Series[str], new: pd.Series[str], names: tuple[str, s
     said = (
         f"the classes' shares differ most in {most!r}: {shares['known'][most]:.1%} of {names[0]}, {shares['new'][most]:.1%} of {names[1]}"
     )
-    return Finding("class_shift", float(gap.abs().sum() / 2), said)
+    old, fresh, gone = (shares.index[mask].tolist() for mask in (shares["known"] > 0, shares["known"] == 0, shares["new"] == 0))
+    n_new = len(shares) - len(gone)
+    strangers = f"{len(fresh)} of {n_new} classes of {names[1]} are not among {names[0]}'s {len(old)}: {few(fresh)}" if fresh else ""
+    missing = f"{names[1]} has no image of {len(gone)} of {names[0]}'s {len(old)} classes: {few(gone)}" if gone else ""
+    return Finding("class_shift", float(gap.abs().sum() / 2), "; ".join(filter(None, [strangers, missing, said])))
 
 
 def _drifted(found: Drift | None, names: tuple[str, str]) -> Finding:

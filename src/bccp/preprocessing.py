@@ -36,7 +36,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from bccp import bars, tables
 from bccp.cleanup import Cleanup, clean_up
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, few
 
 DAYS = ("monday", "tuesday")
 """Folders at the root that are days and not classes."""
@@ -405,7 +405,7 @@ def _stream(
         own_days = has_own_days(images, lambda image: _opens(files.read(image)))
         if all(place(image, own_days=own_days) is None for image in images):
             raise BCCPError(
-                f"no image lies in a class folder ({_few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
+                f"no image lies in a class folder ({few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
                 "their own as monday/<class>/<image> and tuesday/<class>/<image> (tuesday/<image> where the label is unknown)"
             )
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
@@ -566,7 +566,7 @@ def check_classes(manifest: pd.DataFrame) -> None:
         raise BCCPError(f"{named}: at least two class folders with images are needed")
     single = per_class.index[per_class == 1].tolist()
     if single:
-        raise BCCPError(f"only one image in the class {_few(single)}: each class needs at least two, and more to be split well")
+        raise BCCPError(f"only one image in the class {few(single)}: each class needs at least two, and more to be split well")
 
 
 def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]:
@@ -644,9 +644,3 @@ def _groups(manifest: pd.DataFrame, groups: Sequence[Sequence[int]]) -> dict[str
         "examples": examples[:_EXAMPLES],
         "examples_across_classes": conflicts[:_EXAMPLES],
     }
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    """The first names, quoted."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
