@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,26 @@ def test_equal_models_are_saved_as_equal_bytes_and_loaded_as_they_were(tmp_path:
     assert (said["architecture"], said["image_size"], said["dropout"], said["resize"]) == ("small_cnn", 32, 0.5, "pad")
     np.testing.assert_array_equal(models.logits(loaded, make_images()), models.logits(model, make_images()))
     assert "models.load" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"class_names": ["a", "b"]}, "model.json names 2 classes, but the weights in model.pt tell 3 apart"),
+        (
+            {"class_names": 3},
+            "holds no saved model (model.json: no class_names that could be one): give a folder",
+        ),
+        ({}, "holds no saved model (model.json: no architecture that could be one)"),
+        ([], "holds no saved model (model.json: no architecture that could be one)"),
+    ],
+)
+def test_a_saved_model_that_contradicts_itself_or_says_too_little_is_refused(tmp_path: Path, changed: Any, words: str) -> None:
+    models.save(make(), tmp_path, {"class_names": ["a", "b", "c"]})
+    about = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(about | changed if changed else changed))
+    with pytest.raises(BCCPError, match=re.escape(words)):
+        models.load(tmp_path)
 
 
 def test_a_saved_model_can_be_given_as_weights(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
         mean=about["mean"],
         std=about["std"],
     )
-    load_file(model, folder, "")
+    load_file(model, folder, "", whole=True)
     model.mirrored = about.get("mirrored", False)
     if about.get("frozen", False):
         model.freeze_backbone()
@@ -376,12 +376,19 @@ def _try_out(model: ImageClassifier) -> None:
         raise BCCPError(why_not(model.architecture, model.image_size, error, None)) from error
 
 
+_ABOUT = {"architecture": str, "class_names": list, "image_size": int, "dropout": int | float, "mean": list, "std": list}
+"""What ``model.json`` holds at least."""
+
+
 def read_about(folder: Path) -> dict[str, Any]:
     try:
-        about: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        wrong = [key for key, kind in _ABOUT.items() if not isinstance(about, dict) or not isinstance(about.get(key), kind)]
+        if wrong:
+            raise ValueError(f"no {wrong[0]} that could be one")
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise BCCPError(f"{folder} holds no saved model (model.json: {error}): give a folder as the step train makes it") from error
-    return about
+    return dict(about)
 
 
 def _save_state(state: Mapping[str, Tensor], path: Path) -> None:

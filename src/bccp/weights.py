@@ -32,16 +32,25 @@ def published_weights(name: str, weights: str) -> Any:
     return choices[short]
 
 
-def load_file(model: ImageClassifier, path: Path, last: str) -> None:
-    """Fill a model with the weights of a file, ours or torchvision's; ``last`` is the name of torchvision's last layer."""
+def load_file(model: ImageClassifier, path: Path, last: str, *, whole: bool = False) -> None:
+    """Fill a model with the weights of a file, ours or torchvision's; ``last`` is the name of torchvision's last layer.
+
+    A last layer that is for other classes starts anew (``note`` says so); where the model is wanted as a ``whole`` that is an error.
+    """
     state = read_state(path / "model.pt" if path.is_dir() else path)
     ours = any(key.startswith("backbone.") for key in state)
     if not ours:
         state = _from_torchvision(state, model.architecture, last)
     wanted = model.state_dict()
-    optional = {key for key in wanted if key.startswith("head.") or key.endswith("num_batches_tracked") or key in ("mean", "std")}
+    optional = {key for key in wanted if key.endswith("num_batches_tracked") or key in ("mean", "std")}
+    optional |= set() if whole else {key for key in wanted if key.startswith("head.")}
     weight = state.get("head.1.weight")
     if weight is not None and weight.ndim == 2 and len(weight) != model.n_classes:
+        if whole:
+            raise BCCPError(
+                f"{path} holds no saved model: model.json names {model.n_classes} classes, but the weights in model.pt tell {len(weight)} "
+                "apart; give a folder as the step train makes it"
+            )
         model.note = f"the last layer of {path} is for {len(weight)} classes, not {model.n_classes}: it starts anew"
         state = {key: value for key, value in state.items() if not key.startswith("head.")}
     for key in [*wanted, *state]:
