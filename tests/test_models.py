@@ -193,13 +193,14 @@ def test_as_many_blocks_as_there_are_is_the_whole_network_and_more_are_refused()
         pytest.param("vit_l_32", 64, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("n_blocks", [None, 2])
+@pytest.mark.parametrize("n_blocks", [None, 2, 0])
 def test_the_models_that_people_ask_for_learn_and_are_saved_and_loaded(tmp_path: Path, name: str, size: int, n_blocks: int | None) -> None:
-    model, images = make(name, image_size=size), make_images(2, size)
-    if n_blocks is not None:
+    model, images = make(name, image_size=size, freeze_backbone=n_blocks == 0), make_images(2, size)
+    if n_blocks:
         model.freeze_all_but(n_blocks)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     before = {key: float(p.detach().sum()) for key, p in model.named_parameters()}
+    statistics = {key: value.clone() for key, value in model.named_buffers()}
     bias = model.head[1].bias.detach().clone()
     torch.nn.functional.cross_entropy(model.train()(torch.from_numpy(images)), torch.tensor([0, 2])).backward()
     optimizer.step()
@@ -208,8 +209,12 @@ def test_the_models_that_people_ask_for_learn_and_are_saved_and_loaded(tmp_path:
     assert bool(frozen) == (n_blocks is not None)
     assert all(float(p.detach().sum()) == before[key] for key, p in model.named_parameters() if key in frozen)
     assert not torch.equal(model.head[1].bias, bias)
+    if n_blocks == 0:
+        assert {key for key, p in model.named_parameters() if p.requires_grad} == {"head.1.weight", "head.1.bias"}
+        assert all(torch.equal(value, statistics[key]) for key, value in model.named_buffers())
     models.save(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
     loaded, _ = models.load(tmp_path)
+    assert loaded.frozen == (n_blocks == 0)
     np.testing.assert_array_equal(models.logits(loaded, images), models.logits(model, images))
 
 
