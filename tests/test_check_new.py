@@ -139,10 +139,23 @@ def test_what_cannot_be_checked_is_one_sentence_and_nothing_is_kept(
     days = new_images(tmp_path / "days" / "monday").parent
     (days / "tuesday").mkdir()
     (days / "tuesday" / "1.png").write_bytes((days / "monday" / "cat" / "001.png").read_bytes())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "packed").mkdir()
+    with zipfile.ZipFile(tmp_path / "packed" / "new.zip", "w") as packed:
+        packed.write(broken / "1.png", "1.png")
+    (tmp_path / "notes.txt").write_text("no archive")
     wrong = {
         ("--data", ""): "which images?",
-        ("--data", str(tmp_path / "nowhere")): "does not exist",
-        ("--data", str(broken)): "none of the 1 files is a readable image",
+        (
+            "--data",
+            str(tmp_path / "nowhere"),
+        ): r"error: DATA=\S+/nowhere does not exist: give a folder, an archive or an ",
+        ("--data", "s3://bucket/new"): r"error: DATA=s3://bucket/new does not exist: give a folder",
+        ("--data", str(tmp_path / "empty")): r"error: DATA=\S+/empty holds no files: say where there are images$",
+        ("--data", str(tmp_path / "packed")): r"error: DATA=\S+/packed holds nothing but the archive 'new.zip': give DATA=\S+/new.zip$",
+        ("--data", str(tmp_path / "packed" / "new.zip")): r"none of the 1 files is a readable image; the first: '1.png' \(",
+        ("--data", str(tmp_path / "notes.txt")): r"error: DATA=\S+/notes.txt ",
+        ("--data", str(broken)): r"none of the 1 files is a readable image; the first: '\S+/broken/1.png' \(",
         ("--data", str(days)): "give new images only",
         ("--data", str(days), "--reference", "0" * 32): "REFERENCE=0+ is not in sqlite:",
         ("--data", str(days), "--accept", "no"): "ACCEPT=no is not understood",

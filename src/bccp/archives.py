@@ -139,7 +139,7 @@ class Listing:
         """
         if not self.files:
             hidden = f" (but {self.left_out} hidden ones)" if self.left_out else ""
-            raise BCCPError(f"{self.shown} holds no files{hidden}: give one folder of images per class")
+            raise BCCPError(f"{self.shown} holds no files{hidden}: say where there are images")
         top = f"{subfolder.strip('/')}/" if subfolder else ""
         inside = [file for file in self.files if file.name.startswith(top)]
         if not inside:

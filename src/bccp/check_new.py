@@ -17,7 +17,8 @@ import shlex
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,7 @@ from bccp.data_checks import Finding
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch, sweep_scratch
+from bccp.masking import shown_url
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.step import default_threads
@@ -170,11 +172,12 @@ def check(data: str, reference: Reference | None, options: Sequence[str], *, led
         folder = parent / "batch"
         clean = folder / "clean_data"
         clean.mkdir(parents=True)
-        files = fetch_data.fetch(checked.data, parent / ARCHIVE, cache=home() / "data", fetch_ledger=ledger.fetch).files
+        with _told_as_given():
+            files = fetch_data.fetch(checked.data, parent / ARCHIVE, cache=home() / "data", fetch_ledger=ledger.fetch).files
         batch = fetch_data.files_digest(files["image"].tolist(), files["sha256"].tolist())[:12]
         if batch in _accepted():
             raise BCCPError(f"DATA={data} is the batch {batch}, which was accepted already: {_place(batch)} holds it")
-        _as_tuesday(parent / ARCHIVE, folder / ARCHIVE)
+        prefix = _as_tuesday(parent / ARCHIVE, folder / ARCHIVE)
         section = checked.preprocessing
         size, resize = reference.size if reference else (section.image_size, section.resize)
         preprocessing.clean(
@@ -186,6 +189,7 @@ def check(data: str, reference: Reference | None, options: Sequence[str], *, led
             max_pixels=section.max_pixels,
             threads=checked.main.threads or default_threads(),
             needs_classes=False,
+            called=lambda image: _as_given(data, image.removeprefix(prefix)),
         )
         findings = _examine(batch, folder, clean, reference, section.checks, seed=checked.main.random_seed)
         over = [found.check for found in findings if found.verdict == "over"]
@@ -247,22 +251,43 @@ def accept(batch: str) -> list[str]:
 def _configured(data: str, options: Sequence[str]) -> config.Config:
     if not data:
         raise BCCPError("which images? give a folder or an archive: make check-new DATA=folder")
+    place = Path(data).expanduser()
+    is_url, is_folder = data.lower().startswith(("http://", "https://")), place.is_dir()
+    if not is_url and not place.exists():
+        shown = shown_url(data) if "://" in data else data
+        raise fetch_data.missing(place, f"DATA={shown}", "a folder, an archive or an archive's URL")
     composed = compose(options)
-    is_folder = Path(data).expanduser().is_dir()
     composed.data.source, composed.data.path = "folder" if is_folder else "archive", data
     return config.load(composed, base=Path.cwd())
 
 
-def _as_tuesday(archive: Path, target: Path) -> None:
-    """Copy files so that all are Tuesday's: in a class folder, or without a label."""
+@contextmanager
+def _told_as_given() -> Iterator[None]:
+    """Let errors name ``DATA``, which the user gave, instead of the option that it becomes."""
+    try:
+        yield
+    except BCCPError as error:
+        raise BCCPError(str(error).replace("set data.source=archive data.path=", "give DATA=").replace("data.path=", "DATA=")) from error
+
+
+def _as_given(data: str, image: str) -> str:
+    """An image as the user has it: in the folder that was given, where it lies there under this name."""
+    place = Path(data) / image
+    return str(place) if place.expanduser().is_file() else image
+
+
+def _as_tuesday(archive: Path, target: Path) -> str:
+    """Copy files so that all are Tuesday's: in a class folder, or without a label; what their names begin with that was not given so."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         names = source.namelist()
         tops = {name.partition("/")[0] for name in names if "/" in name}
         if "monday" in tops:
             raise BCCPError("the incoming images have a folder monday/, whose labels would be trusted: give new images only, with no days")
         has_day = tops == {"tuesday"} and not any("/" not in name for name in names)
+        prefix = "" if has_day else _TUESDAY
         for name in names:
-            _copy(source, name, copy, name if has_day else _TUESDAY + name)
+            _copy(source, name, copy, prefix + name)
+    return prefix
 
 
 def _join(reference: Path | None, archive: Path, target: Path, *, batch: str) -> None:

@@ -267,8 +267,7 @@ def _local(data: Data) -> Path | None:
         raise BCCPError(f"{shown} is a URL: set data.source={'archive' if _is_url(place) else 'fsspec'}")
     path = Path(place).expanduser()
     if not path.exists():
-        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}: give a {data.source} that does")
+        raise missing(path, shown, "a folder" if data.source == "folder" else "an archive")
     if data.source == "archive" and path.is_dir():
         raise BCCPError(f"{shown} is a folder: set data.source=folder, or give a zip or tar file")
     if data.source == "folder" and not path.is_dir():
@@ -276,6 +275,12 @@ def _local(data: Data) -> Path | None:
     if data.source == "folder" and (inside := _sole_archive(path)):
         raise BCCPError(f"{shown} holds nothing but the archive {inside.name!r}: set data.source=archive data.path={inside}")
     return path
+
+
+def missing(path: Path, shown: str, wanted: str) -> BCCPError:
+    """The refusal of what is not there, with what looks like it."""
+    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}: give {wanted} that does")
 
 
 def _sole_archive(folder: Path) -> Path | None:

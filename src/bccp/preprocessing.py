@@ -343,6 +343,7 @@ def clean(
     threads: int,
     cleanup: Cleanup = (),
     needs_classes: bool = True,
+    called: Callable[[str], str] = str,
 ) -> dict[str, Any]:
     """Write ``images.npy``, ``manifest.csv``, ``quarantine.csv`` and ``report.json`` from an archive of image files.
 
@@ -368,6 +369,8 @@ def clean(
         See :func:`bccp.cleanup.clean_up`; the fingerprints are those of the picture before it.
     needs_classes : bool, default True
         Otherwise classes may be too few or too small to be learnt from, or unknown.
+    called : callable, optional
+        How errors name the image of an id.
 
     Returns
     -------
@@ -386,7 +389,8 @@ def clean(
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
     if cleanup:
         report["cleanup"] = list(cleanup)
-    check_readable(manifest, quarantine, max_rejected_rate=max_rejected_rate)
+    told = quarantine.assign(image=quarantine["image"].map(called))
+    check_readable(manifest, told, max_rejected_rate=max_rejected_rate, needs_classes=needs_classes)
     if needs_classes:
         check_classes(manifest)
     tables.write(manifest, folder / "manifest.csv")
@@ -524,7 +528,7 @@ def _write_header(file: io.BufferedWriter, n_images: int, image_size: int) -> No
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate: float) -> None:
+def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate: float, needs_classes: bool) -> None:
     """Refuse files of which too many cannot be used.
 
     Parameters
@@ -535,6 +539,8 @@ def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_reje
         Columns ``image, reason``.
     max_rejected_rate : float
         In [0, 1].
+    needs_classes : bool
+        Whether images have to lie in class folders.
 
     Raises
     ------
@@ -544,7 +550,8 @@ def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_reje
     total = len(manifest) + len(quarantine)
     first = f"{quarantine['image'].iloc[0]!r} ({quarantine['reason'].iloc[0]})" if len(quarantine) else "there are no files"
     if not len(manifest):
-        raise BCCPError(f"none of the {total} files is a readable image in a class folder; the first: {first}")
+        where = " in a class folder" if needs_classes else ""
+        raise BCCPError(f"none of the {total} files is a readable image{where}; the first: {first}")
     if len(quarantine) > max_rejected_rate * total:
         raise BCCPError(
             f"{len(quarantine)} of {total} files cannot be used ({len(quarantine) / total:.2%}, more than "
