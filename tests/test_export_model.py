@@ -39,6 +39,20 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
         assert np.asarray(ask(world.images[:n])) == pytest.approx(models.probabilities(model, world.images[:n]), abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("format_name", ["torchscript", "torch_export"])
+def test_a_network_of_torchvisions_is_exported_too(tmp_path: Path, one_thread: None, home: Path, format_name: str) -> None:
+    folder, out = tmp_path / "made", tmp_path / "model"
+    folder.mkdir()
+    model = models.build("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
+    models.save(model, folder, {"class_names": CLASSES})
+    said = export_model.export_model(folder, format_name, out)
+    assert said["largest_difference"] <= export_model.TOLERANCE
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    assert np.asarray(export_model.FORMATS[format_name][1](out)(images)) == pytest.approx(models.probabilities(model, images), abs=1e-5)
+
+
 def test_a_model_that_would_answer_otherwise_is_not_exported(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = world.ledger.fetch(f"model:{world.model()}")
     write, read = export_model.FORMATS["torchscript"]
