@@ -316,6 +316,18 @@ def test_a_worker_that_is_killed_is_told_and_what_is_left_can_be_done(home: Path
     assert statuses() == ["KILLED"] * 4
 
 
+@pytest.mark.slow
+def test_a_sweep_registers_its_models_and_promotes_none(home: Path, image_folder: Callable[..., Path]) -> None:
+    images = image_folder({"ant": 24, "bee": 24})
+    words = [*QUIET, *QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9", "hydra/launcher=basic"]
+    assert command_line.main(["-m", *words, "test.registered_model_name=tried"]) == 0
+    client = ledger().client
+    versions = client.search_model_versions("name = 'tried'")
+    assert [version.tags["bccp.verdict"] for version in versions] == ["not asked"] * 2
+    assert all(version.tags["bccp.verdict_reason"].startswith("a multirun promotes nothing; ") for version in versions)
+    assert client.get_registered_model("tried").aliases == {}
+
+
 class Sweeps:
     """The same sweep in several homes, that of the basic launcher, which nothing disturbs, first."""
 
