@@ -19,6 +19,7 @@ from uv_stand_in import Tool
 
 import bccp
 from bccp import config, tracking
+from bccp.errors import BCCPError
 from bccp.home import checkpoint_path
 from bccp.step import Context, Step
 from bccp.wandb_mirror import NoMirror
@@ -65,6 +66,12 @@ def test_after_an_error_the_same_command_resumes_at_the_step_that_failed(stubs: 
     stubs.failing = None
     assert statuses(run(FEW)) == ["reused"] * 2 + ["ran"] * 2 + ["skipped"] * 4
     assert stubs.took() == ["segregation", "noisy_labels"]
+
+
+def test_a_start_that_is_not_in_the_registry_is_told_before_any_step_runs(stubs: Stubs) -> None:
+    with pytest.raises(BCCPError, match=r"train\.init=models:/nope@champion is not in the registry"):
+        run("train.init=models:/nope@champion")
+    assert stubs.took() == []
 
 
 @pytest.mark.parametrize("remote", [False, True])

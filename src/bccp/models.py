@@ -134,7 +134,8 @@ def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[st
     about = read_about(folder)
     if about["architecture"] != model.architecture:
         raise BCCPError(
-            f"the weights are of model {about['architecture']!r}, which cannot start a {model.architecture!r}: choose the same model"
+            f"the weights are of model {about['architecture']!r}, which cannot start a {model.architecture!r}: "
+            "give the same model as train.model, or another train.init"
         )
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
     load_file(model, folder, "")

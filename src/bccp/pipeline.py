@@ -24,7 +24,7 @@ from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
 from bccp.plan import Plan, nearest_run
 from bccp.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
-from bccp.step import SPECS, WANDB_LOST, Context, default_threads, ending, execute, limit_threads
+from bccp.step import SPECS, WANDB_LOST, Context, default_threads, ending, execute, limit_threads, what_is_meant
 from bccp.tracking import Ledger, ledger_uri, qualified, told
 
 HEADLINES = (
@@ -246,6 +246,8 @@ class _Pipeline(Plan):
                 folder=str(self.folder),
             )
             self.ledger.log_params(parent, {name: config.encode(value) for name, value in config.flatten(told_of)})
+            if "train" in self.asked:  # a model to start from that is not there ends the run here, and not after the judging
+                what_is_meant("train", self.config.train, self.ledger)
             for name in self.needed(self.asked):
                 self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
