@@ -241,6 +241,8 @@ def test_tables_and_series_will_do():
         ({"cutoff": "best"}, "cutoff='best'"),
         ({"cutoff": 1.5}, "cutoff=1.5"),
         ({"cutoff": True}, "cutoff=True"),
+        ({"cutoff": np.array([0.1, 0.2])}, r"cutoff=array.* 'auto' and numbers from 0 to 1"),
+        ({"action": np.array(["soft", "drop"])}, "action=array.* 'soft', 'relabel' and 'drop'"),
         ({"max_class_ratio": 0.5}, "max_class_ratio=0.5"),
         ({"max_temperature": 0}, "max_temperature=0: None and numbers above 0"),
         ({"trusted": "yes"}, "trusted='yes'"),
@@ -262,15 +264,21 @@ def test_parameters_are_checked_in_fit(options: dict[str, object], words: str) -
         ([0.5, 0.5], ["a", "b"], None, "shape"),
         (np.zeros((0, 2)), [], None, "at least one row"),
         ([["x", "y"]], ["a"], None, "no table of numbers"),
+        (np.eye(2) + 0.5j, ["a", "b"], None, "probs is no table of numbers .they are complex"),
         ([[0.5, 0.5]], ["a", "b"], None, "given_labels has 2 labels, probs has 1 rows"),
         ([[0.5, 0.5]] * 2, ["a", "a"], None, "there are 1 different labels"),
         ([[0.5, 0.5]] * 2, [["a", "b"]], None, "given_labels has the shape"),
         ([[0.5, 0.5]] * 2, [1.0, np.nan], None, "given_labels has nan"),
         ([[0.5, 0.5]] * 2, np.array(["a", None], object), None, "all str or all int"),
         ([[0.5, 0.5]] * 2, ["a", "b"], {2: "a"}, "audited names the position 2: 0 to 1"),
+        (np.eye(2), ["a", "b"], [0, 1], r"audited=\[0, 1\] is no mapping: give a dict"),
+        (np.eye(2), ["a", "b"], np.array([0, 1]), r"audited=array.* is no mapping: give a dict"),
+        (np.eye(2), [0, 1], {1: 7}, "audited has the unknown label 7: given_labels has 0, 1, .* classes="),
+        (np.eye(2), [0, 1], {1: "1"}, "audited has the unknown label '1': given_labels has 0, 1, "),
+        (np.eye(3)[:2], [0, 1], {1: "1"}, "audited has the unknown label '1': given_labels has 0, 1, "),
     ],
 )
-def test_arrays_are_checked(probs: object, labels: object, audited: dict[int, str] | None, words: str) -> None:
+def test_arrays_are_checked(probs: object, labels: object, audited: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LabelCleaner().fit(probs, labels, audited=audited)
 

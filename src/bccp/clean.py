@@ -156,8 +156,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         names = _one_dimensional(given_labels, "given_labels")
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
-        checks = {} if audited is None else dict(audited)
-        places, truth_names = _audited(checks, len(table))
+        places, truth_names = _audited({} if audited is None else audited, len(table))
         self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
 
@@ -215,9 +214,10 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self.labels_ = self.classes_[np.where(self.kept_, decided["final_label"].where(self.kept_, "0").astype(int), given)]
 
     def _check_parameters(self) -> None:
-        if self.action not in ACTIONS:
+        if not (isinstance(self.action, str) and self.action in ACTIONS):
             raise ValueError(f"action={self.action!r}: 'soft', 'relabel' and 'drop' are accepted")
-        if self.cutoff != "auto" and not (_is_number(self.cutoff) and 0 <= float(self.cutoff) <= 1):
+        is_auto = isinstance(self.cutoff, str) and self.cutoff == "auto"  # an array compares element by element
+        if not is_auto and not (_is_number(self.cutoff) and 0 <= float(self.cutoff) <= 1):
             raise ValueError(f"cutoff={self.cutoff!r}: 'auto' and numbers from 0 to 1 are accepted")
         if not isinstance(self.trusted, bool):
             raise ValueError(f"trusted={self.trusted!r}: True and False are accepted")
@@ -233,6 +233,8 @@ def _is_number(value: object) -> bool:
 
 def _probabilities(probs: npt.ArrayLike) -> Float:
     try:
+        if np.iscomplexobj(probs):  # NumPy would drop the imaginary part
+            raise ValueError("they are complex")
         table = np.asarray(probs, np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"probs is no table of numbers ({error})") from error
@@ -260,7 +262,10 @@ def _one_dimensional(values: Any, name: str) -> npt.NDArray[Any]:
     return labels
 
 
-def _audited(checks: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any]]:
+def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any]]:
+    if not hasattr(audited, "keys"):  # a Series has them
+        raise ValueError(f"audited={audited!r} is no mapping: give a dict of labels by position, as {{17: 'cat'}}")
+    checks = dict(audited)
     places = list(checks)
     for place in places:
         if not isinstance(place, (int, np.integer)) or isinstance(place, bool) or not 0 <= place < n_images:
@@ -270,6 +275,15 @@ def _audited(checks: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArr
 
 def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
     if asked is None:
+        own = set(given.tolist())
+        foreign = [name for name in truth.tolist() if name not in own]
+        mixed = [name for name in foreign if isinstance(name, str) != isinstance(next(iter(own)), str)]
+        # labels that nobody gave are classes as long as there are columns for them
+        if mixed or len(own) <= n_classes < len(own.union(foreign)):
+            raise ValueError(
+                f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(sorted(own)))}, "
+                f"and probs {n_classes} columns; write checked labels as given ones, or say with classes= what the columns stand for"
+            )
         found = np.array(sorted(set(given.tolist()) | set(truth.tolist()), key=lambda name: (isinstance(name, str), name)))
         if len(found) != n_classes:
             raise ValueError(
