@@ -170,13 +170,37 @@ def test_the_gap_is_that_of_the_cells_and_its_interval_that_of_the_seeds() -> No
 
 
 def test_a_figure_is_not_called_reached_without_intervals() -> None:
-    def verdict(noisy: list[float], ours: list[float]) -> bool | None:
+    def verdict(noisy: list[float], ours: list[float]) -> str:
         goals = make_report(accuracies("a", {GIVEN: noisy, OURS: ours})).goals()
         return next(goal.reached for goal in goals if goal.what.startswith("test accuracy"))
 
-    assert verdict([0.8], [0.9]) is None
-    assert verdict([0.8, 0.81], [0.8, 0.82]) is True
-    assert verdict([0.8, 0.81], [0.7, 0.71]) is False
+    assert verdict([0.8], [0.9]) == "one seed only"
+    assert verdict([0.8, 0.81], [0.8, 0.82]) == "yes"
+    assert verdict([0.8, 0.81], [0.7, 0.71]) == "**no**"
+    assert verdict([], []) == "not measured"
+
+
+@pytest.mark.parametrize("digits", [True, False])
+def test_no_figure_is_called_reached_by_one_seed(digits: bool) -> None:
+    n_images = 330
+    true = (np.arange(n_images) % 3 == 0).astype(int)
+    perfect = make_judged(np.zeros(n_images), true, true > 0, true > 0, filters=[np.zeros(n_images)])
+    blind = perfect._replace(score=np.zeros(n_images), above=np.zeros(n_images, np.bool_))
+    dropping = perfect._replace(above=np.ones(n_images, np.bool_))
+
+    def verdicts(ours: Judged, seeds: list[int], accuracy: float) -> list[str]:
+        found: Found = {}
+        for cell in ("people", "mixed, uniform, 0.7"):
+            for name, judged, reached in ((OURS, ours, accuracy), (AUDITED, ours, accuracy), (CLEANLAB, blind, 0.5)):
+                found[cell, name] = {seed: make_result(judged, reached) for seed in seeds}
+            found[cell, GIVEN] = {seed: make_result(accuracy=0.5) for seed in seeds}
+            found[cell, TRUE] = {seed: make_result(accuracy=0.9) for seed in seeds}
+        return [goal.reached for goal in make_report(found, digits=digits).goals()]
+
+    assert set(verdicts(perfect, [1, 2], 0.9)) == {"yes", "not measured"}  # it drops no right label whose share could be told
+    assert set(verdicts(perfect, [1], 0.9)) == {"one seed only", "not measured"}
+    assert "**no**" in verdicts(blind, [1], 0.5)
+    assert verdicts(dropping, [1], 0.9)[-3] == "one seed only"  # the worst class's share, of 220 right labels
 
 
 def test_the_report_says_what_failed_and_holds_every_table() -> None:
