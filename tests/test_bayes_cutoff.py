@@ -338,6 +338,29 @@ def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
     assert "9 of 36 are cut off" in step.said[0]
 
 
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ({"cutoff": "threshold", "threshold": 0.0}, True),
+        ({"cutoff": "threshold", "threshold": 0.0, "audit_file": "audit.csv"}, True),
+        ({"cutoff": "percentile", "percentile": 0.0}, False),
+        ({}, False),
+    ],
+    ids=["all", "all but one that is checked", "as many as asked for", "some"],
+)
+def test_a_judge_that_cuts_off_nearly_all_labels_is_doubted_in_one_line(tmp_path, run_step, monkeypatch, changed, warned):
+    monkeypatch.chdir(tmp_path)
+    data = make_data(tmp_path / "data")
+    Path("audit.csv").write_text("image,label\n055.png,b\n", encoding="utf-8")
+    lines = [line for line in run_step(data, "out", **changed).said if line.startswith("warning: ")]
+    assert len(lines) == warned
+    if warned:
+        share = 35 / 36 if "audit_file" in changed else 1.0
+        assert lines[0].startswith(f"warning: {share:.0%} of the labels are cut off; probably ")
+        assert "bayes_cutoff.epochs" in lines[0]
+        assert "bayes_cutoff.audit_file" in lines[0]
+
+
 def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_all(tmp_path, run_step):
     data = make_data(tmp_path / "data")
     honest = run_step(data, "honest")

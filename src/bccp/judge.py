@@ -32,6 +32,9 @@ Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+MOST_CUT_OFF = 0.9
+"""A greater share above the cut-off says more about the judge than about the labels."""
+
 
 class Belief(NamedTuple):
     """What is believed of the true labels.
@@ -188,6 +191,11 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
         audited[checked.places] = True
         above[checked.places] = checked.labels != given[checked.places]
     step.say(_sentence(tier, belief, score, cutoff, above, held, plan.action))
+    if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
+        step.say(
+            f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
+            "raise bayes_cutoff.epochs, or give checked labels with bayes_cutoff.audit_file"
+        )
     decision = bayes_cutoff.decide(
         ids, given, days.classes, score=score, above=above, action=plan.action, posterior=p_posterior, audited=audited
     )
