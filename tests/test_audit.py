@@ -65,6 +65,7 @@ def test_contradicting_checks_count_for_nothing(tmp_path: Path) -> None:
         ("image,label\na/1.png,a\na/1.png,b\n", "2 conflicting"),
         ("image,label\n", "has no rows"),
         ("image,class\na/1.png,a\n", "no column 'label'"),
+        ("image,label,label\na/1.png,a,a\n", "whose first line names the columns image,label"),
         (b"image,label\n\xff,a\n", "not text in UTF-8"),
     ],
 )
@@ -74,6 +75,7 @@ def test_an_audit_file_of_no_use_is_refused_in_one_sentence(tmp_path: Path, cont
     assert words in str(caught.value)
     assert f"audit file {tmp_path / 'audit.csv'}" in str(caught.value)
     assert "feedback file" not in str(caught.value)
+    assert "user" not in str(caught.value).replace(str(tmp_path), "")
     assert "\n" not in str(caught.value)
 
 

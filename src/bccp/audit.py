@@ -140,7 +140,7 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     BCCPError
         If the file cannot be read, or no row of it is of any use.
     """
-    file = feedback.read(path, kind="audit file")
+    file = feedback.read(path, kind="audit file", wanted="image,label")
     blank = [row.image.strip() != "" and not row.label.strip() for row in file.rows]
     n_blank = sum(blank)
     if n_blank and n_blank == len(blank):

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bccp.errors import BCCPError, nearest
 
-ACCEPTED = "a CSV file in UTF-8, separated by commas, whose first line names the columns image,label[,user]"
+COLUMNS = "image,label[,user]"
+"""Of a feedback file, as messages name them."""
 
 PROBLEMS = {
     "malformed": "rows without an image or a label, or with surplus cells",
@@ -62,14 +63,15 @@ class FeedbackFile:
         In the file's order.
     has_users : bool
         Whether it has the column ``user``.
-    kind : str
-        What messages call such a file.
+    kind, wanted : str
+        What messages call such a file, and the columns that it should have.
     """
 
     name: str
     rows: Sequence[Row]
     has_users: bool
     kind: str = "feedback file"
+    wanted: str = COLUMNS
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Feedback:
     has_users: bool
 
 
-def read(path: Path, *, kind: str = "feedback file") -> FeedbackFile:
+def read(path: Path, *, kind: str = "feedback file", wanted: str = COLUMNS) -> FeedbackFile:
     """Read a feedback file.
 
     A byte-order mark, Windows line ends, further columns, blanks around column names and empty lines are fine.
@@ -105,8 +107,8 @@ def read(path: Path, *, kind: str = "feedback file") -> FeedbackFile:
     Parameters
     ----------
     path : Path
-    kind : str
-        What messages call such a file.
+    kind, wanted : str
+        What messages call such a file, and the columns that they ask for.
 
     Returns
     -------
@@ -117,22 +119,23 @@ def read(path: Path, *, kind: str = "feedback file") -> FeedbackFile:
     BCCPError
         If there is no such file, or if it is no CSV in UTF-8, is empty or lacks the columns ``image`` and ``label``.
     """
+    accepted = _accepted(wanted)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except OSError as error:
-        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}): give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}): give {accepted}") from error
     except UnicodeDecodeError as error:
-        raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {accepted}") from error
     except csv.Error as error:
-        raise BCCPError(f"the {kind} {path} is no CSV file ({error}): give {ACCEPTED}") from error
+        raise BCCPError(f"the {kind} {path} is no CSV file ({error}): give {accepted}") from error
     if not lines:
-        raise BCCPError(f"the {kind} {path} is empty: give {ACCEPTED}")
-    columns = _columns(lines[0][1], f"{kind} {path}")
+        raise BCCPError(f"the {kind} {path} is empty: give {accepted}")
+    columns = _columns(lines[0][1], f"{kind} {path}", accepted)
     n_cells = len(lines[0][1])
     rows = [_row(line, cells, columns, n_cells) for line, cells in lines[1:]]
-    return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns, kind=kind)
+    return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns, kind=kind, wanted=wanted)
 
 
 def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str]) -> Feedback:
@@ -237,16 +240,20 @@ def sentence(problems: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases)
 
 
-def _columns(header: Sequence[str], file: str) -> dict[str, int]:
+def _accepted(wanted: str) -> str:
+    return f"a CSV file in UTF-8, separated by commas, whose first line names the columns {wanted}"
+
+
+def _columns(header: Sequence[str], file: str, accepted: str) -> dict[str, int]:
     """Where the columns stand."""
     names = [name.strip() for name in header]
     for name in ("image", "label", "user"):
         if names.count(name) > 1:
-            raise BCCPError(f"the {file} has {names.count(name)} columns {name!r}: give {ACCEPTED}")
+            raise BCCPError(f"the {file} has {names.count(name)} columns {name!r}: give {accepted}")
     for name in ("image", "label"):
         if name not in names:
             found = ", ".join(repr(n) for n in names[:10])
-            raise BCCPError(f"the {file} has no column {name!r} (its first line has {found}): give {ACCEPTED}")
+            raise BCCPError(f"the {file} has no column {name!r} (its first line has {found}): give {accepted}")
     return {name: names.index(name) for name in ("image", "label", "user") if name in names}
 
 
@@ -287,7 +294,7 @@ def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: 
     """Why a file without a single vote has none."""
     start = f"none of the {len(file.rows)} rows of the {file.kind} {file.name} can be used"
     if not file.rows:
-        return f"the {file.kind} {file.name} has no rows: give one line image,label[,user] for each label"
+        return f"the {file.kind} {file.name} has no rows: give one line {file.wanted} for each label"
     if problems["unknown_class"]:
         some = ", ".join(repr(name) for name in sorted(classes)[:10])
         return f"{start}: the label {problems['unknown_class'][0]} is no class; the classes are {some}"
@@ -296,4 +303,4 @@ def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: 
             f"{start}: an image is called {problems['unknown_image'][0]!r} there and {min(images)!r} in the data; "
             "give paths relative to the data's top folder"
         )
-    return f"{start}: {sentence(problems)}; give {ACCEPTED}"
+    return f"{start}: {sentence(problems)}; give {_accepted(file.wanted)}"
