@@ -127,6 +127,10 @@ def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path)
     assert (tmp_path / "out" / "mine.txt").exists()
     with pytest.raises(BCCPError, match="is not an empty folder"):
         write(tmp_path / "out" / "mine.txt", folders)
+    for below in ("sub", "sub/deeper"):
+        with pytest.raises(BCCPError, match=r"cannot be made, as .*mine\.txt is a file and no folder: choose another folder"):
+            write(tmp_path / "out" / "mine.txt" / below, folders)
+    assert (tmp_path / "out" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x.png"), KeyboardInterrupt()])

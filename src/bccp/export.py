@@ -229,10 +229,14 @@ def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
 def _check_free(out: Path) -> None:
     try:
         taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        above = next(parent for parent in out.parents if parent.exists())
+        above_is_folder = above.is_dir()
     except OSError as error:
         raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another folder") from error
     if taken:
         raise BCCPError(f"OUT={out} is not an empty folder, and nothing is overwritten: choose another, or delete it first")
+    if not above_is_folder:
+        raise BCCPError(f"OUT={out} cannot be made, as {above} is a file and no folder: choose another folder")
 
 
 def _safe(name: str) -> str:
