@@ -194,17 +194,17 @@ def trainings(section: Mapping[str, Any], n_trusted: int, n_judged: int) -> floa
     section : mapping
         ``bayes_cutoff`` of a run's configuration.
     n_trusted, n_judged : int
-        Training images of either kind.
+        Training images of either kind. Without trusted ones, the other folds' given labels are what the judging models are fitted to.
 
     Returns
     -------
     float
     """
-    students = n_trusted + n_judged
-    if section["refine"] == "cross_fit":
-        students = section["folds"] * n_trusted + (section["folds"] - 1) * n_judged
+    by_folds = section["folds"] * n_trusted + (section["folds"] - 1) * n_judged
+    judges = n_trusted or by_folds
+    students = by_folds if section["refine"] == "cross_fit" else n_trusted + n_judged
     rounds = section["rounds"] if section["method"] == "label_posterior" else 0
-    seen = section["epochs"] * n_trusted + rounds * section["refine_epochs"] * students
+    seen = section["epochs"] * judges + rounds * section["refine_epochs"] * students
     return float(seen / (EPOCHS_A_TRAINING * (n_trusted + n_judged)))
 
 
