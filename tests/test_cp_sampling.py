@@ -370,6 +370,8 @@ def test_pairs_on_mondays_model_lie_as_far_apart_as_its_embeddings(tmp_path: Pat
     (tmp_path / "monday").mkdir()
     models.save(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
     monkeypatch.setattr(features, "open_monday_model", lambda *_: models.load(tmp_path / "monday")[0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "monday_model").write_text("a file that is called so is not meant")
     step, sample = run_step(data, tmp_path / "out", type="l1_norm", ratio=0.2, monday_model=SimpleNamespace(freeze_backbone=False))
     days = open_days(data["segregated_data"], data["clean_data"])
     assert len(sample) == 12

@@ -53,11 +53,11 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
     BCCPError
         If the embedding is unknown, cannot be read, or gives no finite vectors.
     """
-    if Path(embedding).is_file():
-        backbone = f"torchscript:{file_digest(Path(embedding))}"
-        return shared_view(step, "features", days, ids, backbone, lambda: _checked(script_look(Path(embedding), step.device), embedding))
     if embedding == "monday_model":
         model = open_monday_model(step, days, recipe)
+    elif Path(embedding).is_file():
+        backbone = f"torchscript:{file_digest(Path(embedding))}"
+        return shared_view(step, "features", days, ids, backbone, lambda: _checked(script_look(Path(embedding), step.device), embedding))
     elif embedding in names():
         model = _published(embedding, days)
     else:
