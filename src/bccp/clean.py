@@ -11,6 +11,7 @@ probability that each label is wrong, the noise matrix, the cut-off and the clea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Self
@@ -275,16 +276,17 @@ def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDAr
 
 def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
     if asked is None:
+        by_kind = functools.partial(sorted, key=lambda name: (isinstance(name, str), name))
         own = set(given.tolist())
         foreign = [name for name in truth.tolist() if name not in own]
         mixed = [name for name in foreign if isinstance(name, str) != isinstance(next(iter(own)), str)]
         # labels that nobody gave are classes as long as there are columns for them
         if mixed or len(own) <= n_classes < len(own.union(foreign)):
             raise ValueError(
-                f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(sorted(own)))}, "
+                f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(by_kind(own)))}, "
                 f"and probs {n_classes} columns; write checked labels as given ones, or say with classes= what the columns stand for"
             )
-        found = np.array(sorted(set(given.tolist()) | set(truth.tolist()), key=lambda name: (isinstance(name, str), name)))
+        found = np.array(by_kind(own.union(foreign)))
         if len(found) != n_classes:
             raise ValueError(
                 f"probs has {n_classes} columns, but there are {len(found)} different labels ({_some(found)}): "

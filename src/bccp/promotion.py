@@ -199,8 +199,7 @@ def _record(step: Step, name: str, version: Any, verdict: Verdict) -> None:
     if verdict.promotes:
         registry.promote(step.ledger, name, str(version.version))  # last in the ledger: what is stopped before is done again
         aliases.append(registry.CHAMPION)
-    place = step.ledger.fetch(f"model:{step.inputs['model']}")
-    step.mirror.publish("model", step.inputs["model"], place, pixels=False, aliases=aliases)
+    step.mirror.publish("model", step.inputs["model"], step.input("model"), pixels=False, aliases=aliases)
 
 
 def _compared(

@@ -45,9 +45,11 @@ def _tell_wandb(ledger: Ledger, now: Any) -> None:
     """Let W&B's alias follow."""
     parent = ledger.client.get_run(now.run_id).data.tags.get("mlflow.parentRunId")
     values = settings(ledger.client.get_run(parent).data.params) if parent else {}
-    tracking = tracking_of(values["tracking"]) if "tracking" in values else None
-    mode = resolve_mode(tracking.wandb) if tracking else "disabled"
-    if tracking is None or mode == "disabled":
+    if "tracking" not in values:
+        return
+    tracking = tracking_of(values["tracking"])
+    mode = resolve_mode(tracking.wandb)
+    if mode == "disabled":
         return
     digest = now.tags[VERSION_TAG]
     mirror = WandbMirror(

@@ -13,7 +13,7 @@ both days are the last to be drawn for validation.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp.corruption import draw_kinds
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, few
 
 Mask = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -341,7 +341,7 @@ def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
         )
     if alone := sorted(strata["tuesday"] - strata["monday"]):
         raise BCCPError(
-            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {_listed(alone)}; give Monday images of "
+            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, N_EXAMPLES)}; give Monday images of "
             "them or leave them out"
         )
     if len(strata["monday"]) == 1:
@@ -409,11 +409,6 @@ def _require(table: pd.DataFrame, least: int, needed: str) -> None:
 
 def _number(n_images: int) -> str:
     return "1 image" if n_images == 1 else f"{n_images} images"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - N_EXAMPLES} more" if len(names) > N_EXAMPLES else ""
-    return ", ".join(repr(name) for name in names[:N_EXAMPLES]) + more
 
 
 def _majority(table: pd.DataFrame) -> pd.Series[str]:
