@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from bccp.processes import importing
 
-with importing():
+with importing(ours=True):
     from bccp.command_line import main
     from bccp.home import clear_scratch
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from contextlib import suppress
 
 import pytest
@@ -138,3 +139,20 @@ def test_nothing_is_collected_while_modules_are_imported_and_all_is_as_before_wh
             raise ImportError
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_what_imports_leave_is_collected_no_more_but_only_where_the_process_is_the_pipelines_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bccp.processes._Process.ours", False)
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            monkeypatch.setitem(sys.modules, "a_new_one", types.ModuleType("a_new_one"))
+        assert gc.get_freeze_count() == before
+        with importing(ours=True):
+            pass
+        assert gc.get_freeze_count() == before
+        with importing():
+            monkeypatch.setitem(sys.modules, "another", types.ModuleType("another"))
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
@@ -530,6 +531,13 @@ def section_type(step: str) -> type[Any]:
 def relevant(section: Any) -> dict[str, Any]:
     """The parameters of a section that can change what its step makes."""
     return typing.cast("dict[str, Any]", section.relevant() if hasattr(section, "relevant") else _flat(section))
+
+
+def defaults() -> dict[str, Any]:
+    """``config.yaml`` by section, as it stands: links unresolved, Hydra's own sections among the others."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 20 times as fast as the other one, but not everywhere
+    values: dict[str, Any] = loader((own_code.ROOT / "config.yaml").read_text(encoding="utf-8")).get_single_data()
+    return values
 
 
 def load(composed: DictConfig, *, base: Path) -> Config:

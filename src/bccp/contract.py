@@ -19,8 +19,7 @@ from bccp.step import MAKER, SPECS
 def mlproject(step: str) -> str:
     """The text of a step's ``MLproject``: one parameter per input artifact and one per key of its section."""
     name = config.section_name(step)
-    composed: Any = OmegaConf.load(ROOT / "config.yaml")
-    defaults: Any = OmegaConf.to_container(composed, resolve=False)
+    defaults = config.defaults()
     del defaults["hydra"]
     values: Any = OmegaConf.to_container(OmegaConf.create(defaults), resolve=True)
     comments = _comments(name)

@@ -9,7 +9,6 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import OmegaConf
 
 from bccp import config
 from bccp.errors import BCCPError, nearest
@@ -123,7 +122,7 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
     BCCPError
         For the first that cannot be used, with the nearest valid name.
     """
-    known = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
+    known = config.defaults()
     parser = OverridesParser.create()
     for text in overrides:
         try:

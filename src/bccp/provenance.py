@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
 
-import yaml
-
+from bccp import config as configuration
 from bccp.keys import ROOT, device_type
 from bccp.step import default_threads
 
@@ -90,8 +89,7 @@ def differences(config: Mapping[str, Any]) -> list[Difference]:
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """The sections of ``config.yaml``, with their links."""
-    values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
-    return {name: section for name, section in values.items() if name not in ("defaults", "hydra")}
+    return {name: section for name, section in configuration.defaults().items() if name not in ("defaults", "hydra")}
 
 
 def _differing(key: str, default: Any, value: Any, config: Mapping[str, Any]) -> Iterator[Difference]:

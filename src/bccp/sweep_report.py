@@ -30,7 +30,6 @@ from bccp import config, tables, wandb_mirror
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
-from bccp.keys import ROOT
 from bccp.masking import first_line, reveal
 from bccp.pages import document, duration, folded, many, percent, shortened, table, tiles, trouble
 from bccp.pipeline import HEADLINES
@@ -236,8 +235,7 @@ def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: 
 
 def _tracking(folder: Path) -> config.Tracking:
     """Where the sweep's jobs were recorded."""
-    values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
-    values = values["tracking"]
+    values = config.defaults()["tracking"]
     for path in sorted(folder.glob("*/.hydra/config.yaml")):
         composed = _yaml(path)
         if isinstance(composed, Mapping) and isinstance(composed.get("tracking"), Mapping):

@@ -20,11 +20,9 @@ import numpy as np
 import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 from scipy.special import stdtrit
 
 from bccp import config
-from bccp.keys import ROOT
 from bccp.masking import shown
 from bccp.pipeline import HEADLINES
 
@@ -373,7 +371,7 @@ def _parsed(text: str) -> tuple[tuple[str, Any, str], ...]:
 @functools.cache
 def _defaults() -> dict[str, Any]:
     """``config.yaml``, by key."""
-    values: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml"), resolve=False)
+    values = config.defaults()
     return dict(config.flatten({name: values[name] for name in values if name not in ("defaults", "hydra")}))
 
 
