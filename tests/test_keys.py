@@ -26,10 +26,10 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(keys, "ROOT", copy)
     monkeypatch.setattr(keys, "_PACKAGE", copy / "src" / "bccp")
     keys.source_digests.cache_clear()
-    keys._versions.cache_clear()
+    keys.installed_version.cache_clear()
     yield copy
     keys.source_digests.cache_clear()
-    keys._versions.cache_clear()
+    keys.installed_version.cache_clear()
 
 
 def section(root: Path, step: str = "noisy_labels", **changes: Any) -> Any:
@@ -187,7 +187,7 @@ def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     before, installed = parts(root, "train"), keys.metadata.version
     for changed, seen in (("torch", ["installed.torch"]), ("matplotlib", [])):
         monkeypatch.setattr(keys.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
-        keys._versions.cache_clear()
+        keys.installed_version.cache_clear()
         assert [change.partition(":")[0] for change in keys.differences(before, parts(root, "train"))] == seen
 
 

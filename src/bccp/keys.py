@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def step_key(
         "inputs": dict(inputs),
     }
     if not isolated:
-        parts["installed"] = _versions(tuple(pins(environment)))
+        parts["installed"] = _versions(pins(environment))
     if "torch" in pins(environment):
         parts |= {"dtype": _dtypes(), "device": device_type()}
     if step == "train":
@@ -141,11 +141,9 @@ def _imported_files(path: Path) -> list[Path]:
 
 def device_type() -> str:
     """``cuda``, ``mps`` or ``cpu``, told without importing torch: a CUDA build beside a driver and a visible device, or Apple silicon."""
-    try:
-        version = metadata.version("torch")
-    except metadata.PackageNotFoundError:
+    version, visible = installed_version("torch"), os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
+    if not version:
         return "cpu"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
     if "+cpu" not in version and visible and Path("/proc/driver/nvidia/version").exists():
         return "cuda"
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
@@ -198,15 +196,17 @@ def pins(environment: Path) -> dict[str, str]:
     return dict(re.findall(r"^\s*-\s*([A-Za-z0-9._-]+)==(\S+)", environment.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: installed_version(name) or "missing" for name in packages}
+
+
 @functools.cache
-def _versions(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
+def installed_version(package: str) -> str:
+    """Of a package in this environment, or an empty string; read once, as Python parses a long file for it."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def shared_parts(name: str) -> dict[str, Any]:

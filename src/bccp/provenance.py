@@ -10,11 +10,10 @@ import shlex
 import shutil
 import subprocess  # nosec B404
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any, NamedTuple
 
 from bccp import config as configuration
-from bccp.keys import ROOT, device_type
+from bccp.keys import ROOT, device_type, installed_version
 from bccp.step import default_threads
 
 SHOWN = ("bccp", "torch", "torchvision", "lightning", "numpy", "pandas", "scikit-learn", "cleanlab", "mlflow", "wandb", "pillow")
@@ -46,7 +45,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": default_threads(),
         "device": device_type(),
-        "packages": {name: version for name in SHOWN if (version := _version(name))},
+        "packages": {name: version for name in SHOWN if (version := installed_version(name))},
     }
 
 
@@ -61,13 +60,6 @@ def _git(*words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return told.stdout.strip() if told.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def differences(config: Mapping[str, Any]) -> list[Difference]:
