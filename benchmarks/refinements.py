@@ -7,6 +7,7 @@ On the same images, with the same Monday model and its posterior, against the tr
 
 * ``none``: Monday's posterior as it is.
 * ``student``: the default. A model that is trained on the posteriors judges the images again.
+* ``cross-fit``: as many students as ``bayes_cutoff.folds``; each image is judged by the one that did not learn its posterior.
 * ``two students``: the mean of two, from different seeds.
 * ``two Monday models``: the posterior of two models' mean; no student.
 * ``co-training``: two Monday models, two students. Each student learns the posterior of the Monday model that has the other's seed; their
@@ -155,6 +156,14 @@ class Case:
             seconds += self._seconds("student")
         return self._judged_again(monday, np.mean(probs, axis=0), seconds, len(taught) * self._n_seen())
 
+    def by_cross_fit(self) -> Outcome:
+        """By the step's own students of the other folds."""
+        fold, post = judge._folds(self.step, self.ids, self.given, "round 1"), self.first.belief.posterior
+        probs = student_probabilities(self.step, self.days, self.ids, post, self._recipe(self.seed), fold=fold, **self.asked)
+        n_folds = len(np.unique(fold))
+        n_seen = self.section.refine_epochs * (n_folds * len(self.trusted) + (n_folds - 1) * len(self.ids))
+        return self._judged_again(self.first, probs, self._seconds("student"), n_seen)
+
     def by_term(self, make_term: Callable[[Mask], students.Term], chosen: Mask, *, n_more: float) -> Outcome:
         """By a student with a term in its loss for the chosen ones of the judged images, which costs as much as ``n_more`` images."""
         started = time.perf_counter()
@@ -207,6 +216,7 @@ class Case:
 VARIANTS: dict[str, Callable[[Case], Outcome]] = {
     "none": lambda case: case.by_monday(case.first),
     STUDENT: lambda case: case.by_students(case.first, (case.first, case.seed)),
+    "cross-fit": lambda case: case.by_cross_fit(),
     "two students": lambda case: case.by_students(case.first, (case.first, case.seed), (case.first, case.other_seed)),
     "two Monday models": lambda case: case.by_monday(case.both),
     "co-training": lambda case: case.by_students(case.both, (case.second, case.seed), (case.first, case.other_seed)),

@@ -148,7 +148,8 @@ def test_the_command_measures_every_refinement_once_and_the_default_as_the_pipel
     n_trusted, n_judged = 27, 36  # of 45 images a day, a fifth is for the test, and a quarter of Monday's rest for validation
     monday = n_trusted / (10 * (n_trusted + n_judged))
     costs = {"none": monday, "student": monday + 0.1, "two students": monday + 0.2, "two Monday models": 2 * monday}
-    costs |= {"co-training": 2 * monday + 0.2, "ELR": monday + 0.1}
+    in_folds = (3 * n_trusted + 2 * n_judged) / (10 * (n_trusted + n_judged))
+    costs |= {"co-training": 2 * monday + 0.2, "ELR": monday + 0.1, "cross-fit": monday + in_folds}
     for name, cost in costs.items():
         assert found[name]["trainings"] == pytest.approx(cost), name
     assert found["student"]["trainings"] < found["consistency"]["trainings"] < monday + 0.1 + n_judged / (30 * (n_trusted + n_judged))
