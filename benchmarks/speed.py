@@ -2,6 +2,7 @@
 
 pipeline   the eight steps on digits, beyond their own work, beside eight cold processes; and with everything reused
 sweep      60 jobs, beside the same launcher without reuse (on 12 of them)
+grid       experiments/smoke.yaml
 heads      15 epochs of a head on the features of a frozen backbone, beside the backbone in every epoch (timed on some images)
 features   images a second, beside a plain float32 loop
 sampling   closest pairs, beside embedding each pair anew (timed on some rounds)
@@ -74,13 +75,15 @@ class Sizes:
     ----------
     repeats : int
     options : tuple of str
-        Hydra options of ``pipeline`` and ``sweep``.
+        Hydra options of ``pipeline``, ``sweep`` and ``grid``.
     launcher : tuple of str
         Hydra options of the sweeps besides.
     cold_steps : tuple of str
         The steps that run as cold processes.
     types, ratios, accuracies : tuple
         Of the sweep.
+    narrowed : tuple of str
+        Hydra options of ``grid``, for fewer jobs.
     image_px : int
         Side of the images that a frozen backbone sees.
     trained, looked, sampled, rounds, photos : int
@@ -95,6 +98,7 @@ class Sizes:
     types: tuple[str, ...] = TYPES
     ratios: tuple[float, ...] = RATIOS
     accuracies: tuple[float, ...] = ACCURACIES
+    narrowed: tuple[str, ...] = ()
     image_px: int = 224
     trained: int = 2000
     looked: int = 256
@@ -110,6 +114,7 @@ SMOKE = Sizes(
     types=("none", "random"),
     ratios=(0.3,),
     accuracies=(0.7,),
+    narrowed=("cp_sampling.type=none", "cp_sampling.ratio=0.5"),
     image_px=32,
     trained=128,
     looked=64,
@@ -262,6 +267,14 @@ def sweep(place: Path, sizes: Sizes) -> Iterator[Row]:
         f"{slow * len(sizes.types) / seconds:.1f} times faster",
         share <= 1.1 and n_executed == len(by_key) and seconds <= 300,
     )
+
+
+def grid(place: Path, sizes: Sizes) -> Iterator[Row]:
+    """The grid that shows whether a sweep works."""
+    home = Home(place)
+    seconds = home.pipeline(["-m", "+experiments=smoke", *sizes.narrowed, *sizes.launcher, *sizes.options]).seconds
+    n_jobs = sum(1 for step in home.steps() if step["name"] == "test" and step["status"] in ("ran", "reused"))
+    yield Row("experiments/smoke.yaml, to its report", "", "about two minutes", f"{seconds:.0f} s for {n_jobs} jobs", seconds <= 120)
 
 
 def backbone(image_px: int, images: ImageView) -> ImageClassifier:
@@ -428,7 +441,7 @@ def draw_files(place: Path, n_images: int) -> Path:
 
 
 ROWS: dict[str, Callable[[Path, Sizes], Iterator[Row]]] = {
-    function.__name__: function for function in (pipeline, sweep, heads, features, sampling, growth)
+    function.__name__: function for function in (pipeline, sweep, grid, heads, features, sampling, growth)
 }
 
 
@@ -453,7 +466,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--repeats", type=int, help="3 where nothing else is said")
     parser.add_argument("--launcher", default="", help='Hydra options of the sweeps, as "hydra/launcher=joblib"')
-    parser.add_argument("--options", default="", help="Hydra options of the rows pipeline and sweep")
+    parser.add_argument("--options", default="", help="Hydra options of the rows pipeline, sweep and grid")
     parser.add_argument("--smoke", action="store_true", help="sizes that only show that it works")
     given = parser.parse_args()
     sizes = SMOKE if given.smoke else Sizes()

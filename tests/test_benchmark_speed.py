@@ -47,14 +47,15 @@ def test_each_row_names_its_rival_and_its_reach(name: str, n_rows: int, tmp_path
 
 @pytest.mark.slow
 def test_processes_are_measured_from_fresh_homes(tmp_path: Path, root: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.speed", "--smoke", "--only", "pipeline", "sweep", "growth"]
+    command = [sys.executable, "-m", "benchmarks.speed", "--smoke", "--only", "pipeline", "sweep", "grid", "growth"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) == 6
-    beyond, _, again, _, sweep, growth = rows
+    assert len(rows) == 7
+    beyond, _, again, _, sweep, grid, growth = rows
     assert "3 cold processes" in beyond[1]
     assert float(again[3].split()[0]) > 0.5
     # the two jobs share all but the last three steps
     assert "11 steps for 11 distinct" in sweep[3]
+    assert "for 2 jobs" in grid[3]
     assert "100 images" in growth[1]
