@@ -271,6 +271,15 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
     assert again == [["reused", "reused"]] * 2 + [["ran", "ran"], ["reused", "ran"]]
 
 
+def test_the_command_line_narrows_the_grid_of_an_experiment(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["+experiments=smoke", "cp_sampling.type=none", "cp_sampling.ratio=0.25", "noisy_labels.user_accuracy=0.8,0.9"]
+    assert command_line.main(["-m", *words, FIRST, *QUIET, "hydra/launcher=basic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("sweep: 2 jobs, ")
+    told = "[1] noisy_labels.user_accuracy=0.9: finished"
+    assert any(told in line and line.endswith("(2 done, 0 failed, 0 left)") for line in lines)
+
+
 @two_cores
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

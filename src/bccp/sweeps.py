@@ -390,9 +390,10 @@ def _many_machines(launcher: str, about: DictConfig) -> bool:
 
 
 def _planned(about: DictConfig) -> list[Override]:
-    """The overrides that the sweeper makes jobs of."""
+    """The overrides that the sweeper makes jobs of: the last one of each key, so that the command line goes before an experiment's file."""
     params = [f"{key}={value}" for key, value in (about.sweeper.get("params") or {}).items()]
-    return OverridesParser.create().parse_overrides([*params, *about.overrides.task])
+    words = OverridesParser.create().parse_overrides([*params, *about.overrides.task])
+    return list({one.get_key_element(): one for one in words}.values())
 
 
 def _count(planned: Sequence[Override], about: DictConfig) -> int | None:
