@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -464,6 +465,12 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
     for given in ("", folder.name, str(folder)):
         assert sweep_report.main([given]) == 0
         assert capsys.readouterr().out == f"sweep report: {folder / 'sweep.html'}\n"
+    search = home / "outputs" / "2026-11-21_11-00-00-abc124"  # has no plan
+    write_job(search, 0, ["train.epochs=5"], None)
+    os.utime(folder / "multirun.yaml", (1, 1))
+    os.utime(folder / "0", (1, 1))
+    assert sweep_report.main([""]) == 0
+    assert capsys.readouterr().out == f"sweep report: {search / 'sweep.html'}\n"
 
 
 def test_what_draws_is_loaded_only_when_the_home_is_known() -> None:

@@ -116,13 +116,13 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    from bccp.overrides import check_overrides
+    from bccp.overrides import check_overrides, quote_step_list
 
-    check_overrides(overrides)
+    overrides = check_overrides([quote_step_list(word) for word in overrides])
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(keys.ROOT)):
-            return hydra.compose(config_name="config", overrides=list(overrides))
+            return hydra.compose(config_name="config", overrides=overrides)
     except HydraException as error:
         raise BCCPError(f"the options cannot be used ({str(error).splitlines()[0]}): give each key one value") from error
 

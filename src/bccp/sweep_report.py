@@ -424,7 +424,8 @@ def newest() -> Path:
     BCCPError
         If there is none.
     """
-    found = sorted((home() / "outputs").glob("*/multirun.yaml"), key=lambda path: path.stat().st_mtime)
+    signs = [sign for name in ("multirun.yaml", "0") for sign in (home() / "outputs").glob(f"*/{name}")]  # a search has only jobs
+    found = sorted(signs, key=lambda path: path.stat().st_mtime)
     if not found:
         raise BCCPError(f"no sweep is in {home() / 'outputs'}: run one with -m, or give the folder of one: make sweep-report DIR=folder")
     return found[-1].parent
