@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from mlflow.tracking import MlflowClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from uv_stand_in import Tool
@@ -28,10 +29,15 @@ INSTALLED = (
 )
 
 
+OF_ONE_PIPELINE = {"bccp.pipeline", "bccp.pid", "bccp.started", "bccp.work_seconds", "mlflow.parentRunId"}
+OF_AN_ENVIRONMENT = {"bccp.key", "bccp.key_parts", "mlflow.project.backend", "mlflow.project.env"}
+
+
 class Isolated(NamedTuple):
     """What a pipeline in environments of its own leaves."""
 
     summary: dict[str, Any]
+    records: dict[str, Any]
     environments: dict[str, Path]
 
 
@@ -45,11 +51,35 @@ def pipeline(checkout: Path, home: Path, *options: str, **variables: str) -> tup
     return json.loads(newest.read_text()), done.stdout
 
 
+def records(home: Path) -> dict[str, Any]:
+    """By name what MLflow holds of the runs in a home, but for what is any pipeline's own, and for the pipeline's own run."""
+    client = MlflowClient(f"sqlite:///{home}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    steps = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len({run.info.run_name for run in steps}) == len(steps)
+    return {
+        run.info.run_name: {
+            "status": run.info.status,
+            "params": run.data.params,
+            "metrics": run.data.metrics,
+            "tags": {name: value for name, value in run.data.tags.items() if name not in OF_ONE_PIPELINE | OF_AN_ENVIRONMENT},
+        }
+        for run in steps
+    }
+
+
+class Here(NamedTuple):
+    """What the steps leave in one process, in this environment: versions of artifacts, and records."""
+
+    outputs: dict[str, str]
+    records: dict[str, Any]
+
+
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The versions that the steps make in one process, in this environment."""
-    summary, _ = pipeline(ROOT, tmp_path_factory.mktemp("here"), "main.env_manager=local")
-    return outputs(summary)
+def here(tmp_path_factory: pytest.TempPathFactory) -> Here:
+    home = tmp_path_factory.mktemp("here")
+    summary, _ = pipeline(ROOT, home, "main.env_manager=local")
+    return Here(outputs(summary), records(home))
 
 
 def outputs(summary: dict[str, Any]) -> dict[str, str]:
@@ -72,15 +102,17 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_ENV_ROOT", str(home / "envs"))
             places = {step: environments.place(ROOT / step, request.param) for step in config.STEPS}
-        yield Isolated(summary, places)
+        yield Isolated(summary, records(home), places)
     finally:
         shutil.rmtree(home)
 
 
 @pytest.mark.slow
-def test_steps_in_environments_of_their_own_make_what_they_make_here(isolated: Isolated, here: dict[str, str]) -> None:
+def test_steps_in_environments_of_their_own_make_what_they_make_here(isolated: Isolated, here: Here) -> None:
     assert [step["status"] for step in isolated.summary["steps"]] == ["ran"] * 8
-    assert outputs(isolated.summary) == here
+    assert outputs(isolated.summary) == here.outputs
+    assert set(config.STEPS) < set(here.records)  # and what the steps share
+    assert isolated.records == here.records
     built = {place.name for place in isolated.environments["train"].parent.iterdir() if place.is_dir()}
     assert built == {place.name for place in isolated.environments.values()}
     assert len(built) == 7  # cp_sampling and train require the same
