@@ -58,6 +58,9 @@ def test_flags_come_first_with_their_values() -> None:
         ("main.execute_steps='train,tset'", "did you mean 'test'?"),
         ("train.epochs=[1", "cannot be read"),
         ("~train.epochs", "cannot be deleted"),
+        ("experiments=smoke", "experiments is added to the other options: write +experiments=smoke"),
+        ("++data_sets=cargo", "data_sets is added to the other options: write +data_sets=cargo"),
+        ("+experiment=smoke", "unknown key 'experiment' (did you mean 'experiments'?): + adds experiments or data_sets"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
@@ -89,7 +92,7 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
             ["-m", "hydra.launcher.n_jobs=abc", "train.epochs=1,2"],
             "the option 'hydra.launcher.n_jobs=abc' is not accepted (Value 'abc' of type 'str' could not be converted to Integer)",
         ),
-        (["+train.epochs=3"], "the options cannot be used (Could not append to config. An item is already at 'train.epochs'.)"),
+        (["+train.epochs=3"], "train.epochs is part of the configuration: leave the + out"),
     ],
 )
 def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +113,9 @@ def test_right_options_pass_unchanged() -> None:
         "train.epochs=int(interval(1,9))",
         "main.execute_steps='train,test'",
         "hydra.sweep.dir=/x",
+        "+hydra.job.env_set.A=1",
+        "+experiments=paper,smoke",
+        "+data_sets=cargo",
         "train.model=vit_l_32",
     ]
     assert check_overrides(options) == options

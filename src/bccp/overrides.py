@@ -22,6 +22,9 @@ EXTRAS = {
 }
 """Choices of other packages, by group, with the extra of ``pyproject.toml`` that installs each."""
 
+ADDED = ("experiments", "data_sets")
+"""Groups that are no part of ``config.yaml``: ``+experiments=smoke``."""
+
 
 def split_options(text: str) -> list[str]:
     """Split options at white space outside quotes and brackets; quotes stay, as Hydra tells texts from sweeps by them.
@@ -131,8 +134,15 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             raise BCCPError(
                 f"the option {text!r} cannot be read: write section.key=value, with quotes round a value that holds blanks"
             ) from error
-        if not override.key_or_group.startswith("hydra") and not override.is_add():
+        key = override.key_or_group
+        if key.startswith("hydra"):
+            continue
+        if not override.is_add():
+            if key in ADDED and not override.is_delete():
+                raise BCCPError(f"{key} is added to the other options: write +{text.lstrip('+')}")
             _check_one(override, known)
+        elif key.split(".")[0] not in (*ADDED, *known):
+            raise BCCPError(f"unknown key {key!r}{nearest(key, ADDED)}: + adds {' or '.join(ADDED)}")
     return list(overrides)
 
 
@@ -163,6 +173,8 @@ def not_composed(error: ConfigCompositionException) -> str:
             return f"unknown key {key!r}"
         those = f"{group}={', '.join(EXTRAS[group])}"
         return f"{key} is no option of the {group} in use: leave it out, or name the one that has it ({those})"
+    if said.startswith("Could not append"):
+        return f"{option} is part of the configuration: leave the + out"
     if said.startswith("Error merging override"):
         return f"the option {said.removeprefix('Error merging override ')!r} is not accepted ({str(error.__cause__).splitlines()[0]})"
     return f"the options cannot be used ({said})"
