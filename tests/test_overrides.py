@@ -60,7 +60,6 @@ def test_flags_come_first_with_their_values() -> None:
         ("~train.epochs", "cannot be deleted"),
         ("experiments=smoke", "experiments is added to the other options: write +experiments=smoke"),
         ("++data_sets=cargo", "data_sets is added to the other options: write +data_sets=cargo"),
-        ("+experiment=smoke", "unknown key 'experiment' (did you mean 'experiments'?): + adds experiments or data_sets"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
@@ -105,6 +104,18 @@ def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsy
         assert command_line.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
         assert OmegaConf.create(capsys.readouterr().out).main.execute_steps == "train, test"
     assert pipeline.compose(["main.execute_steps=train,test"]).main.execute_steps == "train,test"  # as bccp.run has it
+
+
+def test_a_group_that_is_not_there_is_told_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["+experiment=smoke"]) == 1
+    assert "error: unknown section 'experiment' (did you mean 'experiments'?)" in capsys.readouterr().err
+
+
+def test_a_folder_of_ones_own_may_bring_groups(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "short.yaml").write_text("# @package _global_\ntrain:\n  epochs: 2\n", encoding="utf-8")
+    assert command_line.main(["--config-dir", str(tmp_path / "mine"), "+experiment=short", "--cfg", "job"]) == 0
+    assert OmegaConf.create(capsys.readouterr().out).train.epochs == 2
 
 
 def test_right_options_pass_unchanged() -> None:

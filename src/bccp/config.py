@@ -23,6 +23,9 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 from bccp import own_code
 from bccp.errors import BCCPError, nearest
 
+ADDED = ("experiments", "data_sets")
+"""Groups that are no part of ``config.yaml``: ``+experiments=smoke``."""
+
 STEPS = (
     "fetch_data",
     "preprocessing",
@@ -564,7 +567,7 @@ def load(composed: DictConfig, *, base: Path) -> Config:
     schema = typing.get_type_hints(Config)
     for name in values:
         if name not in schema:
-            raise BCCPError(f"unknown section {name!r}" + nearest(str(name), schema))
+            raise BCCPError(f"unknown section {name!r}" + nearest(str(name), (*schema, *ADDED)))
     sections = {name: section(kind, values.get(name) or {}, name, base) for name, kind in schema.items()}
     config = Config(**sections)
     _check_together(config)

@@ -22,9 +22,6 @@ EXTRAS = {
 }
 """Choices of other packages, by group, with the extra of ``pyproject.toml`` that installs each."""
 
-ADDED = ("experiments", "data_sets")
-"""Groups that are no part of ``config.yaml``: ``+experiments=smoke``."""
-
 
 def split_options(text: str) -> list[str]:
     """Split options at white space outside quotes and brackets; quotes stay, as Hydra tells texts from sweeps by them.
@@ -134,15 +131,10 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
             raise BCCPError(
                 f"the option {text!r} cannot be read: write section.key=value, with quotes round a value that holds blanks"
             ) from error
-        key = override.key_or_group
-        if key.startswith("hydra"):
-            continue
-        if not override.is_add():
-            if key in ADDED and not override.is_delete():
-                raise BCCPError(f"{key} is added to the other options: write +{text.lstrip('+')}")
+        if override.key_or_group in config.ADDED and not override.is_add() and not override.is_delete():
+            raise BCCPError(f"{override.key_or_group} is added to the other options: write +{text.lstrip('+')}")
+        if not override.key_or_group.startswith("hydra") and not override.is_add():
             _check_one(override, known)
-        elif key.split(".")[0] not in (*ADDED, *known):
-            raise BCCPError(f"unknown key {key!r}{nearest(key, ADDED)}: + adds {' or '.join(ADDED)}")
     return list(overrides)
 
 
