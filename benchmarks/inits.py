@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks import pairs
 
@@ -41,11 +40,9 @@ def variants(epochs: Sequence[int]) -> list[pairs.Variant]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, nargs="+", default=[5, 10, 30])
     parser.add_argument("--champion", type=int, default=20, help="images of each class that the champion was trained on")
-    parser.add_argument("--data", type=Path, help="folder or archive with a folder a class, instead of digits")
-    parser.add_argument("options", nargs="*", help="Hydra options for all, after --")
+    pairs.add_arguments(parser, seeds=10)
     given = parser.parse_args()
     chosen = variants(given.epochs)
     options = [*pairs.images(given.data), *given.options]

@@ -48,8 +48,9 @@ from bccp.images import open_days
 from bccp.keys import ROOT
 from bccp.overrides import split_options
 from bccp.tracking import Ledger, file_digest, folder_digest, ledger_uri
-from benchmarks import label_tables
+from benchmarks import label_tables, pairs
 from benchmarks.label_tables import AUDITED, GIVEN, OURS, TRUE, Judged, Result
+from benchmarks.measures import read_seeds
 
 SEED, METHOD = "main.random_seed", "bayes_cutoff"
 NOISE, ACCURACY, CORRUPTION = "noisy_labels.noise", "noisy_labels.user_accuracy", "segregation.corruption"
@@ -548,14 +549,9 @@ def _chosen(axes: dict[str, list[Any]], key: str, wanted: Sequence[str] | None) 
 def chosen_images(data: Path | None, feedback: str | None) -> tuple[list[str], list[Path]]:
     """What ``--data`` and ``--feedback`` say: options that name the images, and the files of given labels."""
     files = [Path(text.strip()).expanduser().resolve() for text in (feedback or "").split(",") if text.strip()]
-    if data is None:
-        if files:
-            raise BCCPError("--feedback needs --data: say which images the labels are of")
-        return [], []
-    path = data.expanduser().resolve()
-    if not path.exists():
-        raise BCCPError(f"--data {path} does not exist: give a folder or an archive")
-    return [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"], files
+    if data is None and files:
+        raise BCCPError("--feedback needs --data: say which images the labels are of")
+    return pairs.images(data), files
 
 
 def free_options(texts: Sequence[str]) -> list[str]:
@@ -565,11 +561,6 @@ def free_options(texts: Sequence[str]) -> list[str]:
     if taken:
         raise BCCPError(f"the option {taken} is an axis of the benchmark: use its own arguments, which --help shows")
     return options
-
-
-def read_seeds(text: str) -> list[int]:
-    first, sign, last = text.partition("-")
-    return list(range(int(first), int(last) + 1)) if sign else list(range(1, int(first) + 1))
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

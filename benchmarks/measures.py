@@ -53,6 +53,12 @@ class Calibration(NamedTuple):
     debiased: float
 
 
+def read_seeds(text: str) -> range:
+    """A number of seeds (``3``: 1 to 3), or which ones (``4-6``)."""
+    first, sign, last = text.partition("-")
+    return range(int(first), int(last) + 1) if sign else range(1, int(first) + 1)
+
+
 def estimate(values: Sequence[float] | Float) -> Estimate:
     """Mean and 95% half-width of one value a seed; nan without values."""
     array = np.asarray(values, np.float64)

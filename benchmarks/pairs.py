@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import sys
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import bccp
 from bccp.errors import BCCPError
 from bccp.pipeline import Summary
-from benchmarks.measures import interval
+from benchmarks.measures import interval, read_seeds
 
 Results = dict[str, dict[str, list[float]]]
 """Of each variant, by its name, each metric's values, one a seed."""
@@ -34,6 +35,14 @@ class Variant(NamedTuple):
     base: str = ""
 
 
+def add_arguments(parser: argparse.ArgumentParser, *, seeds: int) -> None:
+    """What these benchmarks have in common; ``seeds``: how many unless told otherwise."""
+    about = f"a number (3: 1 to 3) or a range (4-6), instead of {seeds}"
+    parser.add_argument("--seeds", type=read_seeds, default=range(1, seeds + 1), help=about)
+    parser.add_argument("--data", type=Path, help="folder or archive with a folder a class, instead of digits")
+    parser.add_argument("options", nargs="*", help="Hydra options for all, after --")
+
+
 def images(data: Path | None) -> list[str]:
     """The options that name the images: a folder or an archive with a folder a class; None: digits."""
     if data is None:
@@ -45,19 +54,19 @@ def images(data: Path | None) -> list[str]:
 
 
 def measure(
-    variants: Sequence[Variant], metrics: Sequence[str], seeds: int, options: Sequence[str], *, first: Sequence[str] | None = None
+    variants: Sequence[Variant], metrics: Sequence[str], seeds: Sequence[int], options: Sequence[str], *, first: Sequence[str] | None = None
 ) -> Results:
     """Run each variant once a seed, and before them ``first``, which they build on.
 
     Finished steps are reused, also those of a benchmark that was stopped.
     """
     found: Results = {variant.name: {metric: [] for metric in metrics} for variant in variants}
-    for seed in range(1, seeds + 1):
+    for seed in seeds:
         own = [*options, f"main.random_seed={seed}"]
         if first is not None:
             _run([*own, *first])
         for number, variant in enumerate(variants, 1):
-            print(f"seed {seed}/{seeds}, {number}/{len(variants)}: {variant.name}", file=sys.stderr, flush=True)
+            print(f"seed {seed} of {seeds[0]} to {seeds[-1]}, {number}/{len(variants)}: {variant.name}", file=sys.stderr, flush=True)
             summary = _run([*own, *variant.overrides])
             for metric, values in found[variant.name].items():
                 values.append(summary["metrics"][metric])

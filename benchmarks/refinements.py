@@ -54,7 +54,7 @@ from bccp.train import one_hot, trusted_mirror
 from bccp.wandb_mirror import NoMirror
 from benchmarks import labels, students
 from benchmarks.label_tables import OURS, Found, Result
-from benchmarks.measures import estimate, interval, paired
+from benchmarks.measures import estimate, interval, paired, read_seeds
 
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -278,7 +278,7 @@ def _table(found: Found, cells: Sequence[str]) -> list[str]:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print and store; the status is 1 where a variant failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=labels.read_seeds, default=range(1, 6), help="a number (3: 1 to 3) or a range (4-6)")
+    parser.add_argument("--seeds", type=read_seeds, default=range(1, 6), help="a number (3: 1 to 3) or a range (4-6)")
     parser.add_argument("--data", type=Path, help="folder or archive with a folder a class, instead of digits")
     parser.add_argument("--feedback", help="files of given labels for it, image,label[,user], separated by commas: a cell each")
     parser.add_argument("--corruptions", nargs="+", default=["mixed"])

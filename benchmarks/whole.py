@@ -8,7 +8,6 @@ benchmark that was stopped.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from benchmarks import pairs
 
@@ -31,9 +30,7 @@ def variants() -> list[pairs.Variant]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--data", type=Path, help="folder or archive with a folder a class, instead of digits")
-    parser.add_argument("options", nargs="*", help="Hydra options for all, after --")
+    pairs.add_arguments(parser, seeds=10)
     given = parser.parse_args()
     chosen = variants()
     found = pairs.measure(

@@ -69,6 +69,22 @@ def test_each_sampler_is_compared_with_random_at_its_own_ratio() -> None:
     assert chosen[2].overrides == ("cp_sampling.type=herding", "cp_sampling.ratio=0.25")
 
 
+def test_two_samplers_are_compared_directly_on_seeds_of_ones_own(
+    asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--seeds", "21-22", "--types", "random", "diverse", "--against", "diverse", "--ratios", "0.5", "--data", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["replay", *words, "--", "train.epochs=3"])
+    replay.main()
+    compared = [(21, "diverse"), (21, "random"), (22, "diverse"), (22, "random")]
+    assert [options[3:] for options in asked] == [
+        [f"main.random_seed={seed}", f"cp_sampling.type={kind}", "cp_sampling.ratio=0.5"] for seed, kind in compared
+    ]
+    assert all({"data.source=folder", "train.epochs=3"} <= set(options) for options in asked)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Replay, 2 seeds, 95% intervals"
+    assert lines[5].startswith("| random, ratio 0.5 minus diverse, ratio 0.5 | 0.0000 ±")
+
+
 def test_the_images_may_be_ones_own(tmp_path: Path) -> None:
     assert pairs.images(None) == []
     assert pairs.images(tmp_path) == ["data.source=folder", f"data.path='{tmp_path}'"]
