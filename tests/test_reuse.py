@@ -74,6 +74,34 @@ def test_a_start_that_is_not_in_the_registry_is_told_before_any_step_runs(stubs:
     assert stubs.took() == []
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["noisy_labels.source=file", "noisy_labels.feedback_file=none.csv"], r"the feedback file .*none\.csv cannot be read"),
+        (["bayes_cutoff.audit_file=none.csv"], r"the audit file .*none\.csv cannot be read"),
+        (["bayes_cutoff.audit_file=odd.csv"], r"the audit file .*odd\.csv .*image,label"),
+        (["train.model=resnet_smal"], r"model 'resnet_smal' is unknown.*did you mean 'resnet_small'"),
+        (["train.model=resnet18", "train.weights=DEFOULT"], r"weights='DEFOULT' is neither a file nor published for resnet18"),
+        (["bayes_cutoff.weights=w.pt"], r"w\.pt' is no file"),
+        (["cp_sampling.embedding=mobilenet"], r"cp_sampling\.embedding='mobilenet' is neither a file nor a torchvision model"),
+    ],
+)
+def test_what_a_late_step_would_refuse_is_told_before_any_step_runs(
+    stubs: Stubs, given: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.csv").write_text("file;class\na.png;cat\n")
+    with pytest.raises(BCCPError, match=told):
+        run(*given)
+    assert stubs.took() == []
+
+
+def test_only_what_the_asked_steps_will_use_is_looked_at_beforehand(stubs: Stubs) -> None:
+    run(FEW, "train.model=resnet_smal", "bayes_cutoff.audit_file=none.csv")
+    run("main.execute_steps=[bayes_cutoff,cp_sampling]", "cp_sampling.type=random", "cp_sampling.embedding=mobilenet")
+    assert stubs.took() == [*config.STEPS[:6]]
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_tampered_output_is_noticed_and_made_again_for_good(
     stubs: Stubs, home: Path, remote: bool, monkeypatch: pytest.MonkeyPatch

@@ -113,6 +113,11 @@ class LogisticFit(NamedTuple):
     left_out: Float
 
 
+def read_file(path: Path) -> feedback.FeedbackFile:
+    """The rows of an audit file, whatever is in them; raises :class:`BCCPError` where it cannot be read or lacks a column."""
+    return feedback.read(path, kind="audit file", wanted="image,label")
+
+
 def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], classes: Collection[str]) -> Audit:
     """Read an audit file: a CSV ``image,label`` of images that an expert has checked.
 
@@ -140,7 +145,7 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     BCCPError
         If the file cannot be read, or no row of it is of any use.
     """
-    file = feedback.read(path, kind="audit file", wanted="image,label")
+    file = read_file(path)
     blank = [row.image.strip() != "" and not row.label.strip() for row in file.rows]
     n_blank = sum(blank)
     if n_blank and n_blank == len(blank):

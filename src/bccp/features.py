@@ -58,13 +58,9 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
     elif Path(embedding).is_file():
         backbone = f"torchscript:{file_digest(Path(embedding))}"
         return shared_view(step, "features", days, ids, backbone, lambda: _checked(script_look(Path(embedding), step.device), embedding))
-    elif embedding in names():
-        model = _published(embedding, days)
     else:
-        raise BCCPError(
-            f"cp_sampling.embedding={embedding!r} is neither a file nor a torchvision model: use monday_model, a torchvision model's name "
-            "or a TorchScript file" + nearest(embedding, ["monday_model", *names()])
-        )
+        check_embedding(embedding)
+        model = _published(embedding, days)
     if model.frozen:
         found = cast(FeatureView, shared_inputs(step, days)(model, ids))
         _check(found, embedding)
@@ -74,6 +70,15 @@ def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: st
         step, "features", images, images.digest(), backbone_digest(model), lambda: _checked(look_by(model, step.device), embedding)
     )
     return FeatureView([array], np.zeros(len(array), np.int64), np.arange(len(array)), array.shape[1])
+
+
+def check_embedding(embedding: str) -> None:
+    """Raise :class:`BCCPError` for an embedding that is neither ``monday_model``, a file, nor a model's name."""
+    if embedding != "monday_model" and not Path(embedding).is_file() and embedding not in names():
+        raise BCCPError(
+            f"cp_sampling.embedding={embedding!r} is neither a file nor a torchvision model: use monday_model, a torchvision model's name "
+            "or a TorchScript file" + nearest(embedding, ["monday_model", *names()])
+        )
 
 
 def _published(name: str, days: Days) -> ImageClassifier:

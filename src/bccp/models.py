@@ -87,11 +87,7 @@ def build(
     BCCPError
         An unknown name, images too small for it, weights that do not fit or cannot be had.
     """
-    if name not in names():
-        raise BCCPError(
-            f"model {name!r} is unknown: use small_cnn, resnet_small or a torchvision classification model{nearest(name, names())}"
-        )
-    published = None if weights is None or Path(weights).exists() else published_weights(name, weights)
+    published = check_names(name, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts = own_parts(name, image_size) if name in OWN else torchvision_parts(name, image_size, published)
@@ -112,6 +108,31 @@ def build(
     model.eval()
     _try_out(model)
     return model
+
+
+def check_names(name: str, weights: str | None) -> Any:
+    """Refuse an architecture or weights that :func:`build` would not know; what it takes them for where they are neither file nor folder.
+
+    Parameters
+    ----------
+    name : str
+    weights : str, optional
+
+    Returns
+    -------
+    Weights or None
+        A member of the model's torchvision enumeration.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such architecture, or no such file and no such weights of it.
+    """
+    if name not in names():
+        raise BCCPError(
+            f"model {name!r} is unknown: use small_cnn, resnet_small or a torchvision classification model{nearest(name, names())}"
+        )
+    return None if weights is None or Path(weights).exists() else published_weights(name, weights)
 
 
 def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[str]) -> None:

@@ -274,6 +274,10 @@ class _Pipeline(Plan):
                 if name not in self.asked:
                     self._take_left_out(record, key, parts)
                 elif not (self.config.main.cache and self._reuse(record, key)):
+                    if all(other.status != "ran" for other in self.records.values()):
+                        from bccp import ahead  # a pipeline that reuses everything does not need what it imports
+
+                        ahead.check(self.config, self.asked, isolated=self.isolated)
                     self._execute(record, self.config.section(name), self.inputs(name), key, parts)
         finally:
             record.seconds = round(time.perf_counter() - started, 3)

@@ -1,0 +1,42 @@
+"""What a late step would refuse, told before an earlier one has run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bccp import audit, config, feedback
+
+
+def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> None:
+    """Refuse files of labels that cannot be read, and names of models, weights and embeddings that nothing has.
+
+    Parameters
+    ----------
+    checked : Config
+    steps : sequence of str
+        Those that are asked for; what the others would read is not looked at.
+    isolated : bool
+        Whether the steps run in environments of their own: which models there are is then for these to say.
+
+    Raises
+    ------
+    BCCPError
+        The one that the step would raise.
+    """
+    for step in steps:
+        used = config.relevant(checked.section(step))
+        if used.get("feedback_file"):
+            feedback.read(Path(used["feedback_file"]))
+        if used.get("audit_file"):
+            audit.read_file(Path(used["audit_file"]))
+        if isolated:
+            continue
+        if "model" in used:
+            from bccp.models import check_names
+
+            check_names(used["model"], used["weights"])
+        if "embedding" in used:
+            from bccp.features import check_embedding
+
+            check_embedding(used["embedding"])
