@@ -96,6 +96,18 @@ def test_what_a_late_step_would_refuse_is_told_before_any_step_runs(
     assert stubs.took() == []
 
 
+def test_looking_ahead_imports_nothing_heavy_where_all_names_are_our_own() -> None:
+    script = """
+import sys
+from pathlib import Path
+from bccp import ahead, config, pipeline
+ahead.check(config.load(pipeline.compose(["train.model=resnet_small"]), base=Path()), config.STEPS, isolated=False)
+print(sorted({"torch", "lightning", "torchvision"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_only_what_the_asked_steps_will_use_is_looked_at_beforehand(stubs: Stubs) -> None:
     run(FEW, "train.model=resnet_smal", "bayes_cutoff.audit_file=none.csv")
     run("main.execute_steps=[bayes_cutoff,cp_sampling]", "cp_sampling.type=random", "cp_sampling.embedding=mobilenet")

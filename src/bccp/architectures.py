@@ -14,12 +14,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
+from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError
 
 import torchvision.models as torchvision_models  # isort: skip
-
-OWN = ("small_cnn", "resnet_small")
-"""The architectures that are defined here."""
 
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 """Side classifiers that exist only for training from scratch, by the start of their names; they are left out."""
@@ -206,7 +204,7 @@ class ResidualBlock(nn.Module):
 
 def names() -> list[str]:
     """Every name that :func:`build` accepts."""
-    return [*OWN, *torchvision_models.list_models(module=torchvision_models)]
+    return [*OWN_MODELS, *torchvision_models.list_models(module=torchvision_models)]
 
 
 class Parts(NamedTuple):

@@ -41,6 +41,9 @@ STEPS = (
 NOISES = ("uniform", "pair", "confusions")
 """Simulated noises that have a name."""
 
+OWN_MODELS = ("small_cnn", "resnet_small")
+"""The architectures that are defined here; all others are torchvision's."""
+
 IMAGE_CHECKS = (
     "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
 )  # fmt: skip

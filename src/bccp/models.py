@@ -20,7 +20,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import bars, tables
-from bccp.architectures import OWN, ImageClassifier, names, own_parts, torchvision_parts, why_not
+from bccp.architectures import ImageClassifier, names, own_parts, torchvision_parts, why_not
+from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError, nearest
 from bccp.images import FeatureView
 from bccp.weights import State, load_file, published_weights
@@ -90,7 +91,7 @@ def build(
     published = check_names(name, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = own_parts(name, image_size) if name in OWN else torchvision_parts(name, image_size, published)
+        parts = own_parts(name, image_size) if name in OWN_MODELS else torchvision_parts(name, image_size, published)
         if weights is not None and parts.normalisation is not None:
             mean, std = parts.normalisation
         model = ImageClassifier(

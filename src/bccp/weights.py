@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
-from bccp.architectures import AUXILIARY, OWN, ImageClassifier
+from bccp.architectures import AUXILIARY, ImageClassifier
+from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError, nearest
 
 import torchvision.models as torchvision_models  # isort: skip
@@ -20,7 +21,7 @@ State = dict[str, Tensor]
 
 def published_weights(name: str, weights: str) -> Any:
     """A member of the model's torchvision enumeration of weights."""
-    if name in OWN:
+    if name in OWN_MODELS:
         raise BCCPError(f"weights={weights!r} is no file, and no weights are published for {name}: use null or a local file")
     choices = torchvision_models.get_model_weights(name)
     short = weights.removeprefix(f"{choices.__name__}.")
