@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from bccp.samplers import SAMPLERS
 from benchmarks import pairs
 
-TYPES = ("random", "class_balanced", "herding", "diverse", "l1_norm", "l2_norm", "cosine_similarity", "all", "none")
+TYPES = tuple(SAMPLERS)
 METRICS = ("test/accuracy", "test/accuracy_monday", "test/accuracy_tuesday")
 
 

@@ -24,10 +24,13 @@ def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> No
     BCCPError
         The one that the step would raise.
     """
+    read = set()
     for step in steps:
         used = config.relevant(checked.section(step))
-        if used.get("feedback_file"):
-            feedback.read(Path(used["feedback_file"]))
+        votes = used.get("feedback_file")
+        if votes and votes not in read:  # two steps read the same one
+            feedback.read(Path(votes))
+            read.add(votes)
         if used.get("audit_file"):
             audit.read_file(Path(used["audit_file"]))
         if isolated:
