@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import bayes_cutoff, tables
 from bccp.images import Days, open_days
-from bccp.step import Step, command_line
+from bccp.step import command_line
+from bccp.step_context import Step
 
 
 def run(step: Step) -> None:

@@ -35,8 +35,8 @@ from omegaconf import OmegaConf
 from bccp import bayes_cutoff, config, models, tables
 from bccp.frozen_features import shared_inputs
 from bccp.images import FeatureView, open_days
-from bccp.keys import ROOT
-from bccp.step import Context, Step
+from bccp.paths import ROOT
+from bccp.step_context import Context, Step
 from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NoMirror
 

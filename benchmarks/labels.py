@@ -41,13 +41,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import bccp
-from bccp import config, keys, tables
+from bccp import config, device, keys, step_graph, tables
+from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.images import open_days
-from bccp.keys import ROOT
 from bccp.overrides import split_options
-from bccp.tracking import Ledger, file_digest, folder_digest, ledger_uri
+from bccp.paths import ROOT
+from bccp.tracking import Ledger, ledger_uri
 from benchmarks import label_tables, pairs
 from benchmarks.label_tables import AUDITED, GIVEN, OURS, TRUE, Judged, Result
 from benchmarks.measures import read_seeds
@@ -507,7 +508,7 @@ def _time_left(seconds: float | None) -> str:
 
 def _sources() -> dict[str, int]:
     """When each file that results depend on was last changed."""
-    files = [ROOT / "config.yaml", *(ROOT / step / "run.py" for step in config.STEPS), *(ROOT / "src" / "bccp").rglob("*.py")]
+    files = [ROOT / "config.yaml", *(ROOT / step / "run.py" for step in step_graph.STEPS), *(ROOT / "src" / "bccp").rglob("*.py")]
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
@@ -532,10 +533,10 @@ def _surroundings() -> dict[str, Any]:
     """The code, packages and device that results come from."""
     return {
         "benchmark": file_digest(Path(__file__)),
-        "code": {step: keys.source_digest(ROOT / step / "run.py") for step in config.STEPS},
+        "code": {step: keys.source_digest(ROOT / step / "run.py") for step in step_graph.STEPS},
         "config": file_digest(ROOT / "config.yaml"),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": keys.device_type(),
+        "device": device.device_type(),
     }
 
 
@@ -604,7 +605,7 @@ def main(words: Sequence[str] | None = None) -> int:
     command = "python -m benchmarks.labels " + " ".join(words if words is not None else sys.argv[1:])
     names = [cell.name for cell in plan.cells], [variant.name for variant in plan.variants]
     report = label_tables.Report(found, *names, audited_idx, digits=not given.data)
-    about = [f"`{command.strip()}`, commit {bench.commit or 'unknown'}, {keys.device_type()}."]
+    about = [f"`{command.strip()}`, commit {bench.commit or 'unknown'}, {device.device_type()}."]
     if given.data:
         chosen = f"{len(plan.cells)} cells and {len(plan.seeds)} seeds"
         about.append(f"Fewer than on digits, chosen in experiments/labels_data.yaml or on the command line: {chosen}.")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import bccp
 from bccp.errors import BCCPError
-from bccp.pipeline import Summary
+from bccp.run_summary import Summary
 from benchmarks.measures import interval, read_seeds
 
 Results = dict[str, dict[str, list[float]]]

@@ -39,17 +39,17 @@ import numpy.typing as npt
 import torch
 
 import bccp
-from bccp import bayes_cutoff, config, judge, keys, posterior, tables
+from bccp import bayes_cutoff, config, device, judge, posterior, tables
 from bccp.config import MondayModel
+from bccp.digests import file_digest
 from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.images import open_days
-from bccp.keys import ROOT
 from bccp.monday_model import open_monday_model
 from bccp.passes import stochastic_passes
-from bccp.step import Context, Step
+from bccp.paths import ROOT
+from bccp.step_context import Context, Step
 from bccp.student import student_probabilities
-from bccp.tracking import file_digest
 from bccp.train import one_hot, trusted_mirror
 from bccp.wandb_mirror import NoMirror
 from benchmarks import labels, students
@@ -296,7 +296,7 @@ def main(words: Sequence[str] | None = None) -> int:
     found, problems = labels.measure(bench, plan)
     command = "python -m benchmarks.refinements " + " ".join(words if words is not None else sys.argv[1:])
     lines = [f"# Refinements of the label posterior: {given.data.stem if given.data else 'digits'}", ""]
-    lines += [f"`{command.strip()}`, commit {bench.commit or 'unknown'}, {keys.device_type()}.", ""]
+    lines += [f"`{command.strip()}`, commit {bench.commit or 'unknown'}, {device.device_type()}.", ""]
     lines += [f"Means ± 95% intervals over {len(plan.seeds)} seeds, of means over {len(plan.cells)} cells; differences paired by seed.", ""]
     text = "\n".join([*lines, report(found) if found else "nothing measured", *(f"* failed: {problem}" for problem in problems)])
     print(text)

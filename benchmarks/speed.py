@@ -37,13 +37,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from bccp import config, keys, models, training
+from bccp import config, device, models, step_graph, training
 from bccp.architectures import ImageClassifier
 from bccp.cp_sampling import closest_pairs, n_pairs_for
 from bccp.frozen_features import BATCH_SIZE, look_by, write_features
 from bccp.images import FeatureView, ImageView
-from bccp.keys import ROOT
-from bccp.step import SPECS, default_threads, limit_threads
+from bccp.paths import ROOT
+from bccp.step_graph import SPECS
+from bccp.threads import default_threads, limit_threads
 from bccp.train import one_hot
 
 TYPES = ("none", "random", "l1_norm", "l2_norm", "cosine_similarity")
@@ -94,7 +95,7 @@ class Sizes:
     repeats: int = 3
     options: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
-    cold_steps: tuple[str, ...] = config.STEPS
+    cold_steps: tuple[str, ...] = step_graph.STEPS
     types: tuple[str, ...] = TYPES
     ratios: tuple[float, ...] = RATIOS
     accuracies: tuple[float, ...] = ACCURACIES
@@ -110,7 +111,7 @@ class Sizes:
 SMOKE = Sizes(
     repeats=1,
     options=("train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.rounds=0", "tracking.wandb=disabled"),
-    cold_steps=config.STEPS[:3],
+    cold_steps=step_graph.STEPS[:3],
     types=("none", "random"),
     ratios=(0.3,),
     accuracies=(0.7,),
@@ -302,7 +303,7 @@ def draw_images(place: Path, n_images: int, image_px: int, n_wanted: int) -> Ima
 
 def looked_at(model: ImageClassifier, images: ImageView, path: Path) -> FeatureView:
     """Features as the steps make and read them."""
-    look = look_by(model, keys.device_type())
+    look = look_by(model, device.device_type())
     starts = range(0, len(images), BATCH_SIZE)
     write_features(path, len(images), lambda: (look(images[start : start + BATCH_SIZE]) for start in starts))
     return FeatureView([np.load(path, mmap_mode="r")], np.zeros(len(images), np.int64), np.arange(len(images)), model.n_features)
@@ -311,7 +312,7 @@ def looked_at(model: ImageClassifier, images: ImageView, path: Path) -> FeatureV
 def plain_loop(model: ImageClassifier, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Features of images (n, S, S, 3) as one writes it first: float32, channels first."""
     with torch.inference_mode():
-        pixels = torch.from_numpy(images).to(keys.device_type()).permute(0, 3, 1, 2).contiguous().float() / 255
+        pixels = torch.from_numpy(images).to(device.device_type()).permute(0, 3, 1, 2).contiguous().float() / 255
         return model.embed(pixels).cpu().numpy()
 
 
@@ -337,7 +338,7 @@ def heads(place: Path, sizes: Sizes) -> Iterator[Row]:
     rival = EPOCHS * median(look) * sizes.trained + median(head)
     yield Row(
         f"frozen MobileNetV2, {sizes.trained} images of {sizes.image_px} px, {EPOCHS} epochs of the head",
-        f"the backbone in every epoch, {keys.features_dtype(keys.device_type())} too: {rival:.0f} s (from {sizes.looked} images)",
+        f"the backbone in every epoch, {device.features_dtype(device.device_type())} too: {rival:.0f} s (from {sizes.looked} images)",
         "≥ 12 times faster",
         f"{rival / median(ours):.1f} times ({median(ours):.1f} s, the head {median(head):.1f} s of them)",
         rival >= 12 * median(ours),
@@ -347,21 +348,29 @@ def heads(place: Path, sizes: Sizes) -> Iterator[Row]:
 def _train_head(model: ImageClassifier, features: FeatureView, labels: npt.NDArray[np.int64], place: Path) -> None:
     settings = {"learning_rate": 0.002, "batch_size": 64, "augmentation": "none", "patience": None, "seed": 0, "folder": place / "head"}
     training.fit(
-        model, features, one_hot(labels, N_CLASSES), np.ones(len(labels)), None, None, epochs=EPOCHS, device=keys.device_type(), **settings
+        model,
+        features,
+        one_hot(labels, N_CLASSES),
+        np.ones(len(labels)),
+        None,
+        None,
+        epochs=EPOCHS,
+        device=device.device_type(),
+        **settings,
     )
 
 
 def features(place: Path, sizes: Sizes) -> Iterator[Row]:
     """Images a second."""
     images = draw_images(place, sizes.looked, sizes.image_px, sizes.looked)
-    plain = backbone(sizes.image_px, images).to(keys.device_type())
+    plain = backbone(sizes.image_px, images).to(device.device_type())
     model = copy.deepcopy(plain)
     ours, rival = [], []
     for _ in range(sizes.repeats):
         ours.append(seconds_of(lambda: looked_at(model, images, place / "features.npy")))
         starts = range(0, len(images), BATCH_SIZE)
         rival.append(seconds_of(lambda: [plain_loop(plain, images[start : start + BATCH_SIZE]) for start in starts]))  # noqa: B023
-    dtype = keys.features_dtype(keys.device_type())
+    dtype = device.features_dtype(device.device_type())
     reach = 3.0 if dtype == "bfloat16" else 1.6
     faster = median(rival) / median(ours)
     yield Row(
@@ -376,7 +385,7 @@ def features(place: Path, sizes: Sizes) -> Iterator[Row]:
 def sampling(place: Path, sizes: Sizes) -> Iterator[Row]:
     """Closest pairs; the rival embeds both images of each of a round's pairs when it compares them."""
     images = draw_images(place, min(sizes.sampled, 2000), sizes.image_px, sizes.sampled)
-    plain = backbone(sizes.image_px, images).to(keys.device_type())
+    plain = backbone(sizes.image_px, images).to(device.device_type())
     model, labels = copy.deepcopy(plain), np.arange(sizes.sampled) % N_CLASSES
     n_pairs = n_pairs_for(CP_RATIO, sizes.sampled)
 
@@ -456,7 +465,7 @@ def about() -> str:
     """The command, the commit and the machine."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     command = shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
-    machine = f"{default_threads()} cores, {platform.processor() or platform.machine()}, {keys.device_type()}, torch {torch.__version__}"
+    machine = f"{default_threads()} cores, {platform.processor() or platform.machine()}, {device.device_type()}, torch {torch.__version__}"
     return f"`{command}`, commit {done.stdout.strip() or 'unknown'}, {machine}"
 
 

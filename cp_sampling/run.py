@@ -17,7 +17,8 @@ from bccp.cp_sampling import n_pairs_for
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
 from bccp.samplers import NEED_EMBEDDINGS, SAMPLERS
-from bccp.step import Step, command_line
+from bccp.step import command_line
+from bccp.step_context import Step
 
 
 def run(step: Step) -> None:

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import fetch_data, tables
 from bccp.home import home
-from bccp.step import Step, command_line
+from bccp.step import command_line
+from bccp.step_context import Step
 
 
 def run(step: Step) -> None:

@@ -14,9 +14,9 @@ from PIL import Image
 from uv_stand_in import Tool
 from wandb_stand_in import KEY, WandbStandIn
 
-from bccp import config, tracking
+from bccp import step_graph, tracking
 from bccp.home import PLACES
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 from bccp.wandb_mirror import import_wandb
 
 # a shell's background jobs ignore it, and so would all that the tests start
@@ -123,7 +123,7 @@ def checkout(tmp_path: Path) -> Callable[[str], Path]:
     def copy(name: str) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        for part in ["MLproject", "conda.yml", "config.yaml", "main.py", *config.STEPS, "src"]:
+        for part in ["MLproject", "conda.yml", "config.yaml", "main.py", *step_graph.STEPS, "src"]:
             if (ROOT / part).is_dir():
                 shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
             else:

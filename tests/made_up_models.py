@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 
 from bccp import config, models, tables
 from bccp.images import open_days
-from bccp.keys import ROOT
 from bccp.monday_model import shared_monday_model
+from bccp.paths import ROOT
 from bccp.pipeline import load_step
 from bccp.promotion import settle
-from bccp.step import Context, Step, execute, what_is_meant
+from bccp.step import execute, what_is_meant
+from bccp.step_context import Context, Step
 from bccp.test import reference_labels
 from bccp.tracking import Ledger, ledger_uri
 

@@ -13,9 +13,10 @@ import pytest
 
 import bccp
 from bccp import config, pipeline
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 from bccp.plan import Plan
-from bccp.step import SPECS, Step
+from bccp.step_context import Step
+from bccp.step_graph import SPECS
 from bccp.tracking import Ledger, ledger_uri
 
 FETCH = "main.execute_steps=[fetch_data]"

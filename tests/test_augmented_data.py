@@ -15,7 +15,7 @@ from test_train import SharingStep, make_step
 from bccp import augmented_data, config, models, tables, train, training, transforms
 from bccp.errors import BCCPError
 from bccp.images import Days, FeatureView, open_days
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread", "home")
 

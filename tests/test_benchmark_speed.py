@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bccp import keys
+from bccp import device
 from benchmarks import speed
 
 
@@ -28,12 +28,12 @@ def test_the_plain_loop_gives_the_features_that_the_steps_make(tmp_path: Path, o
     model = speed.backbone(32, images)
     slow = np.concatenate([speed.plain_loop(model, images[start : start + 50]) for start in (0, 50)])
     assert 0.1 < slow.std() < 10
-    monkeypatch.setattr(keys, "features_dtype", lambda device: "float32")
+    monkeypatch.setattr(device, "features_dtype", lambda device: "float32")
     fast = speed.looked_at(model, images, tmp_path / "features.npy")[:]
     np.testing.assert_allclose(fast, slow, rtol=0.01, atol=0.01 * slow.std())
     assert np.load(tmp_path / "features.npy", mmap_mode="r").dtype == np.float16
     # a deep network whose weights are random makes much of bfloat16's rounding
-    monkeypatch.setattr(keys, "features_dtype", lambda device: "bfloat16")
+    monkeypatch.setattr(device, "features_dtype", lambda device: "bfloat16")
     rounded = speed.looked_at(model, images, tmp_path / "rounded.npy")[:]
     assert 0.8 < np.corrcoef(rounded.ravel(), slow.ravel())[0, 1] < 0.9999
 

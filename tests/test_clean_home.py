@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 
-from bccp import clean_home, config
+from bccp import clean_home, step_graph
 from bccp.environments import WHOLE
 from bccp.processes import process_start
 from bccp.why import explain
@@ -81,11 +81,11 @@ def test_what_a_recent_run_has_reused_stays_for_as_long_as_that_run(stubs: Stubs
     old = run(FEW)
     grow_old(home, 40)
     new = run(FEW)
-    assert stubs.took() == list(config.STEPS[:4])
+    assert stubs.took() == list(step_graph.STEPS[:4])
     clean()
     assert {r.info.run_id for r in all_runs(ledger())} == set(new["runs"].values())
     assert set(old["runs"].values()) - set(new["runs"].values()) == {old["runs"]["pipeline"]}
-    assert reusable(FEW) == list(config.STEPS[:4])
+    assert reusable(FEW) == list(step_graph.STEPS[:4])
     grow_old(home, 29)
     clean()
     assert len(all_runs(ledger())) == 5
@@ -99,8 +99,8 @@ def test_what_a_recent_step_has_read_stays_and_its_like_do_not(stubs: Stubs, hom
     new, other = "noisy_labels.user_accuracy=0.6", "noisy_labels.user_accuracy=0.7"
     run("main.execute_steps=[noisy_labels]", new)
     clean()
-    assert reusable(FEW, new) == list(config.STEPS[:4])
-    assert reusable(FEW, other) == list(config.STEPS[:3])
+    assert reusable(FEW, new) == list(step_graph.STEPS[:4])
+    assert reusable(FEW, other) == list(step_graph.STEPS[:3])
 
 
 def test_a_run_that_is_named_stays_with_all_that_it_needs(stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,8 +118,8 @@ def test_a_run_that_is_named_stays_with_all_that_it_needs(stubs: Stubs, home: Pa
         assert "1 run(s) have the tag bccp.keep" in capsys.readouterr().out
     grow_old(home, 400)
     clean()
-    assert reusable("train.epochs=7") == list(config.STEPS[:7])
-    assert reusable("train.epochs=9") == list(config.STEPS[:7])  # not its test
+    assert reusable("train.epochs=7") == list(step_graph.STEPS[:7])
+    assert reusable("train.epochs=9") == list(step_graph.STEPS[:7])  # not its test
     assert Path(named["folder"]).is_dir()
     assert not Path(other["folder"]).exists()
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from bccp import cleanup, config, preprocessing
 from bccp.cleanup import clean_up
 from bccp.errors import BCCPError
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 
 cv2 = pytest.importorskip("cv2")
 

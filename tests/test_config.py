@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, keys
+from bccp import config, device, step_graph
 from bccp.errors import BCCPError
 
 
@@ -29,7 +29,7 @@ def load(root: Path, **changes: Any) -> config.Config:
 
 def test_the_shipped_configuration_is_valid(root: Path) -> None:
     loaded = load(root)
-    assert loaded.main.execute_steps == list(config.STEPS)
+    assert loaded.main.execute_steps == list(step_graph.STEPS)
     assert loaded.bayes_cutoff.model == loaded.train.model
 
 
@@ -175,7 +175,7 @@ def test_energy_is_measured_only_where_the_package_for_it_is_installed_and_chang
 def test_a_device_or_precision_that_is_not_here_is_refused_at_the_start(
     root: Path, monkeypatch: pytest.MonkeyPatch, here: str, changes: dict[str, Any], sentence: str | None
 ) -> None:
-    monkeypatch.setattr(keys, "device_type", lambda: here)
+    monkeypatch.setattr(device, "device_type", lambda: here)
     changes = {f"train__{key}": value for key, value in changes.items()}
     if sentence is None:
         load(root, **changes)
@@ -209,7 +209,7 @@ def test_every_section_reads_back_what_encode_writes(root: Path) -> None:
     own = ["rotate", {"_target_": "torchvision.transforms.v2.RandomInvert", "p": 0.5}]
     loaded = load(root, noisy_labels__noise=[[0.9, 0.1], [0.2, 0.8]], train__augmentation=own)
     checked = 0
-    for step in config.STEPS:
+    for step in step_graph.STEPS:
         section = loaded.section(step)
         texts = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
         assert config.section(config.section_type(step), texts, step, root) == section

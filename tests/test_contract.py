@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bccp import config, contract
-from bccp.keys import _imported_files, pins
-from bccp.step import SPECS
+from bccp import config, contract, step_graph
+from bccp.keys import _imported_files
+from bccp.requirements import pins
+from bccp.step_graph import SPECS
 
-FOLDERS = [*config.STEPS, "."]
+FOLDERS = [*step_graph.STEPS, "."]
 
 
 def test_there_are_eight_steps_each_with_three_files(root: Path) -> None:
-    assert len(config.STEPS) == 8
-    for step in config.STEPS:
+    assert len(step_graph.STEPS) == 8
+    for step in step_graph.STEPS:
         names = {path.name for path in (root / step).iterdir() if path.name != "__pycache__"}
         assert names == {"MLproject", "conda.yml", "run.py"}, step
 
 
-@pytest.mark.parametrize("step", config.STEPS)
+@pytest.mark.parametrize("step", step_graph.STEPS)
 def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> None:
     text = (root / step / "MLproject").read_text()
     assert text == contract.mlproject(step), "run `make contract`"
@@ -78,13 +79,13 @@ def test_mlflow_reads_every_name_and_pin_and_they_are_those_of_real_packages(roo
 
 def test_steps_with_the_same_requirements_have_the_same_file(root: Path) -> None:
     """So every manager gives them one environment: MLflow names those of conda by the text of the file."""
-    texts = {step: (root / step / "conda.yml").read_text() for step in config.STEPS}
+    texts = {step: (root / step / "conda.yml").read_text() for step in step_graph.STEPS}
     requirements = {text.partition("dependencies:")[2] for text in texts.values()}
     assert len(requirements) == len(set(texts.values())) == 7
     assert texts["cp_sampling"] == texts["train"]
 
 
-@pytest.mark.parametrize("step", config.STEPS)
+@pytest.mark.parametrize("step", step_graph.STEPS)
 def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step: str) -> None:
     imported, seen, todo = set(), set(), [root / step / "run.py"]
     while todo:
@@ -107,5 +108,5 @@ def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step
 
 
 def test_steps_without_torch_do_not_install_it(root: Path) -> None:
-    with_torch = {step for step in config.STEPS if "torch" in pins(root / step / "conda.yml")}
+    with_torch = {step for step in step_graph.STEPS if "torch" in pins(root / step / "conda.yml")}
     assert with_torch == {"bayes_cutoff", "cp_sampling", "train", "test"}

@@ -14,8 +14,8 @@ from sklearn.neighbors import NearestNeighbors
 from test_evaluation import TestingStep, make_data, picture, run_step
 
 from bccp import error_analysis, evaluation, models, tables, test
+from bccp.digests import folder_digest
 from bccp.images import open_days
-from bccp.tracking import folder_digest
 
 CLASSES = [str(k) for k in range(10)]
 

@@ -17,9 +17,9 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from bccp import metrics, mlflow_model, models, plots, tables, test
+from bccp.digests import folder_digest
 from bccp.errors import BCCPError
 from bccp.images import open_days
-from bccp.tracking import folder_digest
 
 CLASSES = [f"{k:02d}" for k in range(8)]
 LONG_NOTE = "verified=false: the labels of 17 of 29 test images are the given ones"

@@ -18,8 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 
 from bccp import command_line, config
-from bccp.keys import ROOT
 from bccp.overrides import EXTRAS, check_overrides, flags_first
+from bccp.paths import ROOT
 
 FILES = sorted([*(ROOT / "experiments").glob("*.yaml"), *(ROOT / "data_sets").glob("*.yaml")])
 

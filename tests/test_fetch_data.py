@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from test_downloads import ID, Server, drive, server
 
-from bccp import archives, downloads, fetch_data, tracking
+from bccp import archives, digests, downloads, fetch_data
 from bccp.config import Data
 from bccp.errors import BCCPError
 
@@ -262,7 +262,7 @@ def test_the_fingerprint_of_local_data_is_that_of_their_content(tmp_path: Path, 
 
 
 def test_a_sweeps_later_jobs_do_not_read_the_images_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "_SETTLED_NS", 0)
     before = fetch_data.source_fingerprint(config("folder", folder))
     with monkeypatch.context() as none_is_read:
         none_is_read.setattr(archives, "read_chunks", lambda file, shown: pytest.fail(f"{file.name} was read"))

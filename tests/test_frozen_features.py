@@ -19,7 +19,7 @@ import pytest
 import torch
 from fake_step import FakeStep, load_run
 
-from bccp import config, cp_sampling, features, frozen_features, keys, models, tables
+from bccp import config, cp_sampling, device, features, frozen_features, keys, models, tables
 from bccp.architectures import ImageClassifier
 from bccp.images import Days, FeatureView, ImageView, open_days
 
@@ -178,7 +178,7 @@ def test_features_are_kept_by_pixels_and_backbone_and_nothing_else(step: Sharing
 def test_what_is_computed_in_is_part_of_every_key(step: SharingStep, monkeypatch: pytest.MonkeyPatch) -> None:
     days, model, found, steps, shared = days_of(step), make_model(), [], [], []
     for dtype in ("float32", "bfloat16"):
-        monkeypatch.setattr(keys, "features_dtype", lambda device, dtype=dtype: dtype)
+        monkeypatch.setattr(device, "features_dtype", lambda device, dtype=dtype: dtype)
         found.append(frozen_features.shared_inputs(step, days)(model, days.ids("monday", "train"))[:])
         steps.append(keys.step_key("train", Section(), {}, isolated=False)[1]["dtype"]["frozen"])
         shared.append(keys.shared_parts("monday_model")["dtype"]["frozen"])
@@ -197,7 +197,7 @@ class Section:
 
 def test_torch_says_the_same_of_this_processor() -> None:
     able = torch.cpu.get_capabilities()
-    assert keys.features_dtype("cpu") == ("bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32")
+    assert device.features_dtype("cpu") == ("bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32")
 
 
 @pytest.mark.parametrize(("name", "n_left"), [("small_cnn", 0), ("mobilenet_v3_small", 0), ("resnet18", 17)])

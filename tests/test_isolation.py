@@ -19,8 +19,9 @@ from packaging.utils import canonicalize_name
 from uv_stand_in import Tool
 
 import bccp
-from bccp import config, environments
-from bccp.keys import ROOT, pins
+from bccp import environments, step_graph
+from bccp.paths import ROOT
+from bccp.requirements import pins
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2"]
 QUICK += ["main.threads=1", "tracking.wandb=disabled"]
@@ -101,7 +102,7 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         summary, _ = pipeline(ROOT, home, f"main.env_manager={request.param}", **variables)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_ENV_ROOT", str(home / "envs"))
-            places = {step: environments.place(ROOT / step, request.param) for step in config.STEPS}
+            places = {step: environments.place(ROOT / step, request.param) for step in step_graph.STEPS}
         yield Isolated(summary, records(home), places)
     finally:
         shutil.rmtree(home)
@@ -111,7 +112,7 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_steps_in_environments_of_their_own_make_what_they_make_here(isolated: Isolated, here: Here) -> None:
     assert [step["status"] for step in isolated.summary["steps"]] == ["ran"] * 8
     assert outputs(isolated.summary) == here.outputs
-    assert set(config.STEPS) < set(here.records)  # and what the steps share
+    assert set(step_graph.STEPS) < set(here.records)  # and what the steps share
     assert isolated.records == here.records
     built = {place.name for place in isolated.environments["train"].parent.iterdir() if place.is_dir()}
     assert built == {place.name for place in isolated.environments.values()}

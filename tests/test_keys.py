@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, keys, tracking
-from bccp.step import SPECS
+from bccp import config, device, keys, paths, requirements, step_graph, tracking
+from bccp.step_graph import SPECS
 
 
 @pytest.fixture
@@ -21,15 +21,15 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """A copy of the checkout that may be edited."""
     copy = tmp_path / "checkout"
     shutil.copytree(root / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    for step in config.STEPS:
+    for step in step_graph.STEPS:
         shutil.copytree(root / step, copy / step, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(keys, "ROOT", copy)
-    monkeypatch.setattr(keys, "_PACKAGE", copy / "src" / "bccp")
+    monkeypatch.setattr(paths, "ROOT", copy)
+    monkeypatch.setattr(paths, "PACKAGE", copy / "src" / "bccp")
     keys.source_digests.cache_clear()
-    keys.installed_version.cache_clear()
+    requirements.installed_version.cache_clear()
     yield copy
     keys.source_digests.cache_clear()
-    keys.installed_version.cache_clear()
+    requirements.installed_version.cache_clear()
 
 
 def section(root: Path, step: str = "noisy_labels", **changes: Any) -> Any:
@@ -71,7 +71,7 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
 
 
 def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> None:
-    files = [*(root / "src" / "bccp").glob("*.py"), *(root / step / "run.py" for step in config.STEPS)]
+    files = [*(root / "src" / "bccp").glob("*.py"), *(root / step / "run.py" for step in step_graph.STEPS)]
     assert len(files) > 50
     for path in files:
         imported: set[str] = set()
@@ -87,7 +87,7 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
         assert found - {path} == expected, path  # an example may import the module that it is in
 
 
-@pytest.mark.parametrize("step", config.STEPS)
+@pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_runs_the_steps_and_tells_of_them_is_in_no_key(root: Path, step: str) -> None:
     imported = {Path(name).stem for name in keys.source_digests(root / step / "run.py")}
     assert not imported & {"pipeline", "pipeline_page", "pipeline_report", "pages", "plan", "sweeps", "environments", "wandb_reused"}
@@ -105,7 +105,7 @@ def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Pat
     assert change.startswith("code.src/bccp/models.py: ")
 
 
-@pytest.mark.parametrize("step", config.STEPS)
+@pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
     longest = {f.name: "x" * 200 for f in dataclasses.fields(config.section_type(step)) if f.type in ("Any", "str | None")}
     inputs = dict.fromkeys((*SPECS[step].inputs, *SPECS[step].optional_inputs), "true_labels:" + "a" * 64)
@@ -156,11 +156,11 @@ def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Pa
 
 def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = parts(root, "train"), parts(root)
-    assert train["dtype"] == {"training": "float32", "frozen": keys.features_dtype("cpu")}
-    monkeypatch.setattr(keys, "features_dtype", lambda device: "bfloat16")
+    assert train["dtype"] == {"training": "float32", "frozen": device.features_dtype("cpu")}
+    monkeypatch.setattr(device, "features_dtype", lambda device: "bfloat16")
     other = parts(root, "train")
     assert other["dtype"] == {"training": "float32", "frozen": "bfloat16"}
-    monkeypatch.setattr(keys, "device_type", lambda: "cuda")
+    monkeypatch.setattr(device, "device_type", lambda: "cuda")
     assert keys.differences(other, parts(root, "train")) == ['device: "cpu" -> "cuda"']
     assert parts(root) == labels
     assert keys.parts_key(train) != keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
@@ -169,14 +169,14 @@ def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monke
 def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
     checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keys, "features_dtype", lambda device: "float32")
+    monkeypatch.setattr(device, "features_dtype", lambda device: "float32")
     train = parts(root, "train")
     assert parts(root, "train", accelerator="cpu") == train
     other = parts(root, "train", precision="bfloat16")
     assert keys.differences(train, other) == ['dtype.training: "float32" -> "bfloat16"', 'parameters.precision: "float32" -> "bfloat16"']
     assert parts(root, "train", strategy="ddp_fork") == train
     assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
-    monkeypatch.setattr(keys, "device_type", lambda: "cuda")
+    monkeypatch.setattr(device, "device_type", lambda: "cuda")
     assert keys.differences(train, parts(root, "train", accelerator="cpu")) == []
     assert parts(root, "train")["device"] == "cuda"
 
@@ -184,10 +184,10 @@ def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
 def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, installed = parts(root, "train"), keys.metadata.version
+    before, installed = parts(root, "train"), requirements.metadata.version
     for changed, seen in (("torch", ["installed.torch"]), ("matplotlib", [])):
-        monkeypatch.setattr(keys.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
-        keys.installed_version.cache_clear()
+        monkeypatch.setattr(requirements.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
+        requirements.installed_version.cache_clear()
         assert [change.partition(":")[0] for change in keys.differences(before, parts(root, "train"))] == seen
 
 

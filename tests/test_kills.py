@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from bccp import command_line, config
+from bccp import command_line, step_graph
 from bccp.pipeline import _Pipeline
 from bccp.processes import descendants, lives
 from bccp.tracking import Ledger, ledger_uri
@@ -216,7 +216,7 @@ def test_whatever_is_stopped_in_a_step_the_next_run_makes_what_an_undisturbed_on
     expected = {step["name"]: step for step in summary(undisturbed)["steps"]}
 
     draw = random.Random(turn)
-    for step in config.STEPS:
+    for step in step_graph.STEPS:
         process, said = start(home, more)
         until(lambda said=said, step=step, process=process: f"{step}: runs" in said.read_text() or not process.is_alive())
         time.sleep(draw.uniform(0, expected[step]["seconds"]))

@@ -16,12 +16,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import bccp
-from bccp import compare, config, tables
+from bccp import compare, config, step_graph, tables
 from bccp.errors import BCCPError
 from bccp.home import scratch
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 from bccp.pipeline import load_step
-from bccp.step import SPECS, Context, Step, execute
+from bccp.step import execute
+from bccp.step_context import Context, Step
+from bccp.step_graph import SPECS
 from bccp.tracking import Ledger, ledger_uri
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]
@@ -89,7 +91,7 @@ def test_all_eight_steps_ran_and_the_summary_says_so(story: Story) -> None:
     summary = json.loads((Path(story.summary["folder"]) / "summary.json").read_text())
     assert summary["status"] == "finished"
     assert summary["error"] is None
-    assert [(step["name"], step["status"]) for step in summary["steps"]] == [(name, "ran") for name in config.STEPS]
+    assert [(step["name"], step["status"]) for step in summary["steps"]] == [(name, "ran") for name in step_graph.STEPS]
     for step in summary["steps"]:
         assert set(step["outputs"]) == set(SPECS[step["name"]].outputs)
         assert 0 < step["work_seconds"] <= step["seconds"]

@@ -26,12 +26,13 @@ from wandb_stand_in import WandbStandIn
 
 import bccp
 from bccp import command_line, pipeline_report, provenance, tables
-from bccp.config import STEPS
 from bccp.errors import BCCPError
 from bccp.overrides import split_options
-from bccp.pipeline import PAGE, compose
+from bccp.pipeline import compose
 from bccp.pipeline_page import page
 from bccp.pipeline_story import MOST_PICTURES, read_story, wilson
+from bccp.run_summary import PAGE
+from bccp.step_graph import STEPS
 
 Stubs = stub_steps.Stubs
 

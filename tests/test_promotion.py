@@ -16,8 +16,9 @@ from wandb_stand_in import WandbStandIn
 from bccp import mlflow_model, promotion, registry, rollback, served_model, wandb_sync
 from bccp.config import encode
 from bccp.errors import BCCPError
-from bccp.pipeline import Summary, _Pipeline
+from bccp.pipeline import _Pipeline
 from bccp.registry import VERSION_TAG
+from bccp.run_summary import Summary
 from bccp.step import what_is_meant
 from bccp.tracking import Ledger
 from bccp.wandb_mirror import alias

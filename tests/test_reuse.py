@@ -18,10 +18,10 @@ from stub_steps import FETCH, FEW, QUIET, Stubs, all_runs, ledger, plan, run
 from uv_stand_in import Tool
 
 import bccp
-from bccp import config, tracking
+from bccp import step_graph, tracking
 from bccp.errors import BCCPError
 from bccp.home import checkpoint_path
-from bccp.step import Context, Step
+from bccp.step_context import Context, Step
 from bccp.wandb_mirror import NoMirror
 
 
@@ -36,7 +36,7 @@ def statuses(summary: dict[str, Any]) -> list[str]:
 
 def test_a_reused_step_is_told_in_one_line_in_the_summary_and_in_mlflow(stubs: Stubs, capsys: pytest.CaptureFixture[str]) -> None:
     first = run()
-    assert stubs.took() == list(config.STEPS)
+    assert stubs.took() == list(step_graph.STEPS)
     capsys.readouterr()
     again = run("train.epochs=7")
     assert stubs.took() == ["train", "test"]
@@ -111,7 +111,7 @@ print(sorted({"torch", "lightning", "torchvision"} & set(sys.modules)))
 def test_only_what_the_asked_steps_will_use_is_looked_at_beforehand(stubs: Stubs) -> None:
     run(FEW, "train.model=resnet_smal", "bayes_cutoff.audit_file=none.csv")
     run("main.execute_steps=[bayes_cutoff,cp_sampling]", "cp_sampling.type=random", "cp_sampling.embedding=mobilenet")
-    assert stubs.took() == [*config.STEPS[:6]]
+    assert stubs.took() == [*step_graph.STEPS[:6]]
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -147,12 +147,12 @@ def test_without_the_cache_every_step_runs_again_and_what_is_left_out_is_still_f
     run(FEW)
     stubs.took()
     again = run(FEW, "main.cache=false")
-    assert stubs.took() == list(config.STEPS[:4])
+    assert stubs.took() == list(step_graph.STEPS[:4])
     part = run("main.cache=false", "main.execute_steps=[noisy_labels]")
     assert stubs.took() == ["noisy_labels"]
     noted = ledger().client.get_run(part["runs"]["pipeline"]).data.tags
     left_out = {name: value for name, value in noted.items() if name.startswith("bccp.left_out.")}
-    assert left_out == {f"bccp.left_out.{step}": again["runs"][step] for step in config.STEPS[:3]}
+    assert left_out == {f"bccp.left_out.{step}": again["runs"][step] for step in step_graph.STEPS[:3]}
     assert part["steps"][3]["outputs"] == again["steps"][3]["outputs"]
 
 
@@ -260,7 +260,7 @@ def test_a_reused_step_starts_no_process_where_steps_have_environments_of_their_
 ) -> None:
     uv, store = "main.env_manager=uv", ledger()
     made, parent = plan(uv), store.start("another pipeline")
-    for name in config.STEPS:  # as the steps' own processes would leave it
+    for name in step_graph.STEPS:  # as the steps' own processes would leave it
         key, parts = made.key(name, store)
         assert "installed" not in parts
         run_id = store.start(name, parent=parent, tags={"bccp.step": name})

@@ -23,10 +23,10 @@ from omegaconf import OmegaConf
 from wandb_stand_in import WandbStandIn
 
 from bccp import command_line, sweep_plots, sweep_report, sweep_results, wandb_sync
-from bccp.config import STEPS
 from bccp.errors import BCCPError
-from bccp.keys import ROOT
-from bccp.pipeline import Summary
+from bccp.paths import ROOT
+from bccp.run_summary import Summary
+from bccp.step_graph import STEPS
 from bccp.sweep_results import Job, Sweep, aggregate, best, gather, interval
 from bccp.tracking import Ledger, ledger_uri
 

@@ -31,8 +31,9 @@ import bccp
 from bccp import command_line, sweeps, tables
 from bccp.errors import BCCPError
 from bccp.processes import descendants, lives
-from bccp.step import MAKER, default_threads
+from bccp.step_graph import MAKER
 from bccp.sweeps import Marked, share
+from bccp.threads import default_threads
 from bccp.tracking import Ledger, ledger_uri
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]

@@ -17,11 +17,12 @@ import sqlalchemy
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from bccp import tracking
+from bccp import digests, endings
+from bccp.digests import digest_once, folder_digest
 from bccp.errors import BCCPError
 from bccp.home import scratch, sweep_scratch
 from bccp.processes import Interrupted, terminable
-from bccp.tracking import Ledger, digest_once, folder_digest, ledger_uri
+from bccp.tracking import Ledger, ledger_uri
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_file_is_read_once_as_long_as_it_is_the_same(tmp_path: Path, monkeypat
 
     path.write_text("cat")
     assert (digest(), digest(), reads) == ("cat", "cat", ["cat", "cat"])  # it could still change within the clock's grain
-    monkeypatch.setattr(tracking, "_SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "_SETTLED_NS", 0)
     assert (digest(), digest(), len(reads)) == ("cat", "cat", 3)
     before = path.stat()
     time.sleep(0.02)
@@ -265,10 +266,10 @@ def test_four_processes_may_use_a_new_home_at_once(tmp_path: Path) -> None:
 
 
 def test_a_refused_write_is_told_with_its_place_and_other_errors_stay_what_they_are(tmp_path: Path, home: Path) -> None:
-    full = tracking.told(OSError(28, "No space left on device", str(tmp_path)))
+    full = endings.told(OSError(28, "No space left on device", str(tmp_path)))
     assert isinstance(full, BCCPError)
     assert str(full).startswith(f"the disk that holds {tmp_path} is full")
-    database = tracking.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    database = endings.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
     assert str(database).startswith(f"the disk that holds {home} is full")
     bug = FileNotFoundError(2, "No such file", "x")
-    assert tracking.told(bug) is bug
+    assert endings.told(bug) is bug

@@ -13,10 +13,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bccp import command_line, pipeline, sweeps, tuning
+from bccp import command_line, pipeline, run_summary, sweeps, tuning
 from bccp.errors import BCCPError
-from bccp.keys import ROOT
-from bccp.step import SPECS, Step
+from bccp.paths import ROOT
+from bccp.step_context import Step
+from bccp.step_graph import SPECS
 
 
 def composed(*overrides: str, hydra: bool = False) -> Any:
@@ -132,7 +133,7 @@ def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monke
     assert job.main.threads == 1
     (sweep.folder / "0" / ".hydra").mkdir(parents=True)
     OmegaConf.save(job, sweep.folder / "0" / ".hydra" / "config.yaml")
-    pipeline.Summary(metrics={tuning.METRIC: 0.5}).write(sweep.folder / "0")
+    run_summary.Summary(metrics={tuning.METRIC: 0.5}).write(sweep.folder / "0")
     tuning.conclude(sweep.folder)
     assert (sweep.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]
 

@@ -26,10 +26,12 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import command_line, config, pipeline, wandb_mirror, wandb_sync
+from bccp import command_line, config, pipeline, step_graph, wandb_mirror, wandb_sync
 from bccp.errors import BCCPError
-from bccp.step import SPECS, Context, Step, locate
 from bccp.step import command_line as step_command_line
+from bccp.step import locate
+from bccp.step_context import Context, Step
+from bccp.step_graph import SPECS
 from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NOTE, alias
 
@@ -73,7 +75,7 @@ def versions(server: WandbStandIn) -> list[str]:
 def test_every_step_is_a_run_and_the_lineage_goes_from_raw_data_to_evaluation(server: WandbStandIn, home: Path, light_steps: None) -> None:
     summary = bccp.run(["train.epochs=7"])
     group = Path(summary["folder"]).name
-    assert [run.job_type for run in server.runs.values()] == [*config.STEPS, "pipeline_report"]
+    assert [run.job_type for run in server.runs.values()] == [*step_graph.STEPS, "pipeline_report"]
     assert {(run.entity, run.project, run.group, run.state) for run in server.runs.values()} == {("me", "bccp", group, "finished")}
     assert server.edges() == LINEAGE
     for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
@@ -389,7 +391,7 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
     assert len(notes(home)) == 9  # the eight steps', and the report's
     assert wandb_sync.sync() == "W&B: 9 runs and 17 input edges uploaded"
     assert server.edges() == LINEAGE
-    assert sorted(str(run.job_type) for run in server.runs.values()) == sorted([*config.STEPS, "pipeline_report"])
+    assert sorted(str(run.job_type) for run in server.runs.values()) == sorted([*step_graph.STEPS, "pipeline_report"])
     assert {(run.group, run.state) for run in server.runs.values()} == {(Path(summary["folder"]).name, "finished")}
     for name, version in [output for step in summary["steps"] for output in step["outputs"].items()]:
         assert server.find(f"{name}:{alias(version)}") is not None

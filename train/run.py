@@ -13,12 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
 
-from bccp import batch_picture, energy, keys, mlflow_model, models, tables, train, training
+from bccp import batch_picture, device, energy, mlflow_model, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
 from bccp.starting_point import starting_model
-from bccp.step import Step, command_line
+from bccp.step import command_line
+from bccp.step_context import Step
 
 
 def run(step: Step) -> None:
@@ -50,7 +51,7 @@ def run(step: Step) -> None:
             *(inputs(model, validation.ids), validation.targets),
             **train.balance(config, images),
             **train.settings(config),
-            **{"mirror": mirror and not config.augment_to, "seed": config.random_seed, "device": keys.training_device(config)},
+            **{"mirror": mirror and not config.augment_to, "seed": config.random_seed, "device": device.training_device(config)},
             **{"folder": folder, "checkpoint": step.checkpoint, "progress": True},
             show=lambda batch: batch_picture.log_batch(step, batch),
         )

@@ -25,7 +25,7 @@ from bccp.config import Train
 from bccp.errors import BCCPError
 from bccp.frozen_features import backbone_digest, look_by, shared_array
 from bccp.images import Days, FeatureView, ImageView
-from bccp.step import Step
+from bccp.step_context import Step
 from bccp.train import LabelledImages
 from bccp.transforms import Change, changes
 

@@ -36,7 +36,7 @@ from bccp.home import home, keep_within_home, scratch, sweep_scratch
 from bccp.masking import shown_url
 from bccp.overrides import split_options
 from bccp.pipeline import compose
-from bccp.step import default_threads
+from bccp.threads import default_threads
 from bccp.tracking import Ledger, ledger_uri
 
 ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"

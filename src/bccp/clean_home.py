@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bccp import config
+from bccp import step_graph
 from bccp.downloads import slot_name
 from bccp.endings import exit_status
 from bccp.environments import WHOLE
@@ -488,7 +488,7 @@ def _hide(ledger: Ledger, run: Any, known: Sequence[Any]) -> bool:
     """Take a run from MLflow's sight unless it is in use by now; its step's lock is held from a search for it to the note of its use."""
     tags = run.data.tags
     step, key = tags.get("bccp.step"), tags.get("bccp.key")
-    lock = ledger.home / "locks" / f"{'step' if step in config.STEPS else step}-{key[:16]}.lock" if step and key else None
+    lock = ledger.home / "locks" / f"{'step' if step in step_graph.STEPS else step}-{key[:16]}.lock" if step and key else None
     with _unused(lock) as unused:
         if not unused:
             return False

@@ -17,15 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import sweeps
-from bccp.endings import failed
+from bccp.endings import failed, told
 from bccp.errors import BCCPError
 from bccp.home import home
-from bccp.keys import ROOT
 from bccp.masking import hide, shown, shown_text
 from bccp.overrides import check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
-from bccp.pipeline import PAGE, Summary, new_run_folder, notes, report, run_composed
+from bccp.paths import ROOT
+from bccp.pipeline import new_run_folder, notes, report, run_composed
 from bccp.processes import Interrupted, callers, end_with
-from bccp.tracking import told
+from bccp.run_summary import PAGE, Summary
 from bccp.tuning import search_concluded
 
 _OPTION = "--hydra-options="

@@ -25,7 +25,7 @@ from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
 from bccp.pipelines import Pipeline
-from bccp.step import MAKER
+from bccp.step_graph import MAKER
 from bccp.sweep_results import source_of
 from bccp.test import scores
 from bccp.tracking import Ledger, ledger_uri

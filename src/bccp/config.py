@@ -20,23 +20,13 @@ import yaml
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bccp import own_code
+from bccp import own_code, paths
+from bccp.device import training_device
 from bccp.errors import BCCPError, nearest
+from bccp.step_graph import STEPS
 
 ADDED = ("experiments", "data_sets")
 """Groups that are no part of ``config.yaml``: ``+experiments=smoke``."""
-
-STEPS = (
-    "fetch_data",
-    "preprocessing",
-    "segregation",
-    "noisy_labels",
-    "bayes_cutoff",
-    "cp_sampling",
-    "train",
-    "test",
-)
-"""The steps, in run order."""
 
 NOISES = ("uniform", "pair", "confusions")
 """Simulated noises that have a name."""
@@ -542,7 +532,7 @@ def relevant(section: Any) -> dict[str, Any]:
 def defaults() -> dict[str, Any]:
     """``config.yaml`` by section, as it stands: links unresolved, Hydra's own sections among the others."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 20 times as fast as the other one, but not everywhere
-    values: dict[str, Any] = loader((own_code.ROOT / "config.yaml").read_text(encoding="utf-8")).get_single_data()
+    values: dict[str, Any] = loader((paths.ROOT / "config.yaml").read_text(encoding="utf-8")).get_single_data()
     return values
 
 
@@ -584,8 +574,6 @@ def _check_together(config: Config) -> None:
             "set data.source and data.path, or noisy_labels.source=simulated"
         )
     if "train" in config.main.execute_steps:  # before hours are spent on the steps before it
-        from bccp.keys import training_device  # which imports this module
-
         training_device(config.train)
 
 

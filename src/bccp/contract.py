@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp import config
-from bccp.keys import ROOT
-from bccp.step import MAKER, SPECS
+from bccp import config, step_graph
+from bccp.paths import ROOT
+from bccp.step_graph import MAKER, SPECS
 
 
 def mlproject(step: str) -> str:
@@ -57,5 +57,5 @@ def _comments(section: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for step in config.STEPS:
+    for step in step_graph.STEPS:
         (ROOT / step / "MLproject").write_text(mlproject(step), encoding="utf-8")

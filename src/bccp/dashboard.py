@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import keep_within_home
-from bccp.keys import ROOT
 from bccp.masking import first_line
+from bccp.paths import ROOT
 from bccp.wandb_mirror import has_login, import_wandb, open_api
 
 DEFINITION = ROOT / "dashboards" / "overview.yaml"

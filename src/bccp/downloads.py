@@ -26,9 +26,9 @@ from typing import IO, Any, TypeVar
 from filelock import FileLock
 
 from bccp.archives import CHUNK_BYTES, Listing, too_large
+from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.masking import shown_text
-from bccp.tracking import file_digest, folder_digest
 from bccp.wandb_mirror import import_wandb
 
 TIMEOUT_SECONDS = 10

@@ -16,7 +16,7 @@ from bccp import error_analysis, metrics, models, plots, tables, test
 from bccp.architectures import ImageClassifier
 from bccp.frozen_features import Inputs, shared_inputs
 from bccp.images import Days
-from bccp.step import Step
+from bccp.step_context import Step
 
 Float32 = npt.NDArray[np.float32]
 

@@ -18,12 +18,12 @@ import torch
 from bccp import models
 from bccp.architectures import ImageClassifier, names
 from bccp.config import MondayModel
+from bccp.digests import file_digest
 from bccp.errors import BCCPError, nearest
 from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, shared_inputs, shared_view
 from bccp.images import Days, FeatureView
 from bccp.monday_model import open_monday_model
-from bccp.step import Step
-from bccp.tracking import file_digest
+from bccp.step_context import Step
 
 Float32 = npt.NDArray[np.float32]
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 
 from bccp import archives, downloads
 from bccp.archives import File, Listing
+from bccp.digests import digest_once, file_digest
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import shown_url
-from bccp.tracking import digest_once, file_digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bccp import keys, models
+from bccp import device, models
 from bccp.architectures import ImageClassifier
 from bccp.images import Days, FeatureView, ImageView
-from bccp.step import Step
+from bccp.step_context import Step
 
 Float32 = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float16 | np.float32]
@@ -142,10 +142,10 @@ def fold_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def dtype_on(device: str) -> str:
-    """What a frozen backbone computes in: :func:`bccp.keys.features_dtype`, but float32 on a GPU that only imitates bfloat16."""
-    dtype = keys.features_dtype(device)
-    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+def dtype_on(device_type: str) -> str:
+    """What a frozen backbone computes in: :func:`bccp.device.features_dtype`, but float32 on a GPU that only imitates bfloat16."""
+    dtype = device.features_dtype(device_type)
+    if device_type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float32"
     return dtype
 

@@ -24,7 +24,7 @@ from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import open_monday_model
 from bccp.passes import assign_folds, held_out_passes, stochastic_passes
-from bccp.step import Step
+from bccp.step_context import Step
 from bccp.student import student_probabilities
 from bccp.train import one_hot
 

@@ -16,18 +16,12 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bccp import config
-from bccp.errors import BCCPError
-from bccp.tracking import file_digest, folder_digest
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: the folder that holds ``config.yaml`` and the steps."""
-
-_PACKAGE = Path(__file__).resolve().parent
+from bccp import config, device, paths
+from bccp.digests import file_digest, folder_digest
+from bccp.requirements import installed_version, pins
 
 _DIGITS = 16
 """Hex digits of a file's digest in a key's parts, so that those of 50 files fit into a tag; only changes by chance are to be noticed."""
@@ -68,10 +62,10 @@ def step_key(
     """
     parameters = {name: _by_content(section, name, value) for name, value in config.relevant(section).items()}
     parameters |= resolved or {}
-    environment = ROOT / step / "conda.yml"
+    environment = paths.ROOT / step / "conda.yml"
     parts: dict[str, Any] = {
         "step": step,
-        "code": _code(ROOT / step / "run.py"),
+        "code": _code(paths.ROOT / step / "run.py"),
         "environment": file_digest(environment),
         "parameters": parameters,
         "inputs": dict(inputs),
@@ -79,9 +73,9 @@ def step_key(
     if not isolated:
         parts["installed"] = _versions(pins(environment))
     if "torch" in pins(environment):
-        parts |= {"dtype": _dtypes(), "device": device_type()}
+        parts |= {"dtype": _dtypes(), "device": device.device_type()}
     if step == "train":
-        parts["dtype"]["training"], parts["device"] = section.precision, training_device(section)
+        parts["dtype"]["training"], parts["device"] = section.precision, device.training_device(section)
     return parts_key(parts), parts
 
 
@@ -116,7 +110,7 @@ def source_digests(run_file: Path) -> dict[str, str]:
     todo = [run_file]
     while todo:
         path = todo.pop()
-        name = path.relative_to(ROOT).as_posix()
+        name = path.relative_to(paths.ROOT).as_posix()
         if name not in seen:
             seen[name] = file_digest(path)
             todo += _imported_files(path)
@@ -134,89 +128,28 @@ def _imported_files(path: Path) -> list[Path]:
     for base, imported, alone in _IMPORT.findall(_TYPES.sub("", path.read_text(encoding="utf-8"))):
         names = [alone] if alone else [base, *(f"{base}.{name}" for name in re.findall(r"\w+", imported))]
         for name in names:
-            stem = _PACKAGE.joinpath(*name.split(".")[1:])
+            stem = paths.PACKAGE.joinpath(*name.split(".")[1:])
             files += [f for f in (stem.with_suffix(".py"), stem / "__init__.py") if f.is_file()]
     return files
 
 
-def device_type() -> str:
-    """``cuda``, ``mps`` or ``cpu``, told without importing torch: a CUDA build beside a driver and a visible device, or Apple silicon."""
-    version, visible = installed_version("torch"), os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
-    if not version:
-        return "cpu"
-    if "+cpu" not in version and visible and Path("/proc/driver/nvidia/version").exists():
-        return "cuda"
-    return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
-
-
-def training_device(section: Any) -> str:
-    """The device that the step ``train`` trains on, as :func:`device_type` names it.
-
-    Parameters
-    ----------
-    section : Train
-        Its ``accelerator`` and ``precision``.
-
-    Raises
-    ------
-    BCCPError
-        If it is not there, or cannot have that precision.
-    """
-    here = device_type()
-    device: str = here if section.accelerator == "auto" else section.accelerator
-    if device not in (here, "cpu"):
-        raise BCCPError(f"train.accelerator={device} is not here: use auto or cpu{f', or {here}' if here != 'cpu' else ''}")
-    if section.precision == "float16" and device != "cuda":
-        raise BCCPError(f"train.precision=float16 needs a CUDA device, but training would run on {device}: use float32 or bfloat16")
-    return device
-
-
-@functools.cache
-def features_dtype(device: str) -> str:
-    """What a frozen backbone computes in: ``bfloat16`` where the device has instructions for it, else ``float32``; told without torch.
-
-    Only torch can tell of a GPU: here it is ``bfloat16`` for every one, and :mod:`bccp.frozen_features` asks torch.
-    """
-    if device == "cpu":
-        try:
-            flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace"), flags=re.MULTILINE)
-        except OSError:
-            flags = None
-        return "bfloat16" if flags and {"avx512_bf16", "amx_bf16"} & set(flags[1].split()) else "float32"
-    return "bfloat16" if device == "cuda" else "float32"
-
-
 def _dtypes() -> dict[str, str]:
     """What learns is float32, but where ``train.precision`` says otherwise; what is frozen may be less."""
-    return {"training": "float32", "frozen": features_dtype(device_type())}
-
-
-def pins(environment: Path) -> dict[str, str]:
-    """The ``package==version`` lines of an environment file."""
-    return dict(re.findall(r"^\s*-\s*([A-Za-z0-9._-]+)==(\S+)", environment.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    return {"training": "float32", "frozen": device.features_dtype(device.device_type())}
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: installed_version(name) or "missing" for name in packages}
 
 
-@functools.cache
-def installed_version(package: str) -> str:
-    """Of a package in this environment, or an empty string; read once, as Python parses a long file for it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def shared_parts(name: str) -> dict[str, Any]:
     """What work shared by steps depends on beside its parameters: its module ``bccp.<name>``, torch's versions, dtype and device."""
     return {
-        "code": _code(_PACKAGE / f"{name}.py"),
+        "code": _code(paths.PACKAGE / f"{name}.py"),
         # a frozen backbone is not trained, and the step test, which shares its features, has no lightning
         "installed": _versions(("numpy", "torch", "torchvision") + (("lightning",) if name != "frozen_features" else ())),
         "dtype": _dtypes(),
-        "device": device_type(),
+        "device": device.device_type(),
     }
 
 

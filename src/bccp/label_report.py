@@ -20,7 +20,7 @@ from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import open_monday_model
 from bccp.plots import Suspect
-from bccp.step import Step
+from bccp.step_context import Step
 
 Index = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from bccp.keys import ROOT, pins
+from bccp.paths import ROOT
+from bccp.requirements import pins
 
 TRAINED_ON = "trained_on.npy"
 """In the model's data: fingerprints of the images that it has seen in training (:func:`fingerprints`)."""

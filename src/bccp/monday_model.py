@@ -12,11 +12,11 @@ import numpy.typing as npt
 from bccp import models, training
 from bccp.architectures import ImageClassifier
 from bccp.config import MondayModel
+from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.frozen_features import Inputs, shared_inputs
 from bccp.images import Days
-from bccp.step import Step
-from bccp.tracking import file_digest, folder_digest
+from bccp.step_context import Step
 from bccp.train import may_mirror, one_hot
 
 _CHUNK = 1024

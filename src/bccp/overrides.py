@@ -12,7 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 
 from bccp import config
 from bccp.errors import BCCPError, nearest
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 

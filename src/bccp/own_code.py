@@ -11,10 +11,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from bccp import paths
 from bccp.errors import BCCPError
-
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: modules beside its ``config.yaml`` are found from everywhere, from a step's own environment too."""
 
 
 def targets(value: Any) -> list[str]:
@@ -45,7 +43,7 @@ def place(target: str) -> Path | None:
     """
     top = target.partition(".")[0]
     try:
-        found = importlib.util.find_spec(top) or PathFinder.find_spec(top, [str(ROOT)])
+        found = importlib.util.find_spec(top) or PathFinder.find_spec(top, [str(paths.ROOT)])
     except ValueError:  # a module without a file of its own, such as a notebook's
         found = None
     if found is None:

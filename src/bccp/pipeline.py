@@ -12,67 +12,24 @@ import types
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import bars, config, environments, keys, provenance, step_log, wandb_mirror, wandb_reused
+from bccp import bars, config, environments, paths, provenance, step_graph, step_log, wandb_mirror, wandb_reused
+from bccp.endings import ending, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
 from bccp.masking import hide, shown, shown_text
 from bccp.plan import Plan, nearest_run
 from bccp.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
-from bccp.step import SPECS, WANDB_LOST, Context, default_threads, ending, execute, limit_threads, what_is_meant
-from bccp.tracking import Ledger, ledger_uri, qualified, told
-
-HEADLINES = (
-    "bayes_cutoff/auroc",
-    "bayes_cutoff/f1",
-    "bayes_cutoff/estimated_user_accuracy",
-    "bayes_cutoff/true_user_accuracy",
-    "train/val_accuracy",
-    "test/accuracy",
-    "test/accuracy_monday",
-    "test/accuracy_tuesday",
-    "test/f1_macro",
-)
-
-PAGE = "report.html"
-"""In the run folder, beside ``summary.json``: see :mod:`bccp.pipeline_report`."""
-
-
-@dataclass
-class StepRecord:
-    """What became of a step; ``summary.json`` lists one for each."""
-
-    name: str
-    status: str = "skipped"
-    reason: str = "not asked for"
-    seconds: float = 0.0
-    work_seconds: float = 0.0
-    run_id: str | None = None
-    outputs: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Summary:
-    """What became of a pipeline."""
-
-    status: str = "failed"
-    error: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    steps: list[StepRecord] = field(default_factory=lambda: [StepRecord(name) for name in config.STEPS])
-    config: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, folder: Path) -> None:
-        """Write ``summary.json``, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".summary-{uuid.uuid4().hex}"
-        fresh.write_text(json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
-        fresh.replace(folder / "summary.json")
+from bccp.run_summary import HEADLINES, PAGE, StepRecord, Summary
+from bccp.step import WANDB_LOST, execute, what_is_meant
+from bccp.step_context import Context
+from bccp.step_graph import SPECS
+from bccp.threads import default_threads, limit_threads
+from bccp.tracking import Ledger, ledger_uri, qualified
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -121,7 +78,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     overrides = check_overrides([quote_step_list(word) for word in overrides])
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(keys.ROOT)):
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(paths.ROOT)):
             return hydra.compose(config_name="config", overrides=overrides)
     except HydraException as error:
         raise BCCPError(f"the options cannot be used ({str(error).splitlines()[0]}): give each key one value") from error
@@ -286,7 +243,7 @@ class _Pipeline(Plan):
     def _take_left_out(self, record: StepRecord, key: str, parts: Mapping[str, Any]) -> None:
         found = self.ledger.find(record.name, key)
         if found is None:
-            reader = next(step for step in self.asked if config.STEPS.index(step) > config.STEPS.index(record.name))
+            reader = next(step for step in self.asked if step_graph.STEPS.index(step) > step_graph.STEPS.index(record.name))
             nearest = nearest_run(self.ledger, record.name, parts)
             why = "the nearest has " + _some(nearest[1]) if nearest else "it has never finished here"
             record.status, record.reason = "failed", "left out, and no finished run of it fits"
@@ -358,7 +315,7 @@ class _Pipeline(Plan):
         from mlflow.exceptions import ExecutionException
 
         if self.manager != "local":
-            environments.prepare(keys.ROOT / record.name, self.manager)
+            environments.prepare(paths.ROOT / record.name, self.manager)
         parameters = {f.name: hide(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
@@ -371,7 +328,7 @@ class _Pipeline(Plan):
         python_path = os.environ.pop("PYTHONPATH", None)  # it would bring in what the step does not declare
         try:
             mlflow.projects.run(  # type: ignore[no-untyped-call]
-                str(keys.ROOT / record.name),
+                str(paths.ROOT / record.name),
                 parameters=parameters,
                 experiment_id=self.ledger.client.get_run(run_id).info.experiment_id,
                 env_manager=self.manager,
@@ -403,7 +360,7 @@ def notes(error: BaseException) -> list[str]:
 @importing()
 def load_step(name: str) -> types.ModuleType:
     """Import a step's ``run.py`` from this checkout."""
-    path = keys.ROOT / name / "run.py"
+    path = paths.ROOT / name / "run.py"
     spec = importlib.util.spec_from_file_location(f"bccp_steps.{name}", path)
     if spec is None or spec.loader is None or not path.exists():
         raise BCCPError(f"{path} is missing: BCCP runs from a checkout; install it with pip install -e")

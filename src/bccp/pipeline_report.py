@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from bccp import wandb_mirror
-from bccp.endings import exit_status
+from bccp.endings import exit_status, told
 from bccp.errors import BCCPError
 from bccp.home import home, scratch
 from bccp.masking import first_line
-from bccp.pipeline import PAGE
 from bccp.pipeline_page import page
 from bccp.pipeline_story import read_story
 from bccp.pipelines import read_summary
-from bccp.step import Context
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.run_summary import PAGE
+from bccp.step_context import Context
+from bccp.tracking import Ledger, ledger_uri
 
 NAME = "pipeline_report"
 """The job type in W&B."""

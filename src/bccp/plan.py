@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bccp import config, environments, keys
-from bccp.step import MAKER, SPECS, what_is_meant
+from bccp import config, environments, keys, step_graph
+from bccp.step import what_is_meant
+from bccp.step_graph import MAKER, SPECS
 from bccp.tracking import FinishedRun, Ledger
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
@@ -54,7 +55,7 @@ class Plan:
             if name not in needed:
                 needed.add(name)
                 todo += [MAKER[artifact] for artifact in self.reads(name)]
-        return [name for name in config.STEPS if name in needed]
+        return [name for name in step_graph.STEPS if name in needed]
 
     def reads(self, name: str) -> list[str]:
         """The artifacts that a step reads."""

@@ -25,7 +25,7 @@ from bccp.home import scratch
 from bccp.images import Days
 
 if TYPE_CHECKING:
-    from bccp.step import Step
+    from bccp.step_context import Step
 
 SURE = 0.95
 """Share of resamples in which the challenger has to be ahead."""

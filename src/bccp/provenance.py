@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bccp import config as configuration
-from bccp.keys import ROOT, device_type, installed_version
-from bccp.step import default_threads
+from bccp.device import device_type
+from bccp.paths import ROOT
+from bccp.requirements import installed_version
+from bccp.threads import default_threads
 
 SHOWN = ("bccp", "torch", "torchvision", "lightning", "numpy", "pandas", "scikit-learn", "cleanlab", "mlflow", "wandb", "pillow")
 """Packages whose versions are told; ``conda.yml`` pins all."""

@@ -12,7 +12,7 @@ from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import shared_monday_model
-from bccp.step import Step
+from bccp.step_context import Step
 
 
 def starting_model(step: Step, days: Days, config: Train) -> tuple[ImageClassifier, npt.NDArray[np.uint64]]:

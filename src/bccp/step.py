@@ -19,105 +19,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import bars, config, keys, own_code, step_log, wandb_mirror
+from bccp import bars, config, device, keys, own_code, step_context, step_graph, step_log, wandb_mirror
+from bccp.endings import ending, told
 from bccp.errors import BCCPError, nearest
 from bccp.home import checkpoint_path, scratch
 from bccp.lineage import ancestor
 from bccp.masking import reveal, shown
 from bccp.processes import Interrupted, callers, end_with, terminable
-from bccp.tracking import Ledger, ledger_uri, local_path, qualified, split_version, told
+from bccp.step_context import Context
+from bccp.step_graph import MAKER, PIXEL_ARTIFACTS, SPECS
+from bccp.threads import default_threads, limit_threads
+from bccp.tracking import Ledger, ledger_uri, local_path, qualified, split_version
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-PIXEL_ARTIFACTS = frozenset({"raw_data", "clean_data", "segregated_data", "evaluation"})
-"""Artifacts that hold pixels: with ``tracking.upload_images=false`` W&B gets their digests only."""
-
 WANDB_LOST = "bccp.wandb_lost"
 """Tag of a pipeline's run: W&B's server did not answer."""
-
-
-@dataclass(frozen=True)
-class StepSpec:
-    """What a step reads and writes.
-
-    Attributes
-    ----------
-    inputs, optional_inputs, outputs : tuple of str
-        Names of artifacts.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    optional_inputs: tuple[str, ...] = ()
-
-
-SPECS: dict[str, StepSpec] = {
-    "fetch_data": StepSpec((), ("raw_data",)),
-    "preprocessing": StepSpec(("raw_data",), ("clean_data",)),
-    "segregation": StepSpec(("clean_data",), ("segregated_data", "true_labels")),
-    "noisy_labels": StepSpec(("segregated_data", "true_labels"), ("given_labels",)),
-    "bayes_cutoff": StepSpec(("segregated_data", "given_labels"), ("cleansed_labels",), ("true_labels",)),
-    "cp_sampling": StepSpec(("segregated_data", "cleansed_labels"), ("replay_sample",)),
-    "train": StepSpec(("segregated_data", "cleansed_labels"), ("model",), ("replay_sample",)),
-    "test": StepSpec(("model", "segregated_data", "true_labels"), ("evaluation",), ("given_labels", "cleansed_labels")),
-}
-MAKER = {output: step for step, spec in SPECS.items() for output in spec.outputs}
-"""Which step makes an artifact."""
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all steps of a pipeline share; an isolated step gets it as JSON in ``BCCP_CONTEXT``.
-
-    Attributes
-    ----------
-    ledger_uri : str
-    wandb : str
-        ``online``, ``offline`` or ``disabled``.
-    wandb_entity : str or None
-    wandb_project : str
-    upload_images : bool
-    pipeline : str
-        The pipeline's id; W&B's group where it is not part of a sweep.
-    threads : int
-        Numeric threads of a step.
-    sweep : str or None
-        The id of the sweep that the pipeline is part of, W&B's group.
-    config : dict
-        The pipeline's whole configuration, for W&B, where runs are compared by it; empty for a step alone.
-    parent_run_id : str or None
-        The pipeline's MLflow run.
-    init_timeout, finish_timeout : float
-        Seconds to wait for W&B at a step's start and end.
-    process : tuple of int and str, or None
-        Id and start of the orchestrator's process, which an isolated step does not outlive.
-    cache : bool
-        ``main.cache``; false: work shared by steps is not taken from other pipelines.
-    folder : str or None
-        The run folder, which gets a log of each step; None: a step alone has none.
-    """
-
-    ledger_uri: str
-    wandb: str
-    wandb_entity: str | None
-    wandb_project: str
-    upload_images: bool
-    pipeline: str
-    threads: int
-    sweep: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    parent_run_id: str | None = None
-    init_timeout: float = 30.0
-    finish_timeout: float = 120.0
-    process: tuple[int, str] | None = None
-    cache: bool = True
-    folder: str | None = None
-
-    def log(self, step: str) -> Path | None:
-        """The file of a step's log."""
-        return Path(self.folder) / f"{step}.log" if self.folder else None
 
 
 class Stopwatch:
@@ -145,7 +64,7 @@ class Stopwatch:
 
 
 @dataclass
-class Step:
+class RunningStep:
     """A running step; see the module's text.
 
     Attributes
@@ -192,7 +111,7 @@ class Step:
     @property
     def device(self) -> str:
         """``cpu``, ``cuda`` or ``mps``."""
-        return keys.device_type()
+        return device.device_type()
 
     def has_input(self, name: str) -> bool:
         """Whether this input was given."""
@@ -334,12 +253,7 @@ def _checkpoint(name: str, key: str, context: Context) -> Path:
     return checkpoint_path(name, key if context.cache else keys.parts_key({"key": key, "pipeline": context.pipeline}))
 
 
-def ending(error: BaseException) -> str:
-    """The status of a run that an exception ended: FAILED for errors, KILLED for interrupts."""
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
-
-
-Run = Callable[[Step], None]
+Run = Callable[[step_context.Step], None]
 """A step's own function, in its ``run.py``."""
 
 
@@ -355,7 +269,7 @@ def execute(
     key_parts: Mapping[str, Any],
     run_id: str | None = None,
     origins: Mapping[str, str] | None = None,
-) -> Step:
+) -> RunningStep:
     """Run a step in this process, recorded as a run of its own.
 
     Parameters
@@ -379,7 +293,7 @@ def execute(
 
     Returns
     -------
-    Step
+    RunningStep
         With its outputs, metrics and seconds.
 
     Raises
@@ -400,7 +314,7 @@ def execute(
                 mirror.use(known, digest, folder, pixels=known in PIXEL_ARTIFACTS, origin=(origins or {}).get(artifact))
         limit_threads(context.threads)
         checkpoint = _checkpoint(name, key, context)
-        step = Step(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
+        step = RunningStep(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
         with step._watch.going(True):
             run(step)
         missing = [output for output in SPECS[name].outputs if output not in step.outputs]
@@ -435,21 +349,6 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         config={**shown(dataclasses.asdict(section)), **about, "pipeline": context.config},
         home=ledger.home,
     )
-
-
-def limit_threads(threads: int) -> None:
-    """Let numeric libraries use this many threads, also those that are imported later."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    # threads that spin while they wait make small models 20 times slower on a machine that does something else too
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-
-
-def default_threads() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command_line(run: Run) -> None:
@@ -505,7 +404,7 @@ def _run_alone(run: Run, name: str) -> None:
     key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", resolved=what_is_meant(name, section, ledger))
     run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
     given_to = {"name": name, "section": section, "inputs": inputs, "context": context, "ledger": ledger, "key": key, "key_parts": parts}
-    with bars.display(name, done=config.STEPS.index(name), total=len(config.STEPS)), step_log.logged(context.log(name)):
+    with bars.display(name, done=step_graph.STEPS.index(name), total=len(step_graph.STEPS)), step_log.logged(context.log(name)):
         execute(run, **given_to, run_id=run_id, origins=origins)
 
 

@@ -21,7 +21,7 @@ from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import fit_recipe
 from bccp.passes import held_out_passes, stochastic_passes
-from bccp.step import Step
+from bccp.step_context import Step
 from bccp.train import one_hot, trusted_mirror
 
 Float = npt.NDArray[np.float64]

@@ -27,13 +27,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bccp import config, tables, wandb_mirror
-from bccp.endings import exit_status
+from bccp.endings import ending, exit_status, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.masking import first_line, reveal
 from bccp.pages import document, duration, folded, many, percent, shortened, table, tiles, trouble
-from bccp.pipeline import HEADLINES
-from bccp.step import ending
+from bccp.run_summary import HEADLINES
 from bccp.sweep_results import (
     VALIDATION,
     Best,
@@ -46,7 +45,7 @@ from bccp.sweep_results import (
     job_record,
     never_started,
 )
-from bccp.tracking import Ledger, ledger_uri, told
+from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_sync import recorded
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from scipy.special import stdtrit
 
 from bccp import config
 from bccp.masking import shown
-from bccp.pipeline import HEADLINES
+from bccp.run_summary import HEADLINES
 
 FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1", "bayes_cutoff/auroc")
 """What settings are compared by, as far as jobs have measured it: shares, the higher the better."""

@@ -27,13 +27,14 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bccp.device import device_type
 from bccp.errors import BCCPError
 from bccp.home import clear_scratch, home, keep_within_home, scratch_owner, sweep_scratch
-from bccp.keys import ROOT, device_type
 from bccp.masking import first_line, shown
-from bccp.pipeline import Summary
+from bccp.paths import ROOT
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
-from bccp.step import default_threads, limit_threads
+from bccp.run_summary import Summary
+from bccp.threads import default_threads, limit_threads
 from bccp.tracking import Ledger, ledger_uri, local_path
 
 PARENT = "BCCP_SWEEP"

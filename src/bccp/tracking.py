@@ -8,7 +8,6 @@ under which its work can be found again as ``bccp.key``.
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.util
 import json
 import logging
@@ -27,9 +26,11 @@ from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 
+from bccp.digests import folder_digest
+from bccp.endings import told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
-from bccp.masking import first_line, shown, shown_text
+from bccp.masking import first_line, shown
 from bccp.processes import importing, lives, process_start, uninterrupted
 
 EXPERIMENT = "bccp"
@@ -58,57 +59,6 @@ class FinishedRun:
     metrics: dict[str, float]
     key_parts: dict[str, Any]
     artifact_uri: str
-
-
-def folder_digest(folder: Path) -> str:
-    """The version of a folder: SHA-256 over its sorted (POSIX path, SHA-256 of the file) pairs, 64 hex digits."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    lines = (f"{name}\0{file_digest(files[name])}\n" for name in sorted(files))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hex digits."""
-
-    def read() -> str:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    return digest_once(path, read)
-
-
-def digest_once(path: Path, read: Callable[[], str]) -> str:
-    """A file's digest as this process has read it before, where the file is still the same, and else as it is read now.
-
-    So a sweep's later jobs do not read all images again. A file is the same while its place on the disk, its size, and the times of its
-    last writing and of its last change of any kind are; the latter cannot be set by hand.
-
-    Parameters
-    ----------
-    path : Path
-    read : callable
-        Reads it.
-
-    Returns
-    -------
-    str
-    """
-    settled, state = time.time_ns() - _SETTLED_NS, _state(path)
-    if state in _digests:
-        return _digests[state]
-    digest = read()
-    if state[-1] < settled and _state(path) == state:  # else it may change once more without another time
-        _digests[state] = digest
-    return digest
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    about = path.stat()
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
-_digests: dict[tuple[int, ...], str] = {}
-_SETTLED_NS = 5_000_000_000  # more than the coarsest clock of a file system
 
 
 def ledger_uri(configured: str | None) -> tuple[str, str | None]:
@@ -496,26 +446,6 @@ def split_version(version: str) -> tuple[str, str]:
 def qualified(name: str, version: str) -> str:
     """Write an input as ``name:digest``; a version that names another artifact, which stands in for it, stays what it is."""
     return version if ":" in version else f"{name}:{version}"
-
-
-def told(error: Exception) -> Exception:
-    """A write that the disk refused, or a server that has gone, as a :class:`BCCPError`; any other error as it is."""
-    if isinstance(error, BCCPError):
-        return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BCCPError(f"the disk that holds {error.filename or home()} is full: make room or set BCCP_HOME to another disk")
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
-        return BCCPError(f"{error.filename or home()} cannot be written ({error.strerror}): set BCCP_HOME to a folder you may write to")
-    no_room = "disk I/O error" in str(error) and shutil.disk_usage(home()).free < 100_000  # SQLite has not enough for its index in memory
-    if no_room or "database or disk is full" in str(error):
-        return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
-    if "attempt to write a readonly database" in str(error):
-        return BCCPError(f"the store in {home()} cannot be written: make it writable or set BCCP_HOME to another folder")
-    text = shown_text(str(error))
-    if gone := re.search(r"API request to (https?://[^/\s]+)\S* failed|server closed the connection|connection to server at", text):
-        server = f"the tracking server {gone[1]}" if gone[1] else "the tracking server"
-        return BCCPError(f"{server} has stopped answering: start it and run again; finished steps are kept")
-    return error
 
 
 class _Uninterrupted:

@@ -22,7 +22,7 @@ from torch import Tensor
 from bccp import augmentation as augmentations
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
 from bccp.errors import BCCPError
-from bccp.own_code import ROOT
+from bccp.paths import ROOT
 
 ROTATION = 15.0
 """Degrees, at most, either way."""

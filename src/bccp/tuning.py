@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from bccp import sweeps
 from bccp.errors import BCCPError
-from bccp.keys import ROOT
+from bccp.paths import ROOT
 
 METRIC = "train/val_accuracy"
 """What a search makes as high as it can."""

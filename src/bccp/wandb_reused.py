@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bccp import config
-from bccp.step import MAKER, PIXEL_ARTIFACTS
+from bccp import config, step_graph
+from bccp.step_graph import MAKER, PIXEL_ARTIFACTS
 from bccp.tracking import Ledger, split_version, versions_made, versions_read
 from bccp.wandb_mirror import WandbMirror
 
@@ -65,7 +65,7 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
     run = ledger.client.get_run(pipeline)
     tags, values = run.data.tags, settings(run.data.params)
     tracking = tracking_of(values.pop("tracking"))
-    steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in config.STEPS if f"bccp.reused.{step}" in tags}
+    steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in step_graph.STEPS if f"bccp.reused.{step}" in tags}
     versions = [version for run in steps.values() for version in (*sorted(versions_read(run)), *sorted(versions_made(run)))]
     folders = {version: ledger.fetch(version) for version in versions if split_version(version)[0] in MAKER}
     mirror = WandbMirror(

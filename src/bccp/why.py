@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bccp import config
+from bccp import config, step_graph
 from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
 from bccp.overrides import split_options
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _explain(step: str, *texts: str) -> None:
-    names = ", ".join(config.STEPS)
+    names = ", ".join(step_graph.STEPS)
     if not step:
         raise BCCPError(f"which step? make why STEP=train, or another of {names}")
-    if step not in config.STEPS:
-        raise BCCPError(f"unknown step {step!r}{nearest(step, config.STEPS)}: the steps are {names}")
+    if step not in step_graph.STEPS:
+        raise BCCPError(f"unknown step {step!r}{nearest(step, step_graph.STEPS)}: the steps are {names}")
     words = [word for text in texts for word in split_options(text)]
     flag = next((word for word in words if word.startswith("-")), None)
     if flag:
