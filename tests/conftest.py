@@ -17,7 +17,7 @@ from wandb_stand_in import KEY, WandbStandIn
 from bccp import step_graph, tracking
 from bccp.home import PLACES
 from bccp.paths import ROOT
-from bccp.wandb_mirror import import_wandb
+from bccp.wandb_import import import_wandb
 
 # a shell's background jobs ignore it, and so would all that the tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

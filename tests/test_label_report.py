@@ -14,8 +14,8 @@ import pytest
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import bayes_cutoff, config, label_report, plots, tables
-from bccp.plots import Suspect
+from bccp import bayes_cutoff, config, galleries, label_report, plots, tables
+from bccp.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
 POSTERIOR = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.05, 0.15, 0.8], [0.5, 0.25, 0.25]])
@@ -103,7 +103,7 @@ def test_the_picture_is_bounded_and_equal_input_gives_equal_bytes(tmp_path: Path
     names = ["W" * 300, "a class $name$ of\nmany words, far too long", "日本語", "Ωμέγα", "x"]
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
     for path in paths:
-        plots.suspects(some_suspects(names, n_images, paired=paired), names, path, title="a title " * 60)
+        label_report.draw_suspects(some_suspects(names, n_images, paired=paired), names, path, title="a title " * 60)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     with Image.open(paths[0]) as image:
         assert image.width <= 1600
@@ -113,7 +113,7 @@ def test_the_picture_is_bounded_and_equal_input_gives_equal_bytes(tmp_path: Path
 def test_the_picture_shows_the_images_as_they_are(tmp_path: Path) -> None:
     red, blue = np.zeros((2, 8, 8, 3), np.uint8)
     red[..., 0], blue[..., 2] = 200, 210
-    plots.suspects([Suspect(red, "a", "b", 0.9, blue, "b")], ["a", "b"], tmp_path / "one.png", title="one")
+    label_report.draw_suspects([Suspect(red, "a", "b", 0.9, blue, "b")], ["a", "b"], tmp_path / "one.png", title="one")
     with Image.open(tmp_path / "one.png") as image:
         colours = {colour[:3]: count for count, colour in image.getcolors(1 << 20)}
     assert colours[200, 0, 0] > 130**2
@@ -122,7 +122,7 @@ def test_the_picture_shows_the_images_as_they_are(tmp_path: Path) -> None:
 
 def test_names_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    fitting = plots._fitting
+    fitting = galleries._fitting
 
     def spy(text: str, width: float, size: float) -> str:
         written.append(text)
@@ -130,7 +130,7 @@ def test_names_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Pat
 
     monkeypatch.setattr(plots, "_fitting", spy)
     names = ["猫", "犬", "кот"]
-    plots.suspects([Suspect(np.zeros((8, 8, 3), np.uint8), "犬", "кот", 0.5)], names, tmp_path / "one.png", title="one")
+    label_report.draw_suspects([Suspect(np.zeros((8, 8, 3), np.uint8), "犬", "кот", 0.5)], names, tmp_path / "one.png", title="one")
     assert written[0].startswith("one; class k is the k-th of classes.csv")
     assert written[1:] == ["given: class 2", "likely: кот", "P(wrong) 50.0%"]
 

@@ -42,6 +42,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse, special
 
+from bccp.array_types import Float, Index
 from bccp.posterior import (
     _canonical_order,
     _checked,
@@ -53,9 +54,6 @@ from bccp.posterior import (
     temper,
     uniform_noise,
 )
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-7
 """Of EM: the change of a round per vote, in nats, under which it stops."""

@@ -35,12 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp import feedback
+from bccp.array_types import Float, Index, Mask
 from bccp.errors import BCCPError
 from bccp.posterior import expected_f1_cutoff
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 LEVEL_PENALTIES = (0.1, 1.0, 10.0)
 """Of level and slope: what the prior takes a standard deviation's worth of deviation for, in checked labels."""

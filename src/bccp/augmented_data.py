@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
 from bccp import augmentation as augmentations
 from bccp import own_code, tables
 from bccp.architectures import ImageClassifier
+from bccp.array_types import Index
 from bccp.config import Train
 from bccp.errors import BCCPError
 from bccp.frozen_features import backbone_digest, look_by, shared_array
@@ -28,8 +28,6 @@ from bccp.images import Days, FeatureView, ImageView
 from bccp.step_context import Step
 from bccp.train import LabelledImages
 from bccp.transforms import Change, changes
-
-Index = npt.NDArray[np.int64]
 
 _CHUNK = 256
 

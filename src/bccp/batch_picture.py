@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
+from bccp.array_types import UInt8
 from bccp.home import scratch
-from bccp.images import UInt8
 from bccp.step_context import Step
 
 from torchvision.utils import save_image  # isort: skip

@@ -23,13 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp.array_types import Float, Float32, Index, Mask
 from bccp.errors import BCCPError
 from bccp.posterior import expected_f1_cutoff
-
-Float = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 UNCERTAINTIES = ("logit_variance", "predictive_entropy", "mutual_information")
 """Methods that score an image and not its label."""

@@ -82,7 +82,10 @@ class _Joined:
     def __init__(self, arrays: Sequence[npt.NDArray[np.uint8]], rows: npt.NDArray[np.int64]) -> None:
         self._arrays, self._rows = arrays, rows
         self._starts = np.cumsum([0, *map(len, arrays)])
-        self.shape = (len(rows), *arrays[0].shape[1:])
+        self.shape: tuple[int, ...] = (len(rows), *arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def __getitem__(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         rows = self._rows[positions]

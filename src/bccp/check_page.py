@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import data_checks, tables
-from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, Drift, Finding, Images
+from bccp.array_types import Images
+from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, Drift, Finding
 from bccp.duplicates import duplicate_groups
 from bccp.images import Days
 

@@ -21,10 +21,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
 from bccp import audit, bayes_cutoff, posterior
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from bccp.array_types import Float, Index, Mask
 
 ACTIONS = ("soft", "relabel", "drop")
 

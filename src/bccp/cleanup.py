@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from bccp.array_types import UInt8
 from bccp.errors import BCCPError
-
-UInt8 = npt.NDArray[np.uint8]
 
 Cleanup = Sequence[Mapping[str, Mapping[str, int]]]
 """Filters in order, each a name of ``bccp.config.CLEANUPS`` with all its parameters."""

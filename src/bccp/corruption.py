@@ -16,11 +16,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-UInt8 = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
+from bccp.array_types import Float, Index, UInt8
 
 KINDS = ("random_boxes", "mosaic", "random_lines")
 """The corruptions that ``mixed`` draws from."""

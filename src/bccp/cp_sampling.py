@@ -21,11 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bccp.array_types import Float, Index
 from bccp.errors import BCCPError, nearest
 from bccp.images import FeatureView
-
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
 
 _ROUNDS_AT_ONCE = 512
 

@@ -18,18 +18,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp.array_types import Float, Images, Mask, UInt8
 from bccp.duplicates import duplicate_groups
 from bccp.errors import BCCPError, few
-
-Float = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-UInt8 = npt.NDArray[np.uint8]
 
 SIDE_PX = 64
 """Larger pictures are made smaller before they are measured: what is sharp at this size is sharp enough."""
@@ -69,15 +66,6 @@ LOOKS = {
     "flat": ("fewer flat areas", "more flat areas"),
 }
 """What a picture is described by, with the words for less and more of it; the layout, a grid of grey levels, has no words."""
-
-
-class Images(Protocol):
-    """An array (N, S, S, 3) of uint8, or a view that is read when it is indexed."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, positions: Any, /) -> UInt8: ...
 
 
 @dataclass(frozen=True)

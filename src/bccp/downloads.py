@@ -29,7 +29,7 @@ from bccp.archives import CHUNK_BYTES, Listing, too_large
 from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.masking import shown_text
-from bccp.wandb_mirror import import_wandb
+from bccp.wandb_import import import_wandb
 
 TIMEOUT_SECONDS = 10
 """How long a server may be silent."""

@@ -22,10 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from bccp.array_types import Float, Float32, Index, Mask
 
 NEIGHBOURS = 5
 FEW = 2

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import error_analysis, metrics, models, plots, tables, test
+from bccp import error_analysis, galleries, metrics, models, plots, tables, test
 from bccp.architectures import ImageClassifier
+from bccp.array_types import Float32
 from bccp.frozen_features import Inputs, shared_inputs
 from bccp.images import Days
 from bccp.step_context import Step
-
-Float32 = npt.NDArray[np.float32]
 
 MOST_EXPLAINED = 1000
 """Errors that get nearest training images, the costliest: more than anybody looks at."""
@@ -102,7 +101,7 @@ class Explained(NamedTuple):
 
     errors: pd.DataFrame
     tables: dict[str, pd.DataFrame]
-    gallery: list[list[plots.Tile]]
+    gallery: list[list[galleries.Tile]]
 
 
 def explain(step: Step, days: Days, model: ImageClassifier, judged: Judged, manifest: pd.DataFrame) -> Explained:
@@ -185,8 +184,8 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
     return table.assign(bad=error_analysis.bad_images(*(of.tolist() for of in (table["given"], known["sha256"], known["phash"]))))
 
 
-def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt.NDArray[np.int64]) -> list[list[plots.Tile]]:
-    written, groups = plots.writable(days.classes), []
+def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt.NDArray[np.int64]) -> list[list[galleries.Tile]]:
+    written, groups = galleries.writable(days.classes), []
     for error, places in zip(errors[:MOST_DRAWN].to_dict("records"), near, strict=False):
         measured = "true" if error["verified"] == "true" else "given"
         lines = [
@@ -194,11 +193,11 @@ def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt
             f"predicted: {written[error['predicted_label']]} ({error['probability']:.0%})",
             ", ".join(part for part in (error["day"], error["corruption"]) if part),
         ]
-        tiles = [plots.Tile(days.view([error["image"]])[0], lines)]
+        tiles = [galleries.Tile(days.view([error["image"]])[0], lines)]
         for image, given, believed, doubted in training.iloc[places[:MOST_BESIDE], :4].itertuples(index=False):
             doubt = f"likely: {written[believed]}" if believed != given else "doubted"
             about = [f"given: {written[given]}", *([doubt] if doubted else []), str(days.splits.at[image, "day"])]
-            tiles.append(plots.Tile(days.view([image])[0], about))
+            tiles.append(galleries.Tile(days.view([image])[0], about))
         groups.append(tiles)
     return groups
 
@@ -258,7 +257,7 @@ def draw_errors(folder: Path, explained: Explained, classes: list[str], note: st
     """
     n_errors = explained.tables["confused_pairs"]["errors"].sum()
     title = f"The {len(explained.gallery)} costliest of {n_errors} errors, each beside its nearest training images"
-    written = plots.writable(classes)
-    title += "" if all(written[name] == name for name in classes) else plots.UNWRITTEN
-    plots.gallery(explained.gallery, folder / "error_gallery.png", title=title + (f"; {note}" if note else ""))
+    written = galleries.writable(classes)
+    title += "" if all(written[name] == name for name in classes) else galleries.UNWRITTEN
+    galleries.gallery(explained.gallery, folder / "error_gallery.png", title=title + (f"; {note}" if note else ""))
     return folder / "error_gallery.png"

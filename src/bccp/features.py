@@ -17,6 +17,7 @@ import torch
 
 from bccp import models
 from bccp.architectures import ImageClassifier, names
+from bccp.array_types import Float32
 from bccp.config import MondayModel
 from bccp.digests import file_digest
 from bccp.errors import BCCPError, nearest
@@ -24,8 +25,6 @@ from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, s
 from bccp.images import Days, FeatureView
 from bccp.monday_model import open_monday_model
 from bccp.step_context import Step
-
-Float32 = npt.NDArray[np.float32]
 
 
 def shared_features(step: Step, days: Days, ids: Sequence[str], *, embedding: str, recipe: MondayModel) -> FeatureView:

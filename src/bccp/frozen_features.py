@@ -23,10 +23,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bccp import device, models
 from bccp.architectures import ImageClassifier
+from bccp.array_types import Float32
 from bccp.images import Days, FeatureView, ImageView
 from bccp.step_context import Step
 
-Float32 = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float16 | np.float32]
 
 Inputs = Callable[[ImageClassifier, Sequence[str]], ImageView | FeatureView]

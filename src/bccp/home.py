@@ -90,6 +90,20 @@ def scratch(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let temporary files of this process, and of those that it starts in the block, lie in a folder."""
+    before, place = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if place is not None:
+            os.environ["TMPDIR"] = place
+
+
 def checkpoint_path(name: str, key: str) -> Path:
     """Where the work of a name and key keeps what it has come to until it is finished; the file may not be there."""
     return home() / "checkpoints" / f"{name}-{key[:32]}.pt"

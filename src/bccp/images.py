@@ -18,10 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import tables
-
-Float32 = npt.NDArray[np.float32]
-UInt8 = npt.NDArray[np.uint8]
-Index = npt.NDArray[np.int64]
+from bccp.array_types import Float32, Index, UInt8
 
 _CHUNK = 64
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bccp import annotators, audit, bayes_cutoff, feedback, posterior, tables
+from bccp.array_types import Float, Index, Mask
 from bccp.bayes_cutoff import Decision, Held, Passes
 from bccp.config import BayesCutoff
 from bccp.duplicates import duplicate_groups
@@ -27,10 +27,6 @@ from bccp.passes import assign_folds, held_out_passes, stochastic_passes
 from bccp.step_context import Step
 from bccp.student import student_probabilities
 from bccp.train import one_hot
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 MOST_CUT_OFF = 0.9
 """A greater share above the cut-off says more about the judge than about the labels."""

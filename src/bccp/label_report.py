@@ -7,23 +7,23 @@ and the table is then read as ``bayes_cutoff.audit_file``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import models, plots, tables
+from bccp import label_report, models, tables
+from bccp.array_types import Float32, Index
 from bccp.bayes_cutoff import Decision
 from bccp.features import shared_features
 from bccp.frozen_features import shared_inputs
+from bccp.galleries import UNWRITTEN, Tile, gallery, writable
 from bccp.home import scratch
 from bccp.images import Days
 from bccp.monday_model import open_monday_model
-from bccp.plots import Suspect
 from bccp.step_context import Step
-
-Index = npt.NDArray[np.int64]
-Float32 = npt.NDArray[np.float32]
 
 COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
 MOST_DRAWN = 40
@@ -35,6 +35,56 @@ MOST_COMPARED = 1000
 _ROWS_AT_ONCE = 128
 _NEARLY = 1e-5
 _CANDIDATES = 16
+
+
+class Suspect(NamedTuple):
+    """An image whose label is doubted.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (S, S, 3)
+    given, suggested : str
+        Class names; ``suggested`` is empty where nothing is.
+    p_wrong : float or None
+        P(given label wrong), in [0, 1], where it is known.
+    trusted : ndarray of uint8, shape (S, S, 3), or None
+        The trusted image that looks most like it.
+    trusted_label : str
+        Its class name.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    given: str
+    suggested: str
+    p_wrong: float | None
+    trusted: npt.NDArray[np.uint8] | None = None
+    trusted_label: str = ""
+
+
+def draw_suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw images whose labels are doubted, the worst first, each beside its nearest trusted image where it has one.
+
+    Parameters
+    ----------
+    worst : sequence of Suspect
+        At least one, row by row.
+    classes : sequence of str, length K
+        The class names. One that the bundled font cannot write becomes "class k" (from 1 on, in this order), as boxes look all the same.
+    path : Path
+        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
+    title : str
+        A headline.
+    """
+    written = writable(classes)
+    rows = []
+    for one in worst:
+        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
+        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
+        tiles = [Tile(one.pixels, [line for line in lines if line])]
+        if one.trusted is not None:
+            tiles.append(Tile(one.trusted, ["nearest trusted:", written[one.trusted_label]]))
+        rows.append(tiles)
+    gallery(rows, path, title=title + ("" if all(written[name] == name for name in classes) else UNWRITTEN))
 
 
 def nearest_by_cosine(vectors: npt.ArrayLike, references: npt.ArrayLike, *, rows_at_once: int = _ROWS_AT_ONCE) -> Index:
@@ -182,7 +232,7 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
         with scratch("suspects") as folder:
             path = folder / "worst_suspects.png"
             title = f"{len(worst)} most suspect of {len(suspects)} labels above the cut-off, {len(report)} judged"
-            plots.suspects(_drawn(worst, days), days.classes, path, title=title)
+            label_report.draw_suspects(_drawn(worst, days), days.classes, path, title=title)
             step.log_picture(path, pixels=True)
         columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
         step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))

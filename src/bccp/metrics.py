@@ -18,9 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from bccp.array_types import Float, Index, Mask
 
 N_BINS = 15
 """Of confidence, equally wide, for the calibration error."""

@@ -9,10 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bccp.models import Float32, Images
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
+from bccp.array_types import Float, Float32, Images, Index
 
 GRID = 16
 """The probe sees at most this many cells along each side."""

@@ -10,10 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -21,24 +20,14 @@ from torch import Tensor, nn
 
 from bccp import bars, tables
 from bccp.architectures import ImageClassifier, names, own_parts, torchvision_parts, why_not
+from bccp.array_types import Float32, Images
 from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError, nearest
 from bccp.images import FeatureView
 from bccp.weights import State, load_file, published_weights
 
-Float32 = npt.NDArray[np.float32]
-UInt8 = npt.NDArray[np.uint8]
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of natural images' red, green and blue, in [0, 1]."""
-
-
-class Images(Protocol):
-    """Anything that has a length and gives uint8 images of shape (n, S, S, 3) for an index array."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, positions: Any, /) -> UInt8: ...
 
 
 def build(

@@ -14,18 +14,15 @@ import hashlib
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp.array_types import Float, Images, Index
 from bccp.config import NOISES
 from bccp.errors import BCCPError, nearest
 from bccp.feedback import Feedback, majority
-
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
 
 TOLERANCE = 1e-6
 
@@ -36,18 +33,6 @@ _FIT_IMAGES = 5000  # that a weak model learns from, at most: more would only ma
 _INVERSE_PENALTY = 10.0  # of the logistic regression, on features of mean square length 1
 _UNSEEN = 0.01  # share of the weak model's belief that is spread evenly: nothing is impossible, nothing certain
 _CHUNK_BYTES = 2**24
-
-
-class Images(Protocol):
-    """What holds pixels: an array, or a view that reads them from disk."""
-
-    def __len__(self) -> int:
-        """N."""
-        ...
-
-    def __getitem__(self, positions: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
-        """Pixels of some images, uint8 of shape (n, H, W, 3)."""
-        ...
 
 
 @dataclass(frozen=True)

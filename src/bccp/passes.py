@@ -13,14 +13,13 @@ import torch
 
 from bccp import models
 from bccp.architectures import ImageClassifier
+from bccp.array_types import Index
 from bccp.bayes_cutoff import Passes, summarise
 from bccp.config import MondayModel
 from bccp.frozen_features import Inputs
 from bccp.images import Days
 from bccp.monday_model import fit_recipe
 from bccp.train import one_hot
-
-Index = npt.NDArray[np.int64]
 
 CHUNK = 2048
 """Images whose passes are held at once."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
-import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm, to_rgb
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
+from bccp.galleries import save_png
 from bccp.metrics import N_BINS, Bins
 
 _INK, _SOFT, _BLUE, _ORANGE = "#1f2933", "#9aa5b1", "#1f6fb4", "#d9730d"
@@ -28,12 +24,6 @@ _MOST_NUMBERED = 40
 _MOST_CURVES = 10
 """More curves cannot be told apart."""
 
-_THUMBNAIL, _GAP, _LINE = 138, 10, 15
-"""Of the picture of suspects, in px: a side, what is left free around it, a line of text."""
-_MOST_ACROSS = 1550
-"""Width of that picture in px, of which its margins are left free."""
-UNWRITTEN = "; class k is the k-th of classes.csv, whose name this font lacks"
-"""What a headline says where a class has such a name."""
 
 CURVES = ("train_loss", "val_loss", "val_accuracy")
 """The columns of a history that are drawn."""
@@ -83,7 +73,7 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], classes: Sequence[str], p
     bar_axes.tick_params(labelsize=8)
     bar.outline.set_visible(False)
     axes.set_title(_headline(title, note), loc="left", color=_INK, fontsize=10.5, pad=10, parse_math=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _write_counts(axes: Axes, confusion: npt.NDArray[np.int64], darkness: npt.NDArray[np.float64], *, size: float) -> None:
@@ -127,7 +117,7 @@ def training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str 
         axes.legend(frameon=False, fontsize=8, loc=corner)
     panels[0].set_ylim(bottom=0)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 class ThresholdCurve(NamedTuple):
@@ -181,7 +171,7 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
             for text in legend.get_texts():
                 text.set_parse_math(False)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def reliability(bins: Bins, path: Path, *, title: str, note: str = "") -> None:
@@ -216,146 +206,7 @@ def reliability(bins: Bins, path: Path, *, title: str, note: str = "") -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_headline(title, note), x=0.02, ha="left", color=_INK, fontsize=10.5, parse_math=False)
-    _save(figure, path)
-
-
-class Suspect(NamedTuple):
-    """An image whose label is doubted.
-
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (S, S, 3)
-    given, suggested : str
-        Class names; ``suggested`` is empty where nothing is.
-    p_wrong : float or None
-        P(given label wrong), in [0, 1], where it is known.
-    trusted : ndarray of uint8, shape (S, S, 3), or None
-        The trusted image that looks most like it.
-    trusted_label : str
-        Its class name.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    given: str
-    suggested: str
-    p_wrong: float | None
-    trusted: npt.NDArray[np.uint8] | None = None
-    trusted_label: str = ""
-
-
-def suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, *, title: str) -> None:
-    """Draw images whose labels are doubted, the worst first, each beside its nearest trusted image where it has one.
-
-    Parameters
-    ----------
-    worst : sequence of Suspect
-        At least one, row by row.
-    classes : sequence of str, length K
-        The class names. One that the bundled font cannot write becomes "class k" (from 1 on, in this order), as boxes look all the same.
-    path : Path
-        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
-    title : str
-        A headline.
-    """
-    written = writable(classes)
-    rows = []
-    for one in worst:
-        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
-        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
-        tiles = [Tile(one.pixels, [line for line in lines if line])]
-        if one.trusted is not None:
-            tiles.append(Tile(one.trusted, ["nearest trusted:", written[one.trusted_label]]))
-        rows.append(tiles)
-    gallery(rows, path, title=title + ("" if all(written[name] == name for name in classes) else UNWRITTEN))
-
-
-def writable(classes: Sequence[str]) -> dict[str, str]:
-    """What is drawn for each class name (and for none): one that the bundled font cannot write becomes "class k"."""
-    known = get_font(findfont(FontProperties())).get_charmap()
-    return {"": ""} | {name: name if known.keys() >= set(map(ord, name)) else f"class {k}" for k, name in enumerate(classes, start=1)}
-
-
-class Tile(NamedTuple):
-    """An image of a gallery.
-
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (S, S, 3)
-    lines : sequence of str
-        At most three, drawn under it.
-    """
-
-    pixels: npt.NDArray[np.uint8]
-    lines: Sequence[str]
-
-
-def gallery(groups: Sequence[Sequence[Tile]], path: Path, *, title: str) -> None:
-    """Draw groups of images, the first of each in another colour than those beside it.
-
-    Parameters
-    ----------
-    groups : sequence of sequence of Tile
-        At least one, row by row; each of at least one image.
-    path : Path
-        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
-    title : str
-        A headline.
-    """
-    cell = max(map(len, groups)) * (_THUMBNAIL + _GAP) + _GAP
-    across = max(1, min(_MOST_ACROSS // cell, len(groups)))
-    height = _THUMBNAIL + 3 * _LINE + 2 * _GAP
-    n_rows = -(-len(groups) // across)
-    title = _fitting(title, _MOST_ACROSS - 2 * _GAP, 10.5)
-    width = max(across * cell, _width(title, 10.5) + 2 * _GAP)
-    figure = Figure(figsize=(width / 100, (n_rows * height + 2 * _LINE) / 100), dpi=100, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.text(_GAP, _LINE + 3, title, va="center", fontsize=10.5, color=_INK, parse_math=False)
-    canvas = np.full((n_rows * height + 2 * _LINE, width, 3), 255, np.uint8)
-    for number, tiles in enumerate(groups):
-        left, top = number % across * cell + _GAP, number // across * height + 2 * _LINE
-        for place, (pixels, lines) in enumerate(tiles):
-            _paste(canvas, pixels, left + place * (_THUMBNAIL + _GAP), top, colour=_BLUE if place else _ORANGE)
-            for row, line in enumerate(lines):
-                at = (left + place * (_THUMBNAIL + _GAP), top + _THUMBNAIL + (row + 0.7) * _LINE)
-                text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
-                axes.text(*at, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
-    # one picture of them all: a hundred pictures of their own take seconds
-    # pixel by pixel: a resampled one would differ with the threads of the linear algebra that places it
-    figure.figimage(canvas, zorder=-1)
-    axes.set(xlim=(0, width), ylim=(len(canvas), 0))
-    axes.set_axis_off()
-    _save(figure, path, crop=False)
-
-
-def _paste(canvas: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], left: int, top: int, *, colour: str) -> None:
-    """Put one image with a frame in its place."""
-    rows, columns = (np.arange(_THUMBNAIL) * side // _THUMBNAIL for side in pixels.shape[:2])
-    frame = np.round(255 * np.array(to_rgb(colour))).astype(np.uint8)
-    canvas[top - 2 : top + _THUMBNAIL + 2, left - 2 : left + _THUMBNAIL + 2] = frame
-    canvas[top : top + _THUMBNAIL, left : left + _THUMBNAIL] = pixels[rows][:, columns]
-
-
-def _fitting(text: str, width: float, size: float) -> str:
-    """Shorten a text in the middle until it is at most so many px wide, at 100 px an inch."""
-    if _width(text, size) <= width:
-        return text
-
-    def kept(n: int) -> str:
-        return f"{text[: n - n // 3]}…{text[len(text) - n // 3 :]}"
-
-    return kept(max(bisect.bisect_right(range(len(text)), width, key=lambda n: _width(kept(n), size)) - 1, 0))
-
-
-def _width(text: str, size: float) -> int:
-    """Of a text in px, at 100 px an inch, by its characters: laying out a whole text takes a hundred times as long."""
-    return int(sum(_advance(character, size) for character in text)) + 1
-
-
-@cache
-def _advance(character: str, size: float) -> float:
-    font = get_font(findfont(FontProperties()))
-    font.set_size(size, 100)
-    return float(font.load_char(ord(character)).horiAdvance / 64)
+    save_png(figure, path)
 
 
 def _frame(axes: Axes, *, xlabel: str, ylabel: str) -> None:
@@ -372,12 +223,3 @@ def _headline(title: str, note: str) -> str:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}…{name[-8:]}"
-
-
-def _save(figure: Figure, path: Path, *, crop: bool = True) -> None:
-    """Write a PNG without the program's version, which would be in it; cropped to what is drawn, which takes a drawing of its own."""
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        # A class name in a script that the bundled font lacks is drawn as boxes; the tables have it.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        figure.savefig(path, format="png", metadata={"Software": None}, bbox_inches="tight" if crop else None, pad_inches=0.15)

@@ -41,8 +41,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
+from bccp.array_types import Float, Index
 
 SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
 """Pseudo-labels a class among which :func:`choose_smoothing` chooses: from nearly free rows to one error rate for all."""

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from bccp import mlflow_model, models, registry, tables
+from bccp import array_types, mlflow_model, models, registry, tables
+from bccp.array_types import Mask
 from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
 from bccp.images import Days
@@ -31,8 +31,6 @@ SURE = 0.95
 """Share of resamples in which the challenger has to be ahead."""
 
 RESAMPLES = 10_000
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Verdict:
         return self.name in ("promoted", "forced")
 
 
-def compare(days: Sequence[str], challenger_right: Bools, champion_right: Bools, *, rng: np.random.Generator) -> Comparison:
+def compare(days: Sequence[str], challenger_right: Mask, champion_right: Mask, *, rng: np.random.Generator) -> Comparison:
     """Compare by a paired bootstrap: images are drawn again within each day, and with each both models' answers.
 
     Parameters
@@ -131,7 +129,7 @@ def decide(found: Comparison, *, max_regression: float) -> Verdict:
     return Verdict("promoted", overall)
 
 
-def settle(step: Step, days: Days, references: pd.DataFrame, probs: models.Float32) -> Verdict:
+def settle(step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32) -> Verdict:
     """Register the step's model, compare it with the champion, and promote it if it deserves it and ``test.promote`` lets it.
 
     A rerun finishes what a stopped one has begun; nothing is registered twice.
@@ -203,7 +201,7 @@ def _record(step: Step, name: str, version: Any, verdict: Verdict) -> None:
 
 
 def _compared(
-    step: Step, days: Days, references: pd.DataFrame, probs: models.Float32, champion: Any, manifest: pd.Series[str], folder: Path
+    step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32, champion: Any, manifest: pd.Series[str], folder: Path
 ) -> Verdict:
     """The verdict over the test images that the champion has not been trained on."""
     if champion is not None:

@@ -21,12 +21,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bccp.array_types import Float, Float32, Index
 from bccp.cp_sampling import DISTANCES, closest_pairs, random_sample
 from bccp.images import FeatureView
 
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
 Embeddings = npt.NDArray[np.floating] | FeatureView
 Labels = npt.NDArray[np.integer]
 

@@ -20,11 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp.array_types import Index, Mask
 from bccp.corruption import draw_kinds
 from bccp.errors import BCCPError, few
-
-Mask = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.int64]
 
 LEAST = {"monday": 3, "tuesday": 2}
 """Different images that a class needs on a day: one for each of its splits."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from bccp import models
+from bccp import array_types, models
 from bccp.architectures import ImageClassifier
 from bccp.cleanup import clean_up
 from bccp.preprocessing import UnreadableImageError, decode, fit, pillow_limits
@@ -91,7 +91,7 @@ class ServedModel:
         probs = iter(models.probabilities(self.model, pixels, batch_size=_BATCH, device=self.device))
         return [Answer(None, None, None, error) if error else self._answer(next(probs)) for error in errors]
 
-    def _answer(self, probs: models.Float32) -> Answer:
+    def _answer(self, probs: array_types.Float32) -> Answer:
         order = np.argsort(-probs, kind="stable")[:N_TOP]
         top = {self.classes[k]: float(probs[k]) for k in order}
         label = next(iter(top))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bccp.array_types import Float
 from bccp.config import MondayModel
 from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
@@ -23,8 +24,6 @@ from bccp.monday_model import fit_recipe
 from bccp.passes import held_out_passes, stochastic_passes
 from bccp.step_context import Step
 from bccp.train import one_hot, trusted_mirror
-
-Float = npt.NDArray[np.float64]
 
 
 def student_probabilities(

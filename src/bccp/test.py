@@ -15,12 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import metrics
+from bccp.array_types import Float, Index, Mask
 from bccp.errors import BCCPError
 from bccp.plots import ThresholdCurve
-
-Index = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 SIGNED = ("mcc", "accuracy_drop", "f1_macro_drop", "forgetting")
 """Figures from -1 to 1; all others are from 0 to 1."""

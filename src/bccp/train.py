@@ -14,12 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import tables
+from bccp.array_types import Float32
 from bccp.config import Train
 from bccp.errors import BCCPError, nearest
 from bccp.images import Days
 from bccp.mirror import mirror_symmetric
-
-Float32 = npt.NDArray[np.float32]
 
 SETTINGS = (
     "epochs",

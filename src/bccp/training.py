@@ -35,10 +35,11 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from bccp import augmentation as augmentations
 from bccp import bars, checkpoints, range_test, step_log, torchvision_compat
 from bccp.architectures import ImageClassifier
+from bccp.array_types import Float32, Images, UInt8
 from bccp.errors import BCCPError
-from bccp.images import FeatureView, UInt8
+from bccp.images import FeatureView
 from bccp.losses import LOSSES, Loss
-from bccp.models import Float32, Images, embed
+from bccp.models import embed
 from bccp.transforms import blend, changes
 from bccp.weights import State
 

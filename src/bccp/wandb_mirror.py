@@ -7,28 +7,24 @@ everything, so that nothing is lost where the server dies or the process is kill
 
 from __future__ import annotations
 
-import atexit
-import importlib
 import json
 import netrc
 import os
 import re
 import socket
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 from bccp.errors import BCCPError
-from bccp.home import WANDB_SCRATCH, clear_scratch, home, scratch, scratch_owner
+from bccp.home import scratch, temporary_files_in
 from bccp.masking import first_line
 from bccp.processes import process_start
+from bccp.wandb_import import import_wandb, own_scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,7 +250,7 @@ class WandbMirror:
 
     def log_page(self, path: Path) -> None:
         """Log an HTML file."""
-        with scratch("page") as folder, _temporary_files_in(folder):  # wandb copies what it uploads
+        with scratch("page") as folder, temporary_files_in(folder):  # wandb copies what it uploads
             self._run.log({f"{self._step}/{path.stem}": self._wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
@@ -265,7 +261,7 @@ class WandbMirror:
         thumbnails = ([self._wandb.Image(_thumbnail(picture))] for picture in pictures) if shown else repeat([])
         for row, thumbnail in zip(rows, thumbnails, strict=False):
             table.add_data(*thumbnail, *row.values())
-        with scratch("table") as folder, _temporary_files_in(folder):  # wandb copies what it uploads
+        with scratch("table") as folder, temporary_files_in(folder):  # wandb copies what it uploads
             self._run.log({f"{self._step}/{name}": table})
 
     def finish(self, exit_code: int) -> None:
@@ -308,7 +304,7 @@ def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
         reinit="create_new",
         **settings,
     )
-    with warnings.catch_warnings(), _temporary_files_in(own_scratch()):
+    with warnings.catch_warnings(), temporary_files_in(own_scratch()):
         warnings.simplefilter("ignore")  # of libraries that wandb imports, about themselves
         return wandb.init(settings=quiet, **about)
 
@@ -364,7 +360,7 @@ def open_api() -> Any:
     """
     wandb = import_wandb()
     try:
-        with _temporary_files_in(own_scratch()):
+        with temporary_files_in(own_scratch()):
             return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, ValueError, OSError) as error:
         raise BCCPError(f"W&B does not answer ({first_line(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error
@@ -391,41 +387,6 @@ def download(reference: str, folder: Path) -> None:
         raise BCCPError(f"{reference} cannot be downloaded from W&B ({first_line(error)})") from error
     if [path.name for path in folder.iterdir()] == [_PLACEHOLDER]:
         raise BCCPError(f"of {reference} W&B has the name only: it was published with tracking.upload_images=false")
-
-
-def import_wandb() -> Any:
-    """The package ``wandb``, imported so that it prints nothing, writes within the home and follows no parent's run."""
-    for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
-        os.environ.pop(name, None)
-    os.environ["WANDB_SILENT"] = "true"  # before the import, which prints too
-    if "wandb" not in sys.modules:
-        atexit.register(clear_scratch)  # before wandb's own, and so called after them
-        with _temporary_files_in(own_scratch()):
-            importlib.import_module("wandb.sdk.artifacts.artifact")
-    import wandb
-
-    return wandb
-
-
-def own_scratch() -> Path:
-    """The folder for what wandb keeps as long as this process lives, such as the socket to its own process."""
-    folder = home() / WANDB_SCRATCH / f"{scratch_owner()}-wandb"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let temporary files of this process, and of those that it starts in the block, lie in a folder."""
-    before, place = tempfile.tempdir, os.environ.get("TMPDIR")
-    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-        os.environ.pop("TMPDIR")
-        if place is not None:
-            os.environ["TMPDIR"] = place
 
 
 def alias(digest: str) -> str:

@@ -29,18 +29,8 @@ from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.processes import lives
 from bccp.tracking import Ledger, ledger_uri
-from bccp.wandb_mirror import (
-    NOTE,
-    absent,
-    define_metrics,
-    has_login,
-    import_wandb,
-    log_artifact,
-    open_api,
-    own_scratch,
-    start_run,
-    upload_input,
-)
+from bccp.wandb_import import import_wandb, own_scratch
+from bccp.wandb_mirror import NOTE, absent, define_metrics, has_login, log_artifact, open_api, start_run, upload_input
 
 PATIENCE = {"WANDB__GRAPHQL_RETRY_MAX": "4", "WANDB__FILE_STREAM_RETRY_MAX": "4", "WANDB__FILE_TRANSFER_RETRY_MAX": "4"}
 """How often W&B tries again while it uploads, as environment variables: a dead server is told in a minute, not in a quarter of an hour."""
