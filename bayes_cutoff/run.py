@@ -1,6 +1,6 @@
 """Judges each given label, cuts off the ones not to be believed, and says what the new model is to be trained on.
 
-Reads ``segregated_data`` (and through it ``clean_data``), ``given_labels`` and, only to measure what was already decided and written,
+Reads ``clean_data``, ``segregated_data``, ``given_labels`` and, only to measure what was already decided and written,
 ``true_labels``. Writes ``cleansed_labels``: ``cleansed_labels.csv``, ``posterior.npy`` (the training target of each of its rows) and
 ``cutoff.json``; where labels are judged also ``probabilities.npy`` (p(true | image) of each row), ``label_report.csv``, which a person can
 fill in, ``users.csv`` where users are told apart, and a picture of the worst suspects.

@@ -1,6 +1,6 @@
 """Choose which trusted images are replayed.
 
-Reads ``segregated_data`` (and through it ``clean_data``); of ``cleansed_labels``, which it follows, only that the classes are the same.
+Reads ``clean_data``, ``segregated_data``; of ``cleansed_labels``, which it follows, only that the classes are the same.
 Writes ``replay_sample``: ``replay_sample.csv`` with the columns ``image, pair, distance``, empty where nothing is replayed.
 """
 

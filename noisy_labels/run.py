@@ -1,7 +1,8 @@
 """Gives the target day's images the labels that they come with.
 
-Reads ``segregated_data``, ``true_labels`` (to simulate, and to count how many are right) and, through the former,
-``clean_data``. Writes ``given_labels`` (``given_labels.csv``, ``report.json``, and ``votes.csv`` where there are users).
+Reads ``clean_data``, ``segregated_data``, ``true_labels`` (to simulate, and to count how many are right) and, with
+``source=file``, the votes in ``feedback``. Writes ``given_labels`` (``given_labels.csv``, ``report.json``, and ``votes.csv`` where there
+are users).
 """
 
 import json
@@ -34,10 +35,11 @@ def run(step: Step) -> None:
         names = dict(zip(manifest["image"], manifest["label"], strict=True))
         given = {image: names[image] for image in doubtful if names[image]}
     elif source == "file":
-        rows = feedback.read(Path(config.feedback_file))
-        said = feedback.sort_out(rows, images=manifest["image"], classes=days.classes)
+        if not step.has_input("feedback"):
+            raise BCCPError("noisy_labels.source=file needs feedback=feedback:<digest>: the step segregation makes it of the feedback file")
+        said = feedback.load(step.input("feedback"))
         settled = noisy_labels.settle(said, doubtful=doubtful, in_splits=days.splits.index, seed=config.random_seed)
-        given, votes = settled.labels, noisy_labels.table_of_votes(settled.votes) if said.has_users else None
+        given, votes = settled.labels, feedback.votes_table(settled.votes) if said.has_users else None
         about |= {"rows": said.n_rows, "ties": settled.n_ties, "problems": feedback.report(settled.problems)}
         step.say(f"{said.n_rows} rows, {len(settled.votes)} used; {feedback.sentence(settled.problems) or 'nothing wrong'}")
     else:

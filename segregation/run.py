@@ -1,7 +1,8 @@
 """Cuts the images into days and splits, and corrupts Tuesday's.
 
 Reads ``clean_data``. Writes ``segregated_data`` (``splits.csv``, ``classes.csv``, ``clean_data.json``, and ``corrupted.npy``
-where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target day's, where they are known). Logs the page
+where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target day's, where they are known); from a feedback file also
+``feedback``, its votes and the problems of its other rows. Logs the page
 ``data_checks/data_checks.html``, also where a limit of ``preprocessing.checks`` stops it.
 """
 
@@ -26,11 +27,12 @@ def run(step: Step) -> None:
     config, clean = step.config, step.input("clean_data")
     manifest = tables.read(clean / "manifest.csv", dtypes=check_page.COLUMNS)
     images = np.load(clean / "images.npy", mmap_mode="r")
-    named, given = None, {}
+    said: feedback.Feedback | None = None
+    given: dict[str, str] = {}
     if config.label_source == "file":
         classes = segregation.class_names(manifest, target_day=config.target_day)
         said = feedback.sort_out(feedback.read(Path(config.feedback_file)), images=manifest["image"], classes=classes)
-        named, given = said.named, feedback.majority(said.votes, seed=config.random_seed)[0]
+        given = feedback.majority(said.votes, seed=config.random_seed)[0]
     cut = segregation.segregate(
         manifest,
         duplicate_groups(manifest["sha256"], manifest["phash"]),
@@ -38,7 +40,7 @@ def run(step: Step) -> None:
         target_day=config.target_day,
         seed=config.random_seed,
         folder_is_truth=config.label_source != "folder",
-        named=named,
+        named=said.named if said else None,
         given=given,
     )
     splits = segregation.mark_corrupted(cut, corruption=config.corruption, seed=config.random_seed)
@@ -65,6 +67,9 @@ def run(step: Step) -> None:
         data_checks.gate(findings, page)
     with step.output("true_labels") as folder:
         tables.write(cut.true_labels, folder / "true_labels.csv")
+    if said:
+        with step.output("feedback") as folder:
+            feedback.save(said, folder)
     report(step, splits, cut)
     step.say(data_checks.sentence(findings, page))
 

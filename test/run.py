@@ -1,6 +1,6 @@
 """Test the new model on both days' held-out images.
 
-Reads ``model``, ``segregated_data`` (and through it ``clean_data``), ``true_labels``, where the truth is not known ``given_labels``, and
+Reads ``model``, ``clean_data``, ``segregated_data``, ``true_labels``, where the truth is not known ``given_labels``, and
 the ``monday_model`` that the model's labels or replay were chosen with; to explain errors also the training images with their
 ``given_labels`` and ``cleansed_labels``. Writes ``evaluation``: ``metrics.json`` and, by slice and with intervals, ``metrics.csv``;
 ``per_class.csv``, ``predictions.csv``, the tables of :class:`bccp.evaluation.Explained`, pictures, ``model_card.md`` and ``data_card.md``.

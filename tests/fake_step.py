@@ -30,6 +30,10 @@ class FakeStep:
         self.checkpoint = None
         self._place = place
 
+    def has_input(self, name: str) -> bool:
+        """Whether this input was given."""
+        return name in self.inputs
+
     def input(self, name: str) -> Path:
         """The folder of an input."""
         return self.folders[name]

@@ -34,7 +34,7 @@ def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> N
     entry = project["entry_points"]["main"]
     fields = [f.name for f in dataclasses.fields(config.section_type(step))]
     spec = SPECS[step]
-    assert list(entry["parameters"]) == [*spec.inputs, *spec.optional_inputs, *fields]
+    assert list(entry["parameters"]) == [*spec.all_inputs, *fields]
     assert re.findall(r"--(\w+)=\{(\w+)\}", entry["command"]) == [(name, name) for name in entry["parameters"]]
     assert all(parameter["description"] for parameter in entry["parameters"].values())
     assert project["name"] == step

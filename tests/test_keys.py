@@ -108,7 +108,7 @@ def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Pat
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
     longest = {f.name: "x" * 200 for f in dataclasses.fields(config.section_type(step)) if f.type in ("Any", "str | None")}
-    inputs = dict.fromkeys((*SPECS[step].inputs, *SPECS[step].optional_inputs), "true_labels:" + "a" * 64)
+    inputs = dict.fromkeys(SPECS[step].all_inputs, "true_labels:" + "a" * 64)
     _, made_of = keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
     assert len(json.dumps(made_of)) < tracking._TAG_LIMIT
 
@@ -149,7 +149,7 @@ def test_a_file_counts_as_what_it_holds(checkout: Path, root: Path, tmp_path: Pa
     one.write_text("image,label\na,b\n")
     same.write_text("image,label\na,b\n")
     other.write_text("image,label\na,c\n")
-    of_one, of_same, of_other = (key(root, source="file", feedback_file=str(path)) for path in (one, same, other))
+    of_one, of_same, of_other = (key(root, "segregation", feedback_file=str(path)) for path in (one, same, other))
     assert of_one == of_same
     assert of_one != of_other
 

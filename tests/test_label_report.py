@@ -14,7 +14,7 @@ import pytest
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import bayes_cutoff, config, galleries, label_report, plots, tables
+from bccp import bayes_cutoff, config, galleries, label_report, tables
 from bccp.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
@@ -128,7 +128,7 @@ def test_names_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Pat
         written.append(text)
         return fitting(text, width, size)
 
-    monkeypatch.setattr(plots, "_fitting", spy)
+    monkeypatch.setattr(galleries, "_fitting", spy)
     names = ["猫", "犬", "кот"]
     label_report.draw_suspects([Suspect(np.zeros((8, 8, 3), np.uint8), "犬", "кот", 0.5)], names, tmp_path / "one.png", title="one")
     assert written[0].startswith("one; class k is the k-th of classes.csv")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
+from bccp.errors import BCCPError
 from bccp.lineage import ancestor
+from bccp.step import find_inputs
+from bccp.step_context import Context
 from bccp.tracking import Ledger, ledger_uri
 
 
@@ -35,3 +41,23 @@ def test_the_nearest_of_several_and_the_newest_is_found_whatever_stands_in_betwe
     assert ancestor(ledger, {"model": "f" * 64}, "monday_model") is None, "it came from elsewhere"
     standing_in = made(ledger, place, "model", "more", cleansed_labels=f"true_labels:{'e' * 64}", segregated_data=data)
     assert ancestor(ledger, {"model": standing_in}, "monday_model") is None
+
+
+def test_a_step_alone_reads_the_images_that_its_splits_index_and_no_others(home: Path, tmp_path: Path) -> None:
+    ledger, place = Ledger(ledger_uri(None)[0]), tmp_path / "made"
+    place.mkdir()
+    images, others = (made(ledger, place, "clean_data", text) for text in ("images", "others"))
+    folder = place / "splits"
+    folder.mkdir()
+    (folder / "clean_data.json").write_text(json.dumps({"clean_data": images}), encoding="utf-8")
+    splits = ledger.keep("segregated_data", folder)
+    labels = made(ledger, place, "cleansed_labels", "labels")
+    context = Context(ledger.uri, "disabled", None, "bccp", True, "alone", 1)
+    named = {"segregated_data": f"segregated_data:{splits[:12]}", "cleansed_labels": f"cleansed_labels:{labels}"}
+    expected = {"clean_data": images, "segregated_data": splits, "cleansed_labels": labels}
+    assert find_inputs("cp_sampling", named, context, ledger) == (expected, {})
+    assert find_inputs("cp_sampling", named | {"clean_data": f"clean_data:{images[:12]}"}, context, ledger) == (expected, {})
+    with pytest.raises(BCCPError, match=f"segregated_data:{splits[:12]} indexes clean_data:{images[:12]}, not clean_data:{others}"):
+        find_inputs("cp_sampling", named | {"clean_data": f"clean_data:{others}"}, context, ledger)
+    with pytest.raises(BCCPError, match=r"the step cp_sampling needs segregated_data=segregated_data:<digest>"):
+        find_inputs("cp_sampling", {"cleansed_labels": labels}, context, ledger)

@@ -152,8 +152,18 @@ def write_artifacts(place: Path, table: pd.DataFrame, known: pd.DataFrame) -> di
     return folders
 
 
+SORTED_BY = (("clean_data", "manifest.csv", "image"), ("segregated_data", "classes.csv", "label"))
+"""The tables that rows of a feedback file are held against: the images, and the classes."""
+
+
 def run_on(data: Mapping[str, Path], place: Path, **changed: Any) -> FakeStep:
-    step = FakeStep("noisy_labels", place, data, **changed)
+    inputs = dict(data)
+    if file := changed.get("feedback_file"):  # what segregation makes of it
+        inputs["feedback"] = place.with_name(f"{place.name}-feedback")
+        inputs["feedback"].mkdir()
+        images, classes = (tables.read(data[artifact] / name)[column] for artifact, name, column in SORTED_BY)
+        feedback.save(feedback.sort_out(feedback.read(Path(file)), images=images, classes=classes), inputs["feedback"])
+    step = FakeStep("noisy_labels", place, inputs, **changed)
     load_run("noisy_labels")(step)
     return step
 

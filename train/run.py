@@ -1,6 +1,6 @@
 """Trains the new model on the cleansed target day and the replay.
 
-Reads ``segregated_data`` (and through it ``clean_data``), ``cleansed_labels`` (or the true labels in its place) and, where images are
+Reads ``clean_data``, ``segregated_data``, ``cleansed_labels`` (or the true labels in its place) and, where images are
 replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt``, ``model.json``, ``history.csv``,
 ``README.md``, and ``trained_on_before.npy`` where a registered model was the start).
 """

@@ -241,7 +241,7 @@ class NoisyLabels:
         if self.label == "ground_truth":
             return {"label": self.label}
         if self.source != "simulated":
-            return {"source": self.source, "feedback_file": self.feedback_file, "random_seed": self.random_seed}
+            return {"source": self.source, "random_seed": self.random_seed}  # the votes are an input
         accuracy = {} if isinstance(self.noise, list) else {"user_accuracy": self.user_accuracy}
         return {"source": self.source, "noise": self.noise, "random_seed": self.random_seed} | accuracy
 

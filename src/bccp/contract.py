@@ -25,13 +25,13 @@ def mlproject(step: str) -> str:
     comments = _comments(name)
     spec = SPECS[step]
     lines = [f"name: {step}", "", "conda_env: conda.yml", "", "entry_points:", "  main:", "    parameters:"]
-    for artifact in (*spec.inputs, *spec.optional_inputs):
+    for artifact in spec.all_inputs:
         optional = ", or null" if artifact in spec.optional_inputs else ""
         lines += _parameter(artifact, f"name:digest of the artifact, made by {MAKER[artifact]}{optional}", "null")
     fields = [item.name for item in dataclasses.fields(config.section_type(step))]
     for key in fields:
         lines += _parameter(key, comments.get(key) or f"{name}.{key} of the configuration", config.encode(values[name][key]))
-    options = " ".join(f"--{key}={{{key}}}" for key in (*spec.inputs, *spec.optional_inputs, *fields))
+    options = " ".join(f"--{key}={{{key}}}" for key in (*spec.all_inputs, *fields))
     return "\n".join([*lines, f"    command: {json.dumps(f'python run.py {options}')}", ""])
 
 

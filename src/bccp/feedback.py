@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from bccp import tables
 from bccp.errors import BCCPError, nearest
 
 COLUMNS = "image,label[,user]"
@@ -184,6 +188,48 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     if not votes:
         raise BCCPError(_useless(file, problems, known_images, known_classes))
     return Feedback(votes, frozenset(named), len(file.rows), problems, file.has_users)
+
+
+def save(feedback: Feedback, folder: Path) -> None:
+    """Write the artifact ``feedback``: ``votes.csv`` (``image, user, label``) and ``feedback.json`` (the rest)."""
+    tables.write(votes_table(feedback.votes), folder / "votes.csv")
+    about = {
+        "rows": feedback.n_rows,
+        "has_users": feedback.has_users,
+        "named": sorted(feedback.named),
+        "problems": {kind: list(cases) for kind, cases in feedback.problems.items()},
+    }
+    (folder / "feedback.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Feedback:
+    """Read what :func:`save` has written."""
+    votes = tables.read(folder / "votes.csv")
+    about = json.loads((folder / "feedback.json").read_text(encoding="utf-8"))
+    return Feedback(
+        votes={(image, user): label for image, user, label in zip(votes["image"], votes["user"], votes["label"], strict=True)},
+        named=frozenset(about["named"]),
+        n_rows=about["rows"],
+        problems=about["problems"],
+        has_users=about["has_users"],
+    )
+
+
+def votes_table(votes: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """Lay votes out as a table.
+
+    Parameters
+    ----------
+    votes : mapping of (str, str) to str
+        A label by (image, user).
+
+    Returns
+    -------
+    DataFrame
+        ``image, user, label``, sorted by image, then user.
+    """
+    rows = [(image, user, label) for (image, user), label in sorted(votes.items())]
+    return pd.DataFrame(rows, columns=["image", "user", "label"], dtype=str)
 
 
 def majority(votes: Mapping[tuple[str, str], str], *, seed: int) -> tuple[dict[str, str], int]:

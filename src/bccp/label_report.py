@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import label_report, models, tables
+from bccp import models, tables
 from bccp.array_types import Float32, Index
 from bccp.bayes_cutoff import Decision
 from bccp.features import shared_features
@@ -232,7 +232,7 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
         with scratch("suspects") as folder:
             path = folder / "worst_suspects.png"
             title = f"{len(worst)} most suspect of {len(suspects)} labels above the cut-off, {len(report)} judged"
-            label_report.draw_suspects(_drawn(worst, days), days.classes, path, title=title)
+            draw_suspects(_drawn(worst, days), days.classes, path, title=title)
             step.log_picture(path, pixels=True)
         columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
         step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))

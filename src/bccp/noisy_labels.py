@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bccp.array_types import Float, Images, Index
 from bccp.config import NOISES
@@ -332,23 +331,6 @@ def settle(feedback: Feedback, *, doubtful: Collection[str], in_splits: Collecti
         "left_out_image": [image for image in others if image not in present],
     }
     return Settled(labels, votes, n_ties, {**feedback.problems, **unused})
-
-
-def table_of_votes(votes: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Lay votes out as a table.
-
-    Parameters
-    ----------
-    votes : mapping of (str, str) to str
-        A label by (image, user).
-
-    Returns
-    -------
-    DataFrame
-        ``image, user, label``, sorted by image, then user.
-    """
-    rows = [(image, user, label) for (image, user), label in sorted(votes.items())]
-    return pd.DataFrame(rows, columns=["image", "user", "label"], dtype=str)
 
 
 def _checked_matrix(noise: Sequence[Sequence[float]], classes: Sequence[str]) -> Float:

@@ -319,7 +319,7 @@ class _Pipeline(Plan):
         parameters = {f.name: hide(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
-        parameters |= {name: "null" for name in (*spec.inputs, *spec.optional_inputs) if name not in inputs}
+        parameters |= {name: "null" for name in spec.all_inputs if name not in inputs}
         os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)

@@ -60,9 +60,9 @@ class Plan:
     def reads(self, name: str) -> list[str]:
         """The artifacts that a step reads."""
         spec = SPECS[name]
-        reads = [*spec.inputs, *spec.optional_inputs]
+        reads = list(spec.all_inputs)
         if self.passes_through:
-            made_by_label_steps = {output for step in LABEL_STEPS for output in SPECS[step].outputs}
+            made_by_label_steps = {output for step in LABEL_STEPS for output in SPECS[step].all_outputs}
             reads = [artifact for artifact in reads if artifact not in made_by_label_steps]
             if name == "train":
                 reads.append("true_labels")

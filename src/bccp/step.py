@@ -118,11 +118,8 @@ class RunningStep:
         return name in self.inputs
 
     def input(self, name: str) -> Path:
-        """The folder of an input artifact, verified and not to be changed; ``clean_data`` is found through ``segregated_data``."""
+        """Return the folder of an input artifact, verified and not to be changed."""
         with self._watch.going(False):
-            if name == "clean_data" and name not in self.inputs:
-                about = json.loads((self.input("segregated_data") / "clean_data.json").read_text(encoding="utf-8"))
-                return self.ledger.fetch(f"clean_data:{about['clean_data']}")
             return self.ledger.fetch(qualified(name, self.inputs[name]))
 
     @contextmanager
@@ -373,7 +370,7 @@ def command_line(run: Run) -> None:
 
 def _run_alone(run: Run, name: str) -> None:
     spec, kind = SPECS[name], config.section_type(name)
-    artifacts = (*spec.inputs, *spec.optional_inputs)
+    artifacts = spec.all_inputs
     fields = [f.name for f in dataclasses.fields(kind)]
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, allow_abbrev=False)
     for option in (*artifacts, *fields):
@@ -390,22 +387,60 @@ def _run_alone(run: Run, name: str) -> None:
     elif "MLFLOW_RUN_ID" in os.environ:
         end_with(callers())
     ledger = Ledger(context.ledger_uri)
-    inputs, origins = {}, {}
-    for artifact in artifacts:
-        version = getattr(given, artifact)
-        if version in (None, "", "null", "None"):
-            if artifact in spec.inputs:
-                raise BCCPError(f"the step {name} needs {artifact}={artifact}:<digest>: the step {MAKER[artifact]} makes it")
-            continue
-        given_name, digest = split_version(version)[0], locate(version, context, ledger)
-        inputs[artifact] = digest if given_name == artifact else f"{given_name}:{digest}"
-        if "/" in version:
-            origins[artifact] = version.rpartition("/")[0]
+    named = {artifact: getattr(given, artifact) for artifact in artifacts}
+    inputs, origins = find_inputs(name, {k: v for k, v in named.items() if v not in (None, "", "null", "None")}, context, ledger)
     key, parts = keys.step_key(name, section, inputs, isolated=keys.started_by() != "local", resolved=what_is_meant(name, section, ledger))
     run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
     given_to = {"name": name, "section": section, "inputs": inputs, "context": context, "ledger": ledger, "key": key, "key_parts": parts}
     with bars.display(name, done=step_graph.STEPS.index(name), total=len(step_graph.STEPS)), step_log.logged(context.log(name)):
         execute(run, **given_to, run_id=run_id, origins=origins)
+
+
+def find_inputs(name: str, named: Mapping[str, str], context: Context, ledger: Ledger) -> tuple[dict[str, str], dict[str, str]]:
+    """Find the input artifacts that a step alone was given.
+
+    Parameters
+    ----------
+    name : str
+        The step.
+    named : mapping of str to str
+        A version of each artifact, as :func:`locate` takes it. Without ``clean_data`` it is the one that ``segregated_data`` indexes.
+    context : Context
+    ledger : Ledger
+
+    Returns
+    -------
+    inputs : dict of str to str
+        Version of each input (64 hex digits), or ``other:digest`` where another artifact stands in for it.
+    origins : dict of str to str
+        W&B's ``entity/project`` of those that were named with it.
+
+    Raises
+    ------
+    BCCPError
+        If a required one is missing, one cannot be found, or ``segregated_data`` does not index ``clean_data``.
+    """
+    spec, versions = SPECS[name], dict(named)
+    for artifact in sorted(spec.inputs, key=lambda artifact: artifact == "clean_data"):  # which the others may tell
+        if artifact not in versions and not (artifact == "clean_data" and "segregated_data" in versions):
+            raise BCCPError(f"the step {name} needs {artifact}={artifact}:<digest>: the step {MAKER[artifact]} makes it")
+    if "clean_data" in spec.inputs and "segregated_data" in versions:
+        about = ledger.fetch(f"segregated_data:{locate(versions['segregated_data'], context, ledger)}") / "clean_data.json"
+        indexed = json.loads(about.read_text(encoding="utf-8"))["clean_data"]
+        project, slash, _ = versions["segregated_data"].rpartition("/")
+        clean = versions.setdefault("clean_data", f"{project}{slash}clean_data:{indexed}")
+        if not indexed.startswith(split_version(clean)[1]):
+            raise BCCPError(
+                f"segregated_data={versions['segregated_data']} indexes clean_data:{indexed[:12]}, not {clean}: leave clean_data out"
+            )
+    inputs, origins = {}, {}
+    for artifact in spec.all_inputs:
+        if artifact in versions:
+            given_name, digest = split_version(versions[artifact])[0], locate(versions[artifact], context, ledger)
+            inputs[artifact] = digest if given_name == artifact else f"{given_name}:{digest}"
+            if "/" in versions[artifact]:
+                origins[artifact] = versions[artifact].rpartition("/")[0]
+    return inputs, origins
 
 
 def locate(version: str, context: Context, ledger: Ledger) -> str:
@@ -433,7 +468,7 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
     place = version.rpartition("/")[0] or "/".join(part for part in (context.wandb_entity, context.wandb_project) if part)
     try:
         digest = ledger.full_digest(version)
-        folder = ledger.fetch(f"{name}:{digest}")
+        ledger.fetch(f"{name}:{digest}")
     except BCCPError as error:
         if context.wandb != "online":
             raise BCCPError(f"{error}; W&B is asked for it where there is a key (WANDB_API_KEY) or a login") from error
@@ -442,9 +477,7 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
             found = ledger.keep(name, parent / name)
         if not found.startswith(digest):
             raise BCCPError(f"the files of {place}/{name} on W&B are not those of version {digest[:12]}, but of {found[:12]}") from error
-        folder, digest = ledger.fetch(f"{name}:{found}"), found
-    if name == "segregated_data":  # it indexes images that lie elsewhere
-        locate(f"{place}/clean_data:{json.loads((folder / 'clean_data.json').read_text(encoding='utf-8'))['clean_data']}", context, ledger)
+        digest = found
     return digest
 
 
