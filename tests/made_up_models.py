@@ -98,7 +98,7 @@ class World:
             load_step("test").run if whole else _ask_and_settle,
             name="test",
             section=section,
-            inputs={"model": model, **{name: self.versions[name] for name in ("segregated_data", "true_labels")}},
+            inputs={"model": model, **self.versions},
             context=Context(self.ledger.uri, wandb, None, "bccp", True, "tests", 1, sweep=sweep),
             ledger=self.ledger,
             key="test",

@@ -35,8 +35,8 @@ from bccp.step_graph import SPECS
 from bccp.tracking import Ledger, ledger_uri
 from bccp.wandb_mirror import NOTE, alias
 
-INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in (*spec.inputs, *spec.optional_inputs)}
-LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.outputs}
+INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in spec.all_inputs}
+LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.all_outputs}
 """The edges of the whole graph, from raw_data to evaluation."""
 
 TWO = "main.execute_steps=[fetch_data,preprocessing]"
@@ -53,7 +53,7 @@ def light_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     def run(step: Step) -> None:
         read = [(step.input(name) / "about.txt").read_text() for name in step.inputs]
-        for name in SPECS[step.name].outputs:
+        for name in SPECS[step.name].all_outputs:
             with step.output(name) as folder:
                 (folder / "about.txt").write_text(f"{name}, made from {read}, holds the pixels 0xFACE")
         step.log_metrics({"accuracy": 0.5})
