@@ -71,9 +71,14 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
 
 
 def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> None:
-    files = [*(root / "src" / "bccp").glob("*.py"), *(root / step / "run.py" for step in step_graph.STEPS)]
-    assert len(files) > 50
-    for path in files:
+    source = root / "src"
+    modules = {}
+    for file in (source / "bccp").rglob("*.py"):
+        parts = file.relative_to(source).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    assert len(modules) > 90
+    assert any(name.count(".") > 1 for name in modules)  # some lie in a package within the package
+    for path in (*modules.values(), *(root / step / "run.py" for step in step_graph.STEPS)):
         imported: set[str] = set()
         tree = ast.parse(path.read_bytes())
         tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
@@ -82,9 +87,29 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
                 imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
             elif isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
-        expected = {file for file in files if file.parent.name == "bccp" and ".".join(file.with_suffix("").parts[-2:]) in imported}
-        found = {file for file in keys._imported_files(path) if file.name != "__init__.py"}
-        assert found - {path} == expected, path  # an example may import the module that it is in
+        # Python runs the packages around a module first; that of all of them only offers names
+        imported |= {name.rsplit(".", depth)[0] for name in imported for depth in range(1, name.count("."))}
+        expected = {file for name, file in modules.items() if name in imported}
+        assert set(keys._imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
+
+
+@pytest.mark.parametrize(
+    "line", ["import bccp.rooms.inner.shelf", "from bccp.rooms.inner import shelf", "from bccp.rooms.inner.shelf import (\n    BOOKS,\n)"]
+)
+def test_a_module_in_a_package_within_the_package_counts_and_so_do_the_packages_around_it(checkout: Path, root: Path, line: str) -> None:
+    files = [f"src/bccp/rooms/{name}" for name in ("__init__.py", "inner/__init__.py", "inner/shelf.py", "inner/window.py")]
+    (checkout / files[2]).parent.mkdir(parents=True)
+    for file in files:
+        (checkout / file).write_text("BOOKS = 3\n")
+    with (checkout / "src/bccp/noisy_labels.py").open("a") as module:
+        module.write(f"\n{line}\n")
+    before = parts(root)
+    assert set(files) & set(before["code"]) == set(files[:3])  # nobody imports the last one
+    for file in files[:3]:
+        edit(checkout / file)
+        after = parts(root)
+        assert [change.partition(": ")[0] for change in keys.differences(before, after)] == [f"code.{file}"]
+        before = after
 
 
 @pytest.mark.parametrize("step", step_graph.STEPS)
