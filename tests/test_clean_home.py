@@ -18,6 +18,8 @@ from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 from bccp import clean_home, step_graph
 from bccp.environments import WHOLE
 from bccp.processes import process_start
+from bccp.step import Context, Step
+from bccp.wandb_mirror import NoMirror
 from bccp.why import explain
 
 
@@ -101,6 +103,34 @@ def test_what_a_recent_step_has_read_stays_and_its_like_do_not(stubs: Stubs, hom
     clean()
     assert reusable(FEW, new) == list(step_graph.STEPS[:4])
     assert reusable(FEW, other) == list(step_graph.STEPS[:3])
+
+
+def test_work_shared_by_steps_stays_for_as_long_as_a_step_that_asked_for_it(home: Path) -> None:
+    store = ledger()
+
+    def ask(pipeline: str) -> str:
+        """A step of a pipeline asks for shared work; the step's run."""
+        parent = store.start(pipeline)
+        context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent)
+        step = Step("cp_sampling", None, {}, context, store, store.start("cp_sampling", parent=parent), NoMirror())
+        step.shared("student", {}, lambda folder: (folder / "x").touch())
+        for run_id in (step.run_id, parent):
+            store.end(run_id, "FINISHED")
+        return step.run_id
+
+    def students() -> list[str]:
+        return [run.info.run_id for run in all_runs(store) if "bccp.output.student" in run.data.tags]
+
+    ask("computes it")
+    (student,) = students()
+    grow_old(home, 40)
+    ask("finds it")
+    clean()
+    assert students() == [student]
+    assert len(all_runs(store)) == 3  # the newer pipeline, its step, and what the older one has left it
+    grow_old(home, 40)
+    clean()
+    assert all_runs(store) == []
 
 
 def test_a_run_that_is_named_stays_with_all_that_it_needs(stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

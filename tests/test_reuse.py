@@ -185,6 +185,8 @@ def test_shared_work_is_done_once_and_without_the_cache_once_a_pipeline(home: Pa
         for name in ("bayes_cutoff", "cp_sampling"):
             step = Step(name, None, {}, context, store, store.start(name, parent=parent), NoMirror())
             assert (step.shared("student", {"a": 1}, compute) / "x").read_text() == "features"
+            (made,) = {tags["bccp.output.student"] for run in all_runs(store) if "bccp.output.student" in (tags := run.data.tags)}
+            assert store.client.get_run(step.run_id).data.tags["bccp.input.student"] == made  # whoever computed it
     assert len(computed) == n_computed
 
 
