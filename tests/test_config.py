@@ -253,6 +253,32 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
     assert config.relevant(drawn) == {"label": "ground_truth"}
 
 
+@pytest.mark.parametrize(
+    ("change", "counts_on"),
+    [
+        ({"segregation__tuesday_fraction": 0.3}, ("tuesday",)),
+        ({"segregation__tuesday_images": 9}, ("tuesday",)),
+        ({"segregation__corruption": "mosaic"}, ("tuesday",)),
+        ({"segregation__monday_images": 9}, ("monday", "tuesday")),
+        ({"segregation__test_size": 0.3}, ("monday", "tuesday")),
+        ({"segregation__val_size": 0.3}, ("monday", "tuesday")),
+        ({"segregation__label_source": "folder"}, ("monday", "tuesday")),
+        ({"segregation__random_seed": 43}, ("monday", "tuesday")),
+        ({"preprocessing__checks__leakage": 0.1}, ("monday", "tuesday")),
+        ({"preprocessing__checks__drift": 0.1}, ("monday", "tuesday")),
+        ({"preprocessing__checks__dark": 0.1}, ()),  # of images alone: a step before heeds it
+    ],
+)
+def test_what_is_said_of_tuesday_is_relevant_to_the_days_only_where_there_is_one(
+    root: Path, change: dict[str, Any], counts_on: tuple[str, ...]
+) -> None:
+    def heeded(day: str, **changes: Any) -> dict[str, Any]:
+        return config.relevant(load(root, main__target_day=day, **changes).segregation)
+
+    different = [day for day in ("monday", "tuesday") if heeded(day) != heeded(day, **change)]
+    assert different == list(counts_on)
+
+
 def test_schema_and_yaml_name_the_same_keys_in_the_same_order(root: Path) -> None:
     loaded = composed(root)
     schema = typing.get_type_hints(config.Config)
