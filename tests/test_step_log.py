@@ -134,6 +134,24 @@ def test_a_terminal_sees_bars_and_lines_above_them_and_everything_else_only_the_
     assert (plain.stdout, plain.stderr) == (f"  epoch 1\n  epoch 2\n  epoch 3\n[bold] {'a/path ' * 30}\nFalse\n", "")
 
 
+def test_the_bar_of_a_loop_is_gone_at_its_end_and_there_again_with_the_next_such_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "on_terminal", lambda: True)
+
+    def seen() -> list[tuple[str, float, float | None]]:
+        assert bars._display is not None
+        return [(task.description, task.completed, task.total) for task in bars._display.tasks if task.visible]
+
+    step = ("train", 6, 8)
+    with bars.display("train", done=6, total=8):
+        bars.show("epochs", 2, 3)
+        bars.show("images", 5, 9)
+        assert seen() == [step, ("  epochs", 2, 3), ("  images", 5, 9)]
+        bars.show("epochs", 3, 3)
+        assert seen() == [step, ("  images", 5, 9)]
+        bars.show("epochs", 1, 4)  # of another round
+        assert seen() == [step, ("  epochs", 1, 4), ("  images", 5, 9)]
+
+
 def test_a_display_within_another_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bars, "on_terminal", lambda: True)
     with bars.display("outer", done=0, total=2):
