@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 import bccp
-from bccp import check_page, config, data_checks, preprocessing, tables
+from bccp import check_page, config, data_checks, pages, preprocessing, tables
 from bccp.data_checks import Finding
 from bccp.errors import BCCPError
 from bccp.home import home as the_home
@@ -234,13 +234,16 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text, self.open, self.addresses = "", [], []
+        self.text, self.open, self.addresses, self.policy = "", [], [], ""
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img", "rect"):
             self.open.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attrs:
+            assert self.open == ["html", "head"]  # elsewhere a browser ignores it
+            self.policy += dict(attrs)["content"] or ""
 
     def handle_endtag(self, tag: str) -> None:
         if tag != "rect":
@@ -263,6 +266,15 @@ def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path)
     assert set(config.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert (tmp_path / check_page.PAGE).stat().st_size < 200_000
+
+
+def test_a_browser_is_told_to_load_nothing_for_the_page_and_to_run_nothing_in_it(tmp_path: Path) -> None:
+    check_page.write(tmp_path, "Data checks", [], [])
+    (tmp_path / "report.html").write_text(pages.document("Report", []), encoding="utf-8")
+    told = Page(tmp_path / check_page.PAGE).policy
+    rules = {kind: sources for kind, *sources in (rule.split() for rule in told.split(";"))}
+    assert rules == {"default-src": ["'none'"], "style-src": ["'unsafe-inline'"], "img-src": ["data:"]}
+    assert told == Page(tmp_path / "report.html").policy  # as on every other page
 
 
 @pytest.fixture
