@@ -129,7 +129,7 @@ def _imported_files(path: Path) -> list[Path]:
         names = [alone] if alone else [base, *(f"{base}.{name}" for name in re.findall(r"\w+", imported))]
         for name in names:
             stem = paths.PACKAGE.joinpath(*name.split(".")[1:])
-            packages = [stem, *(folder for folder in stem.parents if paths.PACKAGE in folder.parents)]  # Python runs those around a module too
+            packages = [stem, *(folder for folder in stem.parents if paths.PACKAGE in folder.parents)]  # Python runs these too
             files += [f for f in (stem.with_suffix(".py"), *(folder / "__init__.py" for folder in packages)) if f.is_file()]
     return files
 
