@@ -14,11 +14,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from bccp import augmentation, models, training, transforms
+from bccp import augmentation, models, transforms
 from bccp.architectures import ImageClassifier
 from bccp.config import MondayModel
+from bccp.determinism import reproducible
 from bccp.images import Days
 from bccp.losses.cross_entropy import cross_entropy
+from bccp.moving_average import MovingAverage
+from bccp.schedules import one_cycle
+from bccp.training_task import WEIGHT_DECAY
 
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -119,13 +123,13 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
     changes = [augmentation.mirror] * mirror + transforms.changes(recipe.augmentation, image_size=days.image_size)
     n_batches = max(1, min(math.ceil(len(ids) / recipe.batch_size), len(ids) // 2))
     n_steps = recipe.epochs * n_batches
-    with training._reproducible(seed, device):
+    with reproducible(seed, device):
         generator = torch.Generator().manual_seed(seed)
         model.to(device, memory_format=torch.channels_last).train()
         # with a decay of 0 the average is the newest weights
-        average = training.MovingAverage(model, recipe.ema_decay).eval()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=training.WEIGHT_DECAY, fused=True)
-        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: training.one_cycle(step, n_steps))
+        average = MovingAverage(model, recipe.ema_decay).eval()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, n_steps))
         for _ in range(recipe.epochs):
             order = torch.randperm(len(ids), generator=generator).numpy()
             for idx in np.array_split(order, n_batches):

@@ -18,7 +18,7 @@ from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 from bccp import clean_home, step_graph
 from bccp.environments import WHOLE
 from bccp.processes import process_start
-from bccp.step import Context, Step
+from bccp.step_context import Context, Step
 from bccp.wandb_mirror import NoMirror
 from bccp.why import explain
 

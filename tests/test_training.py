@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from bccp import augmentation, models, range_test, torchvision_compat, training
+from bccp import augmentation, models, range_test, schedules, torchvision_compat, training
 from bccp.architectures import ImageClassifier
+from bccp.batches import Batches
 from bccp.errors import BCCPError
+from bccp.history import History
 from bccp.images import FeatureView, ImageView
 from bccp.losses import LOSSES, Loss
+from bccp.schedules import one_cycle
+from bccp.training_task import Task
 
 N_CLASSES, SIZE = 3, 16
 
@@ -40,7 +44,7 @@ def make_model(**options: Any) -> ImageClassifier:
     return models.build("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
 
 
-def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **options: Any) -> training.History:
+def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **options: Any) -> History:
     images, targets = make_data() if data is None else data
     val_images, val_targets = make_data(30, seed=1) if val is None else val
     settings = {"epochs": 3, "learning_rate": 0.005, "batch_size": 16, "augmentation": "generic", "patience": None, "seed": 0}
@@ -223,7 +227,7 @@ def test_images_are_read_in_batches_once_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "batch_size", "sizes"), [(65, 64, [33, 32]), (64, 64, [64]), (3, 2, [3]), (7, 3, [3, 2, 2]), (2, 64, [2])])
 def test_no_batch_has_one_image_only(n: int, batch_size: int, sizes: list[int]) -> None:
-    batches = training._Batches(np.arange(n), np.zeros((n, 2), np.float32), np.ones(n, np.float32), batch_size, torch.Generator())
+    batches = Batches(np.arange(n), np.zeros((n, 2), np.float32), np.ones(n, np.float32), batch_size, torch.Generator())
     drawn = [inputs.tolist() for inputs, _, _ in batches]
     assert [len(batch) for batch in drawn] == sizes
     assert len(batches) == len(sizes)
@@ -234,7 +238,7 @@ def test_no_batch_has_one_image_only(n: int, batch_size: int, sizes: list[int]) 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 4, 5, 360])
 def test_the_learning_rate_rises_to_its_peak_once_and_falls_to_nothing(n_steps: int) -> None:
-    rates = [training.one_cycle(step, n_steps) for step in range(n_steps + 1)]
+    rates = [one_cycle(step, n_steps) for step in range(n_steps + 1)]
     top = int(np.argmax(rates))
     assert rates[top] == 1
     assert (np.diff(rates[: top + 1]) > 0).all()
@@ -276,21 +280,21 @@ def test_an_exponential_schedule_trains_as_a_loop_written_out_does(optimizer: st
 )
 def test_only_adamw_decays_weights_and_not_where_a_loss_has_their_norm(name: str, loss: str, kind: Any, weight_decay: float) -> None:
     options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
-    task = training._Task(make_model(), [], torch.Generator(), loss=LOSSES[loss], optimizer=name, **options)
+    task = Task(make_model(), [], torch.Generator(), loss=LOSSES[loss], optimizer=name, **options)
     optimizer = task.configure_optimizers()["optimizer"]
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["weight_decay"] == weight_decay
 
 
 def test_an_exponential_rate_stays_through_an_epoch() -> None:
-    rate = training.rates("exponential", epochs=3, epoch_steps=2, decay=0.9)
+    rate = schedules.rates("exponential", epochs=3, epoch_steps=2, decay=0.9)
     assert [rate(step) for step in range(7)] == pytest.approx([1, 1, 0.9, 0.9, 0.81, 0.81, 0.729])
 
 
 def test_a_step_rate_falls_every_so_many_epochs_and_a_cosine_at_every_step_from_the_peak_to_nothing() -> None:
-    rate = training.rates("step", epochs=5, epoch_steps=2, decay=0.1, decay_epochs=2)
+    rate = schedules.rates("step", epochs=5, epoch_steps=2, decay=0.1, decay_epochs=2)
     assert [rate(step) for step in range(10)] == pytest.approx([1] * 4 + [0.1] * 4 + [0.01] * 2)
-    rate = training.rates("cosine", epochs=4, epoch_steps=2, decay=0.5)
+    rate = schedules.rates("cosine", epochs=4, epoch_steps=2, decay=0.5)
     assert [rate(step) for step in range(9)] == pytest.approx([(1 + np.cos(np.pi * step / 8)) / 2 for step in range(9)])
     assert (rate(0), rate(4), rate(8), rate(9)) == pytest.approx((1, 0.5, 0, 0))
 
@@ -298,7 +302,7 @@ def test_a_step_rate_falls_every_so_many_epochs_and_a_cosine_at_every_step_from_
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
 def test_every_schedule_trains_and_its_rates_are_in_the_history(tmp_path: Path, schedule: str) -> None:
     history = fit(make_model(), tmp_path, epochs=4, schedule=schedule, decay=0.5, decay_epochs=2, learning_rate=0.01)
-    rate = training.rates(schedule, epochs=4, epoch_steps=4, decay=0.5, decay_epochs=2)
+    rate = schedules.rates(schedule, epochs=4, epoch_steps=4, decay=0.5, decay_epochs=2)
     assert history.learning_rate == pytest.approx([0.01 * rate(step) for step in (4, 8, 12, 16)])
     assert history.train_loss[-1] < history.train_loss[0]
 
@@ -407,7 +411,7 @@ def test_two_processes_share_each_batch_and_learn_as_one_does(
 def test_images_are_drawn_in_proportion_to_their_shares_as_many_an_epoch_as_there_are() -> None:
     shares = np.array([0.0, 1, 2, 3, 0] * 40)
     columns = np.zeros((200, 2), np.float32), np.ones(200, np.float32)
-    batches = training._Batches(np.arange(200), *columns, 64, torch.Generator().manual_seed(0), shares)
+    batches = Batches(np.arange(200), *columns, 64, torch.Generator().manual_seed(0), shares)
     epochs = [torch.cat([inputs for inputs, _, _ in batches]).numpy() for _ in range(50)]
     assert {len(epoch) for epoch in epochs} == {200}
     assert epochs[0].tolist() != epochs[1].tolist()
@@ -448,14 +452,14 @@ class StoppedError(Exception):
 
 def stop_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int | None) -> None:
     """Let every training end when it begins this epoch, from 1 up."""
-    begin = training._Task.on_train_epoch_start
+    begin = Task.on_train_epoch_start
 
     def maybe(self: Any) -> None:
         if self.n_epochs + 1 == epoch:
             raise StoppedError
         begin(self)
 
-    monkeypatch.setattr(training._Task, "on_train_epoch_start", maybe)
+    monkeypatch.setattr(Task, "on_train_epoch_start", maybe)
 
 
 @pytest.mark.parametrize(
@@ -506,8 +510,8 @@ def test_a_process_that_is_killed_in_the_middle_of_training_loses_an_epoch_at_mo
     process.join()
     assert process.exitcode == -signal.SIGKILL
     begun: list[int] = []
-    begin = training._Task.on_train_epoch_start
-    monkeypatch.setattr(training._Task, "on_train_epoch_start", lambda self: begun.append(self.n_epochs) or begin(self))
+    begin = Task.on_train_epoch_start
+    monkeypatch.setattr(Task, "on_train_epoch_start", lambda self: begun.append(self.n_epochs) or begin(self))
     fit(model, tmp_path / "c", epochs=60, checkpoint=place)
     assert 1 <= begun[0] < 60
     assert begun == list(range(begun[0], 60))
@@ -723,13 +727,13 @@ def test_the_averaged_weights_are_the_moving_average_of_the_steps_and_are_what_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[torch.Tensor] = []
-    update = training._Task.on_train_batch_end
+    update = Task.on_train_batch_end
 
     def noting(self: Any, *others: Any) -> None:
         steps.append(self.network.backbone[0].weight.detach().clone())
         update(self, *others)
 
-    monkeypatch.setattr(training._Task, "on_train_batch_end", noting)
+    monkeypatch.setattr(Task, "on_train_batch_end", noting)
     model, val = make_model(), make_data(30, seed=1)
     history = fit(model, tmp_path, val=val, epochs=3, ema_decay=0.5)
     assert len(steps) == 3 * 4
@@ -752,7 +756,7 @@ def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history(
     weights = torch.linspace(0.5, 1.5, 8)
     by_hand = float((weights * LOSSES["anl_ce"].per_image(model(images), targets)).mean().detach())
     options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "optimizer": "adamw", "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
-    task = training._Task(model, [], torch.Generator(), loss=Loss(LOSSES["anl_ce"].per_image, 0.01), **options)
+    task = Task(model, [], torch.Generator(), loss=Loss(LOSSES["anl_ce"].per_image, 0.01), **options)
     task.on_train_epoch_start()
     loss = float(task.training_step((images, targets, weights), 0).detach())
     assert loss == pytest.approx(by_hand + 0.01 * norm, rel=1e-5)

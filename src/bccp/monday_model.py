@@ -15,6 +15,7 @@ from bccp.config import MondayModel
 from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.frozen_features import Inputs, shared_inputs
+from bccp.history import History
 from bccp.images import Days
 from bccp.step_context import Step
 from bccp.train import may_mirror, one_hot
@@ -124,7 +125,7 @@ def fit_recipe(
     progress: bool = False,
     inputs: Inputs | None = None,
     checkpoint: Path | None = None,
-) -> tuple[ImageClassifier, training.History]:
+) -> tuple[ImageClassifier, History]:
     """Follow the recipe on some images; all epochs are run.
 
     Parameters
