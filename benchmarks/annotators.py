@@ -34,6 +34,7 @@ from bccp import feedback, models, training
 from bccp.annotators import judge_votes, users_table
 from bccp.bayes_cutoff import auroc, probability_wrong
 from bccp.posterior import apply_temperature, expected_f1_cutoff, fit_temperature
+from bccp.training_options import TrainingData, TrainingOptions
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -193,19 +194,11 @@ def real(data: Path, votes_file: Path, architecture: str, epochs: int) -> tuple[
     with tempfile.TemporaryDirectory() as folder:
         training.fit(
             model,
-            pixels[trained],
-            one_hot[trained],
-            np.ones(len(trained)),
-            pixels[held],
-            one_hot[held],
-            epochs=epochs,
-            learning_rate=0.003,
-            batch_size=64,
-            augmentation="generic",
-            patience=None,
+            TrainingData(pixels[trained], one_hot[trained]),
+            TrainingData(pixels[held], one_hot[held]),
+            TrainingOptions(epochs=epochs, learning_rate=0.003, batch_size=64, augmentation="generic"),
             seed=RANDOM_SEED,
             folder=Path(folder),
-            device="cpu",
         )
     temperature = fit_temperature(models.probabilities(model, pixels[held]), true[held])
     probs = apply_temperature(models.logits(model, pixels[new]), temperature)

@@ -46,6 +46,7 @@ from bccp.paths import ROOT
 from bccp.step_graph import SPECS
 from bccp.threads import default_threads, limit_threads
 from bccp.train import one_hot
+from bccp.training_options import TrainingData, TrainingOptions
 
 TYPES = ("none", "random", "l1_norm", "l2_norm", "cosine_similarity")
 RATIOS = (0.1, 0.3, 0.5)
@@ -346,18 +347,8 @@ def heads(place: Path, sizes: Sizes) -> Iterator[Row]:
 
 
 def _train_head(model: ImageClassifier, features: FeatureView, labels: npt.NDArray[np.int64], place: Path) -> None:
-    settings = {"learning_rate": 0.002, "batch_size": 64, "augmentation": "none", "patience": None, "seed": 0, "folder": place / "head"}
-    training.fit(
-        model,
-        features,
-        one_hot(labels, N_CLASSES),
-        np.ones(len(labels)),
-        None,
-        None,
-        epochs=EPOCHS,
-        device=device.device_type(),
-        **settings,
-    )
+    options = TrainingOptions(epochs=EPOCHS, learning_rate=0.002, batch_size=64, augmentation="none", device=device.device_type())
+    training.fit(model, TrainingData(features, one_hot(labels, N_CLASSES)), None, options, seed=0, folder=place / "head")
 
 
 def features(place: Path, sizes: Sizes) -> Iterator[Row]:

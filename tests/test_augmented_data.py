@@ -65,16 +65,16 @@ def test_it_holds_each_training_image_and_as_many_copies_of_each_but_for_one(tmp
 def test_the_model_is_trained_on_it_as_it_is_with_the_sources_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *data, **options: seen.append((data, options)) or fit(*data, **options))
+    monkeypatch.setattr(training, "fit", lambda *given, **rest: seen.append(given) or fit(*given, **rest))
     step, days = run(tmp_path / "a", mirror="always", augmentation=["rotate", "blur"])
-    (model, pixels, targets, weights, *_), options = seen[0]
+    model, data, _, options = seen[0]
     images, table = made(step)
-    np.testing.assert_array_equal(pixels[:], images)
-    assert (options["augmentation"], options["mirror"], options["mixup_alpha"], model.mirrored) == ("none", False, 0, True)
+    np.testing.assert_array_equal(data.images[:], images)
+    assert (options.augmentation, options.mirror, options.mixup_alpha, model.mirrored) == ("none", False, 0, True)
     cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
     replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
     sources = train.training_set(days, cleansed, posterior, replay)
-    for image, target, weight in zip(table["image"], targets, weights, strict=True):
+    for image, target, weight in zip(table["image"], data.targets, data.weights, strict=True):
         position = sources.ids.index(image)
         np.testing.assert_array_equal(target, sources.targets[position])
         assert weight == sources.weights[position]
@@ -83,9 +83,9 @@ def test_the_model_is_trained_on_it_as_it_is_with_the_sources_labels(tmp_path: P
 def test_a_frozen_backbone_learns_from_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *data, **options: seen.append(data) or fit(*data, **options))
+    monkeypatch.setattr(training, "fit", lambda *given, **rest: seen.append(given) or fit(*given, **rest))
     step, _ = run(tmp_path / "a", freeze_backbone=True)
-    model, features = seen[0][:2]
+    model, features = seen[0][0], seen[0][1].images
     assert isinstance(features, FeatureView)
     expected = models.embed(model, made(step)[0], batch_size=64, device="cpu")
     np.testing.assert_allclose(features[:], expected, atol=0.02 * np.abs(expected).max())

@@ -27,6 +27,7 @@ from bccp.images import Days, open_days
 from bccp.registry import register
 from bccp.step import what_is_meant
 from bccp.tracking import Ledger
+from bccp.training_options import TrainingOptions
 
 CLASSES = ["ant", "bee", "cat"]
 RECIPE = MondayModel(
@@ -484,24 +485,24 @@ def test_mirroring_is_decided_on_sorted_images_with_trusted_labels_where_there_a
 
 
 def test_the_recipe_of_mondays_model_reaches_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(monday_model.training, "fit", lambda *_, **options: seen.append(options))
+    seen: list[TrainingOptions] = []
+    monkeypatch.setattr(monday_model.training, "fit", lambda _, data, validation, options, **rest: seen.append(options))
     days, recipe = make_days(), replace(RECIPE, mirror="always", mixup_alpha=0.2, ema_decay=0.9)
     ids = days.ids("monday", "train")
     monday_model.fit_recipe(days, recipe, ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
     monday_model.fit_recipe(
         days, replace(recipe, mirror="never"), ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path
     )
-    assert [(options["mirror"], options["mixup_alpha"], options["ema_decay"]) for options in seen] == [(True, 0.2, 0.9), (False, 0.2, 0.9)]
+    assert [(options.mirror, options.mixup_alpha, options.ema_decay) for options in seen] == [(True, 0.2, 0.9), (False, 0.2, 0.9)]
 
 
 def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, Any]] = []
+    seen: list[TrainingOptions] = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda *data, **options: seen.append(options) or fit(*data, **options))
+    monkeypatch.setattr(training, "fit", lambda *given, **rest: seen.append(given[3]) or fit(*given, **rest))
     step = make_step(tmp_path, epochs=1, mirror="auto", mixup_alpha=0.3, ema_decay=0.8, loss="gce")
     load_run("train")(step)
     assert step.said[0] == "images are not mirrored"  # noise tells nothing
     expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
-    assert {name: seen[0][name] for name in expected} == expected
+    assert {name: getattr(seen[0], name) for name in expected} == expected
     assert not models.load(step.folders["model"])[0].mirrored

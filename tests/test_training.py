@@ -22,6 +22,7 @@ from bccp.history import History
 from bccp.images import FeatureView, ImageView
 from bccp.losses import LOSSES, Loss
 from bccp.schedules import one_cycle
+from bccp.training_options import TrainingData, TrainingHooks, TrainingOptions
 from bccp.training_task import Task
 
 N_CLASSES, SIZE = 3, 16
@@ -44,12 +45,14 @@ def make_model(**options: Any) -> ImageClassifier:
     return models.build("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
 
 
-def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **options: Any) -> History:
+def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **changes: Any) -> History:
+    """Train on some data, with changes of the options, of what is said of the data and of the hooks."""
     images, targets = make_data() if data is None else data
-    val_images, val_targets = make_data(30, seed=1) if val is None else val
-    settings = {"epochs": 3, "learning_rate": 0.005, "batch_size": 16, "augmentation": "generic", "patience": None, "seed": 0}
-    weights = options.pop("weights", np.ones(len(images)))
-    return training.fit(model, images, targets, weights, val_images, val_targets, folder=folder, **(settings | options))
+    own = {name: changes.pop(name) for name in ("weights", "class_weights", "shares") if name in changes}
+    hooks = TrainingHooks(**{name: changes.pop(name) for name in ("progress", "show", "checkpoint") if name in changes})
+    seed, validation = changes.pop("seed", 0), TrainingData(*(make_data(30, seed=1) if val is None else val))
+    options = TrainingOptions(**{"epochs": 3, "learning_rate": 0.005, "batch_size": 16, "augmentation": "generic"} | changes)
+    return training.fit(model, TrainingData(images, targets, **own), validation, options, seed=seed, folder=folder, hooks=hooks)
 
 
 def cross_entropy(model: ImageClassifier, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -182,8 +185,8 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
     options = {"val": val, "epochs": 9, "learning_rate": 0.05, "ema_decay": 0.9, "mixup_alpha": 0.4, "patience": 2}
     one = fit(alone, tmp_path, **options)
 
-    def run_head(task: Any, training_set: Any, validation: Any, **rest: Any) -> None:
-        training._run(task, training_set, validation, result=tmp_path / "result.pt", **rest)
+    def run_head(task: Any, training_set: Any, validation: Any, **_: Any) -> None:
+        training._run(task, training_set, validation, task.options, result=tmp_path / "result.pt")
 
     monkeypatch.setattr(training, "_run_head", run_head)
     other = fit(by_lightning, tmp_path, **options)
@@ -279,8 +282,8 @@ def test_an_exponential_schedule_trains_as_a_loop_written_out_does(optimizer: st
     ],
 )
 def test_only_adamw_decays_weights_and_not_where_a_loss_has_their_norm(name: str, loss: str, kind: Any, weight_decay: float) -> None:
-    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
-    task = Task(make_model(), [], torch.Generator(), loss=LOSSES[loss], optimizer=name, **options)
+    options = TrainingOptions(epochs=1, learning_rate=0.1, batch_size=8, augmentation="none", loss=loss, optimizer=name)
+    task = Task(make_model(), [], torch.Generator(), options, epoch_steps=1)
     optimizer = task.configure_optimizers()["optimizer"]
     assert type(optimizer) is kind
     assert optimizer.param_groups[0]["weight_decay"] == weight_decay
@@ -748,15 +751,16 @@ def test_the_averaged_weights_are_the_moving_average_of_the_steps_and_are_what_i
     assert int(model.backbone[1].num_batches_tracked) == len(steps)
 
 
-def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history() -> None:
+def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
     images, targets = (torch.from_numpy(part) for part in make_data(8))
     model = make_model(dropout=0.0).train()
     model.backbone[0].weight.requires_grad_(False)
     norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters() if parameter.requires_grad)
     weights = torch.linspace(0.5, 1.5, 8)
     by_hand = float((weights * LOSSES["anl_ce"].per_image(model(images), targets)).mean().detach())
-    options = {"mixup_alpha": 0.0, "ema_decay": 0.0, "optimizer": "adamw", "learning_rate": 0.1, "rate": lambda step: 1.0, "tell": False}
-    task = Task(model, [], torch.Generator(), loss=Loss(LOSSES["anl_ce"].per_image, 0.01), **options)
+    monkeypatch.setitem(LOSSES, "anl_ce", Loss(LOSSES["anl_ce"].per_image, 0.01))
+    options = TrainingOptions(epochs=1, learning_rate=0.1, batch_size=8, augmentation="none", loss="anl_ce")
+    task = Task(model, [], torch.Generator(), options, epoch_steps=1)
     task.on_train_epoch_start()
     loss = float(task.training_step((images, targets, weights), 0).detach())
     assert loss == pytest.approx(by_hand + 0.01 * norm, rel=1e-5)

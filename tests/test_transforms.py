@@ -18,6 +18,7 @@ from bccp import augmentation, config, models, own_code, training, transforms
 from bccp.errors import BCCPError
 from bccp.losses import LOSSES
 from bccp.step import what_is_meant
+from bccp.training_options import TrainingData, TrainingOptions
 
 SIZE = 24
 NAMES = [name for name in config.AUGMENTATIONS if name != "none"]
@@ -309,14 +310,14 @@ def test_mixup_and_cutmix_share_the_batches_and_mixup_alone_is_what_it_was() -> 
 def test_training_with_all_of_it_is_repeatable_whatever_else_draws(tmp_path: Path, own_module: Path) -> None:
     images = (255 * pictures(24).permute(0, 2, 3, 1)).to(torch.uint8).numpy()
     targets = np.eye(3, dtype=np.float32)[np.arange(24) % 3]
-    options: dict[str, Any] = {"epochs": 2, "learning_rate": 0.01, "batch_size": 8, "patience": None, "seed": 1, "folder": tmp_path}
-    options |= {"augmentation": ["light", {"_target_": "own_stains.Stains", "most": 0.1}], "augment_probability": 0.7}
-    options |= {"mixup_alpha": 0.3, "cutmix_alpha": 1.0}
+    settings: dict[str, Any] = {"epochs": 2, "learning_rate": 0.01, "batch_size": 8, "mixup_alpha": 0.3, "cutmix_alpha": 1.0}
+    settings |= {"augmentation": ["light", {"_target_": "own_stains.Stains", "most": 0.1}], "augment_probability": 0.7}
     states = []
     for change_of_strength in ({}, {}, {"augment_strength": 0.5}):
         random.random(), np.random.rand(), torch.rand(1)
         model = models.build("small_cnn", 3, image_size=SIZE, dropout=0.2, seed=0)
-        training.fit(model, images, targets, np.ones(24), None, None, **options, **change_of_strength)
+        options = TrainingOptions(**settings, **change_of_strength)
+        training.fit(model, TrainingData(images, targets), None, options, seed=1, folder=tmp_path)
         states.append(model.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert any(not torch.equal(value, states[2][key]) for key, value in states[0].items())

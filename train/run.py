@@ -9,17 +9,20 @@ import json
 import sys
 from pathlib import Path
 
+from bccp import device
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
 
-from bccp import batch_picture, device, energy, mlflow_model, models, tables, train, training
+from bccp import batch_picture, energy, mlflow_model, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
 from bccp.starting_point import starting_model
 from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.training_options import TrainingData, TrainingHooks
 
 
 def run(step: Step) -> None:
@@ -47,13 +50,12 @@ def run(step: Step) -> None:
     with step.output("model") as folder, energy.measured(config.energy_country) as spent:
         history = training.fit(
             model,
-            *(pixels, images.targets, images.weights),
-            *(inputs(model, validation.ids), validation.targets),
-            **train.balance(config, images),
-            **train.settings(config),
-            **{"mirror": mirror and not config.augment_to, "seed": config.random_seed, "device": device.training_device(config)},
-            **{"folder": folder, "checkpoint": step.checkpoint, "progress": True},
-            show=lambda batch: batch_picture.log_batch(step, batch),
+            TrainingData(pixels, images.targets, images.weights, **train.balance(config, images)),
+            TrainingData(inputs(model, validation.ids), validation.targets),
+            train.options(config, mirror=mirror, device=device.training_device(config)),
+            seed=config.random_seed,
+            folder=folder,
+            hooks=TrainingHooks(progress=True, show=lambda batch: batch_picture.log_batch(step, batch), checkpoint=step.checkpoint),
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
         models.save(model, folder, about, last_state=history.last_state, history=history.table())

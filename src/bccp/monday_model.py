@@ -19,6 +19,7 @@ from bccp.history import History
 from bccp.images import Days
 from bccp.step_context import Step
 from bccp.train import may_mirror, one_hot
+from bccp.training_options import TrainingData, TrainingHooks, TrainingOptions
 
 _CHUNK = 1024
 
@@ -90,7 +91,7 @@ def train_monday_model(
     inputs : callable, optional
         What the model is given of images; by default their pixels.
     checkpoint : Path, optional
-        As for :func:`bccp.training.fit`.
+        As for :class:`bccp.training_options.TrainingHooks`.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def fit_recipe(
     inputs : callable, optional
         What the model is given of images; by default their pixels.
     checkpoint : Path, optional
-        As for :func:`bccp.training.fit`.
+        As for :class:`bccp.training_options.TrainingHooks`.
 
     Returns
     -------
@@ -170,29 +171,15 @@ def fit_recipe(
     mirror = may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids)
     model.mirrored = mirror  # before features are asked for
     show: Inputs = inputs or (lambda _, some: days.view(some))
+    validation = None if val_ids is None else TrainingData(show(model, val_ids), one_hot(days.labels(val_ids), n_classes))
     history = training.fit(
         model,
-        show(model, ids),
-        targets,
-        np.ones(len(ids)),
-        None if val_ids is None else show(model, val_ids),
-        None if val_ids is None else one_hot(days.labels(val_ids), n_classes),
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        decay=recipe.decay,
-        batch_size=recipe.batch_size,
-        augmentation=recipe.augmentation,
-        mirror=mirror,
-        mixup_alpha=recipe.mixup_alpha,
-        ema_decay=recipe.ema_decay,
-        patience=None,
+        TrainingData(show(model, ids), targets),
+        validation,
+        TrainingOptions.of(recipe, mirror=mirror, device=device),
         seed=recipe.random_seed,
         folder=folder,
-        device=device,
-        progress=progress,
-        checkpoint=checkpoint,
+        hooks=TrainingHooks(progress=progress, checkpoint=checkpoint),
     )
     return model, history
 

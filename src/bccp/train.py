@@ -19,29 +19,7 @@ from bccp.config import Train
 from bccp.errors import BCCPError, nearest
 from bccp.images import Days
 from bccp.mirror import mirror_symmetric
-
-SETTINGS = (
-    "epochs",
-    "learning_rate",
-    "find_learning_rate",
-    "optimizer",
-    "schedule",
-    "decay",
-    "decay_epochs",
-    "batch_size",
-    "augmentation",
-    "augment_probability",
-    "augment_strength",
-    "mixup_alpha",
-    "cutmix_alpha",
-    "ema_decay",
-    "loss",
-    "patience",
-    "precision",
-    "devices",
-    "strategy",
-)
-"""Keys of the section ``train`` that training takes as they are."""
+from bccp.training_options import TrainingOptions
 
 HELD_OUT = 4
 """Of so many images one judges whether to mirror, where there are none with trusted labels."""
@@ -65,9 +43,18 @@ class LabelledImages(NamedTuple):
     weights: Float32
 
 
-def settings(config: Train) -> dict[str, Any]:
-    """:data:`SETTINGS`, but that what has been augmented already is not augmented again."""
-    return {name: getattr(config, name) for name in SETTINGS} | ({"augmentation": "none"} if config.augment_to else {})
+def options(config: Train, *, mirror: bool, device: str) -> TrainingOptions:
+    """The options of the section, but that what has been augmented already is not augmented again.
+
+    Parameters
+    ----------
+    config : Train
+    mirror : bool
+        From :func:`mirrors`.
+    device : str
+    """
+    changes = {"augmentation": "none"} if config.augment_to else {}
+    return TrainingOptions.of(config, mirror=mirror and not config.augment_to, device=device, **changes)
 
 
 def training_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike, replay_ids: Sequence[str]) -> LabelledImages:
@@ -267,7 +254,7 @@ def subset(images: LabelledImages, classes: Sequence[str], wanted: Mapping[str, 
 
 
 def balance(setting: Train, images: LabelledImages) -> dict[str, Float32]:
-    """What :func:`bccp.training.fit` is given to let each class count alike: weights in the loss, shares of an epoch, or nothing."""
+    """The fields of :class:`bccp.training_options.TrainingData` that let each class count alike; none where the section asks for none."""
     factors = balanced_class_weights(images.targets, images.weights)
     if setting.class_weights:
         return {"class_weights": factors}

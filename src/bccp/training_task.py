@@ -15,14 +15,15 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import bars, checkpoints, step_log, torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
-from bccp.array_types import UInt8
 from bccp.batches import Batch
 from bccp.determinism import device_random
 from bccp.distributed import is_distributed, rank, sum_over_processes
 from bccp.errors import BCCPError
 from bccp.history import History
-from bccp.losses import Loss
+from bccp.losses import LOSSES
 from bccp.moving_average import MovingAverage
+from bccp.schedules import rates
+from bccp.training_options import TrainingHooks, TrainingOptions
 from bccp.transforms import blend
 from bccp.weights import State
 
@@ -43,29 +44,27 @@ class Task(pl.LightningModule):
         network: nn.Module,
         augment: list[Callable[..., Tensor]],
         generator: torch.Generator,
+        options: TrainingOptions,
         *,
-        loss: Loss,
-        mixup_alpha: float,
-        cutmix_alpha: float = 0.0,
-        ema_decay: float,
-        optimizer: str,
-        learning_rate: float,
-        rate: Callable[[int], float],
-        epochs: int = 1,
-        patience: int | None = None,
-        tell: bool = False,
-        show: Callable[[UInt8], None] | None = None,
-        checkpoint: Path | None = None,
+        epoch_steps: int,
+        hooks: TrainingHooks | None = None,
         order: torch.Generator | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.network, self.augment, self.generator, self.tell = network, augment, generator, tell
-        self.show = show
-        self.loss, self.mixup_alpha, self.cutmix_alpha = loss, mixup_alpha, cutmix_alpha
-        self.average = MovingAverage(network, ema_decay) if ema_decay else None
-        self.optimizer, self.peak, self.rate = optimizer, learning_rate, rate
-        self.epochs, self.patience, self.checkpoint = epochs, patience, checkpoint
+        self.network, self.augment, self.generator, self.options = network, augment, generator, options
+        self.loss = LOSSES[options.loss]
+        self.peak = options.learning_rate  # Lightning's range test sets it
+        self.rate = rates(
+            options.schedule,
+            epochs=options.epochs,
+            epoch_steps=epoch_steps,
+            decay=options.decay,
+            decay_epochs=options.decay_epochs,
+        )
+        self.average = MovingAverage(network, options.ema_decay) if options.ema_decay else None
+        hooks = hooks or TrainingHooks()
+        self.tell, self.show, self.checkpoint = hooks.progress and not bars.on_terminal(), hooks.show, hooks.checkpoint
         self.order, self.seed = order or generator, seed
         self.result: Path | None = None  # where one of several processes leaves what all have come to
         self.history = History()
@@ -77,7 +76,7 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and the learning rate at each of its steps."""
         decay = 0.0 if self.loss.l1 else WEIGHT_DECAY  # the L1 norm stands in its place
-        kind, weight_decay = {"adamw": (torch.optim.AdamW, decay), "adam": (torch.optim.Adam, 0.0)}[self.optimizer]
+        kind, weight_decay = {"adamw": (torch.optim.AdamW, decay), "adam": (torch.optim.Adam, 0.0)}[self.options.optimizer]
         optimizer = kind(self._learning(), lr=self.peak, weight_decay=weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -102,7 +101,7 @@ class Task(pl.LightningModule):
             inputs = inputs.permute(0, 3, 1, 2) / 255
             for change in self.augment:
                 inputs = change(inputs, generator=self.generator)
-        alphas = {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
+        alphas = {"mixup_alpha": self.options.mixup_alpha, "cutmix_alpha": self.options.cutmix_alpha}
         inputs, targets, weights = blend(inputs, targets, weights, **alphas, generator=self.generator)
         if inputs.ndim == 4:
             if self.show is not None:
@@ -154,8 +153,8 @@ class Task(pl.LightningModule):
     def stops(self) -> bool:
         """Whether this epoch is the last."""
         losses = self.history.val_loss
-        patient = not losses or self.patience is None or len(losses) - 1 - int(np.argmin(losses)) < self.patience
-        return not patient or self.n_epochs >= self.epochs
+        patient = not losses or self.options.patience is None or len(losses) - 1 - int(np.argmin(losses)) < self.options.patience
+        return not patient or self.n_epochs >= self.options.epochs
 
     @property
     def n_epochs(self) -> int:
@@ -172,10 +171,10 @@ class Task(pl.LightningModule):
         if not math.isfinite(loss) or not all(map(math.isfinite, history.val_loss)):
             raise BCCPError(f"the loss is no longer finite in epoch {self.n_epochs}: choose a learning_rate below {self.peak:g}")
         history.best_epoch = int(np.argmin(history.val_loss)) + 1 if history.val_loss else self.n_epochs
-        bars.show("epochs", self.epochs if self.stops() else self.n_epochs, self.epochs)
-        if self.tell and not rank() and (self.n_epochs % math.ceil(self.epochs / PROGRESS_LINES) == 0 or self.stops()):
+        bars.show("epochs", self.options.epochs if self.stops() else self.n_epochs, self.options.epochs)
+        if self.tell and not rank() and (self.n_epochs % math.ceil(self.options.epochs / PROGRESS_LINES) == 0 or self.stops()):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in history.rows()[-1].items() if name != "learning_rate")
-            step_log.say(f"  epoch {self.n_epochs} of {self.epochs}: {figures}")
+            step_log.say(f"  epoch {self.n_epochs} of {self.options.epochs}: {figures}")
 
     def keep(self, optimizer: Any, schedule: Any) -> None:
         """Write what the training has come to, for :meth:`resume`; a full disk does not end it."""
@@ -237,7 +236,7 @@ class Task(pl.LightningModule):
         if state is None:
             return None
         self.take(state)
-        step_log.say(f"  goes on after epoch {self.n_epochs} of {self.epochs}, where it was stopped")
+        step_log.say(f"  goes on after epoch {self.n_epochs} of {self.options.epochs}, where it was stopped")
         return state
 
     def _learning(self) -> list[nn.Parameter]:
