@@ -34,7 +34,9 @@ def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> N
     entry = project["entry_points"]["main"]
     fields = [f.name for f in dataclasses.fields(config.section_type(step))]
     spec = SPECS[step]
-    assert list(entry["parameters"]) == [*spec.all_inputs, *fields]
+    keys = list(config.defaults()[config.section_name(step)])
+    assert list(entry["parameters"]) == [*spec.all_inputs, *keys]
+    assert sorted(keys) == sorted(fields)
     assert re.findall(r"--(\w+)=\{(\w+)\}", entry["command"]) == [(name, name) for name in entry["parameters"]]
     assert all(parameter["description"] for parameter in entry["parameters"].values())
     assert project["name"] == step

@@ -247,51 +247,9 @@ class NoisyLabels:
 
 
 @dataclass(kw_only=True)
-class MondayModel:
-    """The recipe of ``monday_model``, the classifier that is trained on trusted images alone."""
+class Recipe:
+    """How a classifier is built and trained: the keys that ``train``, the judge and ``monday_model`` share."""
 
-    model: str
-    weights: str | None = _path()
-    freeze_backbone: bool = field()
-    normalization: str = _choice("auto", "half")
-    epochs: int = _number(1)
-    learning_rate: float = _number(0, above=True)
-    optimizer: str = _choice("adamw", "adam")
-    schedule: str = _choice("one_cycle", "exponential")
-    decay: float = _number(0, 1, above=True)
-    batch_size: int = _number(2)
-    augmentation: str = _choice(*AUGMENTATIONS)
-    mirror: str = _choice("never", "auto", "always")
-    mixup_alpha: float = _number(0, 100)
-    ema_decay: float = _number(0, 1, below=True)
-    dropout: float = _number(0, 1, below=True)
-    random_seed: int = _number(0, 2**32 - 1)
-
-    def relevant(self) -> dict[str, Any]:
-        """Without a decay that the schedule does not use."""
-        return _flat(self) if self.schedule == "exponential" else _without(_flat(self), {"decay"})
-
-
-@dataclass(kw_only=True)
-class BayesCutoff:
-    """``bayes_cutoff``: which given labels are wrong."""
-
-    enabled: bool
-    method: str = _choice("label_posterior", *POSTERIOR_FREE_METHODS)
-    cutoff: str = _choice("auto", "percentile", "threshold")
-    percentile: float = _number(0, 100)
-    threshold: float = _number(0, 1)
-    action: str = _choice("soft", "relabel", "drop")
-    passes: int = _number(1, 10_000)
-    dropout: float = _number(0, 1, below=True)
-    folds: int = _number(2, 100)
-    audit_file: str | None = _path()
-    max_class_ratio: float | None = _number(1)
-    rounds: int = _number(0, 100)
-    refine: str = _choice("student", "cross_fit")
-    refine_epochs: int = _number(1)
-    label: str = _choice("user_feedback", "ground_truth")
-    target_day: str = _choice("monday", "tuesday")
     model: str = field()
     weights: str | None = _path()
     freeze_backbone: bool = field()
@@ -306,7 +264,38 @@ class BayesCutoff:
     mirror: str = _choice("never", "auto", "always")
     mixup_alpha: float = _number(0, 100)
     ema_decay: float = _number(0, 1, below=True)
+    dropout: float = _number(0, 1, below=True)
     random_seed: int = _number(0, 2**32 - 1)
+
+
+@dataclass(kw_only=True)
+class MondayModel(Recipe):
+    """The recipe of ``monday_model``, the classifier that is trained on trusted images alone."""
+
+    def relevant(self) -> dict[str, Any]:
+        """Without a decay that the schedule does not use."""
+        return _flat(self) if self.schedule == "exponential" else _without(_flat(self), {"decay"})
+
+
+@dataclass(kw_only=True)
+class BayesCutoff(Recipe):
+    """``bayes_cutoff``: which given labels are wrong."""
+
+    enabled: bool = field()
+    method: str = _choice("label_posterior", *POSTERIOR_FREE_METHODS)
+    cutoff: str = _choice("auto", "percentile", "threshold")
+    percentile: float = _number(0, 100)
+    threshold: float = _number(0, 1)
+    action: str = _choice("soft", "relabel", "drop")
+    passes: int = _number(1, 10_000)
+    folds: int = _number(2, 100)
+    audit_file: str | None = _path()
+    max_class_ratio: float | None = _number(1)
+    rounds: int = _number(0, 100)
+    refine: str = _choice("student", "cross_fit")
+    refine_epochs: int = _number(1)
+    label: str = _choice("user_feedback", "ground_truth")
+    target_day: str = _choice("monday", "tuesday")
 
     def check(self) -> None:
         """Refuse what a method without a posterior cannot do."""
@@ -366,32 +355,19 @@ class CpSampling:
 
 
 @dataclass(kw_only=True)
-class Train:
+class Train(Recipe):
     """``train``: the new model."""
 
-    model: str
-    init: str
-    weights: str | None = _path()
-    freeze_backbone: bool = field()
+    init: str = field()
     trainable_blocks: int | None = _number(1)
-    normalization: str = _choice("auto", "half")
-    epochs: int = _number(1)
-    learning_rate: float = _number(0, above=True)
     find_learning_rate: bool = field()
-    optimizer: str = _choice("adamw", "adam")
     schedule: str = _choice("one_cycle", "cosine", "step", "exponential")
-    decay: float = _number(0, 1, above=True)
     decay_epochs: int = _number(1)
-    batch_size: int = _number(2)
-    dropout: float = _number(0, 1, below=True)
     augmentation: Any = field()
     augment_probability: float = _number(0, 1)
     augment_strength: float = _number(0, 2, above=True)
     augment_to: int | None = _number(2)
-    mirror: str = _choice("never", "auto", "always")
-    mixup_alpha: float = _number(0, 100)
     cutmix_alpha: float = _number(0, 100)
-    ema_decay: float = _number(0, 1, below=True)
     loss: str = _choice("cross_entropy", "gce", "anl_ce", "anl_fl", "jal_ce")
     class_weights: bool = field()
     balanced_sampling: bool = field()
@@ -404,7 +380,6 @@ class Train:
     strategy: str = _choice("auto", "ddp_spawn", "ddp_fork")
     target_day: str = _choice("monday", "tuesday")
     monday_model: MondayModel = field()
-    random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
         """Refuse a start and an augmentation that are none of the known, and what contradicts itself."""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -28,10 +27,10 @@ def mlproject(step: str) -> str:
     for artifact in spec.all_inputs:
         optional = ", or null" if artifact in spec.optional_inputs else ""
         lines += _parameter(artifact, f"name:digest of the artifact, made by {MAKER[artifact]}{optional}", "null")
-    fields = [item.name for item in dataclasses.fields(config.section_type(step))]
-    for key in fields:
+    keys = list(values[name])
+    for key in keys:
         lines += _parameter(key, comments.get(key) or f"{name}.{key} of the configuration", config.encode(values[name][key]))
-    options = " ".join(f"--{key}={{{key}}}" for key in (*spec.all_inputs, *fields))
+    options = " ".join(f"--{key}={{{key}}}" for key in (*spec.all_inputs, *keys))
     return "\n".join([*lines, f"    command: {json.dumps(f'python run.py {options}')}", ""])
 
 
