@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bccp import augmentation, config, models, own_code, training, transforms
+from bccp import augmentation, config, models, own_code, paths, training, transforms
 from bccp.errors import BCCPError
 from bccp.losses import LOSSES
 from bccp.step import what_is_meant
@@ -212,8 +212,7 @@ def test_a_users_own_class_is_drawn_anew_for_each_image_and_repeated_by_a_seed(o
 
 def test_a_users_own_class_beside_the_configuration_needs_no_path(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "own_beside.py").write_text(OWN_CLASSES)
-    for module in (own_code, transforms):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(transforms.sys, "path", [*transforms.sys.path])
     assert own_code.place("own_beside.Stains") == tmp_path / "own_beside.py"
     assert not torch.equal(change(pictures(), [{"_target_": "own_beside.Stains", "most": 0.4}]), pictures())

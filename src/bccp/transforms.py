@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from bccp import augmentation as augmentations
-from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
+from bccp import (
+    paths,
+    torchvision_compat,  # noqa: F401 - torchvision imports only after torchvision_compat
+)
 from bccp.errors import BCCPError
-from bccp.paths import ROOT
 
 ROTATION = 15.0
 """Degrees, at most, either way."""
@@ -194,8 +196,8 @@ def _made(node: Mapping[str, Any]) -> ImageChange:
     from hydra.utils import instantiate
 
     target = str(node["_target_"])
-    if str(ROOT) not in sys.path:  # last, so that it hides nothing
-        sys.path.append(str(ROOT))
+    if str(paths.ROOT) not in sys.path:  # last, so that it hides nothing
+        sys.path.append(str(paths.ROOT))
     try:
         made = instantiate(dict(node), _convert_="all")
     except Exception as error:
