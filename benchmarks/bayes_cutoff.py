@@ -33,11 +33,12 @@ import torch
 from omegaconf import OmegaConf
 
 from bccp import bayes_cutoff, config, models, tables
+from bccp.backends import ledger_uri
 from bccp.frozen_features import shared_inputs
 from bccp.images import FeatureView, open_days
 from bccp.paths import ROOT
 from bccp.step_context import Context, Step
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from bccp.wandb_mirror import NoMirror
 
 USER_ACCURACY = 0.7

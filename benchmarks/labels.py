@@ -42,13 +42,14 @@ from omegaconf import OmegaConf
 
 import bccp
 from bccp import config, device, keys, step_graph, tables
+from bccp.backends import ledger_uri
 from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.home import home
 from bccp.images import open_days
 from bccp.overrides import split_options
 from bccp.paths import ROOT
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from benchmarks import label_tables, pairs
 from benchmarks.label_tables import AUDITED, GIVEN, OURS, TRUE, Judged, Result
 from benchmarks.measures import read_seeds

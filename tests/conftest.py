@@ -14,7 +14,7 @@ from PIL import Image
 from uv_stand_in import Tool
 from wandb_stand_in import KEY, WandbStandIn
 
-from bccp import step_graph, tracking
+from bccp import backends, step_graph
 from bccp.home import PLACES
 from bccp.paths import ROOT
 from bccp.wandb_import import import_wandb
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite store; copying it saves each test the migrations."""
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    tracking._create_sqlite(f"sqlite:///{path}", path.parent)
+    backends.create_sqlite(f"sqlite:///{path}", path.parent)
     return path
 
 

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from bccp import config, models, tables
+from bccp.backends import ledger_uri
 from bccp.images import open_days
 from bccp.monday_model import shared_monday_model
 from bccp.paths import ROOT
@@ -22,7 +23,7 @@ from bccp.promotion import settle
 from bccp.step import execute, what_is_meant
 from bccp.step_context import Context, Step
 from bccp.test import reference_labels
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 CLASSES = ["ant", "bee", "cat"]
 MONDAY, TUESDAY = [f"m{i:02d}.png" for i in range(20)], [f"t{i:02d}.png" for i in range(40)]

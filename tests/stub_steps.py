@@ -13,11 +13,12 @@ import pytest
 
 import bccp
 from bccp import config, pipeline
+from bccp.backends import ledger_uri
 from bccp.paths import ROOT
 from bccp.plan import Plan
 from bccp.step_context import Step
 from bccp.step_graph import SPECS
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 FETCH = "main.execute_steps=[fetch_data]"
 QUIET = ("tracking.wandb=disabled", "main.threads=1")

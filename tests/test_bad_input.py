@@ -19,8 +19,9 @@ from PIL import Image
 
 import bccp
 from bccp import tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.passes=2", "main.threads=1"]
 QUICK += ["tracking.wandb=disabled"]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from bccp import command_line
-from bccp.tracking import Ledger, ledger_uri
+from bccp.backends import ledger_uri
+from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=32", "main.threads=1", "tracking.wandb=disabled"]
 FIRST_THREE = ["main.execute_steps=[fetch_data,preprocessing,segregation]"]

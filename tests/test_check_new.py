@@ -15,8 +15,9 @@ from PIL import Image
 
 import bccp
 from bccp import check_new, check_page, tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
 QUIET = ["tracking.wandb=disabled", "main.threads=1", "preprocessing.image_size=16"]

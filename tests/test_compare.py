@@ -13,8 +13,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from bccp import compare, pipelines, tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 
 def predictions(truth: list[str], predicted: list[str], *, days: list[str] | None = None, names: list[str] | None = None) -> pd.DataFrame:

@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 
 from bccp import export, tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.processes import process_start
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 COLUMNS = ["image", "given_label", "score", "p_wrong", "above_cutoff", "action", "final_label", "weight"]
 FILES = {

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 from bccp import command_line, step_graph
+from bccp.backends import ledger_uri
 from bccp.pipeline import _Pipeline
 from bccp.processes import descendants, lives
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 ROUNDS = int(os.environ.get("BCCP_KILL_ROUNDS", "5"))
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.lineage import ancestor
 from bccp.step import find_inputs
 from bccp.step_context import Context
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 
 def made(ledger: Ledger, place: Path, name: str, content: str, **inputs: str) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 
 import bccp
 from bccp import compare, config, step_graph, tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.paths import ROOT
@@ -24,7 +25,7 @@ from bccp.pipeline import load_step
 from bccp.step import execute
 from bccp.step_context import Context, Step
 from bccp.step_graph import SPECS
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]
 

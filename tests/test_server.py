@@ -25,9 +25,10 @@ import yaml
 
 import bccp
 from bccp import export
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.processes import process_start
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
 QUICK += ["tracking.wandb=disabled"]

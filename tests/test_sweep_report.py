@@ -23,12 +23,13 @@ from omegaconf import OmegaConf
 from wandb_stand_in import WandbStandIn
 
 from bccp import command_line, sweep_plots, sweep_report, sweep_results, wandb_sync
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.paths import ROOT
 from bccp.run_summary import Summary
 from bccp.step_graph import STEPS
 from bccp.sweep_results import Job, Sweep, aggregate, best, gather, interval
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 QUIET = "tracking.wandb=disabled"
 TYPES = {"none": 0.80, "all": 0.90, "random": 0.84, "l1_norm": 0.88}

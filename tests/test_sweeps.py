@@ -29,12 +29,13 @@ from test_pipeline import make_images
 
 import bccp
 from bccp import command_line, sweeps, tables
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.processes import descendants, lives
 from bccp.step_graph import MAKER
 from bccp.sweeps import Marked, share
 from bccp.threads import default_threads
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
 QUIET = ["tracking.wandb=disabled"]

@@ -18,11 +18,12 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from bccp import digests, endings
+from bccp.backends import ledger_uri
 from bccp.digests import digest_once, folder_digest
 from bccp.errors import BCCPError
 from bccp.home import scratch, sweep_scratch
 from bccp.processes import Interrupted, terminable
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 
 @pytest.fixture

@@ -27,12 +27,13 @@ from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
 from bccp import command_line, config, pipeline, step_graph, wandb_mirror, wandb_sync
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.step import command_line as step_command_line
 from bccp.step import locate
 from bccp.step_context import Context, Step
 from bccp.step_graph import SPECS
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from bccp.wandb_mirror import NOTE, alias
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in spec.all_inputs}

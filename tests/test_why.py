@@ -8,7 +8,8 @@ import pytest
 from stub_steps import FEW, Stubs, all_runs, plan, run
 
 from bccp import why
-from bccp.tracking import Ledger, ledger_uri
+from bccp.backends import ledger_uri
+from bccp.tracking import Ledger
 
 TWO = "main.execute_steps=[fetch_data,preprocessing]"
 

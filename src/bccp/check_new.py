@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import check_page, config, data_checks, fetch_data, pipelines, preprocessing, tables
+from bccp.backends import ledger_uri
 from bccp.data_checks import Finding
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
@@ -37,7 +38,7 @@ from bccp.masking import shown_url
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.threads import default_threads
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"
 """Of a batch's folder: what it is, its files, and once it is accepted those of the reference with them."""

@@ -26,13 +26,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp import step_graph
+from bccp.backends import ledger_uri, local_path
 from bccp.downloads import slot_name
 from bccp.endings import exit_status
 from bccp.environments import WHOLE
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, abandoned, home, scratch
 from bccp.masking import shown
-from bccp.tracking import Ledger, ledger_uri, local_path, versions_made, versions_read
+from bccp.tracking import Ledger
+from bccp.versions import versions_made, versions_read
 from bccp.wandb_reused import ASKED
 from bccp.wandb_sync import recorded
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from bccp import pipelines, tables
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
@@ -28,7 +29,7 @@ from bccp.pipelines import Pipeline
 from bccp.step_graph import MAKER
 from bccp.sweep_results import source_of
 from bccp.test import scores
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 PAGE, FIGURES, IMAGES = "compare.md", "compare.csv", "compare_images.csv"
 """What is written: all in words; ``metric, a, b, difference, low, high, images``; and ``image, change, a, b``."""

@@ -21,10 +21,12 @@ from types import FrameType
 import pandas as pd
 
 from bccp import pipelines, tables
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import abandoned, scratch_owner
-from bccp.tracking import Ledger, ledger_uri, qualified
+from bccp.tracking import Ledger
+from bccp.versions import qualified
 
 LIST = "cleansed.csv"
 """The table beside the class folders: ``image, given, final, p_wrong, action, file``."""

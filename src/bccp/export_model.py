@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from bccp import models
 from bccp.architectures import ImageClassifier
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch, scratch_owner
 from bccp.predict import find_model
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 TOLERANCE = 1e-4
 """Largest difference of a probability from the model's own that rounding in another order explains."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bccp.tracking import Ledger, qualified, split_version
+from bccp.tracking import Ledger
+from bccp.versions import qualified, split_version
 
 _NEWEST = 20
 """Of the runs that made the same bytes, so many are asked."""

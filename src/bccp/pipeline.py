@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import bars, config, environments, paths, provenance, step_graph, step_log, wandb_mirror, wandb_reused
+from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
@@ -29,7 +30,8 @@ from bccp.step import WANDB_LOST, execute, what_is_meant
 from bccp.step_context import Context
 from bccp.step_graph import SPECS
 from bccp.threads import default_threads, limit_threads
-from bccp.tracking import Ledger, ledger_uri, qualified
+from bccp.tracking import Ledger
+from bccp.versions import qualified
 
 
 def run(overrides: Sequence[str] = ()) -> dict[str, Any]:

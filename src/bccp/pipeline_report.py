@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp import wandb_mirror
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status, told
 from bccp.errors import BCCPError
 from bccp.home import home, scratch
@@ -25,7 +26,7 @@ from bccp.pipeline_story import read_story
 from bccp.pipelines import read_summary
 from bccp.run_summary import PAGE
 from bccp.step_context import Context
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 NAME = "pipeline_report"
 """The job type in W&B."""

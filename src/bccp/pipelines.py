@@ -13,7 +13,8 @@ from typing import Any
 from bccp import config, step_graph
 from bccp.errors import BCCPError
 from bccp.masking import shown
-from bccp.tracking import Ledger, qualified
+from bccp.tracking import Ledger
+from bccp.versions import qualified
 
 _SHORTEST = 6
 """Digits that name a run or a run folder."""

@@ -22,10 +22,11 @@ from mlflow.exceptions import MlflowException
 
 from bccp import registry
 from bccp.archives import is_hidden
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import scratch, scratch_owner
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 if TYPE_CHECKING:
     from bccp.served_model import Answer, ServedModel

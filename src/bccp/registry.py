@@ -12,9 +12,10 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from bccp.backends import local_path
 from bccp.errors import BCCPError
 from bccp.home import scratch
-from bccp.tracking import Ledger, local_path
+from bccp.tracking import Ledger
 
 VERSION_TAG = "bccp.model"
 """Tag of a registered version: which artifact version it is."""

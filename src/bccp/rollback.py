@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from bccp.wandb_mirror import WandbMirror, resolve_mode
 from bccp.wandb_reused import settings, tracking_of
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bccp import bars, config, device, keys, own_code, step_context, step_graph, step_log, wandb_mirror
+from bccp.backends import ledger_uri, local_path
 from bccp.endings import ending, told
 from bccp.errors import BCCPError, nearest
 from bccp.home import checkpoint_path, scratch
@@ -29,7 +30,8 @@ from bccp.processes import Interrupted, callers, end_with, terminable
 from bccp.step_context import Context
 from bccp.step_graph import MAKER, PIXEL_ARTIFACTS, SPECS
 from bccp.threads import default_threads, limit_threads
-from bccp.tracking import Ledger, ledger_uri, local_path, qualified, split_version
+from bccp.tracking import Ledger
+from bccp.versions import qualified, split_version
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bccp import config, tables, wandb_mirror
+from bccp.backends import ledger_uri
 from bccp.endings import ending, exit_status, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
@@ -45,7 +46,7 @@ from bccp.sweep_results import (
     job_record,
     never_started,
 )
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from bccp.wandb_sync import recorded
 
 if TYPE_CHECKING:

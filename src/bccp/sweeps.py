@@ -27,6 +27,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bccp.backends import ledger_uri, local_path
 from bccp.device import device_type
 from bccp.errors import BCCPError
 from bccp.home import clear_scratch, home, keep_within_home, scratch_owner, sweep_scratch
@@ -35,7 +36,7 @@ from bccp.paths import ROOT
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
 from bccp.run_summary import Summary
 from bccp.threads import default_threads, limit_threads
-from bccp.tracking import Ledger, ledger_uri, local_path
+from bccp.tracking import Ledger
 
 PARENT = "BCCP_SWEEP"
 """Environment variable of the processes that run a sweep's jobs on this machine: id and start of the one that they end with."""

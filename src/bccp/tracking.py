@@ -12,26 +12,25 @@ import importlib.util
 import json
 import logging
 import os
-import re
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from filelock import FileLock, Timeout
 
+from bccp.backends import Uninterrupted, create_sqlite, ledger_uri, local_path, prepare_postgresql
 from bccp.digests import folder_digest
 from bccp.endings import told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
-from bccp.masking import first_line, shown
-from bccp.processes import importing, lives, process_start, uninterrupted
+from bccp.masking import first_line
+from bccp.processes import importing, lives, process_start
+from bccp.versions import split_version
 
 EXPERIMENT = "bccp"
 _TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
@@ -59,39 +58,6 @@ class FinishedRun:
     metrics: dict[str, float]
     key_parts: dict[str, Any]
     artifact_uri: str
-
-
-def ledger_uri(configured: str | None) -> tuple[str, str | None]:
-    """Choose the tracking URI (DESIGN, Ledger).
-
-    Parameters
-    ----------
-    configured : str or None
-        ``tracking.mlflow_uri``.
-
-    Returns
-    -------
-    uri : str
-        The configured one, else an http(s) or postgresql ``MLFLOW_TRACKING_URI``, else SQLite under the home.
-    note : str or None
-        One line for the user, where the environment said something that is not followed.
-    """
-    if configured:
-        if not re.match(r"(https?|postgresql(\+\w+)?|sqlite)://", configured):
-            raise BCCPError(f"tracking.mlflow_uri={configured!r} is not accepted: use an http(s)://, postgresql:// or sqlite:/// URI")
-        if configured.startswith("sqlite:///") and not configured.startswith("sqlite:////"):
-            raise BCCPError(f"tracking.mlflow_uri={configured!r} is a relative path: write sqlite:/// and an absolute path")
-        return configured, None
-    inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if re.match(r"(https?|postgresql(\+\w+)?)://", inherited):
-        return inherited, None
-    own = f"sqlite:///{home() / 'mlflow.db'}"
-    if not inherited or inherited == own:
-        return own, None
-    return (
-        own,
-        f"note: MLFLOW_TRACKING_URI={shown(inherited)} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
-    )
 
 
 class Ledger:
@@ -125,11 +91,11 @@ class Ledger:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised too, and told once
         try:
             if uri.startswith("sqlite:///"):
-                _create_sqlite(uri, self.home)
-            with _postgresql(uri, self.home) if uri.startswith("postgresql") else nullcontext():
+                create_sqlite(uri, self.home)
+            with prepare_postgresql(uri, self.home) if uri.startswith("postgresql") else nullcontext():
                 self.client: Any = MlflowClient(tracking_uri=uri)
                 if not uri.startswith("http"):
-                    self.client = _Uninterrupted(self.client)
+                    self.client = Uninterrupted(self.client)
                 self.experiment_id = self._experiment()
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if uri.startswith("sqlite"):
@@ -422,52 +388,6 @@ class Ledger:
             lock.release()
 
 
-def versions_read(run: Any) -> set[str]:
-    """The versions that a run of MLflow's has read, as ``name:digest``."""
-    prefix = "bccp.input."
-    return {qualified(name.removeprefix(prefix), value) for name, value in run.data.tags.items() if name.startswith(prefix)}
-
-
-def versions_made(run: Any) -> set[str]:
-    """The versions that a run of MLflow's has made, as ``name:digest``."""
-    prefix = "bccp.output."
-    return {f"{name.removeprefix(prefix)}:{value}" for name, value in run.data.tags.items() if name.startswith(prefix)}
-
-
-def split_version(version: str) -> tuple[str, str]:
-    """Take ``name:digest`` apart; a W&B spelling (``entity/project/name:d-<12 hex>``) is understood."""
-    name, _, digest = version.rpartition("/")[2].partition(":")
-    digest = digest.removeprefix("d-")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", name) or not re.fullmatch(r"[0-9a-f]{12,64}", digest):
-        raise BCCPError(f"{version!r} names no artifact version: write name:digest with 12 to 64 hexadecimal digits")
-    return name, digest
-
-
-def qualified(name: str, version: str) -> str:
-    """Write an input as ``name:digest``; a version that names another artifact, which stands in for it, stays what it is."""
-    return version if ":" in version else f"{name}:{version}"
-
-
-class _Uninterrupted:
-    """MLflow's client of a database, whose calls no signal cuts short: it would leave SQLAlchemy a connection within a transaction, and so
-    the database locked.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._client, name)
-        if not callable(found) or name == "log_artifacts":  # an upload, which may take long, to elsewhere
-            return found
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            with uninterrupted():
-                return found(*arguments, **named)
-
-        return call
-
-
 def _finished(run: Any) -> FinishedRun:
     tags = run.data.tags
     prefix = "bccp.output."
@@ -478,51 +398,6 @@ def _finished(run: Any) -> FinishedRun:
         key_parts=json.loads(tags.get("bccp.key_parts", "{}")),
         artifact_uri=run.info.artifact_uri,
     )
-
-
-def _create_sqlite(uri: str, place: Path) -> None:
-    """Make the database once, whole or not at all; parallel first use waits."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if path.exists():
-        return
-    import sqlite3
-
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            return
-        fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        store: Any = SqlAlchemyStore(f"sqlite:///{fresh}", (place / "artifacts").as_uri())  # type: ignore[no-untyped-call]
-        store.engine.dispose()
-        with sqlite3.connect(fresh) as database:
-            database.execute("PRAGMA journal_mode=WAL")
-        database.close()
-        fresh.replace(path)
-
-
-@contextmanager
-def _postgresql(uri: str, place: Path) -> Iterator[None]:
-    """Ask a database once (MLflow asks for minutes), and let processes of this home that use it first make its tables one after another."""
-    import sqlalchemy
-
-    try:
-        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 20})
-    except ModuleNotFoundError as error:
-        raise BCCPError(f"{uri} needs the Python package {error.name}: pip install psycopg2-binary") from error
-    engine.connect().close()
-    engine.dispose()
-    with FileLock(place / "postgresql.lock"):
-        yield
-
-
-def local_path(uri: str) -> Path | None:
-    """The folder that an artifact URI names, or None where it is remote."""
-    parsed = urlparse(uri)
-    if parsed.scheme not in ("", "file"):
-        return None
-    return Path(unquote(parsed.path))
 
 
 if __name__ == "__main__":  # prepares the home and tells `make` where to record

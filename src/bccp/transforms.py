@@ -20,10 +20,7 @@ import torch
 from torch import Tensor
 
 from bccp import augmentation as augmentations
-from bccp import (
-    paths,
-    torchvision_compat,  # noqa: F401 - torchvision imports only after torchvision_compat
-)
+from bccp import paths
 from bccp.errors import BCCPError
 
 ROTATION = 15.0

@@ -13,7 +13,8 @@ from typing import Any
 
 from bccp import config, step_graph
 from bccp.step_graph import MAKER, PIXEL_ARTIFACTS
-from bccp.tracking import Ledger, split_version, versions_made, versions_read
+from bccp.tracking import Ledger
+from bccp.versions import split_version, versions_made, versions_read
 from bccp.wandb_mirror import WandbMirror
 
 JOB_TYPE = "reused"

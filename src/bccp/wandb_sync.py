@@ -21,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp import wandb_reused
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
@@ -28,7 +29,7 @@ from bccp.masking import first_line
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.processes import lives
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 from bccp.wandb_import import import_wandb, own_scratch
 from bccp.wandb_mirror import NOTE, absent, define_metrics, has_login, log_artifact, open_api, start_run, upload_input
 

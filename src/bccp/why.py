@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bccp import config, step_graph
+from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.errors import BCCPError, nearest
 from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.plan import Plan, nearest_run
-from bccp.tracking import Ledger, ledger_uri
+from bccp.tracking import Ledger
 
 
 def explain(step: str, plan: Plan, ledger: Ledger) -> list[str]:
