@@ -9,7 +9,7 @@ import sys
 import pytest
 from wandb_stand_in import ENTITY, Run, WandbStandIn
 
-from bccp import dashboard, wandb_mirror
+from bccp import dashboard, wandb_client
 
 
 def names(kind: str) -> set[str]:
@@ -84,7 +84,7 @@ def test_what_is_missing_is_told_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.dead = fault == "dead"
-    monkeypatch.setattr(wandb_mirror, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(wandb_client, "ANSWER_SECONDS", 1)
     if fault == "no key":
         monkeypatch.delenv("WANDB_API_KEY")
     if fault == "no package":

@@ -21,7 +21,7 @@ from bccp.registry import VERSION_TAG
 from bccp.run_summary import Summary
 from bccp.step import what_is_meant
 from bccp.tracking import Ledger
-from bccp.wandb_mirror import alias
+from bccp.wandb_artifacts import alias
 
 NAME = "made-up"
 

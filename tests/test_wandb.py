@@ -26,7 +26,7 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import command_line, config, pipeline, step_graph, wandb_mirror, wandb_sync
+from bccp import command_line, config, pipeline, step_graph, wandb_client, wandb_mirror, wandb_sync
 from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.step import command_line as step_command_line
@@ -34,7 +34,8 @@ from bccp.step import locate
 from bccp.step_context import Context, Step
 from bccp.step_graph import SPECS
 from bccp.tracking import Ledger
-from bccp.wandb_mirror import NOTE, alias
+from bccp.wandb_artifacts import alias
+from bccp.wandb_mirror import NOTE
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in spec.all_inputs}
 LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.all_outputs}
@@ -435,7 +436,7 @@ def test_a_sync_that_a_dying_server_ends_is_ended_by_the_next(
         server.status = server.status or (500 if call == "UseArtifact" else None)
 
     server.on_call = die
-    monkeypatch.setattr(wandb_mirror, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(wandb_client, "ANSWER_SECONDS", 1)
     with pytest.raises(BCCPError, match=r"1 of 2 runs are not on W&B"):
         wandb_sync.sync()
     assert server.edges() == TWO_STEPS - {("raw_data", "into", "preprocessing")}
@@ -461,7 +462,7 @@ def test_a_sync_needs_an_account_and_a_server_and_leaves_runs_alone_that_go_on(
     bccp.run(["main.execute_steps=[fetch_data]", "tracking.wandb=offline"])
     (note,) = notes(home)
     server.dead = True
-    monkeypatch.setattr(wandb_mirror, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(wandb_client, "ANSWER_SECONDS", 1)
     with pytest.raises(BCCPError, match="W&B does not answer"):
         wandb_sync.sync()
     monkeypatch.delenv("WANDB_API_KEY")

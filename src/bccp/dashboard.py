@@ -20,8 +20,8 @@ from bccp.errors import BCCPError
 from bccp.home import keep_within_home
 from bccp.masking import first_line
 from bccp.paths import ROOT
+from bccp.wandb_client import has_login, open_api
 from bccp.wandb_import import import_wandb
-from bccp.wandb_mirror import has_login, open_api
 
 DEFINITION = ROOT / "dashboards" / "overview.yaml"
 """What the dashboard shows."""

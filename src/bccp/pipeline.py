@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import bars, config, environments, paths, provenance, step_graph, step_log, wandb_mirror, wandb_reused
+from bccp import bars, config, environments, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
 from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
@@ -165,7 +165,7 @@ class _Pipeline(Plan):
         """Run, reuse or skip each step in order."""
         keep_within_home()
         tracking = self.config.tracking
-        mode = wandb_mirror.resolve_mode(tracking.wandb)
+        mode = wandb_client.resolve_mode(tracking.wandb)
         if mode == "online":
             sent = "figures, models and images" if tracking.upload_images else "figures and models, no images"
             print(

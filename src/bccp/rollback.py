@@ -15,7 +15,8 @@ from bccp.backends import ledger_uri
 from bccp.endings import exit_status
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
 from bccp.tracking import Ledger
-from bccp.wandb_mirror import WandbMirror, resolve_mode
+from bccp.wandb_client import resolve_mode
+from bccp.wandb_mirror import WandbMirror
 from bccp.wandb_reused import settings, tracking_of
 
 DEFAULT = "bccp"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import bars, config, device, keys, own_code, step_context, step_graph, step_log, wandb_mirror
+from bccp import bars, config, device, keys, own_code, step_context, step_graph, step_log, wandb_artifacts, wandb_client, wandb_mirror
 from bccp.backends import ledger_uri, local_path
 from bccp.endings import ending, told
 from bccp.errors import BCCPError, nearest
@@ -475,7 +475,7 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
         if context.wandb != "online":
             raise BCCPError(f"{error}; W&B is asked for it where there is a key (WANDB_API_KEY) or a login") from error
         with scratch(name) as parent:
-            wandb_mirror.download(f"{place}/{name}:{wandb_mirror.alias(digest)}", parent / name)
+            wandb_artifacts.download(f"{place}/{name}:{wandb_artifacts.alias(digest)}", parent / name)
             found = ledger.keep(name, parent / name)
         if not found.startswith(digest):
             raise BCCPError(f"the files of {place}/{name} on W&B are not those of version {digest[:12]}, but of {found[:12]}") from error
@@ -512,5 +512,5 @@ def context_from_environment() -> Context:
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
-    mode = wandb_mirror.resolve_mode("auto")
+    mode = wandb_client.resolve_mode("auto")
     return Context(uri, mode, None, "bccp", True, f"alone-{time.strftime('%Y%m%d-%H%M%S')}", default_threads())

@@ -26,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp import config, tables, wandb_mirror
+from bccp import config, tables, wandb_client, wandb_mirror
 from bccp.backends import ledger_uri
 from bccp.endings import ending, exit_status, told
 from bccp.errors import BCCPError
@@ -206,7 +206,7 @@ def _record_in_ledger(ledger: Ledger, name: str, folder: Path, pictures: Sequenc
 
 
 def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: Sequence[Path], metrics: Mapping[str, float]) -> None:
-    mode = wandb_mirror.resolve_mode(about.wandb)
+    mode = wandb_client.resolve_mode(about.wandb)
     if mode == "disabled":
         return
     for earlier in recorded(home() / "wandb"):  # of which W&B has nothing yet, or not all

@@ -8,23 +8,20 @@ everything, so that nothing is lost where the server dies or the process is kill
 from __future__ import annotations
 
 import json
-import netrc
 import os
-import re
 import socket
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlparse
 
-from bccp.errors import BCCPError
 from bccp.home import scratch, temporary_files_in
 from bccp.masking import first_line
 from bccp.processes import process_start
-from bccp.wandb_import import import_wandb, own_scratch
+from bccp.wandb_artifacts import alias, log_artifact, upload_input
+from bccp.wandb_client import absent, start_run
+from bccp.wandb_import import import_wandb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,16 +30,12 @@ if TYPE_CHECKING:
 NOTE = "bccp.json"
 """In the folder of a W&B run that is not, or not wholly, on W&B: what :mod:`bccp.wandb_sync` has to do."""
 
-ANSWER_SECONDS = 15
-"""How long W&B may take for an answer, where it is only asked for something."""
 
 MOST_ROWS = 50
 """Rows of a table in W&B, of which each may have a thumbnail."""
 
 THUMBNAIL_PX = 96
 """The longer side of a thumbnail."""
-
-_PLACEHOLDER = "version.txt"
 
 
 class Mirror(Protocol):
@@ -286,139 +279,7 @@ def _thumbnail(pixels: npt.NDArray[np.uint8]) -> Any:
     return picture
 
 
-def start_run(*, settings: Mapping[str, Any], **about: Any) -> Any:
-    """``wandb.init`` that tells nothing of this machine, prints nothing, and gives up in time."""
-    wandb = import_wandb()
-    quiet = wandb.Settings(
-        silent=True,
-        console="off",
-        disable_git=True,
-        disable_code=True,
-        host="",
-        program="",
-        x_disable_machine_info=True,
-        x_disable_meta=True,
-        x_disable_stats=True,
-        x_save_requirements=False,
-        finish_timeout_raises=True,
-        reinit="create_new",
-        **settings,
-    )
-    with warnings.catch_warnings(), temporary_files_in(own_scratch()):
-        warnings.simplefilter("ignore")  # of libraries that wandb imports, about themselves
-        return wandb.init(settings=quiet, **about)
-
-
 def define_metrics(run: Any, step: str) -> None:
     """Draw a step's figures of epochs over the epoch."""
     run.define_metric(f"{step}/epoch")
     run.define_metric(f"{step}/epoch_*", step_metric=f"{step}/epoch")
-
-
-def upload_input(used: Mapping[str, Any], **where: Any) -> None:
-    """Upload an input that was made without W&B, by a run of its own: what its reader logs would count as that one's output.
-
-    Parameters
-    ----------
-    used : mapping
-        An entry of the note.
-    where
-        Entity, project and group, ``dir`` and ``settings``, as for ``wandb.init``.
-    """
-    with start_run(mode="online", job_type="upload", name=f"upload-{alias(used['digest'])}", **where) as run:
-        log_artifact(run, used)
-
-
-def log_artifact(run: Any, entry: Mapping[str, Any]) -> None:
-    """Log a version, by an entry of the note: its files, or nothing but its name."""
-    name, digest = entry["name"], entry["digest"]
-    artifact = import_wandb().Artifact(name, type=name, metadata={"version": digest})
-    if entry["without_files"]:
-        with scratch("placeholder") as own:
-            (own / _PLACEHOLDER).write_text(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n", encoding="utf-8")
-            artifact.add_file(str(own / _PLACEHOLDER))  # copied
-    else:
-        folder = Path(entry["folder"])
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
-                artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)
-    run.log_artifact(artifact, aliases=[alias(digest), *entry.get("aliases", [])])
-
-
-def absent(error: BaseException) -> bool:
-    """Whether W&B says with this error that it does not have an artifact (rather than that something went wrong)."""
-    return re.search(r"not found|does not exist|Unable to fetch artifact", str(error)) is not None
-
-
-def open_api() -> Any:
-    """W&B's interface for reading, which gives up in time.
-
-    Raises
-    ------
-    BCCPError
-        If W&B does not answer, or takes neither key nor login.
-    """
-    wandb = import_wandb()
-    try:
-        with temporary_files_in(own_scratch()):
-            return wandb.Api(timeout=ANSWER_SECONDS)
-    except (wandb.errors.Error, ValueError, OSError) as error:
-        raise BCCPError(f"W&B does not answer ({first_line(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error
-
-
-def download(reference: str, folder: Path) -> None:
-    """Download an artifact of this project's from W&B into a folder.
-
-    Parameters
-    ----------
-    reference : str
-        ``entity/project/name:d-<12 hex>``; the entity may be left out.
-    folder : Path
-
-    Raises
-    ------
-    BCCPError
-        If W&B does not answer, does not have it, or has nothing of it but its name.
-    """
-    api, errors = open_api(), import_wandb().errors
-    try:
-        api.artifact(reference).download(root=str(folder), skip_cache=True)
-    except (errors.Error, ValueError, OSError) as error:
-        raise BCCPError(f"{reference} cannot be downloaded from W&B ({first_line(error)})") from error
-    if [path.name for path in folder.iterdir()] == [_PLACEHOLDER]:
-        raise BCCPError(f"of {reference} W&B has the name only: it was published with tracking.upload_images=false")
-
-
-def alias(digest: str) -> str:
-    """The W&B alias of a version: ``d-`` and its first 12 hex digits."""
-    return f"d-{digest[:12]}"
-
-
-def resolve_mode(configured: str) -> str:
-    """Turn ``auto`` into ``online`` where a key or a login exists, else ``offline``.
-
-    Raises
-    ------
-    BCCPError
-        If ``online`` is asked for without a key or login.
-    """
-    if configured not in ("auto", "online"):
-        return configured
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled") and configured == "auto":
-        return os.environ["WANDB_MODE"]
-    if has_login():
-        return "online"
-    if configured == "online":
-        raise BCCPError("tracking.wandb=online needs a key: set WANDB_API_KEY or run `wandb login`, or use tracking.wandb=offline")
-    return "offline"
-
-
-def has_login() -> bool:
-    """Whether there is a key for W&B, or a login."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
-    try:
-        return netrc.netrc().authenticators(host.partition(":")[0]) is not None or netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

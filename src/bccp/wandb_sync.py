@@ -30,8 +30,10 @@ from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.processes import lives
 from bccp.tracking import Ledger
+from bccp.wandb_artifacts import log_artifact, upload_input
+from bccp.wandb_client import absent, has_login, open_api, start_run
 from bccp.wandb_import import import_wandb, own_scratch
-from bccp.wandb_mirror import NOTE, absent, define_metrics, has_login, log_artifact, open_api, start_run, upload_input
+from bccp.wandb_mirror import NOTE, define_metrics
 
 PATIENCE = {"WANDB__GRAPHQL_RETRY_MAX": "4", "WANDB__FILE_STREAM_RETRY_MAX": "4", "WANDB__FILE_TRANSFER_RETRY_MAX": "4"}
 """How often W&B tries again while it uploads, as environment variables: a dead server is told in a minute, not in a quarter of an hour."""
