@@ -18,7 +18,8 @@ from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 from bccp import clean_home, step_graph
 from bccp.environments import WHOLE
 from bccp.processes import process_start
-from bccp.step_context import Context, Step
+from bccp.step import RunningStep
+from bccp.step_context import Context
 from bccp.wandb_mirror import NoMirror
 from bccp.why import explain
 
@@ -112,7 +113,7 @@ def test_work_shared_by_steps_stays_for_as_long_as_a_step_that_asked_for_it(home
         """A step of a pipeline asks for shared work; the step's run."""
         parent = store.start(pipeline)
         context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent)
-        step = Step("cp_sampling", None, {}, context, store, store.start("cp_sampling", parent=parent), NoMirror())
+        step = RunningStep("cp_sampling", None, {}, context, store, store.start("cp_sampling", parent=parent), NoMirror())
         step.shared("student", {}, lambda folder: (folder / "x").touch())
         for run_id in (step.run_id, parent):
             store.end(run_id, "FINISHED")

@@ -18,21 +18,10 @@ import yaml
 from earlier_home import FIRST, MODEL, SECOND
 from wandb_stand_in import WandbStandIn
 
-from bccp import (
-    check_new,
-    clean_home,
-    compare,
-    export,
-    export_model,
-    pipeline_report,
-    predict,
-    registry,
-    rollback,
-    tables,
-    wandb_sync,
-    why,
-)
-from bccp.tracking import Ledger, ledger_uri, versions_made
+from bccp import check_new, clean_home, compare, export, export_model, pipeline_report, predict, registry, rollback, tables, wandb_sync, why
+from bccp.backends import ledger_uri
+from bccp.tracking import Ledger
+from bccp.versions import versions_made
 
 LOAD = """
 import json, sys

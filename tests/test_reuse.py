@@ -21,6 +21,7 @@ import bccp
 from bccp import step_graph, tracking
 from bccp.errors import BCCPError
 from bccp.home import checkpoint_path
+from bccp.step import RunningStep
 from bccp.step_context import Context, Step
 from bccp.wandb_mirror import NoMirror
 
@@ -183,7 +184,7 @@ def test_shared_work_is_done_once_and_without_the_cache_once_a_pipeline(home: Pa
         parent = store.start(pipeline)
         context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent, cache=cache)
         for name in ("bayes_cutoff", "cp_sampling"):
-            step = Step(name, None, {}, context, store, store.start(name, parent=parent), NoMirror())
+            step = RunningStep(name, None, {}, context, store, store.start(name, parent=parent), NoMirror())
             assert (step.shared("student", {"a": 1}, compute) / "x").read_text() == "features"
             (made,) = {tags["bccp.output.student"] for run in all_runs(store) if "bccp.output.student" in (tags := run.data.tags)}
             assert store.client.get_run(step.run_id).data.tags["bccp.input.student"] == made  # whoever computed it
@@ -197,7 +198,7 @@ def test_without_the_cache_nobody_waits_for_work_that_is_not_taken(home: Path, m
         store = ledger()
         parent = store.start(pipeline)
         context = Context(store.uri, "disabled", None, "bccp", True, pipeline, 1, parent_run_id=parent, cache=False)
-        step = Step("train", None, {}, context, store, store.start("train", parent=parent), NoMirror())
+        step = RunningStep("train", None, {}, context, store, store.start("train", parent=parent), NoMirror())
 
         def compute(folder: Path) -> None:
             (folder / "x").write_text("features")
@@ -266,7 +267,7 @@ def test_a_reused_step_starts_no_process_where_steps_have_environments_of_their_
         key, parts = made.key(name, store)
         assert "installed" not in parts
         run_id = store.start(name, parent=parent, tags={"bccp.step": name})
-        step = Step(name, made.config.section(name), made.inputs(name), None, store, run_id, NoMirror())  # type: ignore[arg-type]
+        step = RunningStep(name, made.config.section(name), made.inputs(name), None, store, run_id, NoMirror())  # type: ignore[arg-type]
         stubs._run(step)
         store.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
         store.end(run_id, "FINISHED")

@@ -391,7 +391,7 @@ def test_what_was_recorded_offline_is_synced_with_its_lineage_and_syncing_again_
     summary = bccp.run(["tracking.wandb=offline"])
     assert server.calls == []
     assert len(notes(home)) == 9  # the eight steps', and the report's
-    assert wandb_sync.sync() == "W&B: 9 runs and 17 input edges uploaded"
+    assert wandb_sync.sync() == "W&B: 9 runs and 23 input edges uploaded"
     assert server.edges() == LINEAGE
     assert sorted(str(run.job_type) for run in server.runs.values()) == sorted([*step_graph.STEPS, "pipeline_report"])
     assert {(run.group, run.state) for run in server.runs.values()} == {(Path(summary["folder"]).name, "finished")}
