@@ -30,11 +30,12 @@ def run(step: Step) -> None:
             threads=step.threads,
             cleanup=config.cleanup,
         )
+        found = data_checks.check_images(folder, config.checks)
         with step.report("data_checks") as place:
-            findings = check_page.on_images(folder, config.checks, place)
+            check_page.write_images(place, folder, found)
         page = f"{step.reports['data_checks']}/{check_page.PAGE}"
-        step.log_metrics(data_checks.figures(findings))
-        data_checks.gate(findings, page)
+        step.log_metrics(data_checks.figures(found.findings))
+        data_checks.gate(found.findings, page)
     exact, near = report["exact_duplicates"], report["near_duplicates"]
     step.log_metrics(
         {
@@ -53,7 +54,7 @@ def run(step: Step) -> None:
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
     )
-    step.say(data_checks.sentence(findings, page))
+    step.say(data_checks.sentence(found.findings, page))
 
 
 if __name__ == "__main__":

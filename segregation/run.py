@@ -25,7 +25,7 @@ from bccp.step_context import Step
 def run(step: Step) -> None:
     """Load, cut, corrupt, save, report."""
     config, clean = step.config, step.input("clean_data")
-    manifest = tables.read(clean / "manifest.csv", dtypes=check_page.COLUMNS)
+    manifest = tables.read(clean / "manifest.csv", dtypes=data_checks.COLUMNS)
     images = np.load(clean / "images.npy", mmap_mode="r")
     said: feedback.Feedback | None = None
     given: dict[str, str] = {}
@@ -59,19 +59,20 @@ def run(step: Step) -> None:
                 ids, kinds = changed["image"].tolist(), changed["corruption"].tolist()
                 for pixels in corruption.stream(images, rows, ids, kinds, seed=config.random_seed):
                     file.write(pixels.tobytes())
+        days, seed = open_days(folder, clean), config.random_seed
+        found = data_checks.check_days(days, manifest, config.checks, with_labels=cut.truth_known, seed=seed)
         with step.report("data_checks") as place:
-            days = open_days(folder, clean)
-            findings = check_page.on_days(days, manifest, config.checks, place, with_labels=cut.truth_known, seed=config.random_seed)
+            check_page.write_days(place, found, seed=seed)
         page = f"{step.reports['data_checks']}/{check_page.PAGE}"
-        step.log_metrics(data_checks.figures(findings))
-        data_checks.gate(findings, page)
+        step.log_metrics(data_checks.figures(found.findings))
+        data_checks.gate(found.findings, page)
     with step.output("true_labels") as folder:
         tables.write(cut.true_labels, folder / "true_labels.csv")
     if said:
         with step.output("feedback") as folder:
             feedback.save(said, folder)
     report(step, splits, cut)
-    step.say(data_checks.sentence(findings, page))
+    step.say(data_checks.sentence(found.findings, page))
 
 
 def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:

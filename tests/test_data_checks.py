@@ -66,7 +66,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
         "cat/as a dog.png": picture(101),
     }
     clean = cleaned(tmp_path, ordinary | planted)
-    findings = {found.check: found for found in check_page.on_images(clean, NO_LIMITS, tmp_path)}
+    findings = {found.check: found for found in data_checks.check_images(clean, NO_LIMITS).findings}
     assert tuple(findings) == config.IMAGE_CHECKS
     named = {check: set(found.images) for check, found in findings.items()}
     assert named == {
@@ -85,6 +85,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     assert findings["imbalance"].value == 17 / 12
     assert findings["enlarged"].value == 2 / 29
     assert {found.verdict for found in findings.values()} == {"no limit"}
+    check_page.write_images(tmp_path, clean, data_checks.check_images(clean, NO_LIMITS))
     listed = tables.read(tmp_path / check_page.TABLE)
     assert listed["check"].tolist() == list(config.IMAGE_CHECKS)
     assert tables.read(tmp_path / check_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
@@ -258,7 +259,8 @@ def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path)
     clean = cleaned(
         tmp_path, {f"{label}/{i}.png": picture(i + 9 * k) for k, label in enumerate((nasty.replace("/", ""), "dog")) for i in range(4)}
     )
-    check_page.on_images(clean, dataclasses.replace(NO_LIMITS, imbalance=1.0, copies=0.5), tmp_path)
+    limits = dataclasses.replace(NO_LIMITS, imbalance=1.0, copies=0.5)
+    check_page.write_images(tmp_path, clean, data_checks.check_images(clean, limits))
     page = Page(tmp_path / check_page.PAGE)
     assert page.open == []
     assert nasty.replace("/", "") in page.text

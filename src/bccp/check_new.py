@@ -321,12 +321,13 @@ def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name:
 
 def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None, limits: Any, *, seed: int) -> list[Finding]:
     """Check a batch and write its page."""
-    findings, parts = check_page.images_alone(clean, limits)
+    alone = data_checks.check_images(clean, limits)
+    findings, parts = alone.findings, check_page.parts_of_images(clean, alone)
     if reference is not None:
         known, new = _manifest(reference.clean), _manifest([clean])
         views = _once(known, reference.clean), _once(new, [clean])
         rng = np.random.default_rng(seed)
-        drift = check_page.drifted(*views, rng=rng)
+        drift = data_checks.drifted(*views, rng=rng)
         against = data_checks.limited(data_checks.of_days(known, new, drift, names=NAMES), limits)
         shown = check_page.side_by_side(list(zip(("known", "new"), views, strict=True)), rng)
         findings, parts = [*against, *findings], [check_page.changes(drift, NAMES), shown, *parts]
@@ -340,14 +341,14 @@ def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None,
 
 def _manifest(folders: Sequence[Path]) -> pd.DataFrame:
     """Manifests one below another; ``row`` counts through all arrays."""
-    table = pd.concat([tables.read(folder / "manifest.csv", dtypes=check_page.COLUMNS) for folder in folders], ignore_index=True)
+    table = pd.concat([tables.read(folder / "manifest.csv", dtypes=data_checks.COLUMNS) for folder in folders], ignore_index=True)
     return table.assign(row=np.arange(len(table)))
 
 
 def _once(manifest: pd.DataFrame, folders: Sequence[Path]) -> _Joined:
     """Different images, each once."""
     arrays = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
-    return _Joined(arrays, check_page.once_each(manifest)["row"].to_numpy(np.int64))
+    return _Joined(arrays, data_checks.once_each(manifest)["row"].to_numpy(np.int64))
 
 
 def _how_to_use(batch: str) -> list[str]:

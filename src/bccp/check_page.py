@@ -18,22 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import data_checks, tables
+from bccp import data_checks, pages, tables
 from bccp.array_types import Images
-from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, Drift, Finding
-from bccp.duplicates import duplicate_groups
-from bccp.images import Days
+from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, DayChecks, Drift, Finding, ImageChecks
 
 PAGE, TABLE, FLAGGED = "data_checks.html", "data_checks.csv", "flagged_images.csv"
 
 MOST_PICTURES, MOST_CLASSES = 8, 40
 """Pictures shown of a check or a day, and classes that get a bar."""
-
-COLUMNS = {"row": int, "width": int, "height": int}
-"""The numbers of a manifest."""
-
-LEAST_COMPARED = 5
-"""Fewer different images of a side tell nothing of drift."""
 
 _THUMBNAIL_PX = 64
 
@@ -52,95 +44,49 @@ def write(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable
     """
     tables.write(data_checks.table(findings), folder / TABLE)
     tables.write(data_checks.flagged(findings), folder / FLAGGED)
-    body = "\n".join([f"<h1>{escape(title)}</h1>", _verdict(findings), _findings(findings), *filter(None, parts)])
-    policy = "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-    head = f"<meta charset='utf-8'>{policy}<meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head += f"<meta name='color-scheme' content='light dark'><title>{escape(title)}</title><style>{_STYLE}</style>"
-    text = f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n{body}\n{_FOOTER}</main></body></html>\n"
-    (folder / PAGE).write_text(text, encoding="utf-8")
+    shown = [f"<h1>{escape(title)}</h1>", _verdict(findings), _findings(findings), *parts, _FOOTER]
+    (folder / PAGE).write_text(pages.document(title, shown, style=_STYLE), encoding="utf-8")
 
 
-def on_images(clean: Path, limits: Any, place: Path) -> list[Finding]:
-    """Check images by themselves, and write the page.
+def write_images(place: Path, clean: Path, found: ImageChecks) -> None:
+    """Write the page on images by themselves.
 
     Parameters
     ----------
+    place : Path
+        The folder to write to; it exists.
     clean : Path
         A folder of ``clean_data``.
-    limits : config.Checks
-    place : Path
-        The folder to write to; it exists.
-
-    Returns
-    -------
-    list of Finding
+    found : ImageChecks
     """
-    findings, parts = images_alone(clean, limits)
     n_images = int(np.load(clean / "images.npy", mmap_mode="r").shape[0])
-    write(place, f"Data checks: {n_images} images", findings, parts)
-    return findings
+    write(place, f"Data checks: {n_images} images", found.findings, parts_of_images(clean, found))
 
 
-def images_alone(clean: Path, limits: Any) -> tuple[list[Finding], list[str]]:
-    """What :func:`on_images` finds, and the parts of its page."""
-    manifest = tables.read(clean / "manifest.csv", dtypes=COLUMNS)
+def parts_of_images(clean: Path, found: ImageChecks) -> list[str]:
+    """Make the parts of the page on images by themselves."""
+    manifest = tables.read(clean / "manifest.csv", dtypes=data_checks.COLUMNS)
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     images = np.load(clean / "images.npy", mmap_mode="r")
-    told = data_checks.quality(images)
-    findings = data_checks.limited(data_checks.of_images(manifest, report, told), limits)
-    return findings, [examples(findings, manifest, images), classes(report["classes"]), spreads(told), files(report)]
+    return [examples(found.findings, manifest, images), classes(report["classes"]), spreads(found.quality), files(report)]
 
 
-def on_days(days: Days, manifest: pd.DataFrame, limits: Any, place: Path, *, with_labels: bool, seed: int) -> list[Finding]:
-    """Check Tuesday against Monday, and what is held out against what is trained on, and write the page.
+def write_days(place: Path, found: DayChecks, *, seed: int) -> None:
+    """Write the page on Tuesday against Monday, and on what is held out.
 
     Parameters
     ----------
-    days : Days
-    manifest : DataFrame
-        Of the ``clean_data`` that they index, with :data:`COLUMNS`.
-    limits : config.Checks
     place : Path
         The folder to write to; it exists.
-    with_labels : bool
-        The manifest's labels are true: looks are compared class by class.
+    found : DayChecks
     seed : int
-        Of the test for drift.
-
-    Returns
-    -------
-    list of Finding
-        Where there is no Tuesday, only on what is held out.
+        Chooses the images that are shown.
     """
-    table = manifest.merge(days.splits.reset_index()[["image", "day", "split"]].rename(columns={"day": "on"}), on="image")
-    monday, tuesday = (table[table["on"] == day] for day in ("monday", "tuesday"))
-    findings = [data_checks.leakage(manifest, table[["image", "split"]])]
     parts: list[str] = []
-    if len(tuesday):
-        names = ("Monday", "Tuesday")
-        rng = np.random.default_rng(seed)
-        once = [once_each(of) for of in (monday, tuesday)]
-        views = [days.view(of["image"].tolist()) for of in once]
-        strata = (once[0]["label"].tolist(), once[1]["label"].tolist()) if with_labels else None
-        found = drifted(views[0], views[1], rng=rng, strata=strata)
-        findings = [*data_checks.of_days(monday, tuesday, found, names=names), *findings]
-        parts = [changes(found, names), side_by_side(list(zip(names, views, strict=True)), rng)]
-    findings = data_checks.limited(findings, limits)
-    write(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", findings, parts)
-    return findings
-
-
-def once_each(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a manifest without copies and near copies of images before them, which are no independent evidence of drift."""
-    groups = duplicate_groups(table["sha256"].tolist(), table["phash"].tolist())
-    return table[~pd.Series(groups, index=table.index).duplicated()]
-
-
-def drifted(known: Images, new: Images, *, rng: np.random.Generator, strata: tuple[list[str], list[str]] | None = None) -> Drift | None:
-    """Measure drift (:func:`bccp.data_checks.drift`); None where there are too few images."""
-    if min(known.shape[0], new.shape[0]) < LEAST_COMPARED:
-        return None
-    return data_checks.drift(known, new, rng=rng, strata=strata)
+    if found.views:
+        names = (found.views[0][0], found.views[1][0])
+        parts = [changes(found.drift, names), side_by_side(found.views, np.random.default_rng(seed))]
+    write(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", found.findings, parts)
 
 
 def classes(counts: Mapping[str, int]) -> str:
@@ -283,29 +229,12 @@ _FOOTER = (
     f"<code>preprocessing.checks</code>. The same as tables: {TABLE} and {FLAGGED}, beside this page.</footer>"
 )
 
-# not that of bccp.pages: what a step imports is part of its key, and a report's new look would make images be read anew
 _STYLE = """
-:root { --page: #fff; --ink: #1f2933; --soft: #66727f; --line: #e4e7eb; --card: #f5f7f9; --bar: #1f6fb4; --bad: #c0392b; --good: #1d7a52; }
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #11161c; --ink: #e3e9ef; --soft: #93a1af; --line: #2a333d; --card: #1a2129; --bar: #6fb1ea; --bad: #ff8474; --good: #6fcf9f;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 960px; margin: 0 auto; padding: 2rem 1.25rem 3rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2.2rem 0 0.5rem; }
-h3 { font-size: 0.9rem; font-weight: 500; color: var(--soft); margin: 0.9rem 0 0.3rem; }
+:root { --bar: #1f6fb4; }
+@media (prefers-color-scheme: dark) { :root { --bar: #6fb1ea; } }
+h3 { font-weight: 500; color: var(--soft); margin: 0.9rem 0 0.3rem; }
 .verdict { background: var(--card); border-left: 4px solid var(--good); border-radius: 0 10px 10px 0; padding: 0.7rem 1.1rem; }
 .verdict.bad { border-color: var(--bad); color: var(--bad); font-weight: 600; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.88rem; min-width: 100%; }
-th, td { text-align: left; vertical-align: top; white-space: nowrap; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.36rem 1rem 0.36rem 0; }
-th { color: var(--soft); font-weight: 500; border-bottom-width: 2px; }
-td { font-variant-numeric: tabular-nums; }
-td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 td.over { color: var(--bad); font-weight: 600; }
 .bars { list-style: none; margin: 0; padding: 0; font-size: 0.86rem; }
 .bars { display: grid; grid-template-columns: fit-content(11rem) 1fr max-content; gap: 0.1rem 0.8rem; align-items: center; }
@@ -317,10 +246,9 @@ td.over { color: var(--bad); font-weight: 600; }
 .bars i.both { background: linear-gradient(var(--soft), var(--soft)) center / 1px 100% no-repeat var(--card); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem 2rem; }
 figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; fill: var(--bar); border-bottom: 1px solid var(--line); }
+svg { width: 100%; fill: var(--bar); border-bottom: 1px solid var(--line); }
 .strip { display: flex; flex-wrap: wrap; gap: 0.5rem; }
 .strip img { width: 88px; height: 88px; border-radius: 6px; image-rendering: pixelated; background: var(--card); }
-figcaption, .note, footer { color: var(--soft); font-size: 0.86rem; }
 @media (max-width: 640px) {  /* a finding's words stand below its figures */
   .found thead { display: none; }
   .found tr { display: flex; flex-wrap: wrap; gap: 0 0.9rem; border-bottom: 1px solid var(--line); padding: 0.4rem 0; }
@@ -329,5 +257,5 @@ figcaption, .note, footer { color: var(--soft); font-size: 0.86rem; }
   .found td:first-child { font-weight: 600; }
   .found td:last-child { flex-basis: 100%; white-space: normal; min-width: 0; }
 }
-footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1rem; overflow-wrap: anywhere; }
 """
+"""Beside the style that all pages share."""

@@ -15,18 +15,22 @@ G. J. Székely, M. L. Rizzo, "Energy statistics: A class of statistics based on 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp import tables
 from bccp.array_types import Float, Images, Mask, UInt8
 from bccp.duplicates import duplicate_groups
 from bccp.errors import BCCPError, few
+from bccp.images import Days
 
 SIDE_PX = 64
 """Larger pictures are made smaller before they are measured: what is sharp at this size is sharp enough."""
@@ -45,6 +49,12 @@ MOST_COMPARED = 500
 
 PERMUTATIONS, SURE = 999, 0.01
 """Of the test for drift, and the p-value up to which it is no chance."""
+
+COLUMNS = {"row": int, "width": int, "height": int}
+"""The numbers of a manifest."""
+
+LEAST_COMPARED = 5
+"""Fewer different images of a side tell nothing of drift."""
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK_BYTES = 2**24
@@ -488,6 +498,102 @@ def leakage(manifest: pd.DataFrame, splits: pd.DataFrame) -> Finding:
     n_held_out = int((~trained).sum())
     said = f"{len(leaked)} of {n_held_out} held-out images have a copy among the training images"
     return Finding("leakage", len(leaked) / max(n_held_out, 1), said, leaked)
+
+
+class ImageChecks(NamedTuple):
+    """Findings on images by themselves, and the quality measures behind them.
+
+    Attributes
+    ----------
+    findings : list of Finding
+    quality : DataFrame
+        From :func:`quality`, one row an image.
+    """
+
+    findings: list[Finding]
+    quality: pd.DataFrame
+
+
+def check_images(clean: Path, limits: Any) -> ImageChecks:
+    """Check images by themselves.
+
+    Parameters
+    ----------
+    clean : Path
+        A folder of ``clean_data``.
+    limits : config.Checks
+
+    Returns
+    -------
+    ImageChecks
+    """
+    manifest = tables.read(clean / "manifest.csv", dtypes=COLUMNS)
+    report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
+    measured = quality(np.load(clean / "images.npy", mmap_mode="r"))
+    return ImageChecks(limited(of_images(manifest, report, measured), limits), measured)
+
+
+class DayChecks(NamedTuple):
+    """Findings on Tuesday against Monday and on what is held out, and the drift behind them.
+
+    Attributes
+    ----------
+    findings : list of Finding
+        Where there is no Tuesday, only on what is held out.
+    drift : Drift or None
+        None where a day has too few images.
+    views : list of (str, Images)
+        Name and images of each day, copies left out; empty where there is no Tuesday.
+    """
+
+    findings: list[Finding]
+    drift: Drift | None
+    views: list[tuple[str, Images]]
+
+
+def check_days(days: Days, manifest: pd.DataFrame, limits: Any, *, with_labels: bool, seed: int) -> DayChecks:
+    """Check Tuesday against Monday, and what is held out against what is trained on.
+
+    Parameters
+    ----------
+    days : Days
+    manifest : DataFrame
+        Of the ``clean_data`` that they index, with :data:`COLUMNS`.
+    limits : config.Checks
+    with_labels : bool
+        The manifest's labels are true: looks are compared class by class.
+    seed : int
+        Of the test for drift.
+
+    Returns
+    -------
+    DayChecks
+    """
+    table = manifest.merge(days.splits.reset_index()[["image", "day", "split"]].rename(columns={"day": "on"}), on="image")
+    monday, tuesday = (table[table["on"] == day] for day in ("monday", "tuesday"))
+    findings = [leakage(manifest, table[["image", "split"]])]
+    found, views = None, list[tuple[str, Images]]()
+    if len(tuesday):
+        names = ("Monday", "Tuesday")
+        once = [once_each(of) for of in (monday, tuesday)]
+        views = [(name, days.view(of["image"].tolist())) for name, of in zip(names, once, strict=True)]
+        strata = (once[0]["label"].tolist(), once[1]["label"].tolist()) if with_labels else None
+        found = drifted(views[0][1], views[1][1], rng=np.random.default_rng(seed), strata=strata)
+        findings = [*of_days(monday, tuesday, found, names=names), *findings]
+    return DayChecks(limited(findings, limits), found, views)
+
+
+def once_each(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a manifest without copies and near copies of images before them, which are no independent evidence of drift."""
+    groups = duplicate_groups(table["sha256"].tolist(), table["phash"].tolist())
+    return table[~pd.Series(groups, index=table.index).duplicated()]
+
+
+def drifted(known: Images, new: Images, *, rng: np.random.Generator, strata: tuple[list[str], list[str]] | None = None) -> Drift | None:
+    """Measure drift (:func:`drift`); None where there are too few images."""
+    if min(known.shape[0], new.shape[0]) < LEAST_COMPARED:
+        return None
+    return drift(known, new, rng=rng, strata=strata)
 
 
 def limited(findings: Sequence[Finding], limits: Any) -> list[Finding]:

@@ -9,12 +9,24 @@ from html import escape
 _STATUSES = ("finished", "failed", "unfinished", "not started", "ran", "reused", "skipped", "left out", "not reached")
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A page of some parts, which are HTML; empty ones are left out. It may load nothing but the pictures that are within it."""
+def document(title: str, parts: Iterable[str], *, style: str = "") -> str:
+    """Write a page of some parts, which are HTML; empty ones are left out. It may load nothing but the pictures that are within it.
+
+    Parameters
+    ----------
+    title : str
+    parts : iterable of str
+    style : str
+        Rules (CSS) of this page, beside those that all pages share.
+
+    Returns
+    -------
+    str
+    """
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = f"<meta charset='utf-8'><meta http-equiv='Content-Security-Policy' content=\"{policy}\">"
     head += "<meta name='viewport' content='width=device-width, initial-scale=1'><meta name='color-scheme' content='light dark'>"
-    head += f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+    head += f"<title>{escape(title)}</title><style>{_STYLE}{style}</style>"
     body = "\n".join(filter(None, parts))
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body><main>\n{body}\n</main></body></html>\n"
 
