@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 import bccp
-from bccp import check_page, config, data_checks, pages, preprocessing, tables
+from bccp import check_page, config, data_checks, drift, image_statistics, pages, preprocessing, tables
 from bccp.data_checks import Finding
 from bccp.errors import BCCPError
 from bccp.home import home as the_home
@@ -97,16 +97,16 @@ def test_a_large_picture_is_measured_as_the_mean_of_its_blocks() -> None:
     for row in range(66):
         for column in range(66):
             slow[:, row, column] = pixels[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3].mean(axis=(1, 2))
-    np.testing.assert_allclose(data_checks._smaller(pixels), slow, rtol=1e-6)
+    np.testing.assert_allclose(image_statistics._smaller(pixels), slow, rtol=1e-6)
 
 
 @pytest.mark.parametrize("side", [4, 5, 8, 33])
 def test_the_smallest_pictures_have_figures_too(side: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), dtype=np.uint8)
-    told = data_checks.looks(pixels, np.arange(3))
-    assert told.shape == (3, len(data_checks.LOOKS) + 16)
+    told = image_statistics.looks(pixels, np.arange(3))
+    assert told.shape == (3, len(image_statistics.LOOKS) + 16)
     assert np.isfinite(told.to_numpy()).all()
-    assert np.isfinite(data_checks.quality(pixels).to_numpy()).all()
+    assert np.isfinite(image_statistics.quality(pixels).to_numpy()).all()
 
 
 def test_the_energy_distance_is_that_of_the_definition() -> None:
@@ -119,8 +119,8 @@ def test_the_energy_distance_is_that_of_the_definition() -> None:
             pairs = [(i, j) for i in range(11) for j in range(11) if is_new[i] == a and is_new[j] == b and i != j]
             means[a, b] = np.mean([np.linalg.norm(points[i] - points[j]) for i, j in pairs])
     expected = (2 * means[False, True] - means[False, False] - means[True, True]) / (2 * means[False, True])
-    between = data_checks.distances(points)
-    distance, _ = data_checks.energy_test(between, is_new, stratum=np.zeros(11, int), permutations=3, rng=rng)
+    between = drift.distances(points)
+    distance, _ = drift.energy_test(between, is_new, stratum=np.zeros(11, int), permutations=3, rng=rng)
     assert distance == pytest.approx(expected)
 
 
@@ -134,7 +134,7 @@ def p_values(n_draws: int, shift: float, *, by_class: bool) -> np.ndarray:
         is_new = np.arange(40) >= 20
         points[is_new, 0] += shift
         stratum = classes if by_class else np.zeros(40, int)
-        found.append(data_checks.energy_test(data_checks.distances(points), is_new, stratum=stratum, permutations=99, rng=rng)[1])
+        found.append(drift.energy_test(drift.distances(points), is_new, stratum=stratum, permutations=99, rng=rng)[1])
     return np.array(found)
 
 
@@ -150,7 +150,7 @@ def test_without_drift_p_is_uniform_and_with_it_small() -> None:
 
 def test_images_that_are_all_alike_have_not_drifted() -> None:
     same = np.full((6, 8, 8, 3), 100, np.uint8)
-    found = data_checks.drift(same, same.copy(), rng=np.random.default_rng(0))
+    found = drift.drift(same, same.copy(), rng=np.random.default_rng(0))
     assert (found.distance, found.p_value) == (0.0, 1.0)
 
 
@@ -158,8 +158,8 @@ def test_drift_names_what_changed_and_is_the_same_for_the_same_seed() -> None:
     rng = np.random.default_rng(3)
     known = rng.integers(60, 200, (80, 16, 16, 3), dtype=np.uint8)
     darker = (rng.integers(60, 200, (60, 16, 16, 3), dtype=np.uint8) * 0.6).astype(np.uint8)
-    found = data_checks.drift(known, darker, rng=np.random.default_rng(0))
-    assert found == data_checks.drift(known, darker, rng=np.random.default_rng(0))
+    found = drift.drift(known, darker, rng=np.random.default_rng(0))
+    assert found == drift.drift(known, darker, rng=np.random.default_rng(0))
     assert found.p_value == 0.001
     assert found.distance > 0.1
     assert found.words.startswith("darker")
@@ -176,8 +176,8 @@ def test_drift_reads_a_bounded_number_of_images() -> None:
             return np.random.default_rng(len(positions)).integers(0, 256, (len(positions), 8, 8, 3), dtype=np.uint8)
 
     images = Counting()
-    data_checks.drift(images, np.zeros((5, 8, 8, 3), np.uint8), rng=np.random.default_rng(0), permutations=9)
-    assert images.read == data_checks.MOST_COMPARED
+    drift.drift(images, np.zeros((5, 8, 8, 3), np.uint8), rng=np.random.default_rng(0), permutations=9)
+    assert images.read == drift.MOST_COMPARED
 
 
 def manifest_of(rows: list[tuple[str, str, str, int, str]]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import check_page, config, data_checks, fetch_data, pipelines, preprocessing, tables
+from bccp import check_page, config, data_checks, drift, fetch_data, pipelines, preprocessing, tables
 from bccp.backends import ledger_uri
 from bccp.data_checks import Finding
 from bccp.endings import exit_status
@@ -327,10 +327,10 @@ def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None,
         known, new = _manifest(reference.clean), _manifest([clean])
         views = _once(known, reference.clean), _once(new, [clean])
         rng = np.random.default_rng(seed)
-        drift = data_checks.drifted(*views, rng=rng)
-        against = data_checks.limited(data_checks.of_days(known, new, drift, names=NAMES), limits)
+        found = drift.drifted(*views, rng=rng)
+        against = data_checks.limited(data_checks.of_days(known, new, found, names=NAMES), limits)
         shown = check_page.side_by_side(list(zip(("known", "new"), views, strict=True)), rng)
-        findings, parts = [*against, *findings], [check_page.changes(drift, NAMES), shown, *parts]
+        findings, parts = [*against, *findings], [check_page.changes(found, NAMES), shown, *parts]
     place = folder / "data_checks"
     place.mkdir()
     compared = f"<p class='note'>Compared with {escape(reference.shown)}.</p>" if reference else ""
@@ -348,7 +348,7 @@ def _manifest(folders: Sequence[Path]) -> pd.DataFrame:
 def _once(manifest: pd.DataFrame, folders: Sequence[Path]) -> _Joined:
     """Different images, each once."""
     arrays = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
-    return _Joined(arrays, data_checks.once_each(manifest)["row"].to_numpy(np.int64))
+    return _Joined(arrays, drift.once_each(manifest)["row"].to_numpy(np.int64))
 
 
 def _how_to_use(batch: str) -> list[str]:

@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import data_checks, pages, tables
+from bccp import data_checks, drift, pages, tables
 from bccp.array_types import Images
-from bccp.data_checks import BLURRED, MOST_PIXELS, SURE, DayChecks, Drift, Finding, ImageChecks
+from bccp.data_checks import DayChecks, Finding, ImageChecks
+from bccp.drift import SURE, Drift
+from bccp.image_statistics import BLURRED, MOST_PIXELS
 
 PAGE, TABLE, FLAGGED = "data_checks.html", "data_checks.csv", "flagged_images.csv"
 
@@ -161,7 +163,7 @@ def side_by_side(sides: Sequence[tuple[str, Images]], rng: np.random.Generator) 
     """Some images of each side, drawn at random."""
     parts = []
     for name, images in sides:
-        drawn = data_checks.draw(images.shape[0], MOST_PICTURES, rng=rng).tolist()
+        drawn = drift.draw(images.shape[0], MOST_PICTURES, rng=rng).tolist()
         parts.append(f"<h3>{escape(name)}</h3>{_strip(images, drawn, [name] * len(drawn))}")
     return f"<h2>Some of each</h2>{''.join(parts)}"
 

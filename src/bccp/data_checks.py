@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,55 +26,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp import tables
-from bccp.array_types import Float, Images, Mask, UInt8
+from bccp.array_types import Images
+from bccp.drift import SURE, Drift, drifted, once_each
 from bccp.duplicates import duplicate_groups
 from bccp.errors import BCCPError, few
+from bccp.image_statistics import BLURRED, BRIGHT, DARK, MOST_PIXELS, quality
 from bccp.images import Days
-
-SIDE_PX = 64
-"""Larger pictures are made smaller before they are measured: what is sharp at this size is sharp enough."""
-
-DARK, BRIGHT, MOST_PIXELS = 50, 225, 0.95
-"""A picture is dark, or bright, where this share of its pixels is below, or above, so many grey levels of 255."""
-
-BLURRED = 0.12
-"""Standard deviation of the Laplacian over that of the grey levels, below which a picture is blurred."""
-
-FLAT_LEVELS = 2.0
-"""A pixel whose right and lower neighbours differ from it by less is flat."""
-
-MOST_COMPARED = 500
-"""Images of a side that drift is measured on, drawn at random: distances of all pairs are 8 MB then, whatever the size of the data."""
-
-PERMUTATIONS, SURE = 999, 0.01
-"""Of the test for drift, and the p-value up to which it is no chance."""
 
 COLUMNS = {"row": int, "width": int, "height": int}
 """The numbers of a manifest."""
 
-LEAST_COMPARED = 5
-"""Fewer different images of a side tell nothing of drift."""
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
-_CHUNK_BYTES = 2**24
 _EXAMPLES = 20
-_GRID = 4
-
-LOOKS = {
-    "brightness": ("darker", "brighter"),
-    "contrast": ("less contrast", "more contrast"),
-    "colour": ("less colour", "more colour"),
-    "red": ("greener", "redder"),
-    "yellow": ("bluer", "yellower"),
-    "fine detail": ("less fine detail", "more fine detail"),
-    "medium detail": ("less medium detail", "more medium detail"),
-    "coarse detail": ("fewer large shapes", "more large shapes"),
-    "upright edges": ("more level edges", "more upright edges"),
-    "black": ("less black", "more black"),
-    "white": ("less white", "more white"),
-    "flat": ("fewer flat areas", "more flat areas"),
-}
-"""What a picture is described by, with the words for less and more of it; the layout, a grid of grey levels, has no words."""
 
 
 @dataclass(frozen=True)
@@ -112,253 +74,6 @@ class Finding:
         if self.limit is None:
             return "no limit"
         return "over" if self.value > self.limit and self.sure else "within"
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far new images are from known ones.
-
-    Attributes
-    ----------
-    distance : float
-        Normalised energy distance: 0 where both look alike, 1 where each set is a single picture and the two differ.
-    p_value : float
-        How often a random exchange of images between the two sets gives as much, at least 1 / (permutations + 1).
-    changes : dict of str to float
-        By name of :data:`LOOKS`: mean of the new minus mean of the known, in pooled standard deviations; the largest first.
-    n_known, n_new : int
-        Images compared.
-    """
-
-    distance: float
-    p_value: float
-    changes: dict[str, float]
-    n_known: int
-    n_new: int
-
-    @property
-    def words(self) -> str:
-        """What has changed most, in words."""
-        told = [LOOKS[name][int(change > 0)] for name, change in self.changes.items() if abs(change) >= 0.2]
-        return ", ".join(told[:3])
-
-
-def quality(images: Images) -> pd.DataFrame:
-    """Tell how bright and how sharp pictures are.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (N, S, S, 3), or a view of such
-        Read in chunks.
-
-    Returns
-    -------
-    DataFrame
-        N rows: ``brightness`` and ``contrast`` in grey levels, ``sharpness`` (standard deviation of the Laplacian over ``contrast``),
-        ``dark`` and ``bright`` (shares of pixels).
-    """
-    return _streamed(_quality, images, np.arange(images.shape[0]))
-
-
-def looks(images: Images, positions: npt.NDArray[np.integer]) -> pd.DataFrame:
-    """Describe pictures by a few figures.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (N, S, S, 3), or a view of such
-        Read in chunks.
-    positions : ndarray of int, shape (n,)
-        Those that are wanted.
-
-    Returns
-    -------
-    DataFrame
-        n rows; a column for each of :data:`LOOKS`, and ``layout 0`` to ``layout 15``.
-    """
-    return _streamed(_looks, images, positions)
-
-
-def _streamed(describe: Callable[[UInt8], pd.DataFrame], images: Images, positions: npt.NDArray[np.integer]) -> pd.DataFrame:
-    step = max(1, _CHUNK_BYTES // (12 * images.shape[1] ** 2))  # as float32
-    parts = [describe(images[positions[start : start + step]]) for start in range(0, len(positions), step)]
-    return pd.concat(parts, ignore_index=True).astype(np.float64)
-
-
-def _quality(pixels: UInt8) -> pd.DataFrame:
-    grey = _smaller(pixels) @ _GREY  # (n, s, s), 0..255
-    contrast = _spread(grey)
-    sharpness = _spread(_laplacian(grey)) / np.maximum(contrast, 1e-6)
-    shares = {"dark": _mean(grey < DARK), "bright": _mean(grey > BRIGHT)}
-    return pd.DataFrame({"brightness": _mean(grey), "contrast": contrast, "sharpness": sharpness, **shares})
-
-
-def _looks(pixels: UInt8) -> pd.DataFrame:
-    colours = _smaller(pixels)  # (n, s, s, 3), 0..255
-    grey = colours @ _GREY  # (n, s, s)
-    across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
-    half = _halved(grey)
-    quarter = _halved(half)
-    red, green, blue = (colours[..., channel] for channel in range(3))
-    brightness = _mean(grey)
-    told = {
-        "brightness": brightness,
-        "contrast": _spread(grey),
-        "colour": _mean(colours.max(axis=3) - colours.min(axis=3)),
-        "red": _mean(red - green),
-        "yellow": _mean((red + green) / 2 - blue),
-        "fine detail": np.log1p(_spread(_laplacian(grey))),
-        "medium detail": np.log1p(_spread(np.diff(half, axis=1)) + _spread(np.diff(half, axis=2))),
-        "coarse detail": np.log1p(_spread(np.diff(quarter, axis=1)) + _spread(np.diff(quarter, axis=2))),
-        "upright edges": np.log1p(_mean(across)) - np.log1p(_mean(down)),
-        "black": _mean(grey < 10),
-        "white": _mean(grey > 245),
-        "flat": _mean((across[:, :-1] < FLAT_LEVELS) & (down[:, :, :-1] < FLAT_LEVELS)),
-    }
-    layout = {f"layout {i}": cell for i, cell in enumerate((_grid(grey) - brightness[:, None]).T)}
-    return pd.DataFrame(told | layout)
-
-
-def _laplacian(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    around: npt.NDArray[np.float32] = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    around -= 4 * grey[:, 1:-1, 1:-1]
-    return around
-
-
-def _smaller(pixels: UInt8) -> npt.NDArray[np.float32]:
-    """Pictures of less than twice :data:`SIDE_PX`, each pixel the mean of a block."""
-    n, side = pixels.shape[:2]
-    block = max(1, side // SIDE_PX)
-    if block == 1:
-        return pixels.astype(np.float32)
-    kept = side // block
-    rows = pixels[:, : kept * block, : kept * block].reshape(n, kept, block, -1).sum(axis=2, dtype=np.uint32).reshape(n, kept, -1, 3)
-    sums = np.zeros((n, kept, kept, 3), np.float32)
-    for start in range(block):
-        sums += rows[:, :, start::block]
-    sums /= block * block
-    return sums
-
-
-def _halved(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    side = grey.shape[1] // 2 * 2
-    even = grey[:, :side, :side]
-    halved: npt.NDArray[np.float32] = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
-    halved /= 4
-    return halved
-
-
-def _grid(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Grey levels of 4 x 4 fields, shape (n, 16)."""
-    edges = np.linspace(0, grey.shape[1], _GRID + 1).astype(int)
-    spans = list(pairwise(edges.tolist()))
-    fields = [grey[:, top:bottom, left:right].mean(axis=(1, 2)) for top, bottom in spans for left, right in spans]
-    return np.stack(fields, axis=1)
-
-
-def _mean(values: npt.NDArray[Any]) -> Float:
-    means: Float = values.mean(axis=(1, 2), dtype=np.float64)
-    return means
-
-
-def _spread(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Standard deviation of each picture (n, h, w); 0 where nothing is left of it."""
-    return values.std(axis=(1, 2)) if values[0].size else np.zeros(len(values), np.float32)
-
-
-def drift(
-    known: Images,
-    new: Images,
-    *,
-    rng: np.random.Generator,
-    strata: tuple[Sequence[str], Sequence[str]] | None = None,
-    permutations: int = PERMUTATIONS,
-) -> Drift:
-    """Test whether new images look like known ones.
-
-    Parameters
-    ----------
-    known, new : ndarray of uint8, shape (n, S, S, 3) and (m, S, S, 3), or views of such
-        At least two each. At most :data:`MOST_COMPARED` of each, drawn at random, are read.
-    rng : Generator
-    strata : two sequences of str, optional
-        The class of each image. Images are then exchanged within their class only, so that the test is exact where a class has its share
-        of both sets by design, and a change of the classes' shares is not taken for one of their looks.
-    permutations : int
-
-    Returns
-    -------
-    Drift
-    """
-    sides = [draw(images.shape[0], MOST_COMPARED, rng=rng) for images in (known, new)]
-    told = pd.concat([looks(images, side) for images, side in zip((known, new), sides, strict=True)], ignore_index=True)
-    is_new = np.repeat([False, True], [len(side) for side in sides])
-    labels = [np.asarray(of, dtype=object)[side] for of, side in zip(strata, sides, strict=True)] if strata else None
-    stratum = pd.factorize(np.concatenate(labels))[0] if labels else np.zeros(len(told), np.int64)
-    scaled = _scaled(told.to_numpy())  # the columns of LOOKS, then the grid's
-    scaled[:, len(LOOKS) :] /= _GRID  # the grid's 16 fields together count as one
-    distance, p_value = energy_test(distances(scaled), is_new, stratum=stratum, permutations=permutations, rng=rng)
-    change = {name: float(scaled[is_new, i].mean() - scaled[~is_new, i].mean()) for i, name in enumerate(LOOKS)}
-    ordered = dict(sorted(change.items(), key=lambda item: -abs(item[1])))
-    return Drift(distance, p_value, ordered, len(sides[0]), len(sides[1]))
-
-
-def draw(n: int, most: int, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """At most so many of n positions, at random, sorted."""
-    return np.sort(rng.choice(n, min(n, most), replace=False, shuffle=False))
-
-
-def _scaled(values: Float) -> Float:
-    """Columns with mean 0 and standard deviation 1 over all rows, so that no exchange of rows changes them; constant ones are 0."""
-    spread = values.std(axis=0)
-    scaled: Float = (values - values.mean(axis=0)) / np.where(spread > 1e-9, spread, np.inf)
-    return scaled.clip(-10, 10)
-
-
-def distances(points: Float) -> Float:
-    """Euclidean distances (n, n) of all pairs of points (n, D)."""
-    squares = (points**2).sum(axis=1)
-    between: Float = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
-    np.fill_diagonal(between, 0)
-    return between
-
-
-def energy_test(
-    between: Float, is_new: Mask, *, stratum: npt.NDArray[np.int64], permutations: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Energy distance of two sets, and its p-value under exchanges within strata.
-
-    Parameters
-    ----------
-    between : ndarray, shape (n, n)
-        Distances of all pairs; the diagonal is 0.
-    is_new : ndarray of bool, shape (n,)
-        Which set each point is in; at least two points in each.
-    stratum : ndarray of int, shape (n,)
-    permutations : int
-    rng : Generator
-
-    Returns
-    -------
-    distance : float
-        In [0, 1]: (2 A - B - C) / 2 A, where A is the mean distance between the sets, and B and C those within them, over pairs of
-        different points, so that chance does not raise it; 0 where it would be negative.
-    p_value : float
-        In [1 / (permutations + 1), 1].
-    """
-    drawn = np.empty((len(is_new), permutations + 1))
-    drawn[:, 0] = is_new
-    for one in np.unique(stratum):
-        own = np.flatnonzero(stratum == one)
-        drawn[own, 1:] = rng.permuted(np.tile(is_new[own], (permutations, 1)), axis=1).T
-    n_new, n_known = int(is_new.sum()), int((~is_new).sum())
-    within_new = np.einsum("ij,ij->j", drawn, between @ drawn)
-    across = between.sum(axis=1) @ drawn - within_new
-    within_known = between.sum() - 2 * across - within_new
-    apart = across / (n_new * n_known)
-    energy = 2 * apart - within_new / (n_new * (n_new - 1)) - within_known / (n_known * (n_known - 1))
-    chance = energy[1:] >= energy[0] - 1e-9 * max(apart[0], 1e-300)
-    distance = max(float(energy[0]), 0.0) / (2 * apart[0]) if apart[0] > 0 else 0.0
-    return float(distance), float((1 + chance.sum()) / (1 + permutations))
 
 
 def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFrame) -> list[Finding]:
@@ -581,19 +296,6 @@ def check_days(days: Days, manifest: pd.DataFrame, limits: Any, *, with_labels: 
         found = drifted(views[0][1], views[1][1], rng=np.random.default_rng(seed), strata=strata)
         findings = [*of_days(monday, tuesday, found, names=names), *findings]
     return DayChecks(limited(findings, limits), found, views)
-
-
-def once_each(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a manifest without copies and near copies of images before them, which are no independent evidence of drift."""
-    groups = duplicate_groups(table["sha256"].tolist(), table["phash"].tolist())
-    return table[~pd.Series(groups, index=table.index).duplicated()]
-
-
-def drifted(known: Images, new: Images, *, rng: np.random.Generator, strata: tuple[list[str], list[str]] | None = None) -> Drift | None:
-    """Measure drift (:func:`drift`); None where there are too few images."""
-    if min(known.shape[0], new.shape[0]) < LEAST_COMPARED:
-        return None
-    return drift(known, new, rng=rng, strata=strata)
 
 
 def limited(findings: Sequence[Finding], limits: Any) -> list[Finding]:
