@@ -33,7 +33,8 @@ from sklearn.linear_model import LogisticRegression
 from bccp import feedback, models, training
 from bccp.annotators import judge_votes, users_table
 from bccp.bayes_cutoff import auroc, probability_wrong
-from bccp.posterior import apply_temperature, expected_f1_cutoff, fit_temperature
+from bccp.calibration import apply_temperature, fit_temperature
+from bccp.posterior import expected_f1_cutoff
 from bccp.training_options import TrainingData, TrainingOptions
 
 Float = npt.NDArray[np.float64]

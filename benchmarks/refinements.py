@@ -39,7 +39,7 @@ import numpy.typing as npt
 import torch
 
 import bccp
-from bccp import bayes_cutoff, config, device, judge, posterior, tables
+from bccp import bayes_cutoff, calibration, config, device, judge, posterior, tables
 from bccp.config import MondayModel
 from bccp.digests import file_digest
 from bccp.errors import BCCPError
@@ -189,13 +189,13 @@ class Case:
             seconds += self._seconds("monday_model")
             for ids, found in ((self.ids, probs), (val_ids, val_probs)):
                 found.append(stochastic_passes(model, self.days, ids, device=self.step.device, **self.asked).mean_probs)
-        most = posterior.most_believed(posterior.fit_temperature(np.mean(val_probs, axis=0), self.days.labels(val_ids)))
+        most = calibration.most_believed(calibration.fit_temperature(np.mean(val_probs, axis=0), self.days.labels(val_ids)))
         votes = judge._read_votes(self.step, self.days, self.ids)
         return Monday(judge._believe(np.mean(probs, axis=0), self.given, votes, most=most), most, len(seeds), seconds)
 
     def _judged_again(self, monday: Monday, mean_probs: Float, seconds: float, n_seen: float) -> Outcome:
         likelihood, before = monday.belief.likelihood, self.by_monday(monday)
-        *_, probs = posterior.judge_by_student(mean_probs, likelihood, most=monday.most)
+        *_, probs = calibration.judge_by_student(mean_probs, likelihood, most=monday.most)
         return Outcome(posterior.combine(probs, likelihood), before.seconds + seconds, before.n_seen + n_seen)
 
     def _n_seen(self) -> int:

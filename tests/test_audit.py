@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bccp import audit, posterior
+from bccp import audit, calibration, posterior
 from bccp.audit import calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
 from bccp.errors import BCCPError
 
@@ -28,7 +28,7 @@ def overconfident(n_images: int = 3000, n_classes: int = 4, *, seed: int = 0):
     true = (honest.cumsum(axis=1) < rng.random(n_images)[:, None]).sum(axis=1).clip(max=n_classes - 1)
     wrong = rng.random(n_images) < np.where(honest.max(axis=1) < 0.8, 0.5, 0.05)
     given = np.where(wrong, (true + rng.integers(1, n_classes, n_images)) % n_classes, true)
-    probs = posterior.apply_temperature(np.log(np.maximum(honest, 1e-12)), 0.5)
+    probs = calibration.apply_temperature(np.log(np.maximum(honest, 1e-12)), 0.5)
     believed = posterior.label_posterior(probs, given, posterior.uniform_noise(0.8, n_classes))
     return probs, believed, given, true
 

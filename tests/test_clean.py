@@ -16,7 +16,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from bccp import posterior
+from bccp import calibration, posterior
 from bccp.clean import LabelCleaner
 
 NAMES = np.array(["ant", "bee", "cat"])
@@ -90,7 +90,7 @@ def test_doubtful_models_have_their_noise_taken_out():
     probs, given, true = draw()
     mixed = probs @ NOISE  # what a model says that was fitted to other labels as wrong as these
     trusting, doubting = LabelCleaner().fit(mixed, given), LabelCleaner(trusted=False).fit(mixed, given)
-    expected = posterior.judge_by_trusted_model(posterior.without_noise(mixed, given), given, start=1.0, most=1.0)
+    expected = calibration.judge_by_trusted_model(posterior.without_noise(mixed, given), given, start=1.0, most=1.0)
     np.testing.assert_allclose(doubting.posterior_, expected.fit.posterior, atol=1e-9)
     assert not np.allclose(trusting.posterior_, doubting.posterior_)
     audited = dict(enumerate(true[:200].tolist()))
@@ -169,7 +169,7 @@ def test_users_who_err_as_the_model_does_are_found():
     rng = np.random.default_rng(7)
     probs = rng.dirichlet(np.full(4, 0.15), 3000)
     true = (probs.cumsum(axis=1) < rng.random(3000)[:, None]).sum(axis=1).clip(max=3)
-    weak = posterior.temper(probs, 3.0)  # what somebody with weaker eyes sees
+    weak = calibration.temper(probs, 3.0)  # what somebody with weaker eyes sees
     said = (weak.cumsum(axis=1) < rng.random(3000)[:, None]).sum(axis=1).clip(max=3)
     given = np.where(rng.random(3000) < 0.5, said, true)
     kept, free = LabelCleaner().fit(probs, given), LabelCleaner(max_temperature=None).fit(probs, given)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bccp import posterior
-from bccp.posterior import (
+from bccp import calibration, posterior
+from bccp.calibration import (
     apply_temperature,
     choose_guesses,
     choose_offsets,
     choose_smoothing,
     choose_temperature,
+    fit_temperature,
+    judge_by_student,
+    judge_by_trusted_model,
+    most_believed,
+)
+from bccp.posterior import (
     combine,
     confident_noise_matrix,
     estimate_noise_matrix,
     estimate_user_accuracy,
     expected_f1_cutoff,
-    fit_temperature,
-    judge_by_student,
-    judge_by_trusted_model,
     label_posterior,
-    most_believed,
     remove_noise,
     uniform_noise,
     without_noise,
@@ -233,7 +235,7 @@ def test_validation_finds_the_temperature_that_undoes_a_distortion(distortion):
 
 def test_temperature_stays_within_its_bounds():
     certain = np.array([[0.9, 0.1]] * 5)
-    least, greatest = posterior.TEMPERATURES
+    least, greatest = calibration.TEMPERATURES
     assert fit_temperature(certain, [0] * 5) == pytest.approx(least)
     assert fit_temperature(certain, [1] * 5) == pytest.approx(greatest)
     assert fit_temperature(np.zeros((0, 2)), []) == 1.0
@@ -455,7 +457,7 @@ def test_offsets_are_where_slope_and_prior_are_level():
 
     offsets, shifted = choose_offsets(favouring, judge)
     slope = (judge(shifted)[0] - shifted).sum(axis=0)
-    np.testing.assert_allclose(slope, posterior.OFFSET_PRIOR * offsets, atol=0.5)
+    np.testing.assert_allclose(slope, calibration.OFFSET_PRIOR * offsets, atol=0.5)
     np.testing.assert_allclose(shifted, apply_temperature(np.log(favouring) + offsets, 1.0))
     assert judge(shifted)[1] - judge(favouring)[1] > 2
     temperature, student_offsets, student = judge_by_student(favouring, likelihood, most=1.0)

@@ -43,17 +43,8 @@ import pandas as pd
 from scipy import sparse, special
 
 from bccp.array_types import Float, Index
-from bccp.posterior import (
-    _canonical_order,
-    _checked,
-    _log,
-    choose_offsets,
-    choose_smoothing,
-    choose_temperature,
-    estimate_user_accuracy,
-    temper,
-    uniform_noise,
-)
+from bccp.calibration import choose_offsets, choose_smoothing, choose_temperature, temper
+from bccp.posterior import canonical_order, checked_labels, clipped_log, estimate_user_accuracy, uniform_noise
 
 TOLERANCE = 1e-7
 """Of EM: the change of a round per vote, in nats, under which it stops."""
@@ -175,7 +166,7 @@ def pool_votes(
     place[order] = np.arange(len(order))
     votes = _sorted_votes(place[image], user, label, len(order), n_users, prior.shape[1])
     sorted_prior = prior[order]
-    logprior = _log(sorted_prior)
+    logprior = clipped_log(sorted_prior)
     accuracy = estimate_user_accuracy(sorted_prior[votes.image], votes.label)
     start = _Lent(smoothing * uniform_noise(accuracy, prior.shape[1]), user_smoothing, matrix_smoothing)
     likelihood = np.log(start.pooled.T[votes.pair_label] / smoothing)  # (P, K), log P(y | z = j) of each pair of a user and a label
@@ -262,13 +253,14 @@ def judge_votes(
     start : float
         Where the search for the temperature begins.
     most : float, optional
-        The greatest temperature that is believed (:func:`bccp.posterior.most_believed`).
+        The greatest temperature that is believed (:func:`bccp.calibration.most_believed`).
 
     Returns
     -------
     VotesJudged
         Smoothing and temperature are chosen as for single labels, each vote as an image of its own
-        (:func:`bccp.posterior.choose_temperature`); then the users' smoothings, then the offsets (:func:`bccp.posterior.choose_offsets`).
+        (:func:`bccp.calibration.choose_temperature`); then the users' smoothings, then the offsets
+        (:func:`bccp.calibration.choose_offsets`).
     """
     image, given = np.asarray(image_idx, np.int64), np.asarray(labels, np.int64)
     prior = np.asarray(mean_probs, np.float64)
@@ -371,7 +363,7 @@ def _checked_votes(
     probs: npt.ArrayLike, image_idx: npt.ArrayLike, user_idx: npt.ArrayLike, labels: npt.ArrayLike, n_users: int
 ) -> tuple[Float, Index, Index, Index]:
     image, user, label = (np.asarray(part, np.int64) for part in (image_idx, user_idx, labels))
-    prior, _ = _checked(probs, np.zeros(len(np.asarray(probs)), np.int64))
+    prior, _ = checked_labels(probs, np.zeros(len(np.asarray(probs)), np.int64))
     if not (image.ndim == 1 and image.shape == user.shape == label.shape):
         raise ValueError(f"image_idx {image.shape}, user_idx {user.shape} and labels {label.shape} must have one item a vote")
     for name, values, count in (("image_idx", image, len(prior)), ("user_idx", user, n_users), ("labels", label, prior.shape[1])):
@@ -388,7 +380,7 @@ def _order_of_images(prior: Float, image: Index, user: Index, label: Index) -> I
     said = code[by_image].tobytes()
     patterns = [said[first:last] for first, last in zip(np.r_[0, ends[:-1]].tolist(), ends.tolist(), strict=True)] if len(prior) else []
     number = {pattern: n for n, pattern in enumerate(sorted(set(patterns)))}
-    return _canonical_order(prior, np.array([number[pattern] for pattern in patterns], np.int64))
+    return canonical_order(prior, np.array([number[pattern] for pattern in patterns], np.int64))
 
 
 def _sorted_votes(image: Index, user: Index, label: Index, n_images: int, n_users: int, n_classes: int) -> _Votes:

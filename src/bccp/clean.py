@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from bccp import audit, bayes_cutoff, posterior
+from bccp import audit, bayes_cutoff, calibration, posterior
 from bccp.array_types import Float, Index, Mask
 
 ACTIONS = ("soft", "relabel", "drop")
@@ -160,7 +160,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
 
         pure = table if self.trusted else posterior.without_noise(table, given)
         most = self.max_temperature
-        judgement = posterior.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
+        judgement = calibration.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
         believed = judgement.fit.posterior
         if len(places):
             believed = audit.calibrate(judgement.probs, believed, given, places, truth).posterior

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from bccp import annotators, audit, bayes_cutoff, feedback, posterior, tables
+from bccp import annotators, audit, bayes_cutoff, calibration, feedback, posterior, tables
 from bccp.array_types import Float, Index, Mask
 from bccp.bayes_cutoff import Decision, Held, Passes
 from bccp.config import BayesCutoff
@@ -160,7 +160,7 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
     cutoff, belief, p_posterior, held, about = None, None, None, None, {}
     if has_posterior:
-        most = posterior.most_believed(1.0 if start is None else start)
+        most = calibration.most_believed(1.0 if start is None else start)
         belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
         belief = _refine(step, days, ids, given, belief, most)
         p_posterior = belief.posterior
@@ -211,7 +211,7 @@ def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[
         return "trusted day", passes, None
     val_ids = days.ids("monday", "val")
     val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
-    return "trusted day", passes, posterior.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
+    return "trusted day", passes, calibration.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
 
 
 def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, None]:
@@ -242,7 +242,7 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
 def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: float) -> Belief:
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
     if votes is None:
-        judged = posterior.judge_by_trusted_model(mean_probs, given, start=most, most=most)
+        judged = calibration.judge_by_trusted_model(mean_probs, given, start=most, most=most)
         fit = judged.fit
         how = judged.temperature, judged.offsets, judged.smoothing, fit.guess_share, judged.softness
         return Belief(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
@@ -272,7 +272,7 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief
             passes=config.passes,
             seed=_seed(config.random_seed, "dropout"),
         )
-        temperature, offsets, probs = posterior.judge_by_student(mean_probs, belief.likelihood, most=most)
+        temperature, offsets, probs = calibration.judge_by_student(mean_probs, belief.likelihood, most=most)
         believed = posterior.combine(probs, belief.likelihood)
         belief = belief._replace(probs=probs, posterior=believed, temperature=temperature, offsets=offsets)
     return belief
