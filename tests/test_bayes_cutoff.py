@@ -403,7 +403,7 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     data = make_data(tmp_path / "data", target_day="monday")
     days = open_days(data["segregated_data"], data["clean_data"])
     fitted, judged = [], []
-    monkeypatch.setattr(monday_model.training, "fit", lambda model, images, *args, **options: fitted.append(set(images._row.tolist())))
+    monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images._row.tolist())))
     judged_by = passes.stochastic_passes
 
     def spy(model, days, ids, **options):

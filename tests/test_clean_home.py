@@ -20,6 +20,7 @@ from bccp.environments import WHOLE
 from bccp.processes import process_start
 from bccp.step import RunningStep
 from bccp.step_context import Context
+from bccp.step_graph import SPECS
 from bccp.wandb_mirror import NoMirror
 from bccp.why import explain
 
@@ -38,7 +39,7 @@ def reusable(*options: str) -> list[str]:
     store, made, names = ledger(), plan(*options), []
     for name in made.needed(made.asked):
         found = store.find(name, made.key(name, store)[0])
-        if found is not None and set(made.reads(name)) <= set(made.versions):
+        if found is not None and set(SPECS[name].inputs) <= set(made.versions):
             made.versions |= found.outputs
             names.append(name)
     return names

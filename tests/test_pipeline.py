@@ -167,13 +167,13 @@ def test_poisoned_true_labels_change_no_decision_and_no_weight(story: Story) -> 
         poisoned, _ = ledger.publish(run_id, "true_labels", folder)
         ledger.end(run_id, "FINISHED")
     assert poisoned != story.outputs["true_labels"]
-    made = {"segregated_data": story.outputs["segregated_data"], "given_labels": story.outputs["given_labels"]}
-    judged = story.step("bayes_cutoff", {**made, "true_labels": poisoned})
+    images = {name: story.outputs[name] for name in ("clean_data", "segregated_data")}
+    judged = story.step("bayes_cutoff", {**images, "given_labels": story.outputs["given_labels"], "true_labels": poisoned})
     assert judged.outputs["cleansed_labels"] == story.outputs["cleansed_labels"]
     assert judged.metrics["bayes_cutoff/true_user_accuracy"] != story.summary["metrics"]["bayes_cutoff/true_user_accuracy"]
-    sampled = story.step("cp_sampling", {"segregated_data": made["segregated_data"], **judged.outputs})
+    sampled = story.step("cp_sampling", {**images, **judged.outputs})
     assert sampled.outputs["replay_sample"] == story.outputs["replay_sample"]
-    trained = story.step("train", {"segregated_data": made["segregated_data"], **judged.outputs, **sampled.outputs})
+    trained = story.step("train", {**images, **judged.outputs, **sampled.outputs})
     assert trained.outputs["model"] == story.outputs["model"]
 
 
@@ -274,7 +274,7 @@ def test_the_model_says_how_to_load_it_and_that_works(story: Story) -> None:
 
 def test_a_first_model_is_compared_with_the_monday_model_that_is_there(story: Story) -> None:
     ledger = story.ledger()
-    inputs = {name: story.outputs[name] for name in ("model", "segregated_data", "true_labels")}
+    inputs = {name: story.outputs[name] for name in ("model", "clean_data", "segregated_data", "true_labels")}
     before = len(ledger.finished("monday_model"))
     step = story.step("test", inputs, "test.registered_model_name=first")
     tags = ledger.client.get_run(step.run_id).data.tags
