@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import sweeps
+from bccp import config_source, config_text, sweeps
 from bccp.endings import failed, told
 from bccp.errors import BCCPError
 from bccp.home import home
@@ -33,6 +33,15 @@ _OPTION = "--hydra-options="
 # with the import, so that a launcher's other processes have them too, which get the one id of a sweep with its configuration
 OmegaConf.register_new_resolver("bccp_home", lambda: str(home()), replace=True)
 OmegaConf.register_new_resolver("bccp_id", lambda: uuid.uuid4().hex[:6], replace=True, use_cache=True)
+
+FLAGS = """Flags (Hydra's; --hydra-help lists all):
+  -m, --multirun       a sweep: one job for each combination of the values
+  -c, --cfg job        print the composed configuration, and run nothing
+  -i, --info           print how it is composed (defaults, searchpath, plugins)
+  -cn, --config-name   another file in the place of config.yaml
+  -cd, --config-dir    a folder of your own that may bring groups
+  -p, --package        with --cfg: one section only"""
+"""Shown by ``--help``."""
 
 _refused: list[BCCPError] = []
 """What ended a single run; Hydra gives nothing else back."""
@@ -58,6 +67,9 @@ def main(arguments: Sequence[str]) -> int:
         for argument in arguments:
             words += split_options(argument.removeprefix(_OPTION)) if argument.startswith(_OPTION) else [argument]
         words = flags_first(words)
+        if {"-h", "--help"} & set(words):
+            print(config_text.help_text("python main.py", FLAGS))
+            return 0
         if not {"-m", "--multirun"} & set(words):
             words = [quote_step_list(word) for word in words]
         home()  # refuses what Hydra would wrap in errors of its own
@@ -66,6 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
+        config_source.register()
         with sweeps.concluded(), search_concluded():
             hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")(_job)()
         if _refused:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp import config, step_graph
+from bccp import config, config_text, step_graph
 from bccp.paths import ROOT
 from bccp.step_graph import MAKER, SPECS
 
@@ -21,7 +21,7 @@ def mlproject(step: str) -> str:
     defaults = config.defaults()
     del defaults["hydra"]
     values: Any = OmegaConf.to_container(OmegaConf.create(defaults), resolve=True)
-    comments = _comments(name)
+    comments = {entry.key: entry.comment for entry in config_text.entries()}
     spec = SPECS[step]
     lines = [f"name: {step}", "", "conda_env: conda.yml", "", "entry_points:", "  main:", "    parameters:"]
     for artifact in spec.all_inputs:
@@ -29,7 +29,7 @@ def mlproject(step: str) -> str:
         lines += _parameter(artifact, f"name:digest of the artifact, made by {MAKER[artifact]}{optional}", "null")
     keys = list(values[name])
     for key in keys:
-        lines += _parameter(key, comments.get(key) or f"{name}.{key} of the configuration", config.encode(values[name][key]))
+        lines += _parameter(key, comments.get(f"{name}.{key}") or f"{name}.{key} of the configuration", config.encode(values[name][key]))
     options = " ".join(f"--{key}={{{key}}}" for key in (*spec.all_inputs, *keys))
     return "\n".join([*lines, f"    command: {json.dumps(f'python run.py {options}')}", ""])
 
@@ -41,18 +41,6 @@ def _parameter(name: str, description: str, default: str) -> list[str]:
         "        type: string",
         f"        default: {json.dumps(default)}",
     ]
-
-
-def _comments(section: str) -> dict[str, str]:
-    """The comments behind the keys of a section of ``config.yaml``."""
-    comments, inside = {}, False
-    for line in (ROOT / "config.yaml").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith((" ", "#")):
-            inside = line.startswith(f"{section}:")
-        elif inside and line.startswith("  ") and not line.startswith("   ") and " # " in line:
-            key, _, comment = line.partition(" # ")
-            comments[key.partition(":")[0].strip()] = comment.strip()
-    return comments
 
 
 if __name__ == "__main__":

@@ -75,8 +75,10 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
+    from bccp import config_source
     from bccp.overrides import check_overrides, quote_step_list
 
+    config_source.register()
     overrides = check_overrides([quote_step_list(word) for word in overrides])
     GlobalHydra.instance().clear()
     try:
