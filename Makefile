@@ -36,47 +36,48 @@ benchmark-labels: .venv/.dev  ## finding wrong labels against peers, hours; DATA
 	@python -m benchmarks.labels $(if $(DATA),--data "$(DATA)") $(if $(FEEDBACK),--feedback "$(FEEDBACK)") \
 	  $(if $(SEEDS),--seeds "$(SEEDS)") -- "$$OPTIONS"
 
+# each of the following is a command of bccp, with the variables of its line as options: see bccp --help
 why: .venv/.run  ## why a step would run, without running anything: STEP=train, and OPTIONS as for run
-	@python -m bccp.why "$(STEP)" "$$OPTIONS"
+	@bccp why "$(STEP)" "$$OPTIONS"
 
 export: .venv/.run  ## the cleaned data set: OUT=folder, and RUN=run id or summary.json (else the newest finished run)
-	@python -m bccp.export --out "$(OUT)" --run "$(RUN)"
+	@bccp export-data --out "$(OUT)" --run "$(RUN)"
 
 check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
-	@python -m bccp.check_new --data "$(DATA)" --reference "$(REFERENCE)" --accept "$(ACCEPT)" -- "$$OPTIONS"
+	@bccp check-new --data "$(DATA)" --reference "$(REFERENCE)" $(if $(filter yes,$(ACCEPT)),--accept) -- "$$OPTIONS"
 
 accept: .venv/.run  ## accept a batch that was checked, as Tuesday's images: ID=
-	@python -m bccp.check_new --batch "$(ID)"
+	@bccp accept "$(ID)"
 
 compare: .venv/.run  ## two pipelines or data versions side by side: A= and B= run id, run folder, summary.json or clean_data:digest; OUT=folder
-	@python -m bccp.compare "$(A)" "$(B)" --out "$(OUT)"
+	@bccp compare "$(A)" "$(B)" $(if $(OUT),--out "$(OUT)")
 
 clean-home: .venv/.run  ## what the home holds; DELETE=yes deletes what no named or recent run needs (KEEP_DAYS=30; KEEP=run or folder names one)
-	@python -m bccp.clean_home --delete "$(DELETE)" --keep-days "$(KEEP_DAYS)" --keep "$(KEEP)"
+	@bccp gc $(if $(filter yes,$(DELETE)),--delete) $(if $(KEEP_DAYS),--keep-days "$(KEEP_DAYS)") --keep "$(KEEP)"
 
 report: .venv/.run  ## one page on a pipeline, opened where there is a screen: RUN=folder or id (else the newest)
-	@python -m bccp.pipeline_report "$(RUN)"
+	@bccp report "$(RUN)"
 
 sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
-	@python -m bccp.sweep_report "$(DIR)"
+	@bccp sweep-report "$(DIR)"
 
 rollback: .venv/.run  ## the champion before this one is the champion again: MODEL=name (bccp)
-	@python -m bccp.rollback --model "$(MODEL)"
+	@bccp rollback $(if $(MODEL),--model "$(MODEL)")
 
 predict: .venv/.run  ## classes of images: MODEL=models:/bccp@champion (or a run's id), IMAGES=folder or file, OUT=predictions.csv
-	@python -m bccp.predict --model "$(MODEL)" --images "$(IMAGES)" --out "$(OUT)"
+	@bccp predict --model "$(MODEL)" --images "$(IMAGES)" $(if $(OUT),--out "$(OUT)")
 
 export-model: .venv/.run  ## a model for other runtimes: MODEL as for predict, FORMAT=onnx, torchscript or torch_export, OUT=file
-	@python -m bccp.export_model --model "$(MODEL)" --format "$(FORMAT)" --out "$(OUT)"
+	@bccp export-model --model "$(MODEL)" --format "$(FORMAT)" --out "$(OUT)"
 
 wandb-sync: .venv/.run  ## upload to W&B what was recorded offline, with its lineage; OPTIONS="tracking.mlflow_uri=…" where runs had it
-	@python -m bccp.wandb_sync "$$OPTIONS"
+	@bccp wandb sync "$$OPTIONS"
 
 dashboard: .venv/.dashboard  ## a dashboard in W&B, of sweeps above all: PROJECT=entity/project
-	@python -m bccp.dashboard "$(PROJECT)"
+	@bccp wandb dashboard "$(PROJECT)"
 
 contract: .venv/.run  ## rewrite the steps' MLproject files after a change of config.yaml
-	python -m bccp.contract
+	@bccp mlproject
 
 clean:  ## the environment and caches of this checkout; never the home
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info

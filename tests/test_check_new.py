@@ -16,6 +16,7 @@ from PIL import Image
 import bccp
 from bccp import check_new, check_page, tables
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.tracking import Ledger
 
@@ -58,8 +59,8 @@ def batches(home: Path) -> dict[str, str]:
 def test_a_batch_that_has_drifted_is_refused_and_changes_nothing(known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = content(known)
     data = new_images(tmp_path / "new", darker=0.3)
-    arguments = ["--data", str(data), "--accept", "yes"]
-    assert check_new.main([*arguments, "--", "preprocessing.checks.drift=0.05 preprocessing.checks.dark=1"]) == 1
+    arguments = ["--data", str(data), "--accept"]
+    assert call(["check-new", *arguments, "--", "preprocessing.checks.drift=0.05 preprocessing.checks.dark=1"]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("compared with run ")
     last = said.err.splitlines()[-1]
@@ -72,9 +73,9 @@ def test_a_batch_that_has_drifted_is_refused_and_changes_nothing(known: Path, tm
     assert f"incoming/{batch}/data_checks/{check_page.PAGE}" in last
     assert content(known) == before
     assert list((known / "tmp").iterdir()) == []
-    assert check_new.main(["--batch", batch[:6]]) == 1
+    assert call(["accept", batch[:6]]) == 1
     assert "was refused, as it is over the limit of drift" in capsys.readouterr().err
-    assert check_new.main(["--data", str(data)]) == 0  # without a limit it may come in
+    assert call(["check-new", "--data", str(data)]) == 0  # without a limit it may come in
     assert batches(known) == {batch: "waiting"}
 
 
@@ -82,22 +83,22 @@ def test_an_accepted_batch_is_tuesday_for_the_printed_command_and_the_next_ones_
     known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = new_images(tmp_path / "new")
-    assert check_new.main(["--data", str(data), "--", "preprocessing.checks.drift=0.2"]) == 0
+    assert call(["check-new", "--data", str(data), "--", "preprocessing.checks.drift=0.2"]) == 0
     ((batch, status),) = batches(known).items()
     assert status == "waiting"
-    assert f"it is kept apart until: make accept ID={batch}" in capsys.readouterr().out
-    assert check_new.main(["--batch", batch]) == 0
+    assert f"it is kept apart until: bccp accept {batch}" in capsys.readouterr().out
+    assert call(["accept", batch]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
-    options = re.fullmatch(r'make run OPTIONS="(.*)"', command)[1].split()
+    options = re.fullmatch(r"bccp run (.*)", command)[1].split()
     summary = bccp.run([*QUIET, STEPS, *options])
     assert summary["metrics"]["segregation/monday_train"] + summary["metrics"]["segregation/monday_val"] > 40
     assert summary["metrics"]["segregation/tuesday_train"] + summary["metrics"]["segregation/tuesday_test"] == 20
     assert summary["metrics"]["segregation/corrupted"] == 0
-    assert check_new.main(["--data", str(data)]) == 1
+    assert call(["check-new", "--data", str(data)]) == 1
     assert "was accepted already" in capsys.readouterr().err
     other = new_images(tmp_path / "other", n=12)
     (other / "cat" / "copy.png").write_bytes((data / "cat" / "001.png").read_bytes())
-    assert check_new.main(["--data", str(other), "--accept", "yes"]) == 0
+    assert call(["check-new", "--data", str(other), "--accept"]) == 0
     said = capsys.readouterr().out
     assert said.startswith(f"compared with the accepted batch {batch} ")
     assert re.search("known +no limit +1 of 13 images of the new data are copies of images of the known data", said)
@@ -114,7 +115,7 @@ def test_images_without_labels_and_without_a_reference_are_checked_by_themselves
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = new_images(tmp_path / "new", labels=("",))
-    assert check_new.main(["--data", str(data), "--", *QUIET]) == 0
+    assert call(["check-new", "--data", str(data), "--", *QUIET]) == 0
     said = capsys.readouterr().out
     assert said.startswith("there is nothing to compare with")
     assert re.search("imbalance +unknown +no image has a label", said)
@@ -125,7 +126,7 @@ def test_images_without_labels_and_without_a_reference_are_checked_by_themselves
 
 def test_unlabelled_images_ask_for_feedback_when_they_are_accepted(known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = new_images(tmp_path / "new", labels=("",))
-    assert check_new.main(["--data", str(data), "--accept", "yes"]) == 0
+    assert call(["check-new", "--data", str(data), "--accept"]) == 0
     *_, told, command = capsys.readouterr().out.splitlines()
     assert "images named tuesday/<file>" in told
     assert "noisy_labels.source=file noisy_labels.feedback_file=feedback.csv" in command
@@ -159,12 +160,10 @@ def test_what_cannot_be_checked_is_one_sentence_and_nothing_is_kept(
         ("--data", str(broken)): r"none of the 1 files is a readable image; the first: '\S+/broken/1.png' \(",
         ("--data", str(days)): "give new images only",
         ("--data", str(days), "--reference", "0" * 32): "REFERENCE=0+ is not in sqlite:",
-        ("--data", str(days), "--accept", "no"): "ACCEPT=no is not understood",
-        ("--batch", ""): "ID= is no batch that was checked: there is none",
         ("--data", str(days), "--", "preprocessing.checks.drfit=1"): "unknown key 'preprocessing.checks.drfit'",
     }
     for arguments, message in wrong.items():
-        assert check_new.main(arguments) == 1, arguments
+        assert call(["check-new", *arguments]) == 1, arguments
         assert re.search(message, capsys.readouterr().err.splitlines()[-1]), arguments
     assert not batches(known)
 

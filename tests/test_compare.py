@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from bccp import compare, pipelines, tables
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.tracking import Ledger
 
@@ -128,7 +129,7 @@ def record(place: Path, *, images: int, wrong: int, epochs: int, status: str = "
 
 
 def told(a: str, b: str, *more: str) -> None:
-    assert compare.main([a, b, *more]) == 0
+    assert call(["compare", a, b, *more]) == 0
 
 
 def test_two_runs_are_told_apart_in_settings_data_labels_and_figures(
@@ -204,12 +205,12 @@ def test_runs_that_are_unknown_unfinished_or_not_told_apart_are_one_sentence(
         "clean_data:" + "0" * 12: "no artifact clean_data:0{12} is in",
     }
     for named, message in wrong.items():
-        assert compare.main([named, run]) == 1, named
+        assert call(["compare", named, run]) == 1, named
         assert re.match(f"error: {message}", capsys.readouterr().err.splitlines()[-1]), named
     summary = tmp_path / "summary.json"
     for text in ("{", "[]", '{"steps":[],"config":[]}', '{"steps":{"a":1},"config":{},"status":"finished"}', '{"steps":[{}],"config":{}}'):
         summary.write_text(text)
-        assert compare.main([str(summary), run]) == 1, text
+        assert call(["compare", str(summary), run]) == 1, text
         assert capsys.readouterr().err.startswith(f"error: A={summary} is no summary of a run: give a summary.json"), text
     ledger = Ledger(ledger_uri(None)[0])
     assert pipelines.find("one-aaaaaa", ledger, option="A").shown == f"run {run}"

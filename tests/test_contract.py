@@ -29,7 +29,7 @@ def test_there_are_eight_steps_each_with_three_files(root: Path) -> None:
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> None:
     text = (root / step / "MLproject").read_text()
-    assert text == contract.mlproject(step), "run `make contract`"
+    assert text == contract.mlproject(step), "run `bccp mlproject`"
     project = yaml.safe_load(text)
     entry = project["entry_points"]["main"]
     fields = [f.name for f in dataclasses.fields(config.section_type(step))]

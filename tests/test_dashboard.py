@@ -10,6 +10,7 @@ import pytest
 from wandb_stand_in import ENTITY, Run, WandbStandIn
 
 from bccp import dashboard, wandb_client
+from bccp.cli.app import call
 
 
 def names(kind: str) -> set[str]:
@@ -57,7 +58,7 @@ def test_each_panel_names_what_it_shows_as_wandb_writes_it() -> None:
 def test_saving_it_again_replaces_it(server: WandbStandIn, capsys: pytest.CaptureFixture[str]) -> None:
     server.runs["r"] = Run(ENTITY, "bccp", "r")
     for _ in range(2):
-        assert dashboard.main([f"{ENTITY}/bccp"]) == 0
+        assert call(["wandb", "dashboard", f"{ENTITY}/bccp"]) == 0
         assert capsys.readouterr().out == f"W&B: the dashboard is {server.url}/{ENTITY}/bccp?nw=bccpoverview\n"
     ((place, view),) = server.views.items()
     assert place == (ENTITY, "bccp", "nw-bccpoverview-v")
@@ -68,7 +69,7 @@ def test_saving_it_again_replaces_it(server: WandbStandIn, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "fault", "sentence"),
     [
-        ([""], "", "which project? give the W&B entity and project: make dashboard PROJECT=entity/project"),
+        ([""], "", "which project? give the W&B entity and project: bccp wandb dashboard entity/project"),
         (["me/nowhere"], "", "the dashboard cannot be saved in me/nowhere (Project `me/nowhere` not found.  Do you have access"),
         (["me/bccp"], "no package", "the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'"),
         (["me/bccp"], "no key", "a dashboard in W&B needs an account: set WANDB_API_KEY or run `wandb login`"),
@@ -89,7 +90,7 @@ def test_what_is_missing_is_told_in_one_sentence(
         monkeypatch.delenv("WANDB_API_KEY")
     if fault == "no package":
         monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    assert dashboard.main(arguments) == 1
+    assert call(["wandb", "dashboard", *arguments]) == (2 if arguments == [""] or fault == "no package" else 1)
     told = capsys.readouterr().err
     assert told.startswith(f"error: {sentence}")
     assert told.count("\n") == 1

@@ -17,6 +17,7 @@ import pytest
 
 from bccp import export, tables
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.processes import process_start
 from bccp.tracking import Ledger
@@ -176,7 +177,7 @@ def record(ledger: Ledger, place: Path, *, status: str = "FINISHED", with_raw: b
 
 
 def test_the_newest_finished_run_with_labels_is_exported(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(["--out", str(tmp_path / "out")]) == 1
+    assert call(["export-data", "--out", str(tmp_path / "out")]) == 1
     assert "has no finished run with cleansed labels: run the pipeline first" in capsys.readouterr().err.splitlines()[-1]
     ledger = Ledger(ledger_uri(None)[0])
     wanted, versions = record(ledger, tmp_path / "one")
@@ -184,7 +185,7 @@ def test_the_newest_finished_run_with_labels_is_exported(home: Path, tmp_path: P
     fetched_only = ledger.start("pipeline", tags={"bccp.pipeline": "q", "bccp.folder": "q"})
     ledger.end(fetched_only, "FINISHED")
     assert export.versions_of(None, ledger) == (f"run {wanted}", versions)
-    assert export.main(["--out", str(tmp_path / "out")]) == 0
+    assert call(["export-data", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "4 of 7 files in 2 class folders (1 drop, 1 keep, 2 left_out, 1 relabel, 2 trusted)" in said
     assert (tmp_path / "out" / "dog" / "5.png").read_bytes() == b"five"
@@ -229,5 +230,5 @@ def test_a_step_that_was_left_out_is_found_through_what_was_made_of_it(home: Pat
 
 
 def test_a_place_is_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert export.main(["--out", "", "--run", ""]) == 1
-    assert capsys.readouterr().err.startswith("error: where to?")
+    assert call(["export-data"]) == 2
+    assert capsys.readouterr().err == "error: missing option '--out': see bccp export-data --help\n"

@@ -1,4 +1,4 @@
-"""`make export-model`, on a model with made-up answers."""
+"""`bccp export-model`, on a model with made-up answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from made_up_models import CLASSES, World
 
 from bccp import export_model, models
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 
 
@@ -29,7 +30,7 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     digest, out = world.model(seed=1), tmp_path / f"model.{format_name}"
-    assert export_model.main(["--model", f"model:{digest}", "--format", format_name, "--out", str(out)]) == 0
+    assert call(["export-model", "--model", f"model:{digest}", "--format", format_name, "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: {format_name}, 8 px, 3 classes; answers as the model itself does (within ")
     about = json.loads((tmp_path / f"{out.name}.json").read_text(encoding="utf-8"))
     assert (about["class_names"], about["image_size"], about["resize"]) == (CLASSES, 8, "stretch")
@@ -75,7 +76,7 @@ def test_what_cannot_be_written_whole_leaves_the_older_files_as_they_were(
 ) -> None:
     out, about = tmp_path / "model.pt", tmp_path / "model.pt.json"
     about.mkdir()
-    assert export_model.main(["--model", "none@x", "--format", "torchscript", "--out", str(out)]) == 1
+    assert call(["export-model", "--model", "none@x", "--format", "torchscript", "--out", str(out)]) == 1
     assert capsys.readouterr().err == f"error: OUT={out} needs the file {about} too, which is a folder: choose another file\n"
     about.rmdir()
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import webbrowser
 from collections.abc import Mapping, Sequence
 from html import escape, unescape
 from html.parser import HTMLParser
@@ -26,6 +27,7 @@ from wandb_stand_in import WandbStandIn
 
 import bccp
 from bccp import command_line, pipeline_report, provenance, tables
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.overrides import split_options
 from bccp.pipeline import compose
@@ -419,7 +421,7 @@ def test_a_report_that_cannot_be_made_is_one_line_and_the_pipeline_is_finished(
     monkeypatch.setattr(pipeline_report, "page", lambda story: 1 / 0)
     summary = stub_steps.run(stub_steps.FETCH)
     assert summary["status"] == "finished"
-    assert "warning: the report is not made or not recorded (division by zero): make report RUN=" in capsys.readouterr().out
+    assert "warning: the report is not made or not recorded (division by zero): bccp report " in capsys.readouterr().out
     assert not list(Path(summary["folder"]).glob("*.html*"))
     assert stub_steps.ledger().client.get_run(summary["runs"]["pipeline"]).info.status == "FINISHED"
 
@@ -428,28 +430,28 @@ def test_make_report_finds_a_run_by_all_its_names_and_makes_its_page_where_it_is
     stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(pipeline_report.webbrowser, "open", opened.append)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    assert pipeline_report.main([""]) == 1
+    assert call(["report", ""]) == 1
     assert "no run is in" in capsys.readouterr().err
     summary = stub_steps.run(stub_steps.FEW)
     folder = Path(summary["folder"])
     (folder / PAGE).unlink()
     names = ["", str(folder), str(folder / "summary.json"), folder.name, summary["runs"]["pipeline"]]
     for name in names:
-        assert pipeline_report.main([name]) == 0
+        assert call(["report", name]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / PAGE}"
     assert "noisy_labels ✓" in told((folder / PAGE).read_text(encoding="utf-8"))
     assert opened == []
     monkeypatch.setenv("DISPLAY", ":0")
-    assert pipeline_report.main([]) == 0
+    assert call(["report"]) == 0
     assert opened == [(folder / PAGE).as_uri()]
-    assert pipeline_report.main(["elsewhere"]) == 1
+    assert call(["report", "elsewhere"]) == 1
     assert "RUN=elsewhere is no finished or failed run" in capsys.readouterr().err
     (folder / PAGE).unlink()
     (folder / "summary.json").write_text("{")
-    assert pipeline_report.main([str(folder)]) == 1
+    assert call(["report", str(folder)]) == 1
     assert capsys.readouterr().err.startswith(f"error: RUN={folder / 'summary.json'} is no summary of a run")
 
 

@@ -1,4 +1,4 @@
-"""`make predict`, on a model with made-up answers."""
+"""`bccp predict`, on a model with made-up answers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from PIL import Image
 
 from bccp import models, predict, preprocessing, served_model
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.home import scratch
 
@@ -47,7 +48,7 @@ def test_a_folder_gets_a_table_of_classes(world: World, pictures: Path, tmp_path
     digest, out = world.model(seed=1), tmp_path / "predictions.csv"
     step = world.test(digest)
     (pictures / ".hidden").write_text("left out")
-    assert predict.main(["--model", "models:/made-up@champion", "--images", str(pictures), "--out", str(out)]) == 0
+    assert call(["predict", "--model", "models:/made-up@champion", "--images", str(pictures), "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith(f"60 of 60 files have an answer: {out}\n")
     table = rows(out)
     assert [row["image"] for row in table] == [*(f"first/{i}" for i in MONDAY), *(f"second/deeper/{i}" for i in TUESDAY)]
@@ -60,9 +61,9 @@ def test_a_folder_gets_a_table_of_classes(world: World, pictures: Path, tmp_path
         assert row["error"] == ""
     # every way to name the model
     for name in ("made-up@champion", "models:/made-up/1", step.run_id, f"model:{digest[:12]}", str(world.ledger.fetch(f"model:{digest}"))):
-        assert predict.main(["--model", name, "--images", str(pictures), "--out", str(tmp_path / "again.csv")]) == 0, name
+        assert call(["predict", "--model", name, "--images", str(pictures), "--out", str(tmp_path / "again.csv")]) == 0, name
         assert (tmp_path / "again.csv").read_bytes() == out.read_bytes()
-    assert predict.main(["--model", "made-up@champion", "--images", str(pictures / "first" / MONDAY[3]), "--out", str(out)]) == 0
+    assert call(["predict", "--model", "made-up@champion", "--images", str(pictures / "first" / MONDAY[3]), "--out", str(out)]) == 0
     assert [row["image"] for row in rows(out)] == [MONDAY[3]]
 
 
@@ -73,7 +74,7 @@ def test_unreadable_files_are_listed_with_the_reason_and_the_status_says_so(
     (pictures / "first" / "m01.png").write_bytes(b"")
     (pictures / "first" / "m02x.png").symlink_to(tmp_path / "nowhere")
     out = tmp_path / "predictions.csv"
-    assert predict.main(["--model", f"model:{world.model()}", "--images", str(pictures), "--out", str(out)]) == 1
+    assert call(["predict", "--model", f"model:{world.model()}", "--images", str(pictures), "--out", str(out)]) == 1
     bad = {row["image"]: (row["class"], row["error"]) for row in rows(out) if row["error"]}
     assert bad == {
         "first/m00.png": ("", "not an image"),
@@ -89,8 +90,8 @@ def test_unreadable_files_are_listed_with_the_reason_and_the_status_says_so(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--images", "."], "which model? give MODEL="),
-        (["--model", "models:/none@champion"], "of what? give IMAGES="),
+        (["--model", "", "--images", "full"], "which model? give MODEL="),
+        (["--model", "none@x", "--images", ""], "of what? give IMAGES="),
         (["--model", "models:/none@champion", "--images", "nowhere"], "IMAGES=nowhere does not exist"),
         (["--model", "models:/none@champion", "--images", "empty"], "IMAGES=empty holds no files"),
         (["--model", "models:/none@champion", "--images", "full"], "MODEL=models:/none@champion is not in the registry"),
@@ -107,7 +108,7 @@ def test_what_cannot_be_done_is_told_in_one_sentence_and_leaves_no_file(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a.png").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    assert predict.main(arguments) == 1
+    assert call(["predict", *arguments]) == 1
     assert capsys.readouterr().err.startswith(f"error: {said}")
     assert not (tmp_path / "predictions.csv").exists()
     assert (tmp_path / "full" / "a.png").read_bytes() == b"x"
@@ -120,7 +121,7 @@ def test_a_table_among_the_images_is_none_of_them_and_is_replaced(
     monkeypatch.chdir(pictures)  # the default OUT is in the current folder
     out.write_bytes(b"")
     for _ in range(2):
-        assert predict.main(["--model", model, "--images", str(pictures)]) == 0
+        assert call(["predict", "--model", model, "--images", str(pictures)]) == 0
         assert "60 of 60 files have an answer" in capsys.readouterr().out
     assert len(rows(out)) == 60
 

@@ -13,7 +13,8 @@ import pytest
 from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from wandb_stand_in import WandbStandIn
 
-from bccp import mlflow_model, promotion, registry, rollback, served_model, wandb_sync
+from bccp import mlflow_model, promotion, registry, served_model, wandb_sync
+from bccp.cli.app import call
 from bccp.config import encode
 from bccp.errors import BCCPError
 from bccp.pipeline import _Pipeline
@@ -66,20 +67,20 @@ def test_promote_reject_force_and_roll_back(world: World, capsys: pytest.Capture
     assert [versions[number].tags["bccp.verdict"] for number in "123"] == ["promoted", "promoted", "forced"]
 
     capsys.readouterr()
-    assert rollback.main(["--model", NAME]) == 0
+    assert call(["rollback", "--model", NAME]) == 0
     assert capsys.readouterr().out == f"models:/{NAME}@champion is version 2 again (model:{good[:12]}); version 3 is rolled back\n"
-    assert rollback.main(["--model", NAME]) == 0
+    assert call(["rollback", "--model", NAME]) == 0
     assert champion(world) == "1"
-    assert rollback.main(["--model", NAME]) == 1
+    assert call(["rollback", "--model", NAME]) == 1
     assert capsys.readouterr().err == f"error: version 1 of '{NAME}' is the first champion: there is none before it to go back to\n"
-    assert rollback.main(["--model", "nothing"]) == 1
+    assert call(["rollback", "--model", "nothing"]) == 1
     assert "no model 'nothing' with a champion" in capsys.readouterr().err
 
     name, reason = verdict(world, good)
     assert name == "rejected"
     assert reason.startswith("it was rolled back before (test.promote=force promotes it again); overall +23.3 points")
     assert verdict(world, good, promote="force")[0] == "forced"
-    assert rollback.main(["--model", NAME]) == 0
+    assert call(["rollback", "--model", NAME]) == 0
     assert champion(world) == "1"
 
 
@@ -111,7 +112,7 @@ def test_verdicts_and_the_champion_are_aliases_in_wandb_and_the_champions_goes_t
         world.ledger.tag(run_id, {"mlflow.parentRunId": pipeline})
         assert server.find("model:champion") is server.find(f"model:{alias(expected)}") is not None
         assert server.find(f"model:{said}") is server.find(f"model:{alias(model)}")
-    assert rollback.main(["--model", NAME]) == 0
+    assert call(["rollback", "--model", NAME]) == 0
     assert server.find("model:champion") is server.find(f"model:{alias(poor)}") is not None
     world.test(worse, wandb="offline", promote="never")
     assert server.find("model:not-asked") is None

@@ -24,8 +24,8 @@ import pytest
 import yaml
 
 import bccp
-from bccp import export
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.processes import process_start
 from bccp.tracking import Ledger
@@ -164,7 +164,8 @@ def test_with_a_server_the_pipeline_does_what_it_does_with_the_local_store(
         ledger = Ledger(ledger_uri(None)[0])
         assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"passw0rd" in path.read_bytes()]
         if whole:
-            assert export.main([f"--run={first['folder']}", f"--out={tmp_path / 'cleaned'}"]) == 0  # the environment has the password
+            # the environment has the password
+            assert call(["export-data", f"--run={first['folder']}", f"--out={tmp_path / 'cleaned'}"]) == 0
         images = ledger.fetch(f"clean_data:{first['steps'][1]['outputs']['clean_data']}")
         assert images.is_relative_to(tmp_path / "elsewhere")
 

@@ -23,7 +23,8 @@ from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from PIL import Image
 from test_server import free_port, kill, mlflow_server
 
-from bccp import registry, rollback, served_model
+from bccp import registry, served_model
+from bccp.cli.app import call
 
 pytestmark = pytest.mark.slow
 
@@ -100,7 +101,7 @@ def test_the_served_champion_answers_on_image_files_and_survives_garbage(
         first, second = world.model(wrong=MONDAY[:8], seed=1), world.model(seed=2)
         assert world.tags(world.test(first, max_regression=1))["bccp.verdict"] == "promoted"
         assert world.tags(world.test(second))["bccp.verdict"] == "promoted"
-        assert rollback.main(["--model", "made-up"]) == 0
+        assert call(["rollback", "--model", "made-up"]) == 0
         assert str(registry.champion(world.ledger, "made-up").version) == "1"
         with served("models:/made-up@champion", tmp_path, world.ledger.uri) as (address, process):
             own = served_model.load(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))

@@ -24,6 +24,7 @@ from wandb_stand_in import WandbStandIn
 
 from bccp import command_line, sweep_plots, sweep_report, sweep_results, wandb_sync
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.paths import ROOT
 from bccp.run_summary import Summary
@@ -450,13 +451,13 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert sweep_report.main([""]) == 1
+    assert call(["sweep-report", ""]) == 1
     assert capsys.readouterr().err.startswith(f"error: no sweep is in {home}/outputs: run one with -m")
     (tmp_path / "empty" / "0").mkdir(parents=True)
     (tmp_path / "file").touch()
     wrongs = {"no": "does not exist", "file": "is no folder", ".": "holds no job of a sweep", "empty": "holds no job of a sweep"}
     for wrong, sentence in {str(tmp_path / name): sentence for name, sentence in wrongs.items()}.items():
-        assert sweep_report.main([wrong]) == 1
+        assert call(["sweep-report", wrong]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert sentence in line
@@ -464,13 +465,13 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
     write_job(folder, 0, ["train.epochs=5"], None)
     write_plan(folder, ["train.epochs=5"])
     for given in ("", folder.name, str(folder)):
-        assert sweep_report.main([given]) == 0
+        assert call(["sweep-report", given]) == 0
         assert capsys.readouterr().out == f"sweep report: {folder / 'sweep.html'}\n"
     search = home / "outputs" / "2026-11-21_11-00-00-abc124"  # has no plan
     write_job(search, 0, ["train.epochs=5"], None)
     os.utime(folder / "multirun.yaml", (1, 1))
     os.utime(folder / "0", (1, 1))
-    assert sweep_report.main([""]) == 0
+    assert call(["sweep-report", ""]) == 0
     assert capsys.readouterr().out == f"sweep report: {search / 'sweep.html'}\n"
 
 
@@ -500,4 +501,4 @@ def test_a_sweep_ends_with_its_report_also_when_a_job_fails_and_a_report_that_fa
     assert "2 of 3" in (folder / "sweep.html").read_text()
     monkeypatch.setattr(sweep_report, "read_sweep", lambda folder: 1 / 0)
     assert command_line.main([*sweep[:2], "train.epochs=1,3", QUIET]) == 0
-    assert "warning: the sweep has no report (division by zero): make sweep-report DIR=" in capsys.readouterr().out
+    assert "warning: the sweep has no report (division by zero): bccp sweep-report " in capsys.readouterr().out

@@ -28,6 +28,7 @@ from wandb_stand_in import KEY, WandbStandIn
 import bccp
 from bccp import command_line, config, pipeline, step_graph, wandb_client, wandb_mirror, wandb_sync
 from bccp.backends import ledger_uri
+from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.step import command_line as step_command_line
 from bccp.step import locate
@@ -160,7 +161,7 @@ def test_a_pipeline_that_only_reuses_is_a_run_with_its_lineage_online_and_synced
         assert {step["status"] for step in again["steps"]} == {"reused"}
         if mode == "offline":
             assert len(server.calls) == n_calls
-            assert wandb_sync.main([]) == 0
+            assert call(["wandb", "sync"]) == 0
             assert "W&B: 1 runs and 9 input edges uploaded\n" in capsys.readouterr().out
         assert notes(home) == []
         *_, told = server.runs.values()
@@ -204,10 +205,10 @@ def test_a_ledger_elsewhere_is_named_to_the_sync_by_the_option_that_the_run_had(
     bccp.run([TWO, elsewhere])
     bccp.run([TWO, elsewhere, "tracking.wandb=offline"])
     (home / "mlflow.db").unlink()
-    assert wandb_sync.main([""]) == 0
+    assert call(["wandb", "sync", ""]) == 0
     assert f"W&B: no run recorded in {home} is left to upload\n" in capsys.readouterr().out
     assert not (home / "mlflow.db").exists()
-    assert wandb_sync.main([elsewhere]) == 0
+    assert call(["wandb", "sync", elsewhere]) == 0
     assert "W&B: 1 runs and 2 input edges uploaded\n" in capsys.readouterr().out
 
 

@@ -1,7 +1,6 @@
 """Checks incoming images against known ones, and keeps them apart until they are accepted.
 
-``python -m bccp.check_new --data PLACE [--reference RUN] [--accept yes] [OPTIONS]``, or ``make check-new DATA=…``, and
-``python -m bccp.check_new --batch ID``, or ``make accept ID=…``.
+``bccp check-new --data PLACE`` and ``bccp accept ID``.
 
 A batch is fetched, cleaned and checked like the pipeline's own data, and then lies under ``incoming/<id>`` in the home, where ``id`` begins
 the checksum of its files. It becomes part of no run and changes no data. An accepted batch gets ``data.zip``: the known images as Monday's
@@ -10,12 +9,10 @@ the checksum of its files. It becomes part of no run and changes no data. An acc
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,11 +28,9 @@ import pandas as pd
 from bccp import check_page, config, data_checks, drift, fetch_data, pipelines, preprocessing, tables
 from bccp.backends import ledger_uri
 from bccp.data_checks import Finding
-from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch, sweep_scratch
 from bccp.masking import shown_url
-from bccp.overrides import split_options
 from bccp.pipeline import compose
 from bccp.threads import default_threads
 from bccp.tracking import Ledger
@@ -229,7 +224,7 @@ def accept(batch: str) -> list[str]:
     known = _batches()
     found = [name for name in known if batch and name.startswith(batch)]
     if len(found) != 1:
-        there = f"the batches are {', '.join(known)}" if known else "there is none; make check-new DATA=folder checks one"
+        there = f"the batches are {', '.join(known)}" if known else "there is none; bccp check-new --data folder checks one"
         raise BCCPError(f"ID={batch} {'names several batches' if found else 'is no batch that was checked'}: {there}")
     place, about = _place(found[0]), known[found[0]]
     if about["status"] == "refused":
@@ -254,7 +249,7 @@ def accept(batch: str) -> list[str]:
 
 def _configured(data: str, options: Sequence[str]) -> config.Config:
     if not data:
-        raise BCCPError("which images? give a folder or an archive: make check-new DATA=folder")
+        raise BCCPError("which images? give a folder or an archive: bccp check-new --data folder")
     place = Path(data).expanduser()
     is_url, is_folder = data.lower().startswith(("http://", "https://")), place.is_dir()
     if not is_url and not place.exists():
@@ -364,7 +359,7 @@ def _how_to_use(batch: str) -> list[str]:
     else:
         options.append("noisy_labels.source=folder")
         lines.append("its folders are labels that may be wrong")
-    return [*lines, f'make run OPTIONS="{" ".join(options)}"']
+    return [*lines, f"bccp run {' '.join(options)}"]
 
 
 def _incoming() -> Path:
@@ -398,31 +393,28 @@ def _write(path: Path, about: Mapping[str, Any]) -> None:
     fresh.replace(path)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Check or accept as the arguments say; the exit status is 1 after an error or for a refused batch, told in stderr's last line."""
-    parser = argparse.ArgumentParser(prog="python -m bccp.check_new", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--data", default="", help="a folder, an archive, or an archive's URL")
-    parser.add_argument("--reference", default="", help="a run, clean_data:<digest>, an accepted batch, or none; default: what came last")
-    parser.add_argument("--accept", default="", help="yes: accept the batch where it is within all limits")
-    parser.add_argument("--batch", default=None, help="accept a batch that was checked before, by its id")
-    parser.add_argument("options", nargs="*", help="options as for a run: preprocessing.checks.drift=0.1")
-    given = parser.parse_args(arguments)
-    words = [word for text in given.options for word in split_options(text)]
+def check_batch(data: str, named: str, options: Sequence[str]) -> tuple[str, list[Finding], Path]:
+    """Check a batch, say what it is compared with, and keep it apart.
 
-    def work() -> None:
-        if given.accept not in ("", "yes"):
-            raise BCCPError(f"ACCEPT={given.accept} is not understood: write ACCEPT=yes, or leave it out to be shown what was found")
-        keep_within_home()
-        sweep_scratch()
-        if given.batch is not None:
-            print("\n".join(accept(given.batch)), flush=True)
-        else:
-            _check_and_tell(given.data, given.reference, words, given.accept)
+    Parameters
+    ----------
+    data : str
+        As for :func:`check`.
+    named : str
+        As for :func:`find_reference`.
+    options : sequence of str
+        Hydra overrides.
 
-    return exit_status(work, interrupted="interrupted; nothing was kept")
-
-
-def _check_and_tell(data: str, named: str, options: Sequence[str], accept_it: str) -> None:
+    Returns
+    -------
+    batch : str
+        Its id.
+    findings : list of Finding
+    page : Path
+        What was found, for people to look at.
+    """
+    keep_within_home()
+    sweep_scratch()
     uri, note = ledger_uri(pipelines.configured_uri(named, option="REFERENCE"))
     if note:
         print(note, flush=True)
@@ -430,14 +422,11 @@ def _check_and_tell(data: str, named: str, options: Sequence[str], accept_it: st
     reference = find_reference(named, ledger)
     print(f"compared with {reference.shown}" if reference else "there is nothing to compare with: the images are checked by themselves")
     batch, findings = check(data, reference, options, ledger=ledger)
-    page = _place(batch) / "data_checks" / check_page.PAGE
-    width = max(len(found.check) for found in findings)
-    for found in findings:
-        print(f"  {found.check:<{width}}  {found.verdict:<8}  {found.said}")
-    print(f"batch {batch}: {page}", flush=True)
-    data_checks.gate(findings, str(page))
-    print("\n".join(accept(batch)) if accept_it else f"it is kept apart until: make accept ID={batch}", flush=True)
+    return batch, findings, _place(batch) / "data_checks" / check_page.PAGE
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def accept_batch(batch: str) -> list[str]:
+    """Accept a batch as :func:`accept` does, in the home that this process uses."""
+    keep_within_home()
+    sweep_scratch()
+    return accept(batch)

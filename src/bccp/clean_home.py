@@ -1,6 +1,4 @@
-"""Shows what the home holds and, asked, deletes what no named or recent run needs.
-
-``python -m bccp.clean_home [--delete yes] [--keep-days 30] [--keep RUN]``, or ``make clean-home [DELETE=yes] [KEEP_DAYS=30] [KEEP=RUN]``.
+"""Shows what the home holds and, asked, deletes what no named or recent run needs (``bccp gc``).
 
 A run is needed while it goes on, for some days, while it has the tag ``bccp.keep``, and while a registered model comes from it; and with it
 the steps of a pipeline, also reused ones, and the runs that made what it has read. Of all else, what is known here and was not used for as
@@ -9,12 +7,10 @@ many days can go. A run that goes is first taken from MLflow's sight, so that no
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import stat
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,10 +21,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bccp import step_graph
+from bccp import pipelines, step_graph
 from bccp.backends import ledger_uri, local_path
 from bccp.downloads import slot_name
-from bccp.endings import exit_status
 from bccp.environments import WHOLE
 from bccp.errors import BCCPError
 from bccp.home import WANDB_SCRATCH, abandoned, home, scratch
@@ -228,8 +223,8 @@ def keep(ledger: Ledger, named: str) -> int:
     ----------
     ledger : Ledger
     named : str
-        A run's id, or the folder of a pipeline, or its name under ``outputs``, or its ``summary.json``; or the folder of a sweep, whose
-        pipelines are all meant.
+        A run's id or the first 6 digits of a pipeline's, the folder of a pipeline, its name under ``outputs``, or its ``summary.json``; or
+        the folder of a sweep, whose pipelines are all meant.
 
     Returns
     -------
@@ -244,6 +239,9 @@ def keep(ledger: Ledger, named: str) -> int:
     path = Path(named).expanduser().resolve()
     meant = {path.parent if path.name == "summary.json" else path, ledger.home / "outputs" / named}
     runs = [run for run in _runs(ledger) if run.info.run_id == named or meant & _own_folders(run)]
+    runs = runs or pipelines.called(named, ledger)
+    if len({run.info.run_id for run in runs}) > 1 and not any(meant & _own_folders(run) for run in runs):
+        raise BCCPError(f"KEEP={named} is the beginning or end of {len(runs)} runs' names: give more of it")
     if not runs:
         raise BCCPError(
             f"KEEP={named} is no run in {shown(ledger.uri)}: give one's id, its folder, or the folder's name in {ledger.home / 'outputs'}"
@@ -272,50 +270,92 @@ def table(found: Survey) -> str:
     return "\n".join(f"{row[0]:<{widths[0]}}" + "".join(f"  {row[c]:>{widths[c]}}" for c in range(1, 5)) for row in rows)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Show, and delete where asked to; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m bccp.clean_home", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--delete", default="", help="yes: delete what can go")
-    parser.add_argument("--keep-days", default="", help="for how many days all is kept; default: 30")
-    parser.add_argument("--keep", default="", help="name a run for good: its id, or its folder under outputs")
-    given = parser.parse_args(arguments)
-    return exit_status(
-        lambda: _clean(wanted=given.delete, days=given.keep_days, named=given.keep),
-        interrupted="interrupted; the next clean-home ends what this one has begun",
-    )
+@dataclass(frozen=True)
+class Cleaned:
+    """What the home held, and what was deleted.
+
+    Attributes
+    ----------
+    found : Survey
+    ledger : Ledger
+    keep_days : int
+    n_named : int
+        Runs that were given the tag :data:`KEEP`.
+    deleted : tuple of int and int, or None
+        Runs and bytes; None: nothing was to be deleted.
+    """
+
+    found: Survey
+    ledger: Ledger
+    keep_days: int
+    n_named: int
+    deleted: tuple[int, int] | None
+
+    def document(self) -> dict[str, Any]:
+        """As plain values; sizes are bytes."""
+        rows: dict[str, dict[str, int]] = {}
+        for entry in self.found.entries:
+            row = rows.setdefault(entry.kind, {"number": 0, "bytes": 0, "spare": 0, "spare_bytes": 0})
+            size = entry.size()
+            row["number"] += 1
+            row["bytes"] += size
+            row["spare"] += entry.spare
+            row["spare_bytes"] += size if entry.spare else 0
+        runs = {"runs": len(self.found.runs), "spare_runs": len(self.found.spare_runs), "not_uploaded": self.found.not_uploaded}
+        deleted = None if self.deleted is None else {"runs": self.deleted[0], "bytes": self.deleted[1]}
+        return {"home": str(home()), "keep_days": self.keep_days, "kinds": rows, **runs, "named": self.n_named, "deleted": deleted}
+
+    def said(self) -> list[str]:
+        """Lines for the user, below the table."""
+        lines = []
+        if not is_own(self.ledger):
+            store = shown(self.ledger.uri)
+            lines.append(f"not touched: runs and artifacts of {store}, and those of the home's own store while that one is in use")
+        if self.deleted is not None:
+            return [*lines, f"deleted: {self.deleted[0]} runs, and {_bytes(self.deleted[1])} in all"]
+        if self.found.not_uploaded:
+            lines.append(f"{self.found.not_uploaded} runs that can go are not on W&B: bccp wandb sync uploads them")
+        return [
+            *lines,
+            f"Needed are runs that go on, that ended in the last {self.keep_days} days (--keep-days), that have the tag {KEEP} or are a",
+            "registered model's, and what they have read. To name a run for good: bccp gc --keep <its id or folder>, or the tag in MLflow.",
+            "Nothing was deleted: bccp gc --delete deletes what can go.",
+        ]
 
 
-def _clean(*, wanted: str, days: str, named: str) -> None:
-    if wanted not in ("", "yes"):
-        raise BCCPError(f"DELETE={wanted} is not understood: write DELETE=yes, or leave it out to be shown what can go")
-    if not re.fullmatch(r"|[1-9][0-9]{0,4}", days):
-        raise BCCPError(f"KEEP_DAYS={days} is no number of days: give one from 1 to 99999")
-    delete_it, keep_days = wanted == "yes", int(days or 30)
+def clean(*, delete_it: bool, keep_days: int, named: str, show: Callable[[str], object] = print) -> Cleaned:
+    """Survey the home, and delete what can go where asked to.
+
+    Parameters
+    ----------
+    delete_it : bool
+    keep_days : int
+        For how many days everything is kept.
+    named : str
+        A run that is kept for good, as for :func:`keep`; or empty.
+    show : callable
+        Is given what was found, before anything is deleted.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such run, or another process cleans or uploads.
+    """
     uri, note = ledger_uri(None)
     if note:
-        print(note)
+        show(note)
     ledger = Ledger(uri)
-    if named:
-        print(f"{keep(ledger, named)} run(s) have the tag {KEEP} now, and are not deleted here while they have it")
+    n_named = keep(ledger, named) if named else 0
+    if n_named:
+        show(f"{n_named} run(s) have the tag {KEEP} now, and are not deleted here while they have it")
     try:
         with FileLock(home() / "wandb-sync.lock").acquire(blocking=False) if delete_it else nullcontext():  # an upload reads what could go
             found = survey(ledger, keep_days=keep_days)
-            print(f"{home()}\n\n{table(found)}\n")
-            n_runs, freed = delete(ledger, found) if delete_it else (0, 0)
+            show(f"{home()}\n\n{table(found)}\n")
+            deleted = delete(ledger, found) if delete_it else None
     except Timeout as error:
         raise BCCPError("another process uploads to W&B from this home, or cleans it: wait until it has ended") from error
-    if not is_own(ledger):
-        print(f"not touched: runs and artifacts of {shown(uri)}, and those of the home's own store while that one is in use")
-    if delete_it:
-        print(f"deleted: {n_runs} runs, and {_bytes(freed)} in all")
-        return
-    if found.not_uploaded:
-        print(f"{found.not_uploaded} runs that can go are not on W&B: make wandb-sync uploads them")
-    print(
-        f"Needed are runs that go on, that ended in the last {keep_days} days (KEEP_DAYS=), that have the tag {KEEP} or are a registered\n"
-        "model's, and what they have read. To name a run for good: make clean-home KEEP=<its id or folder>, or the tag in MLflow.\n"
-        "Nothing was deleted: make clean-home DELETE=yes deletes what can go."
-    )
+    return Cleaned(found, ledger, keep_days, n_named, deleted)
 
 
 def _own_folders(run: Any) -> set[Path]:
@@ -538,7 +578,3 @@ def _bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -34,15 +34,6 @@ _OPTION = "--hydra-options="
 OmegaConf.register_new_resolver("bccp_home", lambda: str(home()), replace=True)
 OmegaConf.register_new_resolver("bccp_id", lambda: uuid.uuid4().hex[:6], replace=True, use_cache=True)
 
-FLAGS = """Flags (Hydra's; --hydra-help lists all):
-  -m, --multirun       a sweep: one job for each combination of the values
-  -c, --cfg job        print the composed configuration, and run nothing
-  -i, --info           print how it is composed (defaults, searchpath, plugins)
-  -cn, --config-name   another file in the place of config.yaml
-  -cd, --config-dir    a folder of your own that may bring groups
-  -p, --package        with --cfg: one section only"""
-"""Shown by ``--help``."""
-
 _refused: list[BCCPError] = []
 """What ended a single run; Hydra gives nothing else back."""
 
@@ -58,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 after an error (told in the last line on stderr), 130 or 143 after a signal.
+        The exit status: 0, 1 after an error (told in the last line on stderr), 2 where an extra is missing, 130 or 143 after a signal.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         end_with(callers())  # `mlflow run` would leave it alone when it is killed
@@ -68,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             words += split_options(argument.removeprefix(_OPTION)) if argument.startswith(_OPTION) else [argument]
         words = flags_first(words)
         if {"-h", "--help"} & set(words):
-            print(config_text.help_text("python main.py", FLAGS))
+            print(config_text.help_text())
             return 0
         if not {"-m", "--multirun"} & set(words):
             words = [quote_step_list(word) for word in words]
@@ -85,9 +76,10 @@ def main(arguments: Sequence[str]) -> int:
             raise _refused[0]
         return 0
     except BCCPError as error:
-        return failed(str(error))
+        return failed(str(error), error.exit_status)
     except MissingConfigException as error:
-        return failed(not_there(error))
+        missing = not_there(error)
+        return failed(str(missing), missing.exit_status)
     except ConfigCompositionException as error:
         return failed(shown_text(not_composed(error)))
     except KeyboardInterrupt:

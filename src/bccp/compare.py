@@ -1,6 +1,6 @@
 """Two pipelines, or two versions of the data, side by side: what differs, and what it did to the figures.
 
-``python -m bccp.compare A B [--out FOLDER]``, or ``make compare A=… B=… [OUT=…]``. A side is a pipeline (its run id or the first digits of
+``bccp compare A B``. A side is a pipeline (its run id or the first digits of
 it, its run folder or ``summary.json``) or ``clean_data:<digest>``, for which the newest finished pipeline on that data stands. Differences
 are B minus A. Where both have predictions of the same test images the difference has an interval, by a paired bootstrap: each draw takes
 images with replacement, and both models are measured on them. It tells how far the choice of test images matters, and not what another seed
@@ -9,9 +9,7 @@ of the training would have given.
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ import pandas as pd
 
 from bccp import pipelines, tables
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
 from bccp.pipelines import Pipeline
@@ -113,7 +110,7 @@ def find(named: str, *, option: str) -> Side:
         If there is none, or it did not finish.
     """
     if not named:
-        raise BCCPError(f"{option} is missing: give two runs or data versions: make compare A=<run> B=<run>")
+        raise BCCPError(f"{option} is missing: give two runs or data versions: bccp compare A B")
     is_data = re.match(r"clean_data:", named) is not None
     uri, note = ledger_uri(None if is_data else pipelines.configured_uri(named, option=option))
     if note:
@@ -392,23 +389,24 @@ def _default_place(named: Sequence[str]) -> Path:
     return home() / "compare" / "_".join(re.sub(r"[^\w.-]+", "-", name)[:40] for name in names)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Compare as the arguments say; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m bccp.compare", description=__doc__, allow_abbrev=False)
-    parser.add_argument("a")
-    parser.add_argument("b")
-    parser.add_argument("--out", default="", help="the folder to write to; default: compare/<A>_<B> in the home")
-    given = parser.parse_args(arguments)
+def compare_runs(a: str, b: str, out: Path | None) -> tuple[Comparison, Path]:
+    """Compare two sides and write what differs.
 
-    def work() -> None:
-        keep_within_home()
-        found = compare(find(given.a, option="A"), find(given.b, option="B"))
-        out = Path(given.out).expanduser().resolve() if given.out else _default_place([given.a, given.b])
-        write(found, out)
-        print(f"{page(found)}\nwritten: {out / PAGE}, {FIGURES}, {IMAGES}", flush=True)
+    Parameters
+    ----------
+    a, b : str
+        See the module's text.
+    out : Path or None
+        The folder to write to; None: ``compare/<A>_<B>`` in the home.
 
-    return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    Returns
+    -------
+    found : Comparison
+    place : Path
+        The folder.
+    """
+    keep_within_home()
+    found = compare(find(a, option="A"), find(b, option="B"))
+    place = out.expanduser().resolve() if out else _default_place([a, b])
+    write(found, place)
+    return found, place

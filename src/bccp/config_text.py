@@ -89,31 +89,42 @@ def groups() -> Iterator[tuple[str, str]]:
             yield f"+{group}={path.stem}", comments[0] if comments else ""
 
 
-def help_text(program: str, flags: str) -> str:
-    """Return what ``--help`` shows: how it is called, the files that can be added, and every key by section.
+FLAGS = """Hydra's flags (--hydra-help lists all):
+  -m, --multirun       a sweep: one job for each combination of the values
+  -c, --cfg job        print the composed configuration, and run nothing
+  -i, --info           print how it is composed (defaults, searchpath, plugins)
+  -cn, --config-name   another file in the place of config.yaml
+  -cd, --config-dir    a folder of your own that may bring groups
+  -p, --package        with --cfg: one section only"""
+"""What of Hydra's flags is of use here."""
 
-    Parameters
-    ----------
-    program : str
-        How it is called, without its options.
-    flags : str
-        Its flags, in words.
-    """
+
+def options_text() -> str:
+    """Return what can be given: flags, the files that can be added, and every key by section with its default and its comment."""
     added = list(groups())
     width = max(len(name) for name, _ in added)
     return "\n".join(
         [
-            f"usage: {program} [-m] [+group=name …] [section.key=value …]",
-            "",
-            "Run the pipeline, or with -m (--multirun) one job for each combination of values: train.epochs=10,20.",
-            f"Example: {program} noisy_labels.user_accuracy=0.6 train.epochs=20",
-            "",
-            flags,
+            FLAGS,
             "",
             "Files of options that can be added:",
             *(f"  {name:<{width}}  {textwrap.shorten(comment, _WIDTH - width, placeholder=' …')}".rstrip() for name, comment in added),
             "",
             "Keys with their defaults, by section, in the order in which the steps run:",
             *described(),
+        ]
+    )
+
+
+def help_text() -> str:
+    """Return what ``python main.py --help`` shows."""
+    return "\n".join(
+        [
+            "usage: python main.py [-m] [+group=name …] [section.key=value …]",
+            "",
+            "Run the pipeline, or with -m (--multirun) one job for each combination of values: train.epochs=10,20.",
+            "Example: python main.py noisy_labels.user_accuracy=0.6 train.epochs=20",
+            "",
+            options_text(),
         ]
     )

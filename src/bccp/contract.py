@@ -1,11 +1,12 @@
 """The steps' ``MLproject`` files, written from the schema, so that no parameter is declared by hand twice.
 
-``python -m bccp.contract`` rewrites them; a test asserts that they are what this module would write.
+``bccp mlproject`` rewrites them; a test asserts that they are what this module would write.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -43,6 +44,9 @@ def _parameter(name: str, description: str, default: str) -> list[str]:
     ]
 
 
-if __name__ == "__main__":
-    for step in step_graph.STEPS:
-        (ROOT / step / "MLproject").write_text(mlproject(step), encoding="utf-8")
+def write_all() -> list[Path]:
+    """Write the ``MLproject`` of every step; returns the files."""
+    files = [ROOT / step / "MLproject" for step in step_graph.STEPS]
+    for step, file in zip(step_graph.STEPS, files, strict=True):
+        file.write_text(mlproject(step), encoding="utf-8")
+    return files

@@ -1,4 +1,4 @@
-"""A dashboard in W&B for a project of the user's: ``python -m bccp.dashboard entity/project``, or ``make dashboard PROJECT=…``.
+"""A dashboard in W&B for a project of the user's (``bccp wandb dashboard entity/project``).
 
 What it shows stands in ``dashboards/overview.yaml``. Saving it again replaces it.
 """
@@ -6,17 +6,13 @@ What it shows stands in ``dashboards/overview.yaml``. Saving it again replaces i
 from __future__ import annotations
 
 import importlib
-import re
-import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp.endings import exit_status
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, MissingExtraError
 from bccp.home import keep_within_home
 from bccp.masking import first_line
 from bccp.paths import ROOT
@@ -100,7 +96,7 @@ def _package() -> Any:
             warnings.simplefilter("ignore")  # of libraries about themselves
             from wandb_workspaces import workspaces
     except ImportError as error:
-        raise BCCPError("the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'") from error
+        raise MissingExtraError("the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'") from error
     return workspaces
 
 
@@ -121,19 +117,3 @@ def _named(text: str) -> Any:
     kind, _, name = text.partition(":")
     kinds = {"config": _reports().Config, "summary": _reports().SummaryMetric}
     return kinds[kind](name) if kind in kinds else text
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Save, and say where; the exit status."""
-    return exit_status(lambda: _save(arguments[0] if arguments else ""))
-
-
-def _save(project: str) -> None:
-    place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", project)
-    if place is None:
-        raise BCCPError("which project? give the W&B entity and project: make dashboard PROJECT=entity/project")
-    print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -26,7 +26,8 @@ def exit_status(work: Callable[[], object], *, interrupted: str = "interrupted")
     Returns
     -------
     int
-        0; 1 after an error that :func:`bccp.endings.told` knows, 130 after Ctrl-C. Any other error is raised: it is a fault in BCCP.
+        0; 1 (2 where an extra is missing) after an error that :func:`bccp.endings.told` knows, 130 after Ctrl-C. Any other error is
+        raised: it is a fault in BCCP.
     """
     try:
         work()
@@ -35,7 +36,7 @@ def exit_status(work: Callable[[], object], *, interrupted: str = "interrupted")
     except Exception as error:
         if not isinstance(known := told(error), BCCPError):
             raise
-        return failed(str(known))
+        return failed(str(known), known.exit_status)
     return 0
 
 

@@ -15,8 +15,17 @@ class BCCPError(Exception):
     ``error:`` as the last line on stderr and ends with a non-zero status; no traceback is shown for it. URLs in it show no secret.
     """
 
+    exit_status = 1
+    """Of a command that ends with it."""
+
     def __init__(self, sentence: str) -> None:
         super().__init__(shown_text(sentence))
+
+
+class MissingExtraError(BCCPError):
+    """A package is missing that an optional extra installs; the message holds the pip command."""
+
+    exit_status = 2
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

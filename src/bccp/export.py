@@ -1,28 +1,23 @@
-"""The cleaned data set as files: the originals, byte by byte, in class folders by their final labels.
+"""The cleaned data set as files (``bccp export-data``): the originals, byte by byte, in class folders by their final labels.
 
-``python -m bccp.export --out FOLDER [--run RUN]``, or ``make export OUT=FOLDER [RUN=…]``. Nothing is judged here: labels are those that a
+Nothing is judged here: labels are those that a
 finished run left in ``cleansed_labels``. ``cleansed.csv`` lists every file that was fetched, with what became of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shutil
-import signal
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import FrameType
 
 import pandas as pd
 
 from bccp import pipelines, tables
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import abandoned, scratch_owner
 from bccp.tracking import Ledger
@@ -166,7 +161,7 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
     if run is None:
         found = pipelines.newest(ledger, with_artifact="cleansed_labels")
         if found is None:
-            raise BCCPError(f"{ledger.uri} has no finished run with cleansed labels: run the pipeline first (make run)")
+            raise BCCPError(f"{ledger.uri} has no finished run with cleansed labels: run the pipeline first (bccp run)")
     else:
         found = pipelines.find(run, ledger, option="RUN")
     shown, versions = found.shown, found.versions
@@ -183,18 +178,31 @@ def sentence(table: pd.DataFrame) -> str:
     return f"{len(written)} of {len(table)} files in {written['final'].nunique()} class folders ({counts})"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Export as the arguments say; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m bccp.export", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", default="", help="the folder to make; it must not exist or be empty")
-    parser.add_argument("--run", default="", help="a pipeline's run id or summary.json; default: the newest that finished")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: _export(given.out, given.run))
+def export_run(folder: str, run: str) -> tuple[pd.DataFrame, str, Path]:
+    """Export what a finished run has made.
 
+    Parameters
+    ----------
+    folder : str
+        Where to; it must not exist, or be empty.
+    run : str
+        As for :func:`bccp.pipelines.find`; empty: the newest with cleansed labels.
 
-def _export(folder: str, run: str) -> None:
+    Returns
+    -------
+    table : DataFrame
+        What :data:`LIST` holds.
+    shown : str
+        The run, for the user.
+    out : Path
+
+    Raises
+    ------
+    BCCPError
+        If there is no such run, or the folder cannot be written.
+    """
     if not folder:
-        raise BCCPError("where to? give a folder that does not exist yet: make export OUT=folder")
+        raise BCCPError("where to? give a folder that does not exist yet: bccp export-data --out folder")
     out = Path(folder).expanduser().resolve()
     _check_free(out)
     uri, note = ledger_uri(pipelines.configured_uri(run, option="RUN"))
@@ -203,8 +211,7 @@ def _export(folder: str, run: str) -> None:
     ledger = Ledger(uri)
     shown, versions = versions_of(run or None, ledger)
     raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
-    table = export(out, raw=raw, segregated=segregated, cleansed=cleansed)
-    print(f"{sentence(table)}: {out}, from {shown}; {LIST} lists every image", flush=True)
+    return export(out, raw=raw, segregated=segregated, cleansed=cleansed), shown, out
 
 
 @contextmanager
@@ -263,12 +270,3 @@ def _named(image: str, suffix: str) -> str:
 def _literal(name: str) -> str:
     """A name as a pattern for itself."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)  # so that what is half-written is deleted
-    sys.exit(main(sys.argv[1:]))

@@ -1,19 +1,17 @@
 """A trained model for other runtimes: ONNX, TorchScript or ``torch.export``.
 
-``python -m bccp.export_model --model MODEL --format onnx|torchscript|torch_export --out FILE``, or ``make export-model MODEL=… FORMAT=…
-OUT=…``. What is written takes n images at once, whatever n, as uint8 of shape (n, S, S, 3), RGB, resized as the table beside it says, and
-gives P(class | image), (n, K). It is read back and asked about random images before it is called done.
+``bccp export-model --model MODEL --format onnx|torchscript|torch_export --out FILE``. What is written takes n images at once, whatever n,
+as uint8 of shape (n, S, S, 3), RGB, resized as the table beside it says, and gives P(class | image), (n, K). It is read back and asked
+about random images before it is called done.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -27,8 +25,7 @@ from torch import Tensor, nn
 from bccp import models
 from bccp.architectures import ImageClassifier
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
-from bccp.errors import BCCPError, nearest
+from bccp.errors import BCCPError, MissingExtraError, nearest
 from bccp.home import scratch, scratch_owner
 from bccp.predict import find_model
 from bccp.tracking import Ledger
@@ -126,7 +123,7 @@ def _write_onnx(module: nn.Module, example: Tensor, file: Path) -> None:
         import onnxruntime  # noqa: F401 - the check needs it
         import onnxscript  # noqa: F401 - the exporter needs it
     except ModuleNotFoundError as error:
-        raise BCCPError(f"FORMAT=onnx needs the package {error.name}: pip install -e '.[onnx]'") from error
+        raise MissingExtraError(f"FORMAT=onnx needs the package {error.name}: pip install -e '.[onnx]'") from error
     program = torch.onnx.export(
         module,
         (example,),
@@ -226,17 +223,16 @@ def _quietly() -> Iterator[None]:
             logging.disable(before)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Export as the arguments say; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m bccp.export_model", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", default="", help="models:/name@alias, name@alias, a run's id, model:<digest> or a folder")
-    parser.add_argument("--format", default="", help=", ".join(FORMATS))
-    parser.add_argument("--out", default="", help="the file to write")
-    given = parser.parse_args(arguments)
-    return exit_status(lambda: _export(given.model, given.format, given.out))
+def export_named(model: str, format_name: str, place: str) -> tuple[dict[str, Any], Path]:
+    """Export a model that is named as for :func:`bccp.predict.find_model`.
 
-
-def _export(model: str, format_name: str, place: str) -> None:
+    Returns
+    -------
+    said : dict
+        As of :func:`export_model`.
+    out : Path
+        The file.
+    """
     if not place:
         raise BCCPError("where to? give OUT=a file, such as model.onnx")
     out = Path(place).expanduser()
@@ -248,13 +244,4 @@ def _export(model: str, format_name: str, place: str) -> None:
     if note:
         print(note, flush=True)
     with scratch("model") as folder:
-        said = export_model(find_model(Ledger(uri), model, folder), format_name, out)
-    print(
-        f"{out.resolve()}: {said['format']}, {said['image_size']} px, {len(said['class_names'])} classes; answers as the model itself does "
-        f"(within {said['largest_difference']:.1g})",
-        flush=True,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        return export_model(find_model(Ledger(uri), model, folder), format_name, out), out.resolve()

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 
 from bccp import config
-from bccp.errors import BCCPError, nearest
+from bccp.errors import BCCPError, MissingExtraError, nearest
 from bccp.paths import ROOT
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
@@ -138,16 +138,17 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def not_there(error: MissingConfigException) -> str:
-    """The sentence for a choice such as ``+experiments=…`` or ``hydra/sweeper=…`` that Hydra has not found."""
+def not_there(error: MissingConfigException) -> BCCPError:
+    """The error for a choice such as ``+experiments=…`` or ``hydra/sweeper=…`` that Hydra has not found."""
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     extras = EXTRAS.get(group, {})
     if name in extras:
-        return f'{group}={name} needs a package that is not installed: pip install --editable "{ROOT}{extras[name]}"'
+        needed = f'{group}={name} needs a package that is not installed: pip install --editable "{ROOT}{extras[name]}"'
+        return MissingExtraError(needed)
     if not error.options:
-        return str(error).splitlines()[0]
+        return BCCPError(str(error).splitlines()[0])
     options = sorted({*error.options, *extras})
-    return f"{group}={name} is unknown{nearest(name, options)}: use one of {', '.join(options)}"
+    return BCCPError(f"{group}={name} is unknown{nearest(name, options)}: use one of {', '.join(options)}")
 
 
 def not_composed(error: ConfigCompositionException) -> str:

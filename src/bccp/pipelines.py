@@ -6,12 +6,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bccp import config, step_graph
+from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
+from bccp.home import home
 from bccp.masking import shown
 from bccp.tracking import Ledger
 from bccp.versions import qualified
@@ -92,14 +95,62 @@ def configured_uri(named: str, *, option: str) -> str | None:
 
 
 def summary_file(named: str, *, option: str) -> Path | None:
-    """The summary that an argument names, or None where it is no path."""
+    """The summary that an argument names: its path, its folder's, or the folder's name under ``outputs``; None where it is neither."""
+    for place in (Path(named).expanduser(), home() / "outputs" / named):
+        path = place / "summary.json" if place.is_dir() else place
+        if path.is_file():
+            return path
     path = Path(named).expanduser()
     path = path / "summary.json" if path.is_dir() else path
-    if path.is_file():
-        return path
     if path.suffix or len(path.parts) > 1:
         raise BCCPError(f"{option}={named} does not exist: give the run id of a pipeline or its summary.json")
     return None
+
+
+def folder(named: str, *, option: str) -> Path:
+    """The folder of a run, finished or failed, which has a ``summary.json``.
+
+    Parameters
+    ----------
+    named : str
+        As for :func:`find`; empty: the newest of the home.
+    option : str
+        How errors call what was given.
+
+    Raises
+    ------
+    BCCPError
+        If there is none, or several are meant.
+    """
+    outputs = home() / "outputs"
+    if not named:
+        found = sorted(outputs.glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise BCCPError(f"no run is in {outputs}: run the pipeline first (bccp run), or give the folder of one: bccp report folder")
+        return found[-1].parent
+    with suppress(BCCPError):  # it is told below
+        if summary := summary_file(named, option=option):
+            return summary.parent.resolve()
+    runs = named_runs(named, Ledger(ledger_uri(None)[0]))
+    if len(runs) > 1:
+        raise BCCPError(f"{option}={named} is the beginning or end of {len(runs)} runs' names: give more of it")
+    for run in runs:
+        place = Path(run.data.tags.get("bccp.folder", "/nowhere"))
+        if (place / "summary.json").is_file():
+            return place
+    raise BCCPError(
+        f"{option}={named} is no finished or failed run: give a folder that has a summary.json, its name, or a pipeline's MLflow run id"
+    )
+
+
+def named_runs(named: str, ledger: Ledger) -> list[Any]:
+    """The runs of MLflow that an id names, or the pipelines' that a part of their id or folder's name does; two where it is ambiguous."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return [ledger.client.get_run(named)]
+    except MlflowException:
+        return called(named, ledger)
 
 
 def search(ledger: Ledger, wanted: str, *, limit: int = 100) -> list[Any]:
@@ -134,12 +185,7 @@ def _no_summary(path: Path, option: str) -> BCCPError:
 
 def _run(named: str, ledger: Ledger, *, option: str) -> Any:
     """A pipeline's own run, by its id or name or a part of these."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        runs = [ledger.client.get_run(named)]
-    except MlflowException:
-        runs = _called(named, ledger)
+    runs = named_runs(named, ledger)
     if not runs:
         raise BCCPError(f"{option}={named} is not in {shown(ledger.uri)}: give the run id of a pipeline or its summary.json")
     if len(runs) > 1:
@@ -149,7 +195,7 @@ def _run(named: str, ledger: Ledger, *, option: str) -> Any:
     return runs[0]
 
 
-def _called(named: str, ledger: Ledger) -> list[Any]:
+def called(named: str, ledger: Ledger) -> list[Any]:
     """The pipelines whose names a text is a part of; whatever has become of them."""
     if not re.fullmatch(rf"[\w-]{{{_SHORTEST},}}", named, flags=re.ASCII):
         return []

@@ -1,29 +1,25 @@
 """Classes of image files, by a trained model: ``predictions.csv``.
 
-``python -m bccp.predict --model MODEL --images FOLDER_OR_FILE [--out predictions.csv]``, or ``make predict MODEL=… IMAGES=… [OUT=…]``.
-Files are decoded and resized as for training, a few at a time, so that memory does not grow with their number.
+``bccp predict --model MODEL --images FOLDER_OR_FILE``. Files are decoded and resized as for training, a few at a time, so that
+memory does not grow with their number.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mlflow.exceptions import MlflowException
-
-from bccp import registry
+from bccp import pipelines, registry
 from bccp.archives import is_hidden
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import scratch, scratch_owner
 from bccp.tracking import Ledger
@@ -47,8 +43,8 @@ def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
     ----------
     ledger : Ledger
     model : str
-        ``models:/name@alias``, ``models:/name/version``, ``name@alias``, ``model:<digest>``, a run's id (of a pipeline, or of its step
-        train or test), or a folder that holds ``model.json``.
+        ``models:/name@alias``, ``models:/name/version``, ``name@alias``, ``model:<digest>``, a pipeline as for
+        :func:`bccp.pipelines.find`, the id of its step train or test, or a folder that holds ``model.json``.
     folder : Path
         Where to put what has to be copied.
 
@@ -77,12 +73,19 @@ def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
 def _model_of_run(ledger: Ledger, run_id: str) -> str:
     """The version of the model that a run, or a pipeline's step, has made or read."""
     client = ledger.client
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise BCCPError(
-            f"MODEL={run_id} is neither a registered model (models:/name@alias) nor a run in {ledger.uri}: give one of them"
-        ) from error
+    if (summary := pipelines.summary_file(run_id, option="MODEL")) is not None:
+        steps = pipelines.read_summary(summary, option="MODEL")["steps"]
+        made = [step["outputs"]["model"] for step in steps if "model" in step["outputs"]]
+        if not made:
+            raise BCCPError(f"the run {summary} has made no model: give a pipeline's run in which the step train took part")
+        return str(made[0])
+    runs = pipelines.named_runs(run_id, ledger)
+    if not runs:
+        raise BCCPError(f"MODEL={run_id} is neither a registered model (models:/name@alias) nor a run in {ledger.uri}: give one of them")
+    if len(runs) > 1:
+        raise BCCPError(f"MODEL={run_id} is the beginning or end of {len(runs)} runs' names: give more of it")
+    run = runs[0]
+    run_id = run.info.run_id
     reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith(("bccp.reused.", "bccp.left_out."))]
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'")
     for tag in ("bccp.output.model", "bccp.input.model"):
@@ -201,34 +204,44 @@ def _whole_or_not_at_all(out: Path) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Predict as the arguments say.
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted.
 
-    Returns
-    -------
-    int
-        0; 1 after an error, or where a file could not be read, which is told in the last line on stderr.
+    Attributes
+    ----------
+    table : Path
+    n_files, n_unreadable : int
+        All files, and those without an answer.
+    examples : list of str
+        The first without an answer, each with the reason.
     """
-    parser = argparse.ArgumentParser(prog="python -m bccp.predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", default="", help="models:/name@alias, name@alias, a run's id, model:<digest> or a folder")
-    parser.add_argument("--images", default="", help="a folder or a file")
-    parser.add_argument("--out", default="", help="the table to write; default: predictions.csv")
-    given = parser.parse_args(arguments)
-    out = Path(given.out or "predictions.csv").expanduser()
 
-    def work() -> None:
-        n_files, n_unreadable, examples = _predict(given.model, given.images, out)
-        print(f"{n_files - n_unreadable} of {n_files} files have an answer: {out.resolve()}", flush=True)
-        if n_unreadable:
-            print("\n".join(f"  {example}" for example in examples), file=sys.stderr)
-            raise BCCPError(f"{n_unreadable} of {n_files} files have no answer: the column error of {out} says why")
-
-    return exit_status(work)
+    table: Path
+    n_files: int
+    n_unreadable: int
+    examples: list[str]
 
 
-def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
+def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
+    """Classify files by a model that is named as for :func:`find_model`.
+
+    Parameters
+    ----------
+    model : str
+    images : str
+        A folder or a file.
+    place_of_table : str
+        The table to write, which may replace one of predictions and no other file.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such model, there are no files, or the table cannot be written.
+    """
     if not images:
         raise BCCPError("of what? give IMAGES=a folder of images or an image file")
+    out = Path(place_of_table).expanduser()
     place = Path(images).expanduser()
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
@@ -245,7 +258,8 @@ def _predict(model: str, images: str, out: Path) -> tuple[int, int, list[str]]:
 
         loaded = served_model.load(found)
         with _whole_or_not_at_all(out) as file:
-            return predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+            done = predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+    return Predicted(out.resolve(), *done)
 
 
 def _is_table(out: Path) -> bool:
@@ -256,7 +270,3 @@ def _is_table(out: Path) -> bool:
             return out.is_file() and file.read(len(header)) in (b"", header)
     except OSError as error:
         raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another file") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The report of a sweep: ``make sweep-report DIR=…``, or ``python -m bccp.sweep_report [folder]``; made at a sweep's end too.
+"""The report of a sweep (``bccp sweep-report``), made at a sweep's end too.
 
 It leaves ``sweep.html`` (one page that needs no network), ``sweep.csv`` (a line a job) and the folder ``report`` (the pictures) in the
 sweep's folder. Page, table and pictures go to the ledger, as a run named after the sweep, and to W&B, into the sweep's group; making the
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -28,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bccp import config, tables, wandb_client, wandb_mirror
 from bccp.backends import ledger_uri
-from bccp.endings import ending, exit_status, told
+from bccp.endings import ending, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch
 from bccp.masking import first_line, reveal
@@ -116,7 +115,7 @@ def conclude(folder: Path) -> None:
     try:
         print(f"sweep report: {write_report(folder)}", flush=True)
     except Exception as error:
-        print(f"warning: the sweep has no report ({first_line(told(error))}): make sweep-report DIR={folder} tries again", flush=True)
+        print(f"warning: the sweep has no report ({first_line(told(error))}): bccp sweep-report {folder} tries again", flush=True)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -427,24 +426,22 @@ def newest() -> Path:
     signs = [sign for name in ("multirun.yaml", "0") for sign in (home() / "outputs").glob(f"*/{name}")]  # a search has only jobs
     found = sorted(signs, key=lambda path: path.stat().st_mtime)
     if not found:
-        raise BCCPError(f"no sweep is in {home() / 'outputs'}: run one with -m, or give the folder of one: make sweep-report DIR=folder")
+        raise BCCPError(f"no sweep is in {home() / 'outputs'}: run one with -m, or give the folder of one: bccp sweep-report folder")
     return found[-1].parent
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Make the report of a sweep (by its folder or id; else the newest one's), and say where it is; the exit status."""
-    return exit_status(lambda: _report_on(arguments[0] if arguments else ""))
+def find_folder(given: str) -> Path:
+    """The folder of a sweep, by its path or its id; the newest one's where nothing is given.
 
-
-def _report_on(given: str) -> None:
+    Raises
+    ------
+    BCCPError
+        If there is none.
+    """
     folder = Path(given).expanduser() if given else newest()
     if not folder.exists() and (home() / "outputs" / given).is_dir():
         folder = home() / "outputs" / given
     if not folder.is_dir():
         wrong = "is no folder" if folder.exists() else "does not exist"
         raise BCCPError(f"DIR={given} {wrong}: give the folder or the id of a sweep, or nothing for the newest")
-    print(f"sweep report: {write_report(folder)}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return folder

@@ -187,7 +187,7 @@ class WandbMirror:
 
     def _lose(self, error: BaseException) -> None:
         if not self.lost:
-            print(f"  warning: not on W&B ({first_line(error)}): recorded offline, `make wandb-sync` uploads it later", flush=True)
+            print(f"  warning: not on W&B ({first_line(error)}): recorded offline, `bccp wandb sync` uploads it later", flush=True)
         self.lost = True
 
     def _withheld(self, pixels: bool) -> bool:

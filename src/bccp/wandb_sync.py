@@ -22,12 +22,9 @@ from filelock import FileLock, Timeout
 
 from bccp import wandb_reused
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home
 from bccp.masking import first_line
-from bccp.overrides import split_options
-from bccp.pipeline import compose
 from bccp.processes import lives
 from bccp.tracking import Ledger
 from bccp.wandb_artifacts import log_artifact, upload_input
@@ -204,17 +201,3 @@ def _replay(api: Any, run: Recorded, where: Mapping[str, Any]) -> None:
             upload_input(used, **where)
             artifact = api.artifact(f"{project}/{used['reference'].rpartition('/')[2]}")
         uploaded.use_artifact(artifact)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Upload, and say what was done; the exit status. The arguments are options, of which only ``tracking.mlflow_uri`` counts."""
-    return exit_status(lambda: print(sync(_mlflow_uri(arguments)), flush=True))
-
-
-def _mlflow_uri(arguments: Sequence[str]) -> str | None:
-    words = [word for text in arguments for word in split_options(text)]
-    return compose(words).tracking.mlflow_uri if words else None
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,20 +1,14 @@
-"""Explains why a step would run, or be reused, under a configuration; nothing is run.
-
-``python -m bccp.why STEP [OPTIONS]``, or ``make why STEP=train [OPTIONS="…"]``.
-"""
+"""Explains why a step would run, or be reused, under a configuration (``bccp why``); nothing is run."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bccp import config, step_graph
+from bccp import config
 from bccp.backends import ledger_uri
-from bccp.endings import exit_status
-from bccp.errors import BCCPError, nearest
-from bccp.overrides import split_options
+from bccp.errors import BCCPError
 from bccp.pipeline import compose
 from bccp.plan import Plan, nearest_run
 from bccp.tracking import Ledger
@@ -68,18 +62,26 @@ def _why_not_found(name: str, plan: Plan, ledger: Ledger, parts: dict[str, Any])
     return [f"{would}: what differs from the nearest finished run, {run.run_id[:8]}, is", *(f"  {change}" for change in changes)]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Explain what the arguments name; the exit status is 0, or 1 after an error, which is told in the last line on stderr."""
-    return exit_status(lambda: _explain(*(arguments or [""])))
+def explain_options(step: str, words: Sequence[str]) -> list[str]:
+    """Explain a step under options, with the store that they name.
 
+    Parameters
+    ----------
+    step : str
+        One of ``config.STEPS``.
+    words : sequence of str
+        Hydra overrides.
 
-def _explain(step: str, *texts: str) -> None:
-    names = ", ".join(step_graph.STEPS)
-    if not step:
-        raise BCCPError(f"which step? make why STEP=train, or another of {names}")
-    if step not in step_graph.STEPS:
-        raise BCCPError(f"unknown step {step!r}{nearest(step, step_graph.STEPS)}: the steps are {names}")
-    words = [word for text in texts for word in split_options(text)]
+    Returns
+    -------
+    list of str
+        As of :func:`explain`.
+
+    Raises
+    ------
+    BCCPError
+        If an option cannot be used, or is one of Hydra's flags.
+    """
     flag = next((word for word in words if word.startswith("-")), None)
     if flag:
         raise BCCPError(f"one run is explained, so {flag} is not accepted: give OPTIONS without it, and one value for each key")
@@ -87,8 +89,4 @@ def _explain(step: str, *texts: str) -> None:
     uri, note = ledger_uri(checked.tracking.mlflow_uri)
     if note:
         print(note, flush=True)
-    print("\n".join(explain(step, Plan(checked), Ledger(uri))), flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return explain(step, Plan(checked), Ledger(uri))

@@ -1,0 +1,92 @@
+"""Subcommands on data: ``export-data``, ``check-new``, ``accept``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import click
+
+from bccp.cli.parameters import HYDRA_WORDS, RUN, emit, ending, json_option, split, talk, words_argument
+
+
+@click.command("export-data")
+@click.option("--out", required=True, metavar="FOLDER", help="Folder to make; it must not exist, or be empty.")
+@click.option("--run", type=RUN, default="", help="A finished run.  [default: the newest with cleansed labels]")
+@json_option
+@ending
+def export_data(out: str, run: str, as_json: bool) -> None:
+    """Write the cleaned data set: the original files in class folders by their final labels.
+
+    RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
+
+    \b
+    Example:
+      bccp export-data --out cleaned
+    """
+    from bccp.export import LIST, export_run, sentence
+
+    with talk(as_json):
+        table, shown, place = export_run(out, run)
+    if as_json:
+        counts = {str(action): int(n) for action, n in table["action"].value_counts().items()}
+        emit({"folder": str(place), "list": str(place / LIST), "from": shown, "files": int((table["file"] != "").sum()), "actions": counts})
+    else:
+        print(f"{sentence(table)}: {place}, from {shown}; {LIST} lists every image", flush=True)
+
+
+@click.command("check-new", context_settings=HYDRA_WORDS)
+@click.option("--data", required=True, metavar="PLACE", help="Folder, archive, or an archive's URL.")
+@click.option(
+    "--reference", type=RUN, default="", help="A run, clean_data:<digest>, an accepted batch, or none.  [default: what came last]"
+)
+@click.option("--accept", "accept_it", is_flag=True, help="Accept the batch where it is within all limits.")
+@words_argument
+@json_option
+@functools.partial(ending, interrupted="interrupted; nothing was kept")
+def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...], as_json: bool) -> None:
+    """Check incoming images against known ones, and keep them apart until they are accepted.
+
+    OVERRIDES are as for run; a batch over a limit (preprocessing.checks) is refused, with exit code 1.
+
+    \b
+    Example:
+      bccp check-new --data /new/photos preprocessing.checks.drift=0.1
+    """
+    from bccp.check_new import accept_batch, check_batch
+    from bccp.data_checks import gate
+
+    with talk(as_json):
+        batch, findings, page = check_batch(data, reference, split(words))
+        if as_json:
+            over = [found.check for found in findings if found.verdict == "over"]
+            kept = {"batch": batch, "page": str(page), "over": over, "findings": [dataclasses.asdict(found) for found in findings]}
+        else:
+            width = max(len(found.check) for found in findings)
+            for found in findings:
+                print(f"  {found.check:<{width}}  {found.verdict:<8}  {found.said}")
+            print(f"batch {batch}: {page}", flush=True)
+    if as_json:
+        accepted = accept_batch(batch) if accept_it and not over else []
+        emit({**kept, "accepted": bool(accepted)})
+        gate(findings, str(page))
+    else:
+        gate(findings, str(page))
+        print("\n".join(accept_batch(batch)) if accept_it else f"it is kept apart until: bccp accept {batch}", flush=True)
+
+
+@click.command()
+@click.argument("batch", metavar="ID")
+@ending
+def accept(batch: str) -> None:
+    """Accept a batch that was checked, as Tuesday's images.
+
+    ID is what check-new has called it, or its beginning.
+
+    \b
+    Example:
+      bccp accept 0123456789ab
+    """
+    from bccp.check_new import accept_batch
+
+    print("\n".join(accept_batch(batch)), flush=True)

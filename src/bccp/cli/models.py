@@ -1,0 +1,82 @@
+"""Subcommands on trained models: ``predict``, ``export-model``, ``rollback``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from bccp.cli.parameters import emit, ending, json_option, talk
+from bccp.errors import BCCPError
+
+MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, or a folder."
+
+
+@click.command()
+@click.option("--model", required=True, help=MODEL_HELP)
+@click.option("--images", required=True, metavar="PLACE", help="Folder of images, or an image file.")
+@click.option("--out", default="predictions.csv", show_default=True, metavar="FILE", help="Table to write.")
+@json_option
+@ending
+def predict(model: str, images: str, out: str, as_json: bool) -> None:
+    """Classify image files by a trained model.
+
+    A file without an answer has the reason in the column error, and makes the exit code 1.
+
+    \b
+    Example:
+      bccp predict --model models:/bccp@champion --images /photos
+    """
+    from bccp.predict import predict_files
+
+    with talk(as_json):
+        done = predict_files(model, images, out)
+    if as_json:
+        emit({"table": str(done.table), "files": done.n_files, "unanswered": done.n_unreadable, "examples": done.examples})
+    else:
+        print(f"{done.n_files - done.n_unreadable} of {done.n_files} files have an answer: {done.table}", flush=True)
+    if done.n_unreadable:
+        print("\n".join(f"  {example}" for example in done.examples), file=sys.stderr)
+        raise BCCPError(f"{done.n_unreadable} of {done.n_files} files have no answer: the column error of {out} says why")
+
+
+@click.command("export-model")
+@click.option("--model", required=True, help=MODEL_HELP)
+@click.option("--format", "format_name", required=True, metavar="FORMAT", help="onnx, torchscript or torch_export.")
+@click.option("--out", required=True, metavar="FILE", help="File to write; FILE.json beside it says what goes in and out.")
+@json_option
+@ending
+def export_model(model: str, format_name: str, out: str, as_json: bool) -> None:
+    """Write a model for other runtimes, checked against its own answers.
+
+    \b
+    Example:
+      bccp export-model --model models:/bccp@champion --format onnx --out model.onnx
+    """
+    from bccp.export_model import export_named
+
+    with talk(as_json):
+        said, place = export_named(model, format_name, out)
+    if as_json:
+        emit({"file": str(place), **said})
+        return
+    print(
+        f"{place}: {said['format']}, {said['image_size']} px, {len(said['class_names'])} classes; answers as the model itself does "
+        f"(within {said['largest_difference']:.1g})",
+        flush=True,
+    )
+
+
+@click.command()
+@click.option("--model", default="bccp", show_default=True, metavar="NAME", help="Name of the registered model.")
+@ending
+def rollback(model: str) -> None:
+    """Make the champion before this one the champion again.
+
+    \b
+    Example:
+      bccp rollback --model bccp
+    """
+    from bccp.rollback import roll_back_named
+
+    print(roll_back_named(model), flush=True)

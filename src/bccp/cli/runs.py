@@ -1,0 +1,136 @@
+"""Subcommands that run the pipeline, or say what a run would do: ``run``, ``sweep``, ``step``, ``why``, ``config``, ``mlproject``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from bccp import config_text
+from bccp.cli.parameters import (
+    HYDRA_WORDS,
+    STEP,
+    complete_section,
+    emit,
+    ending,
+    json_option,
+    section_of,
+    split,
+    talk,
+    words_argument,
+)
+
+ALL_HYDRA = {**HYDRA_WORDS, "allow_interspersed_args": False}
+"""Context settings of a command that has no options of its own behind the first of Hydra's words."""
+
+
+class HydraCommand(click.Command):
+    """A command whose help lists the keys of the configuration, and whose other words are Hydra's."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write click's part, then the keys."""
+        super().format_help(ctx, formatter)
+        formatter.write("\n" + config_text.options_text() + "\n")
+
+
+def _hydra(words: Sequence[str]) -> int:
+    """Run the pipeline in this process."""
+    from bccp.processes import importing
+
+    with importing(ours=True):
+        from bccp import command_line
+    return command_line.main(list(words))
+
+
+@click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
+@words_argument
+def run(words: tuple[str, ...]) -> int:
+    """Run the pipeline; finished steps with the same key are reused.
+
+    OVERRIDES are Hydra's: section.key=value, +experiments=NAME, +data_sets=NAME, and its flags, -m among them.
+
+    \b
+    Example:
+      bccp run noisy_labels.user_accuracy=0.6 train.epochs=20
+    """
+    return _hydra(words)
+
+
+@click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
+@words_argument
+def sweep(words: tuple[str, ...]) -> int:
+    """Run one job for each combination of values; what jobs share is computed once.
+
+    \b
+    Example:
+      bccp sweep noisy_labels.user_accuracy=0.6,0.9 cp_sampling.type=none,diverse
+    """
+    return _hydra(["-m", *words])
+
+
+@click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
+@click.argument("name", type=STEP)
+@words_argument
+def step(name: str, words: tuple[str, ...]) -> int:
+    """Run the step NAME alone, on the outputs of finished runs with the same configuration.
+
+    \b
+    Example:
+      bccp step train train.epochs=20
+    """
+    return _hydra([f"main.execute_steps=[{name}]", *words])
+
+
+@click.command(context_settings=HYDRA_WORDS)
+@click.argument("name", type=STEP, metavar="STEP")
+@words_argument
+@json_option
+@ending
+def why(name: str, words: tuple[str, ...], as_json: bool) -> None:
+    """Say why STEP would run, or be reused, under OVERRIDES; nothing is run.
+
+    \b
+    Example:
+      bccp why train train.epochs=20
+    """
+    from bccp.why import explain_options
+
+    with talk(as_json):
+        lines = explain_options(name, split(words))
+    emit({"step": name, "overrides": split(words), "explanation": lines}) if as_json else print("\n".join(lines), flush=True)
+
+
+@click.command(context_settings=HYDRA_WORDS)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SECTION] [OVERRIDES]...", shell_complete=complete_section)
+@json_option
+@click.pass_context
+@ending
+def config(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
+    """Print the composed configuration, or one SECTION of it, and where each value comes from.
+
+    A value comes from config.yaml, from the key that it follows, from an added file, or from the command line.
+
+    \b
+    Example:
+      bccp config train -- +experiments=photographs train.epochs=20
+    """
+    from bccp.config_origins import listing, traced
+
+    section, overrides = section_of(split(words), ctx)
+    entries = traced(overrides, section)
+    emit([vars(entry) for entry in entries]) if as_json else print(listing(entries), flush=True)
+
+
+@click.command()
+@ending
+def mlproject() -> None:
+    """Rewrite the steps' MLproject files after a change of config.yaml.
+
+    \b
+    Example:
+      bccp mlproject
+    """
+    from bccp.contract import write_all
+
+    for path in write_all():
+        print(path, flush=True)
