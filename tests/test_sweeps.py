@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import io
 import json
 import os
 import random
@@ -33,7 +32,7 @@ from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.processes import descendants, lives
 from bccp.step_graph import MAKER
-from bccp.sweeps import Marked, share
+from bccp.sweeps import share
 from bccp.threads import default_threads
 from bccp.tracking import Ledger
 
@@ -123,12 +122,16 @@ def test_more_jobs_at_once_than_cores_are_refused(wanted: int, threads: int | No
         share(4, 60, wanted, threads)
 
 
-def test_lines_are_handed_on_whole_and_marked() -> None:
-    stream = io.StringIO()
-    marked = Marked(stream, "[3] ")
-    for text in ("train: ru", "ns\n  train: epoch 1\n", "half"):
-        print(text, end="", file=marked)
-    assert stream.getvalue() == "[3] train: runs\n[3]   train: epoch 1\n"
+def test_what_a_job_says_goes_to_its_log_alone_and_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sweeps.job(tmp_path / "3"):
+        kept = sys.stdout
+        for text in ("train: ru", "ns\n  train: epoch 1\n"):
+            print(text, end="")
+        print("postgresql://me:passw0rd@host/db", file=sys.stderr)
+        print("half", end="")
+    print("too late", file=kept)  # as the handler of a library does that was loaded meanwhile
+    assert (tmp_path / "3" / sweeps.LOG).read_text() == "train: runs\n  train: epoch 1\npostgresql://host/db\nhalf\n"
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -232,6 +235,12 @@ def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "cancelled").read_text() == "17_0\n"
 
 
+def job_logs(home: Path) -> list[str]:
+    """What each job of the newest sweep has said so far, in the order of their numbers."""
+    places = sorted((home / "outputs").glob(f"*/[0-9]*/{sweeps.LOG}"), key=lambda path: int(path.parent.name))
+    return [place.read_text() for place in places]
+
+
 @two_cores
 def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
     home: Path, image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -244,13 +253,19 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
     (fetched,) = store.client.search_runs([store.experiment_id], "tags.`bccp.step` = 'fetch_data'")
     with started(tmp_path, *words) as sweep:
         with store.lock(f"step-{fetched.data.tags['bccp.key'][:16]}", pytest.fail):  # long before a job asks for it
-            waiting = {f"[{job}]   fetch_data: waits for another process that runs it" for job in (0, 1)}
-            assert until(lambda: waiting <= set(sweep.out().splitlines())), sweep.err()
+            waits = "  fetch_data: waits for another process that runs it"
+            assert until(lambda: [waits in log for log in job_logs(home)].count(True) == 2), sweep.err()
         assert sweep.process.wait(200) == 1
     lines, folder = sweep.out().splitlines(), newest(home)
     assert lines[0] == f"sweep: 4 jobs, 2 at once on 2 cores (hydra/launcher=joblib, main.threads=1); {folder}"
-    assert all(line.startswith("[") for line in lines[1 : lines.index("")])
-    assert any(line.startswith(f"[2] data.path={missing} preprocessing.image_size=16: failed: ") for line in lines)
+    assert sorted(line.split()[0] for line in lines[1 : lines.index("")]) == ["[0]", "[1]", "[2]", "[3]"]  # one line a job
+    assert ["fetch_data: reused" in log for log in job_logs(home)] == [True, True, False, False]
+    failed = sorted(
+        re.search(r"=(16|24): (failed.*) \(\d done", line)[2] for line in lines if f"data.path={missing} " in line and "done" in line
+    )
+    assert failed[0] in ("failed as [2]", "failed as [3]")  # the same error once
+    assert failed[1].startswith("failed: ")
+    assert str(missing) in failed[1]
     assert any(line.endswith("(2 done, 2 failed, 0 left)") for line in lines)
     assert [line.split()[:2] for line in lines if line.startswith("  ") and line.split()[1:2] in (["finished"], ["failed"])] == [
         ["0", "finished"],

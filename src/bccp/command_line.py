@@ -127,7 +127,7 @@ def _job(composed: DictConfig) -> Any:
             return None
         print(report(summary, folder), flush=True)
     else:
-        with sweeps.job(about.job.num):
+        with sweeps.job(folder):
             try:
                 summary = run_composed(composed, folder, sweep=Path(about.sweep.dir).name, job=about.job.num)
             except BCCPError:  # its summary tells it; the sweep goes on with its other jobs

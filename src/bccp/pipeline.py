@@ -63,8 +63,8 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     return dataclasses.asdict(summary) | {"folder": str(folder)}
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
-    """``config.yaml`` with overrides, which are checked.
+def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """``config.yaml`` with overrides, which are checked; ``with_hydra``: and with Hydra's own section.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(paths.ROOT)):
-            return hydra.compose(config_name="config", overrides=overrides)
+            return hydra.compose(config_name="config", overrides=overrides, return_hydra_config=with_hydra)
     except HydraException as error:
         raise BCCPError(f"the options cannot be used ({str(error).splitlines()[0]}): give each key one value") from error
 

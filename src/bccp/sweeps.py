@@ -27,11 +27,12 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from bccp import sweep_plan
 from bccp.backends import ledger_uri, local_path
 from bccp.device import device_type
 from bccp.errors import BCCPError
 from bccp.home import clear_scratch, home, keep_within_home, scratch_owner, sweep_scratch
-from bccp.masking import first_line, shown
+from bccp.masking import first_line, shown, shown_text
 from bccp.paths import ROOT
 from bccp.processes import Interrupted, descendants, end_descendants, end_with, process_start, terminable
 from bccp.run_summary import Summary
@@ -43,6 +44,9 @@ PARENT = "BCCP_SWEEP"
 
 FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1")
 """What the table shows of each job, as far as it was measured; the first that was measured is also told when the job ends."""
+
+LOG = "job.log"
+"""In a job's folder: what the job has said, which a terminal would show of a single run."""
 
 _LAUNCHERS = frozenset({"joblib", "submitit", "ray"})  # packages
 _TRACKERS = ("joblib.externals.loky.backend.resource_tracker", "multiprocessing.resource_tracker")
@@ -101,12 +105,15 @@ class Sweep:
 
         def look() -> None:
             ended: dict[Path, JobEnd] = {}
+            failed: dict[str, str] = {}
             going_on = True
             while going_on:
                 going_on = not self._over.wait(_POLL_SECONDS)
                 for path in [path for path in _summaries(self.folder) if path not in ended]:
-                    ended[path] = _read(path, self.folder)
-                    print(f"{ended[path].line(self.swept)} ({self._how_far(ended.values())})", file=stream, flush=True)
+                    one = ended[path] = _read(path, self.folder)
+                    first = failed.setdefault(one.reason, one.name) if one.error else one.name
+                    told_before = None if first == one.name else first
+                    print(f"{one.line(self.swept, told_before)} ({self._how_far(ended.values())})", file=stream, flush=True)
 
         self._watch = threading.Thread(target=look, name="sweep", daemon=True)
         self._watch.start()
@@ -186,9 +193,15 @@ class JobEnd:
     metrics: dict[str, float]
     overrides: tuple[str, ...]
 
-    def line(self, swept: Collection[str]) -> str:
-        """One line, to be printed when it ends."""
-        came_to = f"failed: {self.error}" if self.error else f"finished in {_spell(self.seconds)}"
+    @property
+    def reason(self) -> str:
+        """The error without the name of the job's log."""
+        return (self.error or "").partition(" (its log: ")[0]
+
+    def line(self, swept: Collection[str], like: str | None = None) -> str:
+        """One line, to be printed when it ends; ``like`` names an earlier job that has failed with the same error."""
+        failed = f"failed as [{like}]" if like else f"failed: {self.error}"
+        came_to = failed if self.error else f"finished in {_spell(self.seconds)}"
         came_to += next((f", {name} {self.metrics[name]:.4f}" for name in FIGURES if name in self.metrics and not self.error), "")
         return f"[{self.name}] {self.setting(swept)}{came_to}"
 
@@ -232,7 +245,16 @@ def table(sweep: Sweep) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(f"{cell:>{width}}" for cell, width in zip(row[:-1], widths, strict=True)), row[-1]]).rstrip() for row in rows]
     runs = shown(sweep.uri) if sweep.uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(sweep.uri)}"
-    return "\n".join(["", *lines, "", "look next:", f"  summaries   {sweep.folder}/<job>/summary.json", f"  every run   {runs}"])
+    return "\n".join(
+        [
+            "",
+            *lines,
+            "",
+            "look next:",
+            f"  summaries   {sweep.folder}/<job>/summary.json, and what each job said in {LOG}",
+            f"  every run   {runs}",
+        ]
+    )
 
 
 @contextmanager
@@ -340,6 +362,7 @@ def begin(config: DictConfig) -> Sweep:
     if not many:
         os.environ[PARENT] = f"{os.getpid()} {process_start(os.getpid())}"
     planned = _planned(about)
+    sweep_plan.check(config, planned)
     swept = [override.key_or_group for override in planned if override.is_sweep_override()]
     sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher, "optuna" in about.sweeper._target_)
     how = _share_out(config, planned, sweep, many)
@@ -518,15 +541,19 @@ def _threads(config: DictConfig, planned: Sequence[Override]) -> int | None:
 
 
 @contextmanager
-def job(number: int) -> Iterator[None]:
-    """Around a job of a sweep, in whatever process: its lines begin with its number, and it ends with the sweep."""
+def job(folder: Path) -> Iterator[None]:
+    """Around a job of a sweep, in whatever process: what it says goes to :data:`LOG` in its folder, and it ends with the sweep."""
     parent = os.environ.get(PARENT, "").split()
     elsewhere = parent[:1] != [str(os.getpid())]
     if parent and elsewhere and _WATCHER not in {thread.name for thread in threading.enumerate()}:
         end_with([(int(parent[0]), parent[1])])
     try:
-        with redirect_stdout(Marked(sys.stdout, f"[{number}] ")), redirect_stderr(Marked(sys.stderr, f"[{number}] ")):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOG).open("w", encoding="utf-8", errors="backslashreplace") as file:
+            log = _Log(file)
+            with redirect_stdout(log), redirect_stderr(log):
+                yield
+            log.write("\n" if log.begun else "")
     except (KeyboardInterrupt, Interrupted) as stopped:
         if elsewhere:  # a launcher's process would take the next job
             clear_scratch()
@@ -537,28 +564,36 @@ def job(number: int) -> Iterator[None]:
 _WATCHER = "end-with"
 
 
-class Marked(io.TextIOBase):
-    """A stream whose lines begin with a mark, and which hands on whole lines only, so that those of several processes do not mix."""
+class _Log(io.TextIOBase):
+    """A stream that hands whole lines on to a file, without passwords in URLs.
 
-    def __init__(self, stream: TextIO, mark: str) -> None:
-        self._stream = stream
-        self._mark = mark
-        self._begun = ""
+    A library may keep it longer than the file is open: what it says then is dropped.
+
+    Attributes
+    ----------
+    begun : str
+        A line that has no end yet.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.begun = ""
 
     def write(self, text: str) -> int:
         """Write what is a whole line now."""
-        *lines, self._begun = (self._begun + text).split("\n")
-        if lines:
-            self._stream.write("".join(f"{self._mark}{line}\n" for line in lines))
-            self._stream.flush()
+        *lines, self.begun = (self.begun + text).split("\n")
+        if lines and not self._file.closed:
+            with suppress(OSError):  # a full disk fails what the job is for, with a better sentence
+                self._file.write("".join(f"{shown_text(line)}\n" for line in lines))
+                self._file.flush()
         return len(text)
 
     def flush(self) -> None:
         """Nothing waits but a line that has no end yet."""
 
     def fileno(self) -> int:
-        """That of the stream, for processes which are to inherit it."""
-        return self._stream.fileno()
+        """That of the file, for processes which are to inherit it."""
+        return self._file.fileno()
 
 
 def _spell(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import click
@@ -10,6 +11,7 @@ from bccp import config_text
 from bccp.cli.parameters import (
     HYDRA_WORDS,
     STEP,
+    WrongCall,
     complete_section,
     emit,
     ending,
@@ -57,15 +59,31 @@ def run(words: tuple[str, ...]) -> int:
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
+@click.option("--plan", "plan_only", is_flag=True, help="Say what would be run, and what is needed from outside; nothing is run.")
+@click.option("--json", "as_json", is_flag=True, help="With --plan: print one JSON document on stdout, and nothing else there.")
 @words_argument
-def sweep(words: tuple[str, ...]) -> int:
+@click.pass_context
+def sweep(ctx: click.Context, plan_only: bool, as_json: bool, words: tuple[str, ...]) -> int:
     """Run one job for each combination of values; what jobs share is computed once.
 
     \b
     Example:
       bccp sweep noisy_labels.user_accuracy=0.6,0.9 cp_sampling.type=none,diverse
     """
+    if plan_only:
+        return _plan(words, as_json)
+    if as_json:
+        raise WrongCall("bccp sweep --json is of a plan: add --plan", ctx)
     return _hydra(["-m", *words])
+
+
+@ending
+def _plan(words: tuple[str, ...], as_json: bool) -> None:
+    from bccp.sweep_plan import plan
+
+    with talk(as_json):
+        made = plan(list(words))
+    emit(dataclasses.asdict(made)) if as_json else print(made.text(), flush=True)
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
