@@ -42,7 +42,7 @@ def refused(home: Path, *overrides: str) -> str:
     assert len(summary["steps"]) == 8
     ledger = Ledger(ledger_uri(None)[0])
     runs = ledger.client.search_runs([ledger.experiment_id])
-    statuses = {run.info.run_name: run.info.status for run in runs}
+    statuses = {run.info.run_name.partition("-20")[0]: run.info.status for run in runs}
     assert "RUNNING" not in statuses.values()
     for run in runs:
         if run.info.status != "FINISHED":

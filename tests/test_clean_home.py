@@ -185,7 +185,7 @@ def test_what_a_running_pipeline_uses_stays_also_when_it_begins_meanwhile(stubs:
     with FileLock(home / "locks" / f"step-{key[:16]}.lock"):  # another process looks for it
         n_runs, _ = clean_home.delete(store, found)
     assert n_runs == 9 - 5
-    left = {r.info.run_name for r in all_runs(store)} - {"a pipeline that begins now", "a step alone"}
+    left = {r.info.run_name.partition("-20")[0] for r in all_runs(store)} - {"a pipeline that begins now", "a step alone"}
     assert left == {"fetch_data", "preprocessing", "segregation", "noisy_labels", "train"}
     for name in left:
         for artifact, version in next(step["outputs"] for step in old["steps"] if step["name"] == name).items():

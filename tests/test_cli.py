@@ -14,7 +14,7 @@ import pytest
 import stub_steps
 from click.shell_completion import ShellComplete
 
-from bccp import command_line, config, pipelines
+from bccp import command_line, config, pipelines, step_graph
 from bccp.cli.app import COMMANDS, WANDB_COMMANDS, bccp, call
 from bccp.errors import BCCPError, MissingExtraError
 from bccp.paths import ROOT
@@ -209,3 +209,22 @@ def test_a_run_is_found_by_whatever_names_it(finished: tuple[str, Path], capsys:
         assert json.loads(capsys.readouterr().out)["settings"] == []
         assert call(["predict", "--model", named, "--images", str(place)]) == 1
         assert "has made no model" in capsys.readouterr().err
+
+
+def test_runs_have_one_name_in_mlflow_and_in_the_outputs(finished: tuple[str, Path], home: Path) -> None:
+    run_id, place = finished
+    store = stub_steps.ledger()
+    names = [run.info.run_name for run in stub_steps.all_runs(store)]
+    assert sorted(names) == sorted([place.name, *(f"{step}-{place.name}" for step in step_graph.STEPS[:4])])
+    assert store.start("another name", run_id=run_id) == run_id  # as `mlflow run` has made one, with a name of its own
+    assert store.client.get_run(run_id).info.run_name == "another name"
+
+
+def test_the_job_of_a_sweep_is_found_by_its_name(finished: tuple[str, Path], home: Path) -> None:
+    _, place = finished
+    job = home / "outputs" / "2026-01-31_12-00-00-ab12cd" / "3"
+    place.rename(home / "moved")
+    job.parent.mkdir()
+    (home / "moved").rename(job)
+    assert pipelines.folder("2026-01-31_12-00-00-ab12cd-3", option="RUN") == job
+    assert pipelines.folder("2026-01-31_12-00-00-ab12cd/3", option="RUN") == job

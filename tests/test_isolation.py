@@ -59,7 +59,7 @@ def records(home: Path) -> dict[str, Any]:
     steps = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert len({run.info.run_name for run in steps}) == len(steps)
     return {
-        run.info.run_name: {
+        run.data.tags["bccp.step"]: {
             "status": run.info.status,
             "params": run.data.params,
             "metrics": run.data.metrics,

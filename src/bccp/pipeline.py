@@ -9,7 +9,6 @@ import os
 import sys
 import time
 import types
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import bars, config, environments, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
+from bccp import bars, config, environments, naming, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
 from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
@@ -90,7 +89,7 @@ def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig
 
 def new_run_folder() -> Path:
     """A name under the home's ``outputs`` that no other run has."""
-    return home() / "outputs" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{uuid.uuid4().hex[:6]}"
+    return home() / "outputs" / naming.new_name()
 
 
 def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None, job: int = 0) -> Summary:
@@ -159,7 +158,7 @@ class _Pipeline(Plan):
         super().__init__(checked)
         self.folder = folder
         self.sweep = sweep
-        self.name = f"{sweep}-{job}" if sweep else folder.name
+        self.name = naming.job_name(sweep, job) if sweep else folder.name
         self.summary = summary
         self.records = {record.name: record for record in summary.steps}
 
@@ -327,7 +326,8 @@ class _Pipeline(Plan):
         os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
-        run_id = self.ledger.start(record.name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.name})
+        name = naming.part_name(record.name, self.name)
+        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.name})
         others = descendants(os.getpid())
         python_path = os.environ.pop("PYTHONPATH", None)  # it would bring in what the step does not declare
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bccp import pipelines, wandb_mirror
+from bccp import naming, pipelines, wandb_mirror
 from bccp.backends import ledger_uri
 from bccp.endings import told
 from bccp.home import scratch
@@ -82,7 +82,7 @@ def _record_in_wandb(summary: Mapping[str, Any], made: Path, ledger: Ledger, con
         mode="offline" if lost else context.wandb,
         to=context,
         group=context.pipeline,
-        name=f"{NAME}-{context.pipeline}",
+        name=naming.part_name(NAME, context.pipeline),
         step=NAME,
         config={"bccp.pipeline": context.pipeline, "pipeline": context.config},
         home=ledger.home,

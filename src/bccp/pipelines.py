@@ -96,7 +96,9 @@ def configured_uri(named: str, *, option: str) -> str | None:
 
 def summary_file(named: str, *, option: str) -> Path | None:
     """The summary that an argument names: its path, its folder's, or the folder's name under ``outputs``; None where it is neither."""
-    for place in (Path(named).expanduser(), home() / "outputs" / named):
+    outputs = home() / "outputs"
+    job = re.sub(r"-(\d+)$", r"/\1", named)  # as bccp.naming calls job N of a sweep, which lies in the sweep's folder
+    for place in (Path(named).expanduser(), outputs / named, outputs / job):
         path = place / "summary.json" if place.is_dir() else place
         if path.is_file():
             return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bccp import naming
 from bccp.backends import ledger_uri
 from bccp.registry import CHAMPION, VERSION_TAG, roll_back
 from bccp.tracking import Ledger
@@ -56,7 +57,7 @@ def _tell_wandb(ledger: Ledger, now: Any) -> None:
         mode=mode,
         to=tracking,
         group=now.name,
-        name=f"rollback-{now.name}",
+        name=naming.part_name("rollback", now.name),
         step="rollback",
         config={"bccp.registered": f"models:/{now.name}/{now.version}"},
         home=ledger.home,

@@ -19,7 +19,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import bars, config, device, keys, own_code, step_context, step_graph, step_log, wandb_artifacts, wandb_client, wandb_mirror
+from bccp import (
+    bars,
+    config,
+    device,
+    keys,
+    naming,
+    own_code,
+    step_context,
+    step_graph,
+    step_log,
+    wandb_artifacts,
+    wandb_client,
+    wandb_mirror,
+)
 from bccp.backends import ledger_uri, local_path
 from bccp.endings import ending, told
 from bccp.errors import BCCPError, nearest
@@ -163,7 +176,7 @@ class RunningStep:
 
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
         tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
-        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags=tags)
+        run_id = self.ledger.start(naming.part_name(name, self.context.pipeline), parent=self.context.parent_run_id, tags=tags)
         before, checkpoint = self.checkpoint, _checkpoint(name, key, self.context)
         self.checkpoint = checkpoint
         try:
@@ -301,7 +314,7 @@ def execute(
         What the step refuses. Whatever ends the step, its run says so, and nothing of it is visible.
     """
     tags = {"bccp.step": name, "bccp.pipeline": context.pipeline} | {f"bccp.input.{k}": v for k, v in inputs.items()}
-    run_id = ledger.start(name, parent=context.parent_run_id, run_id=run_id, tags=tags)
+    run_id = ledger.start(naming.part_name(name, context.pipeline), parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_mirror.Mirror = wandb_mirror.NoMirror()
     try:
         ledger.log_params(run_id, {f.name: config.encode(shown(getattr(section, f.name))) for f in dataclasses.fields(section)})
@@ -343,7 +356,7 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         mode=mode,
         to=context,
         group=context.sweep or context.pipeline,
-        name=f"{name}-{context.pipeline}",
+        name=naming.part_name(name, context.pipeline),
         step=name,
         config={**shown(dataclasses.asdict(section)), **about, "pipeline": context.config},
         home=ledger.home,
@@ -513,4 +526,4 @@ def context_from_environment() -> Context:
     if note:
         print(note, flush=True)
     mode = wandb_client.resolve_mode("auto")
-    return Context(uri, mode, None, "bccp", True, f"alone-{time.strftime('%Y%m%d-%H%M%S')}", default_threads())
+    return Context(uri, mode, None, "bccp", True, naming.part_name("alone", naming.new_name()), default_threads())

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp import config, tables, wandb_client, wandb_mirror
+from bccp import config, naming, tables, wandb_client, wandb_mirror
 from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
@@ -215,7 +215,7 @@ def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: 
         mode=mode,
         to=about,
         group=name,
-        name=f"{NAME}-{name}",
+        name=naming.part_name(NAME, name),
         step=NAME,
         config={"sweep": name},
         home=home(),

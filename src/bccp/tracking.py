@@ -152,6 +152,7 @@ class Ledger:
             from mlflow.entities import RunTag
 
             self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in signed.items()])  # at once: another may mend meanwhile
+            self.client.update_run(run_id, name=name)
             return run_id
         if parent is not None:
             signed["mlflow.parentRunId"] = parent
