@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from bccp.own_code import ROOT
+from bccp.paths import ROOT
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],

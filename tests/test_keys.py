@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, device, keys, paths, requirements, step_graph, tracking
+from bccp import config, device, keys, paths, registries, requirements, step_graph, tracking
 from bccp.step_graph import SPECS
 
 
@@ -85,6 +85,8 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
                 imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                if node.module == "bccp.registries":
+                    imported |= {name for alias in node.names for name in getattr(registries, alias.name).modules()}
             elif isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
         # Python runs the packages around a module first; that of all of them only offers names

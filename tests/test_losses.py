@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bccp import config
-from bccp.losses import LOSSES
+from bccp.losses import find
+from bccp.registries import LOSSES
 
 PROBS = (0.5, 0.3, 0.2)
 
@@ -30,7 +31,7 @@ BY_HAND = {
 
 
 def losses_of(name: str, logits: torch.Tensor, targets: np.ndarray) -> np.ndarray:
-    return LOSSES[name].per_image(logits, torch.as_tensor(targets, dtype=logits.dtype)).numpy()
+    return LOSSES[name](logits, torch.as_tensor(targets, dtype=logits.dtype)).numpy()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -64,7 +65,7 @@ def test_losses_and_gradients_stay_finite_where_the_model_is_sure(name: str, n_c
     logits = torch.zeros(4, n_classes)
     logits[0, 0], logits[1, 1], logits[2] = 200.0, -200.0, torch.linspace(-300, 300, n_classes)
     logits.requires_grad_()
-    losses = LOSSES[name].per_image(logits, torch.eye(n_classes)[[0, 1, 1, 0]])
+    losses = LOSSES[name](logits, torch.eye(n_classes)[[0, 1, 1, 0]])
     losses.sum().backward()
     assert losses.shape == (4,)
     assert torch.isfinite(losses).all()
@@ -75,7 +76,7 @@ def test_losses_and_gradients_stay_finite_where_the_model_is_sure(name: str, n_c
 def test_a_step_down_the_gradient_makes_the_label_more_likely(name: str) -> None:
     logits = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (5, 4))).requires_grad_()
     targets = torch.eye(4, dtype=torch.float64)[[0, 1, 2, 3, 0]]
-    LOSSES[name].per_image(logits, targets).sum().backward()
+    LOSSES[name](logits, targets).sum().backward()
     better = (logits - 0.1 * logits.grad).softmax(1)
     assert ((better * targets).sum(1) > (logits.softmax(1) * targets).sum(1)).all()
 
@@ -89,14 +90,14 @@ def test_robust_losses_are_bounded_however_wrong_a_label_is(name: str, most: flo
 
 
 def test_only_the_active_negative_losses_shrink_the_weights() -> None:
-    assert {name: loss.l1 for name, loss in LOSSES.items() if loss.l1} == {"anl_ce": 5e-5, "anl_fl": 5e-5}
+    assert {name: find(name).l1 for name in LOSSES if find(name).l1} == {"anl_ce": 5e-5, "anl_fl": 5e-5}
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_has_a_module_of_its_own_with_its_reference(name: str) -> None:
     module = importlib.import_module(f"bccp.losses.{name}")
-    assert getattr(module, name) is LOSSES[name].per_image
-    assert "References\n" in str(module.__doc__) + str(LOSSES[name].per_image.__doc__)
+    assert getattr(module, name) is LOSSES[name]
+    assert "References\n" in str(module.__doc__) + str(LOSSES[name].__doc__)
 
 
 def test_the_configuration_knows_the_same_losses() -> None:

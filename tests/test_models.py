@@ -17,8 +17,8 @@ from torch import nn
 
 from bccp import models, torchvision_compat
 from bccp.architectures import ImageClassifier, blocks_of, names, torchvision_parts
-from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError
+from bccp.registries import BACKBONES
 
 from torchvision.models import get_model  # isort: skip
 
@@ -139,7 +139,7 @@ def test_a_frozen_backbone_neither_learns_nor_changes_its_statistics() -> None:
     ],
 )
 def test_the_blocks_of_a_network_are_what_its_authors_repeat(name: str, n_blocks: int, last: list[str]) -> None:
-    if name in OWN_MODELS:
+    if name in BACKBONES:
         backbone = make(name).backbone
     else:
         with torch.device("meta"):

@@ -9,11 +9,13 @@ import numpy.typing as npt
 import pytest
 from test_cp_sampling import make_buffer
 
-from bccp import samplers
+from bccp import cp_sampling, samplers
 from bccp.cp_sampling import closest_pairs, random_sample
-from bccp.samplers import NEED_EMBEDDINGS, SAMPLERS, Sample, class_budgets, herd, spread
+from bccp.registries import SAMPLERS
+from bccp.samplers import Sample, class_budgets, herd, spread
 
 CHOOSERS = sorted(set(SAMPLERS) - {"none", "all"})
+NEED_EMBEDDINGS = sorted(name for name, entry in SAMPLERS.entries.items() if entry.needs_embeddings)
 
 
 def choose(kind: str, embeddings: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], n_chosen: int, *, seed: int = 0) -> Sample:
@@ -51,7 +53,7 @@ def test_each_gives_so_many_images_none_twice_and_the_same_again(kind: str, n_ch
     assert sample.image_idx.dtype == np.int64
     assert len(np.unique(sample.image_idx)) == len(sample.image_idx) == len(sample.pair) == len(sample.distance) == n_chosen
     assert sample.image_idx.tolist() == choose(kind, embeddings, labels, n_chosen).image_idx.tolist()
-    made_of_pairs = kind in samplers.DISTANCES
+    made_of_pairs = kind in cp_sampling.DISTANCES
     assert (sample.pair >= 0).all() if made_of_pairs else (sample.pair == -1).all()
     assert np.isnan(sample.distance).any() == (n_chosen > 0 and not made_of_pairs)
 
@@ -214,7 +216,7 @@ def test_memory_mapped_embeddings_are_left_as_they_were(kind: str, tmp_path: Pat
     assert np.load(tmp_path / "e.npy").tolist() == make_buffer([12, 9, 10])[0].tolist() == embeddings.tolist()
 
 
-@pytest.mark.parametrize("kind", sorted(NEED_EMBEDDINGS))
+@pytest.mark.parametrize("kind", NEED_EMBEDDINGS)
 def test_embeddings_cannot_be_left_out_where_they_are_needed(kind: str) -> None:
     with pytest.raises(ValueError, match="needs embeddings"):
         SAMPLERS[kind](None, np.array([0, 1]), n_chosen=2, rng=np.random.default_rng(0))

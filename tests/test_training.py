@@ -20,7 +20,8 @@ from bccp.batches import Batches
 from bccp.errors import BCCPError
 from bccp.history import History
 from bccp.images import FeatureView, ImageView
-from bccp.losses import LOSSES, Loss
+from bccp.losses.anl_ce import anl_ce
+from bccp.registries import LOSSES
 from bccp.schedules import one_cycle
 from bccp.training_options import TrainingData, TrainingHooks, TrainingOptions
 from bccp.training_task import Task
@@ -674,9 +675,9 @@ def test_mixup_gives_each_image_its_share_of_both_weighted_losses() -> None:
     assert (other != torch.arange(6)).any()
     torch.testing.assert_close(mixed, share * inputs + (1 - share) * inputs[other])
     for name, loss in LOSSES.items():
-        apart = share * weights * loss.per_image(logits, targets)
-        apart += (1 - share) * weights[other] * loss.per_image(logits, targets[other])
-        torch.testing.assert_close(mixed_weights * loss.per_image(logits, mixed_targets), apart, msg=name)
+        apart = share * weights * loss(logits, targets)
+        apart += (1 - share) * weights[other] * loss(logits, targets[other])
+        torch.testing.assert_close(mixed_weights * loss(logits, mixed_targets), apart, msg=name)
     counted = mixed_weights > 0
     torch.testing.assert_close(mixed_targets.sum(1), counted.double())
     assert not counted.all()
@@ -757,8 +758,8 @@ def test_the_l1_norm_of_what_learns_is_added_to_the_loss_but_not_to_the_history(
     model.backbone[0].weight.requires_grad_(False)
     norm = sum(float(parameter.detach().abs().sum()) for parameter in model.parameters() if parameter.requires_grad)
     weights = torch.linspace(0.5, 1.5, 8)
-    by_hand = float((weights * LOSSES["anl_ce"].per_image(model(images), targets)).mean().detach())
-    monkeypatch.setitem(LOSSES, "anl_ce", Loss(LOSSES["anl_ce"].per_image, 0.01))
+    by_hand = float((weights * LOSSES["anl_ce"](model(images), targets)).mean().detach())
+    monkeypatch.setattr(anl_ce, "l1", 0.01)
     options = TrainingOptions(epochs=1, learning_rate=0.1, batch_size=8, augmentation="none", loss="anl_ce")
     task = Task(model, [], torch.Generator(), options, epoch_steps=1)
     task.on_train_epoch_start()

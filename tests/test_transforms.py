@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bccp import augmentation, config, models, own_code, paths, training, transforms
 from bccp.errors import BCCPError
-from bccp.losses import LOSSES
+from bccp.registries import LOSSES
 from bccp.step import what_is_meant
 from bccp.training_options import TrainingData, TrainingOptions
 
@@ -282,9 +282,9 @@ def test_cutmix_puts_a_part_of_one_image_into_another_and_mixes_the_weighted_los
         other = [int(image[inside][0]) for image, inside in zip(mixed[:, 0], foreign, strict=True)]
         assert sorted(other) == list(range(n))
         for name, loss in LOSSES.items():
-            apart = share * weights * loss.per_image(logits, targets)
-            apart += (1 - share) * weights[other] * loss.per_image(logits, targets[other])
-            torch.testing.assert_close(mixed_weights * loss.per_image(logits, mixed_targets), apart, msg=name)
+            apart = share * weights * loss(logits, targets)
+            apart += (1 - share) * weights[other] * loss(logits, targets[other])
+            torch.testing.assert_close(mixed_weights * loss(logits, mixed_targets), apart, msg=name)
         torch.testing.assert_close(mixed_targets.sum(1), (mixed_weights > 0).double())
     assert len(shares) > 10
     assert all(torch.equal(a, b) for a, b in zip((inputs, targets, weights), before, strict=True))

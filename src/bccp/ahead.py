@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bccp import audit, config, feedback
+from bccp import audit, config, feedback, registries
 
 
 def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> None:
@@ -36,7 +36,7 @@ def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> No
         if isolated:
             continue
         # torch takes seconds to import, and what is our own need not be looked up
-        if "model" in used and (used["model"] not in config.OWN_MODELS or used["weights"]):
+        if "model" in used and (used["model"] not in registries.BACKBONES or used["weights"]):
             from bccp.models import check_names
 
             check_names(used["model"], used["weights"])

@@ -14,8 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
-from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError
+from bccp.registries import BACKBONES
 
 import torchvision.models as torchvision_models  # isort: skip
 
@@ -204,7 +204,7 @@ class ResidualBlock(nn.Module):
 
 def names() -> list[str]:
     """Every name that :func:`build` accepts."""
-    return [*OWN_MODELS, *torchvision_models.list_models(module=torchvision_models)]
+    return [*BACKBONES, *torchvision_models.list_models(module=torchvision_models)]
 
 
 class Parts(NamedTuple):
@@ -218,19 +218,22 @@ class Parts(NamedTuple):
     normalisation: tuple[Sequence[float], Sequence[float]] | None
 
 
-def own_parts(name: str, image_size: int) -> Parts:
-    if name == "small_cnn":
-        widths, cells = (16, 32, 64, 96), 2
-        layers = [
-            *_convolution(3, widths[0], stride=2),
-            *_convolution(widths[0], widths[1], stride=2),
-            *_convolution(widths[1], widths[2]),
-            nn.MaxPool2d(2, ceil_mode=True),
-            *_convolution(widths[2], widths[3]),
-            GridPool(cells),
-        ]
-        return Parts(nn.Sequential(*layers), widths[3] * cells**2, "", None)
-    # larger images are shrunk first, so that the cost of an image hardly grows with its size
+def small_cnn(image_size: int) -> Parts:
+    """Four convolutions and a pooled grid."""
+    widths, cells = (16, 32, 64, 96), 2
+    layers = [
+        *_convolution(3, widths[0], stride=2),
+        *_convolution(widths[0], widths[1], stride=2),
+        *_convolution(widths[1], widths[2]),
+        nn.MaxPool2d(2, ceil_mode=True),
+        *_convolution(widths[2], widths[3]),
+        GridPool(cells),
+    ]
+    return Parts(nn.Sequential(*layers), widths[3] * cells**2, "", None)
+
+
+def resnet_small(image_size: int) -> Parts:
+    """Five residual blocks; larger images are shrunk first, so that the cost of an image hardly grows with its size."""
     stem: list[nn.Module] = [nn.Conv2d(3, 16, 3, 2 if image_size >= 64 else 1, 1, bias=False)]
     stem += [nn.MaxPool2d(2)] if image_size >= 128 else []
     shapes = [(16, 16, 1), (16, 48, 2), (48, 48, 1), (48, 80, 2), (80, 80, 1)]

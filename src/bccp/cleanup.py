@@ -6,7 +6,7 @@ Every filter looks at a square around each pixel; beyond the picture's edges the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from PIL import Image
 
 from bccp.array_types import UInt8
 from bccp.errors import BCCPError
+from bccp.registries import FILTERS
 
 Cleanup = Sequence[Mapping[str, Mapping[str, int]]]
-"""Filters in order, each a name of ``bccp.config.CLEANUPS`` with all its parameters."""
+"""Filters in order, each a name of ``bccp.registries.FILTERS`` with all its parameters."""
 
 
 def clean_up(image: Image.Image, cleanup: Cleanup) -> Image.Image:
@@ -41,7 +42,7 @@ def clean_up(image: Image.Image, cleanup: Cleanup) -> Image.Image:
     pixels: UInt8 = np.array(image)  # (H, W, 3)
     for step in cleanup:
         for name, parameters in step.items():
-            pixels = _FILTERS[name](pixels, **parameters)
+            pixels = FILTERS[name](pixels, **parameters)
     return Image.fromarray(pixels)
 
 
@@ -70,14 +71,6 @@ def adaptive_threshold(pixels: UInt8, *, block: int, offset: int) -> UInt8:
     white = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, block, offset)
     found: UInt8 = np.repeat(white[:, :, None], 3, axis=2)
     return found
-
-
-_FILTERS: dict[str, Callable[..., UInt8]] = {
-    "erosion": erosion,
-    "dilation": dilation,
-    "median_filter": median_filter,
-    "adaptive_threshold": adaptive_threshold,
-}
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import yaml
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bccp import own_code, paths
+from bccp import own_code, paths, registries
 from bccp.device import training_device
 from bccp.errors import BCCPError, nearest
 from bccp.step_graph import STEPS
@@ -30,9 +30,6 @@ ADDED = ("experiments", "data_sets")
 
 NOISES = ("uniform", "pair", "confusions")
 """Simulated noises that have a name."""
-
-OWN_MODELS = ("small_cnn", "resnet_small")
-"""The architectures that are defined here; all others are torchvision's."""
 
 IMAGE_CHECKS = (
     "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
@@ -58,17 +55,14 @@ AUGMENTATIONS = (
 )
 """Augmentations that have a name: see ``bccp.transforms``."""
 
-CLEANUPS = {
-    "erosion": {"size": (3, range(3, 100, 2))},
-    "dilation": {"size": (3, range(3, 100, 2))},
-    "adaptive_threshold": {"block": (31, range(3, 1000, 2)), "offset": (10, range(-255, 256))},
-    "median_filter": {"size": (3, range(3, 100, 2))},
-}
-"""What ``bccp.cleanup`` does to scans, each with its parameters: what they are if nothing is said, and what they may be."""
-
 
 def _choice(*names: str) -> Any:
     return field(metadata={"choices": names})
+
+
+def _entry(registry: registries.Registry[Any]) -> Any:
+    """A name of an extension point."""
+    return field(metadata={"choices": tuple(registry)})
 
 
 def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Any:
@@ -118,7 +112,7 @@ class Tracking:
 class Data:
     """``fetch_data``: where the images come from."""
 
-    source: str = _choice("digits", "folder", "archive", "gdrive", "kaggle", "fsspec", "artifact")
+    source: str = _entry(registries.SOURCES)
     path: str | None = _path(source=("folder", "archive"))
     subfolder: str | None = field()
     sha256: str | None = field()
@@ -127,7 +121,7 @@ class Data:
 
     def check(self) -> None:
         """Refuse a source without its place and a checksum that is none."""
-        if self.source != "digits" and not self.path:
+        if registries.SOURCES.entries[self.source].needs_path and not self.path:
             raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
@@ -333,7 +327,7 @@ class BayesCutoff(Recipe):
 class CpSampling:
     """``cp_sampling``: which trusted images are replayed."""
 
-    type: str = _choice("none", "all", "random", "class_balanced", "l1_norm", "l2_norm", "cosine_similarity", "herding", "diverse")
+    type: str = _entry(registries.SAMPLERS)
     ratio: float = _number(0, 1)
     embedding: str = _path()
     target_day: str = _choice("monday", "tuesday")
@@ -341,13 +335,14 @@ class CpSampling:
     random_seed: int = _number(0, 2**32 - 1)
 
     def relevant(self) -> dict[str, Any]:
-        """``none`` and ``all`` ignore everything, ``random`` and ``class_balanced`` the embedding."""
+        """Some types ignore everything, some the embedding."""
+        entry = registries.SAMPLERS.entries[self.type]
         if self.type == "none" or self.target_day == "monday":
             return {"type": "none"}
-        if self.type == "all":
-            return {"type": "all"}
+        if not entry.uses_ratio:
+            return {"type": self.type}
         parameters = {"type": self.type, "ratio": self.ratio, "random_seed": self.random_seed}
-        if self.type in ("random", "class_balanced"):
+        if not entry.needs_embeddings:
             return parameters
         if self.embedding != "monday_model":
             return parameters | {"embedding": self.embedding}
@@ -368,7 +363,7 @@ class Train(Recipe):
     augment_strength: float = _number(0, 2, above=True)
     augment_to: int | None = _number(2)
     cutmix_alpha: float = _number(0, 100)
-    loss: str = _choice("cross_entropy", "gce", "anl_ce", "anl_fl", "jal_ce")
+    loss: str = _entry(registries.LOSSES)
     class_weights: bool = field()
     balanced_sampling: bool = field()
     patience: int | None = _number(1)
@@ -738,21 +733,22 @@ def _noise(value: Any) -> str | list[list[float]]:
 
 def _cleanup(value: Any) -> list[dict[str, dict[str, int]]]:
     """A list of names, or of names with parameters, with all parameters."""
+    known = registries.FILTERS.entries
     if not isinstance(value, list):
-        raise BCCPError(f"preprocessing.cleanup={value} is not accepted: give a list of {', '.join(CLEANUPS)}, such as [median_filter]")
+        raise BCCPError(f"preprocessing.cleanup={value} is not accepted: give a list of {', '.join(known)}, such as [median_filter]")
     steps = []
     for part in value:
         name, given = next(iter(part.items())) if isinstance(part, Mapping) and len(part) == 1 else (part, {})
-        if not isinstance(name, str) or name not in CLEANUPS or not isinstance(given or {}, Mapping):
+        if not isinstance(name, str) or name not in known or not isinstance(given or {}, Mapping):
             raise BCCPError(
-                f"preprocessing.cleanup: {part} is unknown: use {', '.join(CLEANUPS)}, as in [median_filter, {{erosion: {{size: 5}}}}]"
-                + nearest(str(name), CLEANUPS)
+                f"preprocessing.cleanup: {part} is unknown: use {', '.join(known)}, as in [median_filter, {{erosion: {{size: 5}}}}]"
+                + nearest(str(name), known)
             )
-        parameters = {key: default for key, (default, _) in CLEANUPS[name].items()} | dict(given or {})
+        parameters = {key: default for key, (default, _) in known[name].parameters.items()} | dict(given or {})
         for key, number in parameters.items():
-            if key not in CLEANUPS[name]:
-                raise BCCPError(f"unknown key 'preprocessing.cleanup.{name}.{key}': {name} has {', '.join(CLEANUPS[name])}")
-            allowed = CLEANUPS[name][key][1]
+            if key not in known[name].parameters:
+                raise BCCPError(f"unknown key 'preprocessing.cleanup.{name}.{key}': {name} has {', '.join(known[name].parameters)}")
+            allowed = known[name].parameters[key][1]
             if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
                 kind = "an odd" if allowed.step == 2 else "a whole"
                 raise BCCPError(

@@ -13,12 +13,12 @@ import re
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bccp import archives, downloads
 from bccp.archives import File, Listing
@@ -26,18 +26,12 @@ from bccp.digests import digest_once, file_digest
 from bccp.errors import BCCPError, nearest
 from bccp.home import scratch
 from bccp.masking import shown_url
+from bccp.registries import SOURCES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bccp.config import Data
-
-_DOWNLOADS = {
-    "archive": downloads.from_url,
-    "gdrive": downloads.from_drive,
-    "kaggle": downloads.from_kaggle,
-    "fsspec": downloads.from_fsspec,
-}
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
 
@@ -92,7 +86,8 @@ def fetch(
         If there is nothing to fetch, it cannot be fetched or read, is unsafe, or has another checksum. The zip file is then of no use.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    with _brought(data, cache, fetch_ledger, fetch_wandb) as brought, _opened(brought, data, cache) as (listing, verified):
+    to = Destination(cache, fetch_ledger, fetch_wandb)
+    with source(data).bring(to) as brought, _opened(brought, data, cache) as (listing, verified):
         table = pack(listing.finished(data.subfolder), archive, shown=listing.shown)
     if data.sha256 and not verified:
         _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
@@ -186,38 +181,216 @@ def source_fingerprint(data: Data) -> str:
     BCCPError
         If a local source is not there or cannot be read, or a server does not answer.
     """
-    place = _place(data)
-    if data.source == "digits":
+    return source(data).fingerprint()
+
+
+def source(data: Data) -> Source:
+    """The source that a section of the configuration names."""
+    made: Source = SOURCES[data.source](data)
+    return made
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a source brings its images, and whom it may ask.
+
+    Attributes
+    ----------
+    cache : Path
+        A folder for downloads, kept from run to run.
+    fetch_ledger, fetch_wandb : callable
+        See :func:`fetch`.
+    """
+
+    cache: Path
+    fetch_ledger: Callable[[str], Path]
+    fetch_wandb: Callable[[str, Path], Path]
+
+
+class Source(Protocol):
+    """A place that images come from, made from the section ``data`` of the configuration."""
+
+    def __init__(self, data: Data) -> None: ...
+
+    def fingerprint(self) -> str:
+        """What it holds, in few characters: see :func:`source_fingerprint`."""
+        ...
+
+    def bring(self, to: Destination) -> AbstractContextManager[Path | Listing]:
+        """Give the images as a file or folder of this machine, or as a list of files that are read where they are, within the block."""
+        ...
+
+
+class Digits:
+    """The digits of scikit-learn (:func:`digits`)."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        if data.path:
+            raise BCCPError(
+                f"data.source=digits takes no data.path={data.path}: set data.source to folder, archive, … or leave the path out"
+            )
+
+    def fingerprint(self) -> str:
+        """By the release that brings them."""
         return f"digits of scikit-learn {metadata.version('scikit-learn')}"
-    if (local := _local(data)) is not None:
-        return f"archive {file_digest(local)}" if local.is_file() else f"folder {_folder_digest(local, data)}"
-    if data.source == "artifact" and "/" not in place:
-        return f"artifact {place}"
-    if data.sha256:
-        return f"sha256 {data.sha256.lower()}"
-    version = _remote_version(data)
-    if data.source == "gdrive":
-        place = downloads.drive_id(place)[0]
-    if version is None:
-        version = f"unversioned {uuid.uuid4().hex}" if data.refresh else "unversioned"
-    return f"{data.source} {hashlib.sha256(place.encode()).hexdigest()[:16]} {version}"
+
+    @contextmanager
+    def bring(self, to: Destination) -> Iterator[Listing]:
+        """Drawn on the fly."""
+        yield digits(self.data.max_bytes)
 
 
-def _remote_version(data: Data) -> str | None:
-    """What can be told of a remote source's version; None: nothing."""
-    place, shown = _place(data), _shown(data)
-    match data.source:
-        case "archive":
-            return downloads.url_version(place, shown)
-        case "fsspec":
-            return downloads.open_remote(place, shown).version
-        case "kaggle":
-            return "in the handle" if downloads.names_version(place) else None
-        case "gdrive":
+class _Placed:
+    """A source that ``data.path`` places; its subclasses say what differs."""
+
+    def __init__(self, data: Data) -> None:
+        if not data.path:
+            raise BCCPError(f"data.source={data.source} needs data.path: say where the images are")
+        self.data, self.place, self.shown = data, data.path, _shown(data)
+
+    def local(self) -> Path | None:
+        """The file or folder on this machine, looked at; None where the source is elsewhere."""
+        return None
+
+    def version(self) -> str | None:
+        """What can be told of a remote source's version; None: nothing."""
+        return None
+
+    def address(self) -> str:
+        """The place in one spelling."""
+        return self.place
+
+    def download(self, limits: downloads.Limits) -> AbstractContextManager[Path]:
+        """Bring a remote source to this machine."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Of local data by their content, of remote ones by checksum, version or address."""
+        if (local := self.local()) is not None:
+            return f"archive {file_digest(local)}" if local.is_file() else f"folder {_folder_digest(local, self.data)}"
+        if self.data.sha256:
+            return f"sha256 {self.data.sha256.lower()}"
+        version, address = self.version(), self.address()
+        if version is None:
+            version = f"unversioned {uuid.uuid4().hex}" if self.data.refresh else "unversioned"
+        return f"{self.data.source} {hashlib.sha256(address.encode()).hexdigest()[:16]} {version}"
+
+    @contextmanager
+    def bring(self, to: Destination) -> Iterator[Path | Listing]:
+        """As it lies here, or downloaded."""
+        if (local := self.local()) is not None:
+            yield local
+            return
+        data = self.data
+        limits = downloads.Limits(shown=self.shown, cache=to.cache, refresh=data.refresh, max_bytes=data.max_bytes, sha256=data.sha256)
+        with self.download(limits) as path:
+            yield path
+
+
+class Folder(_Placed):
+    """A folder of this machine."""
+
+    def local(self) -> Path:
+        """Refused where it is a file, or holds nothing but an archive."""
+        path = _existing(self.place, self.shown, "a folder")
+        if not path.is_dir():
+            raise BCCPError(f"{self.shown} is a file: set data.source=archive if it is a zip or tar file, or give a folder")
+        if inside := _sole_archive(path):
+            raise BCCPError(f"{self.shown} holds nothing but the archive {inside.name!r}: set data.source=archive data.path={inside}")
+        return path
+
+
+class Archive(_Placed):
+    """A zip or tar file, of this machine or behind a URL."""
+
+    def local(self) -> Path | None:
+        """Refused where it is a folder."""
+        if _is_url(self.place):
             return None
-        case _:
-            fixed = re.search(r":(v[0-9]+|d-[0-9a-f]{12})$", place)
-            return fixed[1] if fixed else downloads.wandb_version(place)
+        path = _existing(self.place, self.shown, "an archive")
+        if path.is_dir():
+            raise BCCPError(f"{self.shown} is a folder: set data.source=folder, or give a zip or tar file")
+        return path
+
+    def version(self) -> str | None:
+        """As the server tells it."""
+        return downloads.url_version(self.place, self.shown)
+
+    def download(self, limits: downloads.Limits) -> AbstractContextManager[Path]:
+        """From its URL."""
+        return downloads.from_url(self.place, limits)
+
+
+class Drive(_Placed):
+    """A file that is shared on Google Drive."""
+
+    def address(self) -> str:
+        """Its id."""
+        return downloads.drive_id(self.place)[0]
+
+    def download(self, limits: downloads.Limits) -> AbstractContextManager[Path]:
+        """From Google Drive."""
+        return downloads.from_drive(self.place, limits)
+
+
+class Kaggle(_Placed):
+    """A data set of Kaggle."""
+
+    def version(self) -> str | None:
+        """Only a handle can name it."""
+        return "in the handle" if downloads.names_version(self.place) else None
+
+    def download(self, limits: downloads.Limits) -> AbstractContextManager[Path]:
+        """By kagglehub."""
+        return downloads.from_kaggle(self.place, limits)
+
+
+class Fsspec(_Placed):
+    """A file or folder of any file system that fsspec reads."""
+
+    def local(self) -> Path | None:
+        """Where it is one of this machine."""
+        return downloads.open_remote(self.place, self.shown).local if re.match(r"(file|local)://|/", self.place) else None
+
+    def version(self) -> str | None:
+        """As the file system tells it."""
+        return downloads.open_remote(self.place, self.shown).version
+
+    def download(self, limits: downloads.Limits) -> AbstractContextManager[Path]:
+        """A single file."""
+        return downloads.from_fsspec(self.place, limits)
+
+    @contextmanager
+    def bring(self, to: Destination) -> Iterator[Path | Listing]:
+        """Read a remote folder from where it is."""
+        if self.local() is None and "" not in (remote := downloads.open_remote(self.place, self.shown)).files:
+            yield remote.listing(self.shown, self.data.max_bytes)
+            return
+        with super().bring(to) as brought:
+            yield brought
+
+
+class Artifact(_Placed):
+    """A version of ``raw_data`` or of another artifact, of this machine's ledger or of W&B."""
+
+    def fingerprint(self) -> str:
+        """Of the ledger: its version, which is its digest."""
+        return super().fingerprint() if "/" in self.place else f"artifact {self.place}"
+
+    def version(self) -> str | None:
+        """In its name, or as W&B tells it."""
+        fixed = re.search(r":(v[0-9]+|d-[0-9a-f]{12})$", self.place)
+        return fixed[1] if fixed else downloads.wandb_version(self.place)
+
+    @contextmanager
+    def bring(self, to: Destination) -> Iterator[Path]:
+        """From the ledger, or from W&B where the place names an entity or project."""
+        if "/" not in self.place:
+            yield to.fetch_ledger(self.place)
+            return
+        with scratch("download") as folder:
+            yield to.fetch_wandb(self.place, folder)
 
 
 def _folder_digest(folder: Path, data: Data) -> str:
@@ -233,22 +406,9 @@ def _folder_digest(folder: Path, data: Data) -> str:
     return files_digest([file.name for file in files], digests)
 
 
-def _place(data: Data) -> str:
-    """``data.path``, which every source but the bundled one needs."""
-    if data.source == "digits":
-        if data.path:
-            raise BCCPError(
-                f"data.source=digits takes no data.path={data.path}: set data.source to folder, archive, … or leave the path out"
-            )
-        return ""
-    if not data.path:
-        raise BCCPError(f"data.source={data.source} needs data.path: say where the images are")
-    return data.path
-
-
 def _shown(data: Data) -> str:
     """How errors name the source."""
-    place = _place(data)
+    place = data.path
     return f"data.path={shown_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
 
 
@@ -256,24 +416,12 @@ def _is_url(place: str) -> bool:
     return place.lower().startswith(("http://", "https://"))
 
 
-def _local(data: Data) -> Path | None:
-    """The file or folder of a source on this machine, looked at; None where the source is elsewhere."""
-    place, shown = _place(data), _shown(data)
-    if data.source == "fsspec":
-        return downloads.open_remote(place, shown).local if re.match(r"(file|local)://|/", place) else None
-    if data.source not in ("folder", "archive") or (data.source == "archive" and _is_url(place)):
-        return None
+def _existing(place: str, shown: str, wanted: str) -> Path:
     if "://" in place:
         raise BCCPError(f"{shown} is a URL: set data.source={'archive' if _is_url(place) else 'fsspec'}")
     path = Path(place).expanduser()
     if not path.exists():
-        raise missing(path, shown, "a folder" if data.source == "folder" else "an archive")
-    if data.source == "archive" and path.is_dir():
-        raise BCCPError(f"{shown} is a folder: set data.source=folder, or give a zip or tar file")
-    if data.source == "folder" and not path.is_dir():
-        raise BCCPError(f"{shown} is a file: set data.source=archive if it is a zip or tar file, or give a folder")
-    if data.source == "folder" and (inside := _sole_archive(path)):
-        raise BCCPError(f"{shown} holds nothing but the archive {inside.name!r}: set data.source=archive data.path={inside}")
+        raise missing(path, shown, wanted)
     return path
 
 
@@ -289,29 +437,6 @@ def _sole_archive(folder: Path) -> Path | None:
         return folder / "images.zip"
     inside = [path for path in folder.iterdir() if not archives.is_hidden(path.name)]
     return inside[0] if len(inside) == 1 and inside[0].is_file() and archives.archive_kind(inside[0]) else None
-
-
-@contextmanager
-def _brought(
-    data: Data, cache: Path, fetch_ledger: Callable[[str], Path], fetch_wandb: Callable[[str, Path], Path]
-) -> Iterator[Path | Listing]:
-    """Bring a source to this machine, as a file or folder, or as a list of files that are read from where they are."""
-    place, shown = _place(data), _shown(data)
-    if data.source == "digits":
-        yield digits(data.max_bytes)
-    elif (local := _local(data)) is not None:
-        yield local
-    elif data.source == "artifact" and "/" not in place:
-        yield fetch_ledger(place)
-    elif data.source == "artifact":
-        with scratch("download") as folder:
-            yield fetch_wandb(place, folder)
-    elif data.source == "fsspec" and "" not in (remote := downloads.open_remote(place, shown)).files:
-        yield remote.listing(shown, data.max_bytes)
-    else:
-        limits = downloads.Limits(shown=shown, cache=cache, refresh=data.refresh, max_bytes=data.max_bytes, sha256=data.sha256)
-        with _DOWNLOADS[data.source](place, limits) as path:
-            yield path
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bccp import config, device, paths
+from bccp import config, device, paths, registries
 from bccp.digests import file_digest, folder_digest
 from bccp.requirements import installed_version, pins
 
@@ -124,9 +124,13 @@ def _code(file: Path) -> dict[str, str]:
 @functools.cache
 def _imported_files(path: Path) -> list[Path]:
     """The files of this package that a file imports, told by its text: to parse 50 files takes half a second of each start."""
-    files = []
+    files: list[Path] = []
     for base, imported, alone in _IMPORT.findall(_TYPES.sub("", path.read_text(encoding="utf-8"))):
-        names = [alone] if alone else [base, *(f"{base}.{name}" for name in re.findall(r"\w+", imported))]
+        words = re.findall(r"\w+", imported)
+        names = [alone] if alone else [base, *(f"{base}.{name}" for name in words)]
+        if base == "bccp.registries":  # its tables name modules that are imported when an entry is looked up
+            tables = [getattr(registries, word, None) for word in words]
+            names += [module for table in tables if isinstance(table, registries.Registry) for module in table.modules()]
         for name in names:
             stem = paths.PACKAGE.joinpath(*name.split(".")[1:])
             packages = [stem, *(folder for folder in stem.parents if paths.PACKAGE in folder.parents)]  # Python runs these too

@@ -19,11 +19,11 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from bccp import bars, tables
-from bccp.architectures import ImageClassifier, names, own_parts, torchvision_parts, why_not
+from bccp.architectures import ImageClassifier, names, torchvision_parts, why_not
 from bccp.array_types import Float32, Images
-from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError, nearest
 from bccp.images import FeatureView
+from bccp.registries import BACKBONES
 from bccp.weights import State, load_file, published_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ def build(
     published = check_names(name, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = own_parts(name, image_size) if name in OWN_MODELS else torchvision_parts(name, image_size, published)
+        parts = BACKBONES[name](image_size) if name in BACKBONES else torchvision_parts(name, image_size, published)
         if weights is not None and parts.normalisation is not None:
             mean, std = parts.normalisation
         model = ImageClassifier(
@@ -120,7 +120,7 @@ def check_names(name: str, weights: str | None) -> Any:
     """
     if name not in names():
         raise BCCPError(
-            f"model {name!r} is unknown: use small_cnn, resnet_small or a torchvision classification model{nearest(name, names())}"
+            f"model {name!r} is unknown: use {', '.join(BACKBONES)} or a torchvision classification model{nearest(name, names())}"
         )
     return None if weights is None or Path(weights).exists() else published_weights(name, weights)
 

@@ -13,23 +13,18 @@ number of each class).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from bccp.array_types import Float, Float32, Index
-from bccp.cp_sampling import DISTANCES, closest_pairs, random_sample
+from bccp.cp_sampling import closest_pairs, random_sample
 from bccp.images import FeatureView
 
 Embeddings = npt.NDArray[np.floating] | FeatureView
 Labels = npt.NDArray[np.integer]
-
-NEED_EMBEDDINGS = frozenset({*DISTANCES, "herding", "diverse"})
-"""The values of ``cp_sampling.type`` that look at embeddings; the others may be given None."""
 
 _CHUNK_ROWS = 4096
 _CANDIDATES = 1024  # of the images farthest from all centres: as many as can become centres before all distances are brought up to date
@@ -70,7 +65,7 @@ class Sampler(Protocol):
     Parameters
     ----------
     embeddings : ndarray of float or FeatureView, shape (N, D), or None
-        Finite; may be memory-mapped. None will do for samplers that are not in :data:`NEED_EMBEDDINGS`.
+        Finite; may be memory-mapped. None where the entry in ``bccp.registries.SAMPLERS`` needs none.
     labels : ndarray of int, shape (N,)
         Class of each image.
     n_chosen : int
@@ -148,18 +143,9 @@ def _pairs_by(metric: str) -> Sampler:
     return sample
 
 
-SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
-    {
-        "none": sample_none,
-        "all": sample_all,
-        "random": sample_randomly,
-        "class_balanced": sample_classes_alike,
-        **{metric: _pairs_by(metric) for metric in DISTANCES},
-        "herding": sample_by_herding,
-        "diverse": sample_diversely,
-    }
-)
-"""The samplers by the values of ``cp_sampling.type``."""
+sample_l1_pairs = _pairs_by("l1_norm")
+sample_l2_pairs = _pairs_by("l2_norm")
+sample_cosine_pairs = _pairs_by("cosine_similarity")
 
 
 def class_budgets(counts: npt.ArrayLike, *, n_chosen: int, rng: np.random.Generator) -> Index:

@@ -22,6 +22,7 @@ from bccp.home import keep_within_home
 from bccp.overrides import check_overrides
 from bccp.pipeline import compose
 from bccp.plan import Plan
+from bccp.registries import BACKBONES
 from bccp.step_graph import MAKER
 
 _REMOTE = {"archive": "the address", "gdrive": "Google Drive", "kaggle": "Kaggle", "fsspec": "the store", "artifact": "W&B"}
@@ -200,7 +201,7 @@ def _needs(checked: config.Config) -> Iterator[Need]:
         yield Need(f"data from {_REMOTE[data.source]}, {data.path}", note=note if data.source == "kaggle" else "")
     for step in steps:
         used = {} if isolated else config.relevant(checked.section(step))
-        if "model" in used and (used["model"] not in config.OWN_MODELS or used["weights"]):
+        if "model" in used and (used["model"] not in BACKBONES or used["weights"]):
             yield _weights(used["model"], used["weights"])
         if used.get("embedding", "monday_model") != "monday_model":
             yield _embedding(used["embedding"])

@@ -45,7 +45,7 @@ class TrainingOptions:
     decay_epochs : int
         After how many epochs ``step`` applies it; ``exponential`` does after each.
     loss : str
-        A name in ``bccp.losses.LOSSES``. The validation loss is always the cross-entropy, so that it compares across losses.
+        A name in ``bccp.registries.LOSSES``. The validation loss is always the cross-entropy, so that it compares across losses.
     mixup_alpha : float
         Not negative; Beta(alpha, alpha) is the distribution of the shares of :func:`bccp.augmentation.mix`; 0: no mixup.
     cutmix_alpha : float

@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from bccp import bars, checkpoints, step_log, torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
+from bccp import bars, checkpoints, losses, step_log, torchvision_compat  # noqa: F401 - lightning imports only after torchvision_compat
 from bccp.batches import Batch
 from bccp.determinism import device_random
 from bccp.distributed import is_distributed, rank, sum_over_processes
 from bccp.errors import BCCPError
 from bccp.history import History
-from bccp.losses import LOSSES
 from bccp.moving_average import MovingAverage
 from bccp.schedules import rates
 from bccp.training_options import TrainingHooks, TrainingOptions
@@ -53,7 +52,7 @@ class Task(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.options = network, augment, generator, options
-        self.loss = LOSSES[options.loss]
+        self.loss = losses.find(options.loss)
         self.peak = options.learning_rate  # Lightning's range test sets it
         self.rate = rates(
             options.schedule,

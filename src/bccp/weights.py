@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bccp import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
 from bccp.architectures import AUXILIARY, ImageClassifier
-from bccp.config import OWN_MODELS
 from bccp.errors import BCCPError, nearest
+from bccp.registries import BACKBONES
 
 import torchvision.models as torchvision_models  # isort: skip
 
@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 
 def published_weights(name: str, weights: str) -> Any:
     """A member of the model's torchvision enumeration of weights."""
-    if name in OWN_MODELS:
+    if name in BACKBONES:
         raise BCCPError(f"weights={weights!r} is no file, and no weights are published for {name}: use null or a local file")
     choices = torchvision_models.get_model_weights(name)
     short = weights.removeprefix(f"{choices.__name__}.")

@@ -8,15 +8,11 @@ label, so it is linear in the target.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
-from bccp.losses.anl_ce import L1, anl_ce
-from bccp.losses.anl_fl import anl_fl
-from bccp.losses.cross_entropy import cross_entropy
-from bccp.losses.gce import gce
-from bccp.losses.jal_ce import jal_ce
+from bccp.registries import LOSSES
 
 
 class Loss(NamedTuple):
@@ -34,11 +30,20 @@ class Loss(NamedTuple):
     l1: float = 0.0
 
 
-LOSSES = {
-    "cross_entropy": Loss(cross_entropy),
-    "gce": Loss(gce),
-    "anl_ce": Loss(anl_ce, L1),
-    "anl_fl": Loss(anl_fl, L1),
-    "jal_ce": Loss(jal_ce),
-}
-"""What ``train.loss`` may name."""
+F = TypeVar("F", bound=Callable[[Tensor, Tensor], Tensor])
+
+
+def with_l1(factor: float) -> Callable[[F], F]:
+    """Declare the factor of the weights' L1 norm that belongs to a loss, as a decorator of its function."""
+
+    def declare(function: F) -> F:
+        setattr(function, "l1", factor)  # noqa: B010 - functions have no such attribute for mypy
+        return function
+
+    return declare
+
+
+def find(name: str) -> Loss:
+    """The loss of a name in ``bccp.registries.LOSSES``."""
+    function = LOSSES[name]
+    return Loss(function, getattr(function, "l1", 0.0))

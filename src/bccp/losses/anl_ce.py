@@ -16,6 +16,8 @@ import math
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from bccp.losses import with_l1
+
 ALPHA, BETA = 5.0, 5.0
 """Weights of the active and of the negative loss."""
 
@@ -26,6 +28,7 @@ LEAST = 1e-7
 """Probabilities count as at least this in the negative losses."""
 
 
+@with_l1(L1)
 def anl_ce(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each image.
 

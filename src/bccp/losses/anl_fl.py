@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from bccp.losses.anl_ce import ALPHA, BETA, LEAST, normalised_negative
+from bccp.losses import with_l1
+from bccp.losses.anl_ce import ALPHA, BETA, L1, LEAST, normalised_negative
 
 GAMMA = 0.5
 """Exponent of the focal loss."""
 
 
+@with_l1(L1)
 def anl_fl(logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of each image.
 
