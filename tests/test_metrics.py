@@ -161,3 +161,11 @@ def test_intervals_cover_the_truth_at_their_rate() -> None:
     tolerance = 3 * np.sqrt(0.95 * 0.05 / n_sets) + 0.005
     for name, count in covered.items():
         assert abs(count / n_sets - 0.95) < tolerance, (name, count / n_sets)
+
+
+def test_a_new_metric_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metrics.METRICS, "error_rate", metrics.Metric(lambda counts: 1 - metrics.accuracy(counts)))
+    label_idx, probs = made_up(50, 3, seed=0)
+    pooled = metrics.measure(np.ones((2, 50)), label_idx, probs, top_k=1).pooled
+    np.testing.assert_allclose(pooled["error_rate"], 1 - pooled["accuracy"])
+    assert list(pooled) == list(metrics.METRICS)

@@ -26,7 +26,7 @@ from sklearn.metrics import confusion_matrix
 from wandb_stand_in import WandbStandIn
 
 import bccp
-from bccp import command_line, pipeline_report, provenance, tables
+from bccp import command_line, pipeline_page, pipeline_report, provenance, tables
 from bccp.cli.app import call
 from bccp.errors import BCCPError
 from bccp.overrides import split_options
@@ -522,3 +522,8 @@ def test_a_browser_shows_it_at_any_width_without_a_complaint(tmp_path: Path, hom
     counts = [Parsed(text).of("img") for text in texts]
     expected = sorted(f"{width} {width} {len(pictures)} 0" for pictures in counts for width in WIDTHS)
     assert title[1].split(";") == expected
+
+
+def test_a_new_section_is_one_line_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pipeline_page.PAGE_SECTIONS, "greeting", lambda story: [f"<p>Hello {story.status}</p>"])
+    assert "<p>Hello finished</p>" in page(read_story(summarised(), tmp_path, Artifacts(tmp_path, ["ant", "bee"])))

@@ -12,7 +12,8 @@ Calibration of Modern Neural Networks", ICML 2017 (calibration error).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,163 @@ class Bins(NamedTuple):
     n_images: Index
 
 
+class Counts:
+    """What metrics are computed from; each part is computed once, when the first of them asks for it.
+
+    Parameters
+    ----------
+    weights : ndarray of int or float, shape (B, N)
+    label_idx : ndarray of int64, shape (N,)
+    probs : ndarray of float, shape (N, K)
+    top_k : int
+    """
+
+    def __init__(self, weights: npt.NDArray[np.number], label_idx: Index, probs: npt.NDArray[np.floating], top_k: int) -> None:
+        self.weights, self.label_idx, self.probs, self.top_k, self.n_classes = weights, label_idx, probs, top_k, probs.shape[1]
+
+    @cached_property
+    def predicted(self) -> Index:
+        """The likeliest class of each image, shape (N,)."""
+        found: Index = self.probs.argmax(axis=1)
+        return found
+
+    @cached_property
+    def right(self) -> Mask:
+        """Whether it is the label, shape (N,)."""
+        return np.equal(self.predicted, self.label_idx)
+
+    @cached_property
+    def total(self) -> Float:
+        """Sum of the weights, shape (B,)."""
+        found: Float = self.weights.sum(axis=1, dtype=np.float64)
+        return found
+
+    @cached_property
+    def n_true(self) -> Float:
+        """Weight of the images of each class, shape (B, K)."""
+        return _sums(self.weights, self.label_idx, self.n_classes)
+
+    @cached_property
+    def n_predicted(self) -> Float:
+        """Weight of the images that are predicted to be of each class, shape (B, K)."""
+        return _sums(self.weights, self.predicted, self.n_classes)
+
+    @cached_property
+    def n_right(self) -> Float:
+        """Weight of those that are of it, shape (B, K)."""
+        return _sums(self.weights * self.right, self.label_idx, self.n_classes)
+
+    @cached_property
+    def precision(self) -> Float:
+        """By class, shape (B, K); 0 where nothing is predicted to be of it."""
+        return _ratio(self.n_right, self.n_predicted)
+
+    @cached_property
+    def recall(self) -> Float:
+        """By class, shape (B, K); 0 where nothing is of it."""
+        return _ratio(self.n_right, self.n_true)
+
+    @cached_property
+    def f1(self) -> Float:
+        """By class, shape (B, K); 0 where it does not occur."""
+        return _ratio(2 * self.n_right, self.n_true + self.n_predicted)
+
+    @cached_property
+    def areas(self) -> tuple[Float, Float]:
+        """Area under the ROC curve and average precision by class, each of shape (B, K); nan where not defined."""
+        found = [ranking_areas(self.weights, self.label_idx == k, self.probs[:, k]) for k in range(self.n_classes)]
+        auroc, average_precision = (np.stack([area[number] for area in found], axis=1) for number in (0, 1))
+        return auroc, average_precision
+
+    def share(self, values: Float) -> Float:
+        """Sums (B,) as shares of the total weight; nan where that is 0."""
+        return _ratio(values, self.total, undefined=np.nan)
+
+    def macro(self, values: Float) -> Float:
+        """Mean of figures by class (B, K) over the classes that occur among labels or predictions, shape (B,)."""
+        occurs = self.n_true + self.n_predicted > 0
+        return _ratio((values * occurs).sum(axis=1), occurs.sum(axis=1), undefined=np.nan)
+
+    def weighted(self, values: Float) -> Float:
+        """Mean of figures by class (B, K), weighted by the classes' images, shape (B,)."""
+        return self.share((values * self.n_true).sum(axis=1))
+
+
+def accuracy(counts: Counts) -> Float:
+    """Share of right predictions."""
+    return counts.share(counts.n_right.sum(axis=1))
+
+
+def top_k_accuracy(counts: Counts) -> Float | None:
+    """Share of images whose label is among the k likeliest classes; None where there are no more classes than that."""
+    if counts.top_k >= counts.n_classes:
+        return None
+    among = among_likeliest(counts.label_idx, counts.probs, counts.top_k)
+    return counts.share((counts.weights * among).sum(axis=1, dtype=np.float64))
+
+
+def calibration_error(counts: Counts) -> Float:
+    """Mean distance of confidence and accuracy over bins of confidence."""
+    off = counts.right - counts.probs.max(axis=1).astype(np.float64)
+    errors = _sums(counts.weights * off, confidence_bins(counts.probs), N_BINS)
+    return counts.share(np.abs(errors).sum(axis=1))
+
+
+def matthews(counts: Counts) -> Float:
+    """Matthews' correlation for K classes; 0 where all labels or all predictions are of one class."""
+    return np.where(counts.total > 0, _matthews(counts.n_true, counts.n_predicted, counts.n_right), np.nan)
+
+
+def mean_over_defined(values: Float) -> Float:
+    """Mean of figures by class (B, K) over the classes that have one, shape (B,)."""
+    return _ratio(np.nansum(values, axis=1), (~np.isnan(values)).sum(axis=1), undefined=np.nan)
+
+
+class Metric(NamedTuple):
+    """A figure of a classifier.
+
+    Attributes
+    ----------
+    compute : callable
+        From :class:`Counts` to the figure of each set of weights, shape (B,); None where it makes no sense for these classes.
+    lowest, highest : float
+        What it can be.
+    with_interval : bool
+        Its interval is a figure of the run too; that of others is in the table alone.
+    """
+
+    compute: Callable[[Counts], Float | None]
+    lowest: float = 0.0
+    highest: float = 1.0
+    with_interval: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, with_interval=True),
+    "top_k_accuracy": Metric(top_k_accuracy),
+    "calibration_error": Metric(calibration_error),
+    "precision_macro": Metric(lambda counts: counts.macro(counts.precision)),
+    "precision_weighted": Metric(lambda counts: counts.weighted(counts.precision)),
+    "recall_macro": Metric(lambda counts: counts.macro(counts.recall)),
+    "recall_weighted": Metric(lambda counts: counts.weighted(counts.recall)),
+    "f1_macro": Metric(lambda counts: counts.macro(counts.f1), with_interval=True),
+    "f1_weighted": Metric(lambda counts: counts.weighted(counts.f1)),
+    "mcc": Metric(matthews, lowest=-1.0),
+    "auroc_macro": Metric(lambda counts: mean_over_defined(counts.areas[0])),
+    "average_precision_macro": Metric(lambda counts: mean_over_defined(counts.areas[1])),
+}
+"""Figures of all images together; a new one is a line here, and appears in every table and report."""
+
+CLASS_METRICS: dict[str, Callable[[Counts], Float]] = {
+    "precision": lambda counts: np.where(counts.n_true > 0, counts.precision, np.nan),
+    "recall": lambda counts: np.where(counts.n_true > 0, counts.recall, np.nan),
+    "f1": lambda counts: np.where(counts.n_true > 0, counts.f1, np.nan),
+    "auroc": lambda counts: counts.areas[0],
+    "average_precision": lambda counts: counts.areas[1],
+}
+"""Figures of each class against the others, shape (B, K)."""
+
+
 def measure(weights: npt.NDArray[np.number], label_idx: Index, probs: npt.NDArray[np.floating], *, top_k: int) -> Measured:
     """All figures.
 
@@ -77,37 +235,13 @@ def measure(weights: npt.NDArray[np.number], label_idx: Index, probs: npt.NDArra
     Returns
     -------
     Measured
-        ``pooled``: accuracy, top_k_accuracy, precision, recall and f1 (``_macro`` over the classes that occur among labels or predictions,
-        ``_weighted`` by their images), mcc (Matthews' correlation), auroc_macro and average_precision_macro (one class against the others,
-        over those that some images are of and some are not), calibration_error. ``by_class``: precision, recall, f1, auroc,
-        average_precision.
+        ``pooled``: :data:`METRICS`, where ``_macro`` is the mean over the classes that occur among labels or predictions (of areas: over
+        those that some images are of and some are not), ``_weighted`` that by their images. ``by_class``: :data:`CLASS_METRICS`.
     """
-    n_classes = probs.shape[1]
-    predicted = probs.argmax(axis=1)
-    right = predicted == label_idx
-    total = weights.sum(axis=1, dtype=np.float64)
-    n_true = _sums(weights, label_idx, n_classes)
-    n_predicted = _sums(weights, predicted, n_classes)
-    n_right = _sums(weights * right, label_idx, n_classes)
-    found = {"precision": _ratio(n_right, n_predicted), "recall": _ratio(n_right, n_true), "f1": _ratio(2 * n_right, n_true + n_predicted)}
-    occurs = n_true + n_predicted > 0
-    pooled = {"accuracy": n_right.sum(axis=1)}
-    if top_k < n_classes:
-        pooled["top_k_accuracy"] = (weights * among_likeliest(label_idx, probs, top_k)).sum(axis=1, dtype=np.float64)
-    errors = _sums(weights * (right - probs.max(axis=1).astype(np.float64)), confidence_bins(probs), N_BINS)
-    pooled["calibration_error"] = np.abs(errors).sum(axis=1)
-    pooled = {name: _ratio(values, total, undefined=np.nan) for name, values in pooled.items()}
-    for name, values in found.items():
-        pooled[f"{name}_macro"] = _ratio((values * occurs).sum(axis=1), occurs.sum(axis=1), undefined=np.nan)
-        pooled[f"{name}_weighted"] = _ratio((values * n_true).sum(axis=1), total, undefined=np.nan)
-    pooled["mcc"] = np.where(total > 0, _matthews(n_true, n_predicted, n_right), np.nan)
-    by_class = {name: np.where(n_true > 0, values, np.nan) for name, values in found.items()}
-    areas = [ranking_areas(weights, label_idx == k, probs[:, k]) for k in range(n_classes)]
-    for number, name in enumerate(("auroc", "average_precision")):
-        by_class[name] = np.stack([area[number] for area in areas], axis=1)
-        defined = ~np.isnan(by_class[name])
-        pooled[f"{name}_macro"] = _ratio(np.nansum(by_class[name], axis=1), defined.sum(axis=1), undefined=np.nan)
-    return Measured(pooled, by_class)
+    counts = Counts(weights, label_idx, probs, top_k)
+    pooled = {name: metric.compute(counts) for name, metric in METRICS.items()}
+    by_class = {name: compute(counts) for name, compute in CLASS_METRICS.items()}
+    return Measured({name: values for name, values in pooled.items() if values is not None}, by_class)
 
 
 def ranking_areas(weights: npt.NDArray[np.number], positive: Mask, scores: npt.NDArray[np.floating]) -> tuple[Float, Float]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 from bccp import config, drawings
 from bccp.drawings import Bar, Curve, Node
 from bccp.pages import document, duration, folded, many, percent, shortened, table, tiles, trouble
-from bccp.pipeline_story import MOST_LISTED, Data, Evaluation, Figure, Labels, Shown, StepTold, Story
+from bccp.pipeline_story import MOST_LISTED, Evaluation, Figure, Labels, Shown, StepTold, Story
 
 MOST_OPEN = 30
 """Longer tables are folded."""
@@ -27,24 +27,9 @@ def page(story: Story) -> str:
     str
         HTML.
     """
-    return document(
-        f"Pipeline {story.name}",
-        [
-            f"<h1>Pipeline <span>{escape(story.name)}</span></h1>",
-            _trouble(story),
-            _sentence(story),
-            _tiles(story),
-            _flow(story),
-            _cards(story),
-            *(_data(story.data) if story.data else ()),
-            *(_labels(story.labels, story.metrics) if story.labels else ()),
-            _training(story),
-            *(_evaluation(story.evaluation) if story.evaluation else ()),
-            _environment(story),
-            _reproduce(story),
-            f"<footer>Intervals are of 95%. Everything is in {escape(story.folder)} and in the runs that it names.</footer>",
-        ],
-    )
+    head = f"<h1>Pipeline <span>{escape(story.name)}</span></h1>"
+    foot = f"<footer>Intervals are of 95%. Everything is in {escape(story.folder)} and in the runs that it names.</footer>"
+    return document(f"Pipeline {story.name}", [head, *(part for section in PAGE_SECTIONS.values() for part in section(story)), foot])
 
 
 def _trouble(story: Story) -> str:
@@ -193,7 +178,10 @@ def _with_interval(figure: Figure) -> str:
     return f"{percent(figure.value)}% ({percent(figure.low)} to {percent(figure.high)})"
 
 
-def _data(data: Data) -> Iterator[str]:
+def _data(story: Story) -> Iterator[str]:
+    data = story.data
+    if data is None:
+        return
     report = data.report
     yield "<h2>Data</h2>"
     shown = [(f"{report['images']:,}", "images"), (f"{len(report['classes']):,}", "classes"), (f"{report['rejected']:,}", "files rejected")]
@@ -216,7 +204,10 @@ def _data(data: Data) -> Iterator[str]:
         yield _listed("Rejected files", ["file", "reason"], [[name, reason] for name, reason in data.rejected], total=report["rejected"])
 
 
-def _labels(labels: Labels, metrics: Mapping[str, float]) -> Iterator[str]:
+def _labels(story: Story) -> Iterator[str]:
+    labels, metrics = story.labels, story.metrics
+    if labels is None:
+        return
     about = labels.about
     yield "<h2>Labels</h2>"
     how = f"{about.get('method', '')}, {about['tier']}" if "tier" in about else "The given labels pass through."
@@ -263,7 +254,10 @@ def _training(story: Story) -> str:
     return f"<h2>Training</h2><p class='note'>{said}.</p><div class='cards'>{''.join(cards)}</div>"
 
 
-def _evaluation(evaluation: Evaluation) -> Iterator[str]:
+def _evaluation(story: Story) -> Iterator[str]:
+    evaluation = story.evaluation
+    if evaluation is None:
+        return
     yield "<h2>Evaluation</h2>"
     if not evaluation.verified:
         yield "<p class='note'>verified=false: some labels measured against are the given ones, which nobody has checked.</p>"
@@ -348,3 +342,26 @@ def _number(value: Any) -> str:
     except ValueError:
         return _name(str(value))
     return f"{number:g}" if number.is_integer() else f"{number:.3f}"
+
+
+def _whole(section: Callable[[Story], str]) -> Section:
+    """A section that is made in one piece."""
+    return lambda story: [section(story)]
+
+
+Section = Callable[[Story], Iterable[str]]
+
+PAGE_SECTIONS: dict[str, Section] = {
+    "trouble": _whole(_trouble),
+    "sentence": _whole(_sentence),
+    "tiles": _whole(_tiles),
+    "flow": _whole(_flow),
+    "cards": _whole(_cards),
+    "data": _data,
+    "labels": _labels,
+    "training": _whole(_training),
+    "evaluation": _evaluation,
+    "environment": _whole(_environment),
+    "reproduce": _whole(_reproduce),
+}
+"""The parts of the page in order, each made from the story to HTML, or to nothing where there is nothing to show."""

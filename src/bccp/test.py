@@ -19,10 +19,10 @@ from bccp.array_types import Float, Index, Mask
 from bccp.errors import BCCPError
 from bccp.plots import ThresholdCurve
 
-SIGNED = ("mcc", "accuracy_drop", "f1_macro_drop", "forgetting")
-"""Figures from -1 to 1; all others are from 0 to 1."""
+DIFFERENCES = ("accuracy_drop", "f1_macro_drop", "forgetting")
+"""Figures that compare days or models, from -1 to 1; what the others are is said by :data:`bccp.metrics.METRICS`."""
 
-WITH_INTERVALS = ("accuracy", "f1_macro", "accuracy_drop", "forgetting")
+WITH_INTERVALS = (*(name for name, metric in metrics.METRICS.items() if metric.with_interval), "accuracy_drop", "forgetting")
 """Figures whose intervals are figures of the run too; those of all others are in the table alone."""
 
 
@@ -185,10 +185,17 @@ def metrics_table(
     for (metric, name), values in found.items():
         value, resampled, mask = float(values[0][0]), np.concatenate([np.empty(0), *values[1:]]), masks[name]
         if not np.isnan(value):
-            lowest = -1.0 if metric in SIGNED else 0.0
-            low, high = metrics.interval(value, resampled, lowest=lowest) if mask.sum() > 1 else (np.nan, np.nan)
+            low, high = metrics.interval(value, resampled, **_bounds(metric)) if mask.sum() > 1 else (np.nan, np.nan)
             rows.append((metric, name, value, low, high, int(mask.sum()), _flag(bool(verified[mask].all()))))
     return pd.DataFrame(rows, columns=["metric", "slice", "value", "low", "high", "n", "verified"])
+
+
+def _bounds(metric: str) -> dict[str, float]:
+    """What a figure can be: by class all are shares."""
+    if metric in DIFFERENCES:
+        return {"lowest": -1.0, "highest": 1.0}
+    known = metrics.METRICS.get(metric)
+    return {"lowest": known.lowest, "highest": known.highest} if known else {"lowest": 0.0, "highest": 1.0}
 
 
 def _figures(
