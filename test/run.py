@@ -35,7 +35,7 @@ def run(step: Step) -> None:
     references, n_known = test.without_known(references, known)
     judged = evaluation.judge(step, days, model, references, manifest)
     predictions, explained = judged.predictions, evaluation.explain(step, days, model, judged, manifest)
-    drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed}
+    drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed, "own": config.metrics}
     measured = test.metrics_table(*judged, days.classes, **drawn)
     figures = test.evaluate(predictions, days.classes) | test.run_figures(measured)
     note = test.remark(figures)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bccp import audit, config, feedback, registries
+from bccp import audit, config, feedback, own_code, registries
 
 
 def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> None:
-    """Refuse files of labels that cannot be read, and names of models, weights and embeddings that nothing has.
+    """Refuse files of labels that cannot be read, and names of models, weights, embeddings and own code that nothing has.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> No
             audit.read_file(Path(used["audit_file"]))
         if isolated:
             continue
+        for key, name in config.own_names(step, checked.section(step)):
+            own_code.load(name, key)
         # torch takes seconds to import, and what is our own need not be looked up
         if "model" in used and (used["model"] not in registries.BACKBONES or used["weights"]):
             from bccp.models import check_names

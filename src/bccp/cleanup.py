@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bccp import own_code
 from bccp.array_types import UInt8
 from bccp.errors import BCCPError
 from bccp.registries import FILTERS
 
-Cleanup = Sequence[Mapping[str, Mapping[str, int]]]
-"""Filters in order, each a name of ``bccp.registries.FILTERS`` with all its parameters."""
+Cleanup = Sequence[Mapping[str, Mapping[str, Any]]]
+"""Filters in order, each a name of ``bccp.registries.FILTERS`` or of a user's own function, with all its parameters."""
 
 
 def clean_up(image: Image.Image, cleanup: Cleanup) -> Image.Image:
@@ -42,8 +43,22 @@ def clean_up(image: Image.Image, cleanup: Cleanup) -> Image.Image:
     pixels: UInt8 = np.array(image)  # (H, W, 3)
     for step in cleanup:
         for name, parameters in step.items():
-            pixels = FILTERS[name](pixels, **parameters)
+            pixels = FILTERS[name](pixels, **parameters) if name in FILTERS else _filtered(name, pixels, parameters)
     return Image.fromarray(pixels)
+
+
+def _filtered(name: str, pixels: UInt8, parameters: Mapping[str, Any]) -> UInt8:
+    """Apply a user's own filter."""
+    own = FILTERS.find(name)
+    accepted = "give a function that turns uint8 pixels (H, W, 3) into others of the same shape"
+    try:
+        found = own(pixels, **parameters)
+    except Exception as error:
+        raise BCCPError(f"preprocessing.cleanup: {name} fails on a picture ({own_code.why(error)}): {accepted}") from error
+    if not isinstance(found, np.ndarray) or found.shape != pixels.shape or found.dtype != np.uint8:
+        kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
+        raise BCCPError(f"preprocessing.cleanup: {name} makes {kind} of uint8 {pixels.shape}: {accepted}")
+    return found
 
 
 def erosion(pixels: UInt8, *, size: int) -> UInt8:

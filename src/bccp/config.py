@@ -61,8 +61,8 @@ def _choice(*names: str) -> Any:
 
 
 def _entry(registry: registries.Registry[Any]) -> Any:
-    """A name of an extension point."""
-    return field(metadata={"choices": tuple(registry)})
+    """A name of an extension point, or of a user's own code."""
+    return field(metadata={"choices": tuple(registry), "registry": registry})
 
 
 def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Any:
@@ -121,7 +121,8 @@ class Data:
 
     def check(self) -> None:
         """Refuse a source without its place and a checksum that is none."""
-        if registries.SOURCES.entries[self.source].needs_path and not self.path:
+        entry = registries.SOURCES.entries.get(self.source)
+        if entry is not None and entry.needs_path and not self.path:
             raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
@@ -335,8 +336,8 @@ class CpSampling:
     random_seed: int = _number(0, 2**32 - 1)
 
     def relevant(self) -> dict[str, Any]:
-        """Some types ignore everything, some the embedding."""
-        entry = registries.SAMPLERS.entries[self.type]
+        """Some types ignore everything, some the embedding; a user's own may heed all."""
+        entry = registries.SAMPLERS.entries.get(self.type, registries.SamplerEntry("", needs_embeddings=True))
         if self.type == "none" or self.target_day == "monday":
             return {"type": "none"}
         if not entry.uses_ratio:
@@ -441,10 +442,12 @@ class Test:
     batch_size: int = _number(1)
     top_k: int = _number(1)
     bootstrap: int = _number(0, 1_000_000)
+    metrics: Any = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
         """Refuse a name that MLflow does not take, before anything is trained, and a promotion of nothing."""
+        self.metrics = _metrics(self.metrics)
         name = self.registered_model_name
         if name is not None and not re.fullmatch(r"[^/:'\"@%]+", name):
             raise BCCPError(f"test.registered_model_name={name!r} is not accepted: use a name without slashes, colons, quotes, @ and %")
@@ -619,6 +622,8 @@ def check_choice(key: str, value: Any) -> None:
         _augmentation(value)
     elif key == "preprocessing.cleanup":
         _cleanup(value)
+    elif key == "test.metrics":
+        _metrics(value)
     elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):
         _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
 
@@ -689,6 +694,9 @@ def _kind_name(hint: Any) -> str:
 
 
 def _check_value(value: Any, metadata: Mapping[str, Any], key: str) -> None:
+    if "registry" in metadata:
+        metadata["registry"].check(value)
+        return
     choices = metadata.get("choices")
     if choices and value is not None and value not in choices:
         raise BCCPError(f"{key}={value} is unknown: use one of {', '.join(choices)}" + nearest(str(value), choices))
@@ -731,7 +739,27 @@ def _noise(value: Any) -> str | list[list[float]]:
     return value
 
 
-def _cleanup(value: Any) -> list[dict[str, dict[str, int]]]:
+def own_names(step: str, section: Any) -> list[tuple[str, str]]:
+    """The dotted names of a user's own code in a step's section, but for augmentations: each with the key that it stands under."""
+    found: list[tuple[str, str]] = []
+    for key in ("source", "cleanup", "type", "loss", "metrics"):
+        value = getattr(section, key, None)
+        for part in value if isinstance(value, list) else [value]:
+            names: list[Any] = list(part) if isinstance(part, Mapping) else [part]
+            found += [(f"{section_name(step)}.{key}", name) for name in names if own_code.is_own(name)]
+    return found
+
+
+def _metrics(value: Any) -> list[str]:
+    """A list of dotted names."""
+    if not isinstance(value, list) or not all(map(own_code.is_own, value)):
+        raise BCCPError(f"test.metrics={value} is not accepted: give a list of the dotted names of your functions, such as [my_module.f]")
+    for name in value:
+        own_code.place(name, "test.metrics")
+    return value
+
+
+def _cleanup(value: Any) -> list[dict[str, dict[str, Any]]]:
     """A list of names, or of names with parameters, with all parameters."""
     known = registries.FILTERS.entries
     if not isinstance(value, list):
@@ -739,6 +767,10 @@ def _cleanup(value: Any) -> list[dict[str, dict[str, int]]]:
     steps = []
     for part in value:
         name, given = next(iter(part.items())) if isinstance(part, Mapping) and len(part) == 1 else (part, {})
+        if own_code.is_own(name) and isinstance(given or {}, Mapping):
+            registries.FILTERS.check(name)
+            steps.append({name: dict(given or {})})
+            continue
         if not isinstance(name, str) or name not in known or not isinstance(given or {}, Mapping):
             raise BCCPError(
                 f"preprocessing.cleanup: {part} is unknown: use {', '.join(known)}, as in [median_filter, {{erosion: {{size: 5}}}}]"

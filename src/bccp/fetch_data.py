@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bccp import archives, downloads
+from bccp import archives, downloads, own_code
 from bccp.archives import File, Listing
 from bccp.digests import digest_once, file_digest
 from bccp.errors import BCCPError, nearest
@@ -186,7 +186,8 @@ def source_fingerprint(data: Data) -> str:
 
 def source(data: Data) -> Source:
     """The source that a section of the configuration names."""
-    made: Source = SOURCES[data.source](data)
+    kind = SOURCES.find(data.source)
+    made: Source = kind(data) if data.source in SOURCES else _Own(data, kind)
     return made
 
 
@@ -391,6 +392,40 @@ class Artifact(_Placed):
             return
         with scratch("download") as folder:
             yield to.fetch_wandb(self.place, folder)
+
+
+class _Own:
+    """A user's own source, by a class of theirs that is made from the section ``data``.
+
+    Its method ``fingerprint()`` tells as text what the source holds; ``fetch(folder)`` puts the images into the empty folder, a folder a
+    class, or returns the folder or archive that has them.
+    """
+
+    def __init__(self, data: Data, kind: Callable[[Data], Any]) -> None:
+        self.name = data.source
+        self.own = self._call("it cannot be made", kind, data)
+
+    def _call(self, what: str, function: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return function(*given)
+        except BCCPError:
+            raise
+        except Exception as error:
+            raise BCCPError(
+                f"data.source={self.name}: {what} ({own_code.why(error)}): give a class that is made from the section data, with "
+                "the methods fingerprint() and fetch(folder)"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """What its own method says."""
+        return f"{self.name} {self._call('fingerprint fails', lambda: self.own.fingerprint())}"
+
+    @contextmanager
+    def bring(self, to: Destination) -> Iterator[Path]:
+        """What its own method fetches."""
+        with scratch("download") as folder:
+            place = self._call("fetch fails", lambda: self.own.fetch(folder))
+            yield folder if place is None else Path(place)
 
 
 def _folder_digest(folder: Path, data: Data) -> str:

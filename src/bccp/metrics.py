@@ -12,14 +12,17 @@ Calibration of Modern Neural Networks", ICML 2017 (calibration error).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bccp import own_code
 from bccp.array_types import Float, Index, Mask
+from bccp.errors import BCCPError
 
 N_BINS = 15
 """Of confidence, equally wide, for the calibration error."""
@@ -218,7 +221,38 @@ CLASS_METRICS: dict[str, Callable[[Counts], Float]] = {
 """Figures of each class against the others, shape (B, K)."""
 
 
-def measure(weights: npt.NDArray[np.number], label_idx: Index, probs: npt.NDArray[np.floating], *, top_k: int) -> Measured:
+def own(name: str) -> Metric:
+    """A user's own figure, by the dotted name of its function.
+
+    The function is called with the labels (N,), the probabilities (N, K) and one set of weights (N,), and returns a number or nan.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such function; when it is called, if it fails or gives no number.
+    """
+    function = own_code.load(name, "test.metrics")
+
+    def compute(counts: Counts) -> Float:
+        try:
+            return np.array([float(function(counts.label_idx, counts.probs, row)) for row in counts.weights])
+        except Exception as error:
+            raise BCCPError(
+                f"test.metrics: {name} fails ({own_code.why(error)}): give a function of label_idx (N,), probs (N, K) and weights (N,) "
+                "that returns a number"
+            ) from error
+
+    return Metric(compute, lowest=-np.inf, highest=np.inf)
+
+
+def measure(
+    weights: npt.NDArray[np.number],
+    label_idx: Index,
+    probs: npt.NDArray[np.floating],
+    *,
+    top_k: int,
+    more: Mapping[str, Metric] = MappingProxyType({}),
+) -> Measured:
     """All figures.
 
     Parameters
@@ -231,15 +265,18 @@ def measure(weights: npt.NDArray[np.number], label_idx: Index, probs: npt.NDArra
         P(class | image); rows sum to 1.
     top_k : int
         A prediction is also counted as right where the label is among so many likeliest classes; left out where K is no more than that.
+    more : mapping of str to Metric
+        Beside :data:`METRICS`.
 
     Returns
     -------
     Measured
-        ``pooled``: :data:`METRICS`, where ``_macro`` is the mean over the classes that occur among labels or predictions (of areas: over
-        those that some images are of and some are not), ``_weighted`` that by their images. ``by_class``: :data:`CLASS_METRICS`.
+        ``pooled``: :data:`METRICS` and more, where ``_macro`` is the mean over the classes that occur among labels or predictions (of
+        areas: over those that some images are of and some are not), ``_weighted`` that by their images. ``by_class``:
+        :data:`CLASS_METRICS`.
     """
     counts = Counts(weights, label_idx, probs, top_k)
-    pooled = {name: metric.compute(counts) for name, metric in METRICS.items()}
+    pooled = {name: metric.compute(counts) for name, metric in (METRICS | dict(more)).items()}
     by_class = {name: compute(counts) for name, compute in CLASS_METRICS.items()}
     return Measured({name: values for name, values in pooled.items() if values is not None}, by_class)
 

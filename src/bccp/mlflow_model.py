@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from bccp import own_code
 from bccp.paths import ROOT
 from bccp.requirements import pins
 
@@ -62,14 +63,16 @@ def _save(folder: Path, data: Path) -> None:
 
     versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *_NEEDED)}
     needed = [f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in _NEEDED)]
-    if json.loads((data / "model.json").read_text(encoding="utf-8")).get("cleanup"):  # the step test itself cleans nothing up
+    cleanup = json.loads((data / "model.json").read_text(encoding="utf-8")).get("cleanup", [])
+    own = [own_code.place(name, "preprocessing.cleanup") for step in cleanup for name in step if own_code.is_own(name)]
+    if cleanup:  # the step test itself cleans nothing up
         needed.append(f"{_CLEANS_UP}=={pins(ROOT / 'preprocessing' / 'conda.yml')[_CLEANS_UP]}")
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(Map("double"), "top_3"), ColSpec("string", "error")]
     mlflow.pyfunc.save_model(
         path=str(folder),
         loader_module="bccp.served_model",
         data_path=str(data),
-        code_paths=[str(Path(__file__).resolve().parent)],
+        code_paths=[str(Path(__file__).resolve().parent), *sorted({str(path) for path in own if path is not None})],
         # a column without a name takes one of any name
         signature=ModelSignature(inputs=Schema([ColSpec("binary")]), outputs=Schema([*answer])),
         input_example=pd.DataFrame({"image": [_example(0), _example(255)]}),

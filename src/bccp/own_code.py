@@ -1,10 +1,13 @@
-"""A user's own code that the configuration names by ``_target_``: where it lies and what it says, told without importing it."""
+"""A user's own code that the configuration names: where it lies and what it says, told without importing it; and how it is imported."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import importlib.util
+import re
+import sys
 import sysconfig
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp import paths
-from bccp.errors import BCCPError
+from bccp.errors import BCCPError, nearest
 
 
 def targets(value: Any) -> list[str]:
@@ -23,13 +26,20 @@ def targets(value: Any) -> list[str]:
     return [found for part in value for found in targets(part)] if isinstance(value, list | tuple) else []
 
 
-def place(target: str) -> Path | None:
+def is_own(name: Any) -> bool:
+    """Whether this is a dotted name, as of what stands in a module: ``my_module.hardest``."""
+    return isinstance(name, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name) is not None
+
+
+def place(target: str, key: str = "train.augmentation") -> Path | None:
     """Where the code of a target lies, as far as it is the user's own.
 
     Parameters
     ----------
     target : str
         A dotted name.
+    key : str
+        The key of the configuration that names it, for messages.
 
     Returns
     -------
@@ -47,13 +57,47 @@ def place(target: str) -> Path | None:
     except ValueError:  # a module without a file of its own, such as a notebook's
         found = None
     if found is None:
-        raise BCCPError(f"train.augmentation: {target} is not found: there is no module {top!r} on Python's path or beside config.yaml")
+        raise BCCPError(f"{key}: {target} is not found: there is no module {top!r} on Python's path or beside config.yaml")
     folders = list(found.submodule_search_locations or [])
     if not folders and not found.has_location:
         return None
     where = Path(folders[0] if folders else str(found.origin)).resolve()
     installed = {"site-packages", "dist-packages"} & set(where.parts) or where.is_relative_to(sysconfig.get_path("stdlib"))
     return None if installed else where
+
+
+def load(target: str, key: str) -> Any:
+    """Import a function or class by its dotted name.
+
+    Parameters
+    ----------
+    target : str
+    key : str
+        The key of the configuration that names it, for messages.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such module, it cannot be imported, or it has nothing callable of that name.
+    """
+    place(target, key)
+    module, _, name = target.rpartition(".")
+    if str(paths.ROOT) not in sys.path:  # last, so that it hides nothing
+        sys.path.append(str(paths.ROOT))
+    try:
+        found = vars(importlib.import_module(module))
+    except Exception as error:
+        raise BCCPError(f"{key}: {target} cannot be imported ({why(error)}): mend the module {module}") from error
+    if name not in found:
+        raise BCCPError(f"{key}: {target} is not found: the module {module} has no {name!r}{nearest(name, found)}")
+    if not callable(found[name]):
+        raise BCCPError(f"{key}: {target} is a {type(found[name]).__name__}, which cannot be called: name a function or a class")
+    return found[name]
+
+
+def why(error: BaseException) -> str:
+    """An exception of a user's code in one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 @functools.cache

@@ -2,7 +2,9 @@
 
 One table per extension point. To add a sampler, a loss, a data source, a scan filter or an architecture, write its function or class and
 one line here: the schema's choices, the error messages, the modules in a step's key and the tests' parametrisation derive from the tables.
-They are read at every start, so nothing is imported before it is looked up. Modules that look entries up import the table by its name
+A dotted name (``my_module.hardest``) is that of a user's own code, found as :mod:`bccp.own_code` says.
+
+The tables are read at every start, so nothing is imported before it is looked up. Modules that look entries up import the table by its name
 (``from bccp.registries import LOSSES``), by which :mod:`bccp.keys` finds the modules that the work depends on.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from bccp import own_code
 from bccp.errors import BCCPError, nearest
 
 
@@ -98,18 +101,33 @@ class Registry(Mapping[str, Any], Generic[E]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def find(self, name: str) -> Any:
+        """What an entry's name, or the dotted name of a user's own function or class, stands for.
+
+        Raises
+        ------
+        BCCPError
+            If there is no such thing.
+        """
+        if name in self.entries:
+            return self[name]
+        self.check(name)
+        return own_code.load(name, self.key)
+
     def modules(self) -> list[str]:
         """The modules that hold the entries, each once, sorted."""
         return sorted({entry.place.partition(":")[0] for entry in self.entries.values()})
 
     def check(self, name: Any) -> None:
-        """Refuse what is no name of an entry; nothing is imported.
+        """Refuse what is neither the name of an entry nor a dotted name in a module that can be found; nothing is imported.
 
         Raises
         ------
         BCCPError
         """
-        if name not in self.entries:
+        if own_code.is_own(name):
+            own_code.place(name, self.key)
+        elif name not in self.entries:
             raise BCCPError(f"{self.key}={name} is unknown: use one of {', '.join(self)}" + nearest(str(name), self))
 
 

@@ -13,15 +13,20 @@ number of each class).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bccp import own_code
 from bccp.array_types import Float, Float32, Index
 from bccp.cp_sampling import closest_pairs, random_sample
+from bccp.errors import BCCPError
 from bccp.images import FeatureView
+from bccp.registries import SAMPLERS, SamplerEntry
 
 Embeddings = npt.NDArray[np.floating] | FeatureView
 Labels = npt.NDArray[np.integer]
@@ -146,6 +151,41 @@ def _pairs_by(metric: str) -> Sampler:
 sample_l1_pairs = _pairs_by("l1_norm")
 sample_l2_pairs = _pairs_by("l2_norm")
 sample_cosine_pairs = _pairs_by("cosine_similarity")
+
+
+def find(name: str) -> tuple[Sampler, SamplerEntry]:
+    """The sampler of a name in ``bccp.registries.SAMPLERS``, or of a user's own function, and what has to be known of it.
+
+    A user's own function may give positions in place of a :class:`Sample`, and is given embeddings unless it has the attribute
+    ``needs_embeddings`` with the value False.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such function.
+    """
+    found = SAMPLERS.find(name)
+    if name in SAMPLERS:
+        return found, SAMPLERS.entries[name]
+    return functools.partial(_checked, name, found), SamplerEntry("", needs_embeddings=getattr(found, "needs_embeddings", True))
+
+
+def _checked(
+    name: str, own: Callable[..., Any], embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator
+) -> Sample:
+    """Call a user's own sampler, and refuse what is no choice of images."""
+    accepted = f"give a function that returns positions of images, none twice, from 0 to {len(labels) - 1}"
+    try:
+        found = own(embeddings, labels, n_chosen=n_chosen, rng=rng)
+        sample = found if isinstance(found, Sample) else Sample.single(found)
+    except BCCPError:
+        raise
+    except Exception as error:
+        raise BCCPError(f"cp_sampling.type: {name} fails ({own_code.why(error)}): {accepted}") from error
+    positions = sample.image_idx
+    if positions.ndim != 1 or len(np.unique(positions)) != len(positions) or not ((positions >= 0) & (positions < len(labels))).all():
+        raise BCCPError(f"cp_sampling.type: {name} chooses an image twice, or one that is not there: {accepted}")
+    return sample
 
 
 def class_budgets(counts: npt.ArrayLike, *, n_chosen: int, rng: np.random.Generator) -> Index:

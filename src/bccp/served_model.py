@@ -8,6 +8,7 @@ n files, S px, K classes.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +126,9 @@ def load(folder: Path) -> ServedModel:
     BCCPError
         Where the folder holds no whole model.
     """
+    packed = folder.parents[1] / "code"  # MLflow's own loading has put it on the path already
+    if packed.is_dir() and str(packed) not in sys.path:
+        sys.path.append(str(packed))  # last: for a user's own scan filters alone
     return ServedModel(*models.load(folder))
 
 

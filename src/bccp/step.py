@@ -498,11 +498,13 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
 
 def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
     """The parameters of a step that name something elsewhere, with what they mean now, for its key."""
+    meant = {}
+    if code := own_code.digest(target for _, target in config.own_names(name, section)):
+        meant["own_code"] = code
     if name == "fetch_data":
         from bccp.fetch_data import source_fingerprint  # only this step's environment has what it imports
 
-        return {"path": source_fingerprint(section)}
-    meant = {}
+        return meant | {"path": source_fingerprint(section)}
     if name == "train" and section.init.startswith("models:/"):
         from bccp.registry import meaning
 

@@ -6,7 +6,7 @@ N is the number of test images, K the number of classes. All figures agree with 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -141,6 +141,7 @@ def metrics_table(
     top_k: int,
     n_resamples: int,
     seed: int,
+    own: Sequence[str] = (),
 ) -> pd.DataFrame:
     """All figures, with intervals from a bootstrap over the images, which is stratified by nothing.
 
@@ -159,6 +160,8 @@ def metrics_table(
     n_resamples : int
         0: no intervals.
     seed : int
+    own : sequence of str
+        Dotted names of a user's own figures (:func:`bccp.metrics.own`).
 
     Returns
     -------
@@ -174,10 +177,11 @@ def metrics_table(
     if former_probs is not None:
         label, said = label_idx[parts["day=monday"]], probs[parts["day=monday"]].argmax(axis=1)
         lost = (former_probs.argmax(axis=1) == label).astype(np.int64) - (said == label)
+    more = {name: metrics.own(name) for name in own}
     found: dict[tuple[str, str], list[Float]] = defaultdict(list)
     as_they_are, rng = np.ones((1, len(predictions)), np.int32), np.random.default_rng(seed)
     for weights in chain([as_they_are], metrics.resamples(len(predictions), n_resamples, rng)):
-        for key, figures in _figures(weights, label_idx, probs, lost, parts, classes, top_k):
+        for key, figures in _figures(weights, label_idx, probs, lost, parts, classes, top_k, more):
             found[key].append(figures)
     masks = parts | {f"class={label}": label_idx == k for k, label in enumerate(classes)}
     verified = (predictions["verified"] == "true").to_numpy()
@@ -185,16 +189,16 @@ def metrics_table(
     for (metric, name), values in found.items():
         value, resampled, mask = float(values[0][0]), np.concatenate([np.empty(0), *values[1:]]), masks[name]
         if not np.isnan(value):
-            low, high = metrics.interval(value, resampled, **_bounds(metric)) if mask.sum() > 1 else (np.nan, np.nan)
+            low, high = metrics.interval(value, resampled, **_bounds(metric, more)) if mask.sum() > 1 else (np.nan, np.nan)
             rows.append((metric, name, value, low, high, int(mask.sum()), _flag(bool(verified[mask].all()))))
     return pd.DataFrame(rows, columns=["metric", "slice", "value", "low", "high", "n", "verified"])
 
 
-def _bounds(metric: str) -> dict[str, float]:
+def _bounds(metric: str, more: Mapping[str, metrics.Metric]) -> dict[str, float]:
     """What a figure can be: by class all are shares."""
     if metric in DIFFERENCES:
         return {"lowest": -1.0, "highest": 1.0}
-    known = metrics.METRICS.get(metric)
+    known = (metrics.METRICS | dict(more)).get(metric)
     return {"lowest": known.lowest, "highest": known.highest} if known else {"lowest": 0.0, "highest": 1.0}
 
 
@@ -206,13 +210,14 @@ def _figures(
     parts: Mapping[str, Mask],
     classes: list[str],
     top_k: int,
+    more: Mapping[str, metrics.Metric],
 ) -> Iterator[tuple[tuple[str, str], Float]]:
     """Metric, slice and figures (B,) for each set of weights (B, N); ``lost`` is 1 for Monday's images where the former model alone is
     right, and -1 where the new one is.
     """
     pooled = {}
     for name, mask in parts.items():
-        pooled[name], by_class = metrics.measure(weights[:, mask], label_idx[mask], probs[mask], top_k=top_k)
+        pooled[name], by_class = metrics.measure(weights[:, mask], label_idx[mask], probs[mask], top_k=top_k, more=more)
         yield from (((metric, name), values) for metric, values in pooled[name].items())
         if name == "all":
             for metric, values in by_class.items():

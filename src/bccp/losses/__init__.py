@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
+from bccp import own_code
+from bccp.errors import BCCPError
 from bccp.registries import LOSSES
 
 
@@ -44,6 +47,21 @@ def with_l1(factor: float) -> Callable[[F], F]:
 
 
 def find(name: str) -> Loss:
-    """The loss of a name in ``bccp.registries.LOSSES``."""
-    function = LOSSES[name]
+    """The loss of a name in ``bccp.registries.LOSSES``, or of a user's own function.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such function, or it does not give a loss for each image.
+    """
+    function = LOSSES.find(name)
+    if name not in LOSSES:  # what fails, fails at once
+        accepted = "give a function of logits and targets, both (n, K), that returns a float tensor (n,)"
+        try:
+            found = function(torch.zeros(2, 3), torch.eye(3)[:2])
+        except Exception as error:
+            raise BCCPError(f"train.loss: {name} fails ({own_code.why(error)}): {accepted}") from error
+        if not isinstance(found, Tensor) or found.shape != (2,) or not found.is_floating_point():
+            kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise BCCPError(f"train.loss: {name} gives {kind} for 2 images: {accepted}")
     return Loss(function, getattr(function, "l1", 0.0))

@@ -1,0 +1,200 @@
+"""A user's own code: the documented examples run, count in keys, are packed for serving, and are refused in one sentence."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from bccp import ahead, config, fetch_data, losses, metrics, own_code, samplers, step_graph, test
+from bccp.cleanup import clean_up
+from bccp.errors import BCCPError
+from bccp.registries import FILTERS, LOSSES
+from bccp.step import what_is_meant
+
+WRONG = """
+
+def one_number(logits, targets):
+    return logits.sum()
+
+def fails(*arguments, **options):
+    raise ValueError("no\\nmore")
+
+def twice(embeddings, labels, *, n_chosen, rng):
+    return [0, 0]
+
+def shrunk(pixels):
+    return pixels[1:]
+
+def as_float(pixels):
+    return pixels / 255
+
+def text(label_idx, probs, weights):
+    return "much"
+
+level = 3
+"""
+
+
+@pytest.fixture
+def my_module(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The examples of the documentation, and some that will not do, in one file."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", (root / "docs" / "extending.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    path = tmp_path / "own" / "my_module.py"
+    path.parent.mkdir()
+    path.write_text("\n\n".join(blocks) + WRONG)
+    monkeypatch.syspath_prepend(path.parent)
+    own_code._digest.cache_clear()
+    yield path
+    own_code._digest.cache_clear()
+    sys.modules.pop("my_module", None)
+
+
+def load(**sections: dict[str, Any]) -> config.Config:
+    values = OmegaConf.create({name: value for name, value in config.defaults().items() if name not in ("hydra", "defaults")})
+    for name, changes in sections.items():
+        values[name].update(changes)
+    return config.load(values, base=Path("/nowhere"))
+
+
+def test_the_configuration_takes_the_names_of_own_code(my_module: Path) -> None:
+    cleanup = [{"my_module.threshold": {"level": 90}}, "erosion"]
+    loaded = load(
+        data={"source": "my_module.Stripes"},
+        preprocessing={"cleanup": cleanup},
+        cp_sampling={"type": "my_module.hardest"},
+        train={"loss": "my_module.smoothed"},
+        test={"metrics": ["my_module.mean_confidence"]},
+    )
+    assert loaded.preprocessing.cleanup == [{"my_module.threshold": {"level": 90}}, {"erosion": {"size": 3}}]
+    assert loaded.cp_sampling.relevant()["embedding"] == "monday_model"
+    named = [name for step in step_graph.STEPS for _, name in config.own_names(step, loaded.section(step))]
+    assert named == [f"my_module.{name}" for name in ("Stripes", "threshold", "hardest", "smoothed", "mean_confidence")]
+    ahead.check(loaded, ["cp_sampling"], isolated=False)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("data", "source", "other_module.Stripes"),
+        ("preprocessing", "cleanup", ["other_module.f"]),
+        ("cp_sampling", "type", "other_module.f"),
+        ("train", "loss", "other_module.f"),
+        ("test", "metrics", ["other_module.f"]),
+    ],
+)
+def test_a_module_that_is_not_there_is_refused_before_anything_runs(my_module: Path, section: str, key: str, value: Any) -> None:
+    with pytest.raises(
+        BCCPError, match=rf"^{section}\.{key}: other_module\.\w+ is not found: there is no module 'other_module' on Python's"
+    ):
+        load(**{section: {key: value}})
+    with pytest.raises(BCCPError, match="there is no module 'other_module'"):
+        config.check_choice(f"{section}.{key}", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("my_module.smooth", "the module my_module has no 'smooth' (did you mean 'smoothed'?)"),
+        ("my_module.level", "train.loss: my_module.level is a int, which cannot be called: name a function or a class"),
+        ("my_module.fails", "train.loss: my_module.fails fails (ValueError: no): give a function of logits and targets"),
+        ("my_module.one_number", "train.loss: my_module.one_number gives torch.float32 () for 2 images: give a function"),
+    ],
+)
+def test_a_loss_that_will_not_do_is_refused_in_one_sentence(my_module: Path, name: str, sentence: str) -> None:
+    with pytest.raises(BCCPError, match=re.escape(sentence)) as refused:
+        losses.find(name)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_module_that_cannot_be_imported_is_refused_before_the_first_step(my_module: Path) -> None:
+    my_module.write_text("1 / 0")
+    loaded = load(train={"loss": "my_module.f"})
+    with pytest.raises(
+        BCCPError, match=r"train\.loss: my_module\.f cannot be imported \(ZeroDivisionError: .*\): mend the module my_module$"
+    ):
+        ahead.check(loaded, ["train"], isolated=False)
+    ahead.check(loaded, ["test"], isolated=False)
+
+
+def test_the_sampler_of_the_documentation_chooses_the_farthest(my_module: Path) -> None:
+    embeddings, labels = np.array([[0.0], [1], [9], [5], [5], [8]]), np.array([0, 0, 0, 1, 1, 1])
+    sampler, entry = samplers.find("my_module.hardest")
+    sample = sampler(embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
+    assert entry.needs_embeddings
+    assert (sample.image_idx.tolist(), sample.pair.tolist()) == ([0, 2], [-1, -1])
+    sys.modules["my_module"].hardest.needs_embeddings = False  # type: ignore[attr-defined]
+    assert not samplers.find("my_module.hardest")[1].needs_embeddings
+    for name, sentence in (("twice", "chooses an image twice"), ("fails", r"fails \(ValueError: no\)")):
+        with pytest.raises(BCCPError, match=rf"^cp_sampling\.type: my_module\.{name} {sentence}"):
+            samplers.find(f"my_module.{name}")[0](embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
+
+
+def test_the_loss_of_the_documentation_is_cross_entropy_with_smoothed_targets(my_module: Path) -> None:
+    logits, targets = torch.tensor([[2.0, 0, 0, 0]]), torch.eye(4)[:1]
+    found = losses.find("my_module.smoothed")
+    expected = LOSSES["cross_entropy"](logits, torch.tensor([[0.925, 0.025, 0.025, 0.025]]))
+    torch.testing.assert_close(found.per_image(logits, targets), expected)
+    assert found.l1 == 0
+    sys.modules["my_module"].smoothed.l1 = 0.5  # type: ignore[attr-defined]
+    assert losses.find("my_module.smoothed").l1 == 0.5
+
+
+def test_the_metric_of_the_documentation_is_in_the_table_with_its_interval(my_module: Path) -> None:
+    n = 40
+    rng = np.random.default_rng(0)
+    label_idx, probs = rng.integers(0, 2, n), rng.dirichlet([1, 1], n)
+    more = {name: metrics.own(f"my_module.{name}") for name in ("mean_confidence",)}
+    found = metrics.measure(np.ones((3, n)), label_idx, probs, top_k=1, more=more).pooled
+    np.testing.assert_allclose(found["mean_confidence"], probs.max(axis=1).mean())
+    assert list(found)[-1] == "mean_confidence"
+    with pytest.raises(BCCPError, match=r"^test\.metrics: my_module\.text fails \(ValueError: could not convert .*\): give a function of"):
+        metrics.measure(np.ones((1, n)), label_idx, probs, top_k=1, more={"text": metrics.own("my_module.text")})
+    assert "my_module.mean_confidence" not in metrics.METRICS
+    assert test.WITH_INTERVALS
+
+
+def test_the_source_of_the_documentation_is_fetched_packed_and_told_by_its_fingerprint(my_module: Path, tmp_path: Path) -> None:
+    data = load(data={"source": "my_module.Stripes", "path": "3"}).data
+    fetched = fetch_data.fetch(data, tmp_path / "images.zip", cache=tmp_path / "cache", fetch_ledger=lambda name: tmp_path)
+    assert fetched.files["image"].tolist() == [f"{name}/{number}.png" for name in ("lying", "standing") for number in range(3)]
+    meant = what_is_meant("fetch_data", data, None)  # type: ignore[arg-type]
+    assert meant["path"] == "my_module.Stripes 3 stripes"
+    assert set(meant) == {"path", "own_code"}
+    data.path = "many"
+    with pytest.raises(BCCPError, match=r"^data\.source=my_module\.Stripes: it cannot be made \(ValueError: invalid literal"):
+        fetch_data.source_fingerprint(data)
+
+
+def test_the_filter_of_the_documentation_is_applied_in_its_place(my_module: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    found = np.asarray(clean_up(image, [{"my_module.threshold": {"level": 100}}]))
+    np.testing.assert_array_equal(found, np.where(np.asarray(image).mean(axis=2, keepdims=True) > 100, 255, 0).repeat(3, axis=2))
+    for name, sentence in (
+        ("shrunk", r"makes uint8 \(8, 7, 3\) of uint8 \(9, 7, 3\): give"),
+        ("as_float", "makes float64"),
+        ("fails", "fails on a picture"),
+    ):
+        with pytest.raises(BCCPError, match=rf"^preprocessing\.cleanup: my_module\.{name} {sentence}"):
+            clean_up(image, [{f"my_module.{name}": {}}])
+    assert "my_module.threshold" not in FILTERS
+
+
+def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_module: Path) -> None:
+    loaded: Any = load(train={"loss": "my_module.smoothed"}, cp_sampling={"type": "my_module.hardest"})
+    before = {step: what_is_meant(step, loaded.section(step), None) for step in ("cp_sampling", "train", "test")}  # type: ignore[arg-type]
+    assert {step: set(meant) for step, meant in before.items()} == {"cp_sampling": {"own_code"}, "train": {"own_code"}, "test": set()}
+    my_module.write_text(my_module.read_text().replace("0.9 *", "0.8 *"))
+    own_code._digest.cache_clear()
+    assert what_is_meant("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
+    assert what_is_meant("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]
