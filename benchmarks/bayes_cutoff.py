@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from bccp import bayes_cutoff, config, models, tables
+from bccp import bayes_cutoff, config, config_schema, models, tables
 from bccp.backends import ledger_uri
 from bccp.frozen_features import shared_inputs
 from bccp.images import FeatureView, open_days
@@ -164,7 +164,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     torch.save(backbone.state_dict(), weights)
     changed = {"model": BACKBONES[dimension], "weights": str(weights), "freeze_backbone": True}
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").bayes_cutoff, resolve=True)
-    section = config.section(config.BayesCutoff, {**values, **changed}, "bayes_cutoff", ROOT)
+    section = config.section(config_schema.BayesCutoff, {**values, **changed}, "bayes_cutoff", ROOT)
 
     centres = SPREAD * rng.standard_normal((n_classes, dimension), dtype=np.float32)
 

@@ -39,8 +39,8 @@ import numpy.typing as npt
 import torch
 
 import bccp
-from bccp import bayes_cutoff, calibration, config, device, judge, posterior, tables
-from bccp.config import MondayModel
+from bccp import bayes_cutoff, calibration, config, config_schema, device, judge, posterior, tables
+from bccp.config_schema import MondayModel
 from bccp.digests import file_digest
 from bccp.errors import BCCPError
 from bccp.home import home
@@ -94,7 +94,7 @@ class Case:
     def __init__(self, bench: labels.Bench, job: labels.Job) -> None:
         steps = f"main.execute_steps=[{','.join(labels.JUDGING)}]"
         summary = bccp.run([*bench.overrides(job), steps, "tracking.wandb=disabled"])
-        self.section = config.section(config.BayesCutoff, summary["config"]["bayes_cutoff"], "bayes_cutoff", ROOT)
+        self.section = config.section(config_schema.BayesCutoff, summary["config"]["bayes_cutoff"], "bayes_cutoff", ROOT)
         if self.section.mixup_alpha or self.section.freeze_backbone:
             raise BCCPError("consistency and ELR need single images: use bayes_cutoff.mixup_alpha=0 and bayes_cutoff.freeze_backbone=false")
         self.ledger = bench._ledger(summary["config"]["tracking"]["mlflow_uri"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bccp import augmentation, models, transforms
 from bccp.architectures import ImageClassifier
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.determinism import reproducible
 from bccp.images import Days
 from bccp.losses.cross_entropy import cross_entropy

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from bccp import config, models, tables
+from bccp import config, config_schema, models, tables
 from bccp.backends import ledger_uri
 from bccp.images import open_days
 from bccp.monday_model import shared_monday_model
@@ -106,7 +106,7 @@ class World:
             key_parts=what_is_meant("test", section, self.ledger),
         )
 
-    def config(self, **options: Any) -> config.Config:
+    def config(self, **options: Any) -> config_schema.Config:
         """The configuration with ``registered_model_name`` and other options of the step test."""
         loaded: Any = OmegaConf.load(ROOT / "config.yaml")
         del loaded["defaults"], loaded["hydra"]

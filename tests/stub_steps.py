@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import bccp
-from bccp import config, pipeline
+from bccp import config, config_schema, pipeline
 from bccp.backends import ledger_uri
 from bccp.paths import ROOT
 from bccp.plan import Plan
@@ -47,7 +47,7 @@ class Stubs:
         self.ran.append(step.name)
         for output in SPECS[step.name].outputs:
             with step.output(output) as folder:
-                (folder / "given.json").write_text(json.dumps([config.relevant(step.config), step.inputs]))
+                (folder / "given.json").write_text(json.dumps([config_schema.relevant(step.config), step.inputs]))
         step.log_metrics({"steps": len(self.ran)})
 
     def took(self) -> list[str]:

@@ -15,7 +15,7 @@ from fake_step import FakeStep, load_run
 from sklearn.metrics import roc_auc_score
 
 from bccp import bayes_cutoff, judge, models, monday_model, passes, tables
-from bccp.config import BayesCutoff
+from bccp.config_schema import BayesCutoff
 from bccp.errors import BCCPError
 from bccp.images import open_days
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bccp
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.images import Days
 from bccp.monday_model import fit_recipe
 from benchmarks import labels, refinements, students

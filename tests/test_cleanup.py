@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
-from bccp import cleanup, config, preprocessing
+from bccp import cleanup, config, config_schema, preprocessing
 from bccp.cleanup import clean_up
 from bccp.errors import BCCPError
 from bccp.paths import ROOT
@@ -42,7 +42,7 @@ def scan() -> tuple[Image.Image, np.ndarray]:
     return Image.fromarray(grey).convert("RGB"), np.asarray(ink)
 
 
-def section(value: Any) -> config.Preprocessing:
+def section(value: Any) -> config_schema.Preprocessing:
     loaded: Any = OmegaConf.load(ROOT / "config.yaml")
     del loaded["defaults"], loaded["hydra"]
     loaded.preprocessing.cleanup = value

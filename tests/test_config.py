@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, device, step_graph
+from bccp import config, config_schema, device, step_graph
 from bccp.errors import BCCPError
 
 
@@ -23,7 +23,7 @@ def composed(root: Path, **changes: Any) -> DictConfig:
     return loaded
 
 
-def load(root: Path, **changes: Any) -> config.Config:
+def load(root: Path, **changes: Any) -> config_schema.Config:
     return config.load(composed(root, **changes), base=root)
 
 
@@ -109,7 +109,7 @@ def test_parts_of_images_are_refused_where_only_features_are_trained_on(root: Pa
 
 
 @pytest.mark.parametrize(("key", "value"), [("cutoff", "threshold"), ("action", "relabel")])
-@pytest.mark.parametrize("method", config.POSTERIOR_FREE_METHODS)
+@pytest.mark.parametrize("method", config_schema.POSTERIOR_FREE_METHODS)
 def test_what_needs_a_posterior_is_refused_for_methods_without_one(root: Path, method: str, key: str, value: str) -> None:
     changes = {f"bayes_cutoff__{key}": value}
     with pytest.raises(BCCPError, match="has none"):
@@ -117,7 +117,7 @@ def test_what_needs_a_posterior_is_refused_for_methods_without_one(root: Path, m
     load(root, bayes_cutoff__method="label_posterior", **changes)
 
 
-@pytest.mark.parametrize("method", config.POSTERIOR_FREE_METHODS)
+@pytest.mark.parametrize("method", config_schema.POSTERIOR_FREE_METHODS)
 def test_checked_labels_are_not_passed_over_in_silence(root: Path, method: str) -> None:
     with pytest.raises(BCCPError, match=f"audit_file is set, but bayes_cutoff.method={method} learns nothing"):
         load(root, bayes_cutoff__method=method, bayes_cutoff__audit_file="checked.csv")
@@ -149,10 +149,10 @@ def test_a_subset_is_read_from_a_command_line_too_and_classes_are_names(root: Pa
 def test_energy_is_measured_only_where_the_package_for_it_is_installed_and_changes_no_key(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config, "find_spec", lambda name: None)
+    monkeypatch.setattr(config_schema, "find_spec", lambda name: None)
     with pytest.raises(BCCPError, match=r"train\.energy_country=DEU needs the package codecarbon: pip install"):
         load(root, train__energy_country="DEU")
-    monkeypatch.setattr(config, "find_spec", lambda name: name)
+    monkeypatch.setattr(config_schema, "find_spec", lambda name: name)
     assert load(root, train__energy_country="DEU").train.relevant() == load(root).train.relevant()
 
 
@@ -212,24 +212,24 @@ def test_every_section_reads_back_what_encode_writes(root: Path) -> None:
     for step in step_graph.STEPS:
         section = loaded.section(step)
         texts = {f.name: config.encode(getattr(section, f.name)) for f in dataclasses.fields(section)}
-        assert config.section(config.section_type(step), texts, step, root) == section
+        assert config.section(config_schema.section_type(step), texts, step, root) == section
         checked += 1
     assert checked == 8
 
 
 def test_moot_parameters_are_not_relevant(root: Path) -> None:
     def same(section: str, **changes: Any) -> bool:
-        return config.relevant(getattr(load(root), section)) == config.relevant(getattr(load(root, **changes), section))
+        return config_schema.relevant(getattr(load(root), section)) == config_schema.relevant(getattr(load(root, **changes), section))
 
     assert same("bayes_cutoff", bayes_cutoff__percentile=50)
     for section in ("bayes_cutoff", "train"):
         assert same(section, **{f"{section}__decay": 0.5})  # one cycle knows none
         exponential = {f"{section}__schedule": "exponential"}
         slow, fast = (getattr(load(root, **exponential, **{f"{section}__decay": value}), section) for value in (0.9, 0.5))
-        assert config.relevant(slow) != config.relevant(fast)
+        assert config_schema.relevant(slow) != config_schema.relevant(fast)
     plain: dict[str, Any] = {"train__augmentation": "none"}
     one, other = (load(root, **plain, train__augment_strength=value).train for value in (0.5, 2))
-    assert config.relevant(one) == config.relevant(other)
+    assert config_schema.relevant(one) == config_schema.relevant(other)
     assert not same("train", train__augment_strength=2)
     shipped = load(root).train
     for schedule, knows in (("one_cycle", False), ("cosine", False), ("exponential", False), ("step", True)):
@@ -244,13 +244,13 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
     assert not same("cp_sampling", cp_sampling__ratio=0.1)
     assert not same("cp_sampling", bayes_cutoff__epochs=3)
     one, other = (load(root, cp_sampling__type="random", bayes_cutoff__epochs=n).cp_sampling for n in (2, 3))
-    assert config.relevant(one) == config.relevant(other)  # random needs no embedding
+    assert config_schema.relevant(one) == config_schema.relevant(other)  # random needs no embedding
     none = load(root, cp_sampling__type="none", cp_sampling__ratio=0.1).cp_sampling
-    assert config.relevant(none) == config.relevant(load(root, cp_sampling__type="none").cp_sampling)
+    assert config_schema.relevant(none) == config_schema.relevant(load(root, cp_sampling__type="none").cp_sampling)
     matrix: dict[str, Any] = {"noisy_labels__noise": [[0.9, 0.1], [0.2, 0.8]]}
-    assert "user_accuracy" not in config.relevant(load(root, **matrix).noisy_labels)
+    assert "user_accuracy" not in config_schema.relevant(load(root, **matrix).noisy_labels)
     drawn = load(root, noisy_labels__label="ground_truth", noisy_labels__user_accuracy=0.2).noisy_labels
-    assert config.relevant(drawn) == {"label": "ground_truth"}
+    assert config_schema.relevant(drawn) == {"label": "ground_truth"}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_what_is_said_of_tuesday_is_relevant_to_the_days_only_where_there_is_one
     root: Path, change: dict[str, Any], counts_on: tuple[str, ...]
 ) -> None:
     def heeded(day: str, **changes: Any) -> dict[str, Any]:
-        return config.relevant(load(root, main__target_day=day, **changes).segregation)
+        return config_schema.relevant(load(root, main__target_day=day, **changes).segregation)
 
     different = [day for day in ("monday", "tuesday") if heeded(day) != heeded(day, **change)]
     assert different == list(counts_on)
@@ -281,7 +281,7 @@ def test_what_is_said_of_tuesday_is_relevant_to_the_days_only_where_there_is_one
 
 def test_schema_and_yaml_name_the_same_keys_and_the_same_sections_in_the_same_order(root: Path) -> None:
     loaded = composed(root)
-    schema = typing.get_type_hints(config.Config)
+    schema = typing.get_type_hints(config_schema.Config)
     assert list(loaded) == list(schema)
     for name, kind in schema.items():
         assert sorted(loaded[name]) == sorted(f.name for f in dataclasses.fields(kind)), name

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bccp import config, contract, step_graph
+from bccp import config, config_schema, contract, step_graph
 from bccp.keys import _imported_files
 from bccp.requirements import pins
 from bccp.step_graph import SPECS
@@ -32,9 +32,9 @@ def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> N
     assert text == contract.mlproject(step), "run `bccp mlproject`"
     project = yaml.safe_load(text)
     entry = project["entry_points"]["main"]
-    fields = [f.name for f in dataclasses.fields(config.section_type(step))]
+    fields = [f.name for f in dataclasses.fields(config_schema.section_type(step))]
     spec = SPECS[step]
-    keys = list(config.defaults()[config.section_name(step)])
+    keys = list(config.defaults()[config_schema.section_name(step)])
     assert list(entry["parameters"]) == [*spec.all_inputs, *keys]
     assert sorted(keys) == sorted(fields)
     assert re.findall(r"--(\w+)=\{(\w+)\}", entry["command"]) == [(name, name) for name in entry["parameters"]]

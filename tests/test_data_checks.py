@@ -19,13 +19,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 import bccp
-from bccp import check_page, config, data_checks, drift, image_statistics, pages, preprocessing, tables
+from bccp import check_page, config_schema, data_checks, drift, image_statistics, pages, preprocessing, tables
 from bccp.data_checks import Finding
 from bccp.errors import BCCPError
 from bccp.home import home as the_home
 
-ALL = tuple(field.name for field in dataclasses.fields(config.Checks))
-NO_LIMITS = config.Checks(**dict.fromkeys(ALL))
+ALL = tuple(field.name for field in dataclasses.fields(config_schema.Checks))
+NO_LIMITS = config_schema.Checks(**dict.fromkeys(ALL))
 STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
 
 
@@ -67,7 +67,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     }
     clean = cleaned(tmp_path, ordinary | planted)
     findings = {found.check: found for found in data_checks.check_images(clean, NO_LIMITS).findings}
-    assert tuple(findings) == config.IMAGE_CHECKS
+    assert tuple(findings) == config_schema.IMAGE_CHECKS
     named = {check: set(found.images) for check, found in findings.items()}
     assert named == {
         "imbalance": set(),
@@ -87,7 +87,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     assert {found.verdict for found in findings.values()} == {"no limit"}
     check_page.write_images(tmp_path, clean, data_checks.check_images(clean, NO_LIMITS))
     listed = tables.read(tmp_path / check_page.TABLE)
-    assert listed["check"].tolist() == list(config.IMAGE_CHECKS)
+    assert listed["check"].tolist() == list(config_schema.IMAGE_CHECKS)
     assert tables.read(tmp_path / check_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
 
 
@@ -265,7 +265,7 @@ def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path)
     assert page.open == []
     assert nasty.replace("/", "") in page.text
     assert "Within all limits (2 set)." in page.text
-    assert set(config.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
+    assert set(config_schema.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert (tmp_path / check_page.PAGE).stat().st_size < 200_000
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bccp import ahead, config, fetch_data, losses, metrics, own_code, samplers, step_graph, test
+from bccp import ahead, config, config_schema, fetch_data, losses, metrics, own_code, samplers, step_graph, test
 from bccp.cleanup import clean_up
 from bccp.errors import BCCPError
 from bccp.registries import FILTERS, LOSSES
@@ -60,7 +60,7 @@ def my_module(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     sys.modules.pop("my_module", None)
 
 
-def load(**sections: dict[str, Any]) -> config.Config:
+def load(**sections: dict[str, Any]) -> config_schema.Config:
     values = OmegaConf.create({name: value for name, value in config.defaults().items() if name not in ("hydra", "defaults")})
     for name, changes in sections.items():
         values[name].update(changes)
@@ -78,7 +78,7 @@ def test_the_configuration_takes_the_names_of_own_code(my_module: Path) -> None:
     )
     assert loaded.preprocessing.cleanup == [{"my_module.threshold": {"level": 90}}, {"erosion": {"size": 3}}]
     assert loaded.cp_sampling.relevant()["embedding"] == "monday_model"
-    named = [name for step in step_graph.STEPS for _, name in config.own_names(step, loaded.section(step))]
+    named = [name for step in step_graph.STEPS for _, name in config_schema.own_names(step, loaded.section(step))]
     assert named == [f"my_module.{name}" for name in ("Stripes", "threshold", "hardest", "smoothed", "mean_confidence")]
     ahead.check(loaded, ["cp_sampling"], isolated=False)
 

@@ -22,7 +22,7 @@ from PIL import Image
 from test_downloads import ID, Server, drive, server
 
 from bccp import archives, digests, downloads, fetch_data
-from bccp.config import Data
+from bccp.config_schema import Data
 from bccp.errors import BCCPError
 
 __all__ = ["drive", "server"]  # fixtures

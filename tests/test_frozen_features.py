@@ -19,7 +19,7 @@ import pytest
 import torch
 from fake_step import FakeStep, load_run
 
-from bccp import config, cp_sampling, device, features, frozen_features, keys, models, tables
+from bccp import config_schema, cp_sampling, device, features, frozen_features, keys, models, tables
 from bccp.architectures import ImageClassifier
 from bccp.images import Days, FeatureView, ImageView, open_days
 
@@ -70,7 +70,7 @@ class SharingStep(FakeStep):
 
     def __init__(self, place: Path, inputs: Mapping[str, Path], **changed: Any) -> None:
         super().__init__("bayes_cutoff", place, inputs, **changed)
-        kind = config.BayesCutoff
+        kind = config_schema.BayesCutoff
         self.config = kind(**{key: value for key, value in vars(self.config).items() if key in kind.__dataclass_fields__})
         self.keys: dict[str, list[dict[str, Any]]] = {}
         self.outputs = {"cleansed_labels": "f" * 64}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, device, keys, paths, registries, requirements, step_graph, tracking
+from bccp import config, config_schema, device, keys, paths, registries, requirements, step_graph, tracking
 from bccp.step_graph import SPECS
 
 
@@ -134,7 +134,7 @@ def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Pat
 
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
-    longest = {f.name: "x" * 200 for f in dataclasses.fields(config.section_type(step)) if f.type in ("Any", "str | None")}
+    longest = {f.name: "x" * 200 for f in dataclasses.fields(config_schema.section_type(step)) if f.type in ("Any", "str | None")}
     inputs = dict.fromkeys(SPECS[step].all_inputs, "true_labels:" + "a" * 64)
     _, made_of = keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
     assert len(json.dumps(made_of)) < tracking._TAG_LIMIT

@@ -14,7 +14,7 @@ import pytest
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import bayes_cutoff, config, galleries, label_report, tables
+from bccp import bayes_cutoff, config_schema, galleries, label_report, tables
 from bccp.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
@@ -187,7 +187,7 @@ class ReportingStep(FakeStep):
 
     def __init__(self, name: str, place: Path, inputs: Mapping[str, Path], **changed: Any) -> None:
         super().__init__(name, place, inputs, **changed)
-        kind = config.BayesCutoff
+        kind = config_schema.BayesCutoff
         self.config = kind(**{key: value for key, value in vars(self.config).items() if key in kind.__dataclass_fields__})
         self.pictures: dict[str, tuple[bytes, bool]] = {}
         self.computed: list[str] = []

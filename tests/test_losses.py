@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bccp import config
+from bccp import config_schema
 from bccp.losses import find
 from bccp.registries import LOSSES
 
@@ -101,4 +101,4 @@ def test_each_loss_has_a_module_of_its_own_with_its_reference(name: str) -> None
 
 
 def test_the_configuration_knows_the_same_losses() -> None:
-    assert config.Train.__dataclass_fields__["loss"].metadata["choices"] == tuple(LOSSES)
+    assert config_schema.Train.__dataclass_fields__["loss"].metadata["choices"] == tuple(LOSSES)

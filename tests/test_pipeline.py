@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import bccp
-from bccp import config, step_graph, tables
+from bccp import config, config_schema, step_graph, tables
 from bccp.backends import ledger_uri
 from bccp.cli.app import call
 from bccp.errors import BCCPError
@@ -58,7 +58,7 @@ class Story:
     def ledger(self) -> Ledger:
         return Ledger(ledger_uri(None)[0])
 
-    def config(self, *overrides: str) -> config.Config:
+    def config(self, *overrides: str) -> config_schema.Config:
         loaded: Any = OmegaConf.merge(OmegaConf.load(ROOT / "config.yaml"), OmegaConf.from_dotlist([*self.options, *overrides]))
         del loaded["defaults"], loaded["hydra"]
         loaded.data.path = str(self.images)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bccp import config, keys, registries
+from bccp import config_schema, keys, registries
 from bccp.errors import BCCPError
 from bccp.registries import LOSSES, SAMPLERS, SOURCES, Entry, Registry, SamplerEntry
 
@@ -29,7 +29,8 @@ def test_the_tables_are_read_without_importing_what_they_name(root: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "table"), [(config.Train, "loss", LOSSES), (config.CpSampling, "type", SAMPLERS), (config.Data, "source", SOURCES)]
+    ("section", "key", "table"),
+    [(config_schema.Train, "loss", LOSSES), (config_schema.CpSampling, "type", SAMPLERS), (config_schema.Data, "source", SOURCES)],
 )
 def test_the_schema_takes_the_names_of_its_table(section: Any, key: str, table: Registry[Any]) -> None:
     assert section.__dataclass_fields__[key].metadata["choices"] == tuple(table)

@@ -21,7 +21,7 @@ from fake_step import FakeStep, load_run
 from PIL import Image
 
 from bccp import batch_picture, mlflow_model, models, monday_model, starting_point, tables, train, training
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
 from bccp.registry import register

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, train, training
+from bccp import config, config_schema, train, training
 from bccp.training_options import TrainingOptions
 
 COMPUTED = {"mirror", "device"}
@@ -20,13 +20,13 @@ COMPUTED = {"mirror", "device"}
 
 
 @pytest.fixture
-def section() -> config.Train:
+def section() -> config_schema.Train:
     values = OmegaConf.create({name: value for name, value in config.defaults().items() if name not in ("hydra", "defaults")})
     values.train.update(epochs=7, loss="gce", mirror="auto")
     return config.load(values, base=Path("/nowhere")).train
 
 
-def test_every_option_is_a_key_of_the_section_train_and_arrives_with_its_value(section: config.Train) -> None:
+def test_every_option_is_a_key_of_the_section_train_and_arrives_with_its_value(section: config_schema.Train) -> None:
     found = train.options(section, mirror=True, device="cpu")
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     assert names <= {item.name for item in dataclasses.fields(section)} | {"device"}
@@ -34,13 +34,13 @@ def test_every_option_is_a_key_of_the_section_train_and_arrives_with_its_value(s
     assert (found.mirror, found.device, found.epochs, found.loss) == (True, "cpu", 7, "gce")
 
 
-def test_images_that_are_augmented_already_are_not_augmented_again(section: config.Train) -> None:
+def test_images_that_are_augmented_already_are_not_augmented_again(section: config_schema.Train) -> None:
     section.augment_to = 100
     found = train.options(section, mirror=True, device="cpu")
     assert (found.augmentation, found.mirror) == ("none", False)
 
 
-def test_options_cannot_be_changed_on_their_way(section: config.Train) -> None:
+def test_options_cannot_be_changed_on_their_way(section: config_schema.Train) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         train.options(section, mirror=True, device="cpu").epochs = 3
 

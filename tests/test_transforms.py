@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bccp import augmentation, config, models, own_code, paths, training, transforms
+from bccp import augmentation, config_schema, models, own_code, paths, training, transforms
 from bccp.errors import BCCPError
 from bccp.registries import LOSSES
 from bccp.step import what_is_meant
 from bccp.training_options import TrainingData, TrainingOptions
 
 SIZE = 24
-NAMES = [name for name in config.AUGMENTATIONS if name != "none"]
+NAMES = [name for name in config_schema.AUGMENTATIONS if name != "none"]
 PER_IMAGE = [name for name in NAMES if name != "generic"]
 WRONG = {
     "Missing": "no class of its own",

@@ -26,7 +26,7 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import command_line, config, pipeline, step_graph, wandb_client, wandb_mirror, wandb_sync
+from bccp import command_line, config, config_schema, pipeline, step_graph, wandb_client, wandb_mirror, wandb_sync
 from bccp.backends import ledger_uri
 from bccp.cli.app import call
 from bccp.errors import BCCPError
@@ -299,7 +299,7 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in
     monkeypatch.setattr(tempfile, "tempdir", None)
     mirror = wandb_mirror.WandbMirror(
         mode="online",
-        to=config.Tracking(
+        to=config_schema.Tracking(
             mlflow_uri=None,
             shared_folder=False,
             wandb="online",

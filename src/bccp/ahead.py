@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bccp import audit, config, feedback, own_code, registries
+from bccp import audit, config_schema, feedback, own_code, registries
 
 
-def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> None:
+def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool) -> None:
     """Refuse files of labels that cannot be read, and names of models, weights, embeddings and own code that nothing has.
 
     Parameters
@@ -26,7 +26,7 @@ def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> No
     """
     read = set()
     for step in steps:
-        used = config.relevant(checked.section(step))
+        used = config_schema.relevant(checked.section(step))
         votes = used.get("feedback_file")
         if votes and votes not in read:  # two steps read the same one
             feedback.read(Path(votes))
@@ -35,7 +35,7 @@ def check(checked: config.Config, steps: Sequence[str], *, isolated: bool) -> No
             audit.read_file(Path(used["audit_file"]))
         if isolated:
             continue
-        for key, name in config.own_names(step, checked.section(step)):
+        for key, name in config_schema.own_names(step, checked.section(step)):
             own_code.load(name, key)
         # torch takes seconds to import, and what is our own need not be looked up
         if "model" in used and (used["model"] not in registries.BACKBONES or used["weights"]):

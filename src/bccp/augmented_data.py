@@ -21,7 +21,7 @@ from bccp import augmentation as augmentations
 from bccp import own_code, tables
 from bccp.architectures import ImageClassifier
 from bccp.array_types import Index
-from bccp.config import Train
+from bccp.config_schema import Train
 from bccp.errors import BCCPError
 from bccp.frozen_features import backbone_digest, look_by, shared_array
 from bccp.images import Days, FeatureView, ImageView

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp import check_page, config, data_checks, drift, fetch_data, pipelines, preprocessing, tables
+from bccp import check_page, config, config_schema, data_checks, drift, fetch_data, pipelines, preprocessing, tables
 from bccp.backends import ledger_uri
 from bccp.data_checks import Finding
 from bccp.errors import BCCPError
@@ -247,7 +247,7 @@ def accept(batch: str) -> list[str]:
     return _how_to_use(found[0])
 
 
-def _configured(data: str, options: Sequence[str]) -> config.Config:
+def _configured(data: str, options: Sequence[str]) -> config_schema.Config:
     if not data:
         raise BCCPError("which images? give a folder or an archive: bccp check-new --data folder")
     place = Path(data).expanduser()

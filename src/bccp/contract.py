@@ -11,14 +11,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp import config, config_text, step_graph
+from bccp import config, config_schema, config_text, step_graph
 from bccp.paths import ROOT
 from bccp.step_graph import MAKER, SPECS
 
 
 def mlproject(step: str) -> str:
     """The text of a step's ``MLproject``: one parameter per input artifact and one per key of its section."""
-    name = config.section_name(step)
+    name = config_schema.section_name(step)
     defaults = config.defaults()
     del defaults["hydra"]
     values: Any = OmegaConf.to_container(OmegaConf.create(defaults), resolve=True)

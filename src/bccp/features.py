@@ -18,7 +18,7 @@ import torch
 from bccp import models
 from bccp.architectures import ImageClassifier, names
 from bccp.array_types import Float32
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.digests import file_digest
 from bccp.errors import BCCPError, nearest
 from bccp.frozen_features import Look, backbone_digest, look_by, shared_array, shared_inputs, shared_view

@@ -31,7 +31,7 @@ from bccp.registries import SOURCES
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bccp.config import Data
+    from bccp.config_schema import Data
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
 

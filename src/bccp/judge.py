@@ -17,7 +17,7 @@ import pandas as pd
 from bccp import annotators, audit, bayes_cutoff, calibration, feedback, posterior, tables
 from bccp.array_types import Float, Index, Mask
 from bccp.bayes_cutoff import Decision, Held, Passes
-from bccp.config import BayesCutoff
+from bccp.config_schema import BayesCutoff
 from bccp.duplicates import duplicate_groups
 from bccp.frozen_features import shared_inputs
 from bccp.home import scratch

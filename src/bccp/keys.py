@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bccp import config, device, paths, registries
+from bccp import config_schema, device, paths, registries
 from bccp.digests import file_digest, folder_digest
 from bccp.requirements import installed_version, pins
 
@@ -60,7 +60,7 @@ def step_key(
     parts : dict
         What it was made of.
     """
-    parameters = {name: _by_content(section, name, value) for name, value in config.relevant(section).items()}
+    parameters = {name: _by_content(section, name, value) for name, value in config_schema.relevant(section).items()}
     parameters |= resolved or {}
     environment = paths.ROOT / step / "conda.yml"
     parts: dict[str, Any] = {

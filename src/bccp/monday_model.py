@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bccp import models, training
 from bccp.architectures import ImageClassifier
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
 from bccp.frozen_features import Inputs, shared_inputs

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.array_types import Float, Images, Index
-from bccp.config import NOISES
+from bccp.config_schema import NOISES
 from bccp.errors import BCCPError, nearest
 from bccp.feedback import Feedback, majority
 

@@ -15,7 +15,7 @@ from bccp import models
 from bccp.architectures import ImageClassifier
 from bccp.array_types import Index
 from bccp.bayes_cutoff import Passes, summarise
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.frozen_features import Inputs
 from bccp.images import Days
 from bccp.monday_model import fit_recipe

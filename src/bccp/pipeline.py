@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import bars, config, environments, naming, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
+from bccp import bars, config, config_schema, environments, naming, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
 from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
@@ -152,7 +152,7 @@ def _tell(summary: Summary, folder: Path, ledger: Ledger | None, context: Contex
 class _Pipeline(Plan):
     """One run of the pipeline."""
 
-    def __init__(self, checked: config.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
+    def __init__(self, checked: config_schema.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
         if sweep:
             checked.test.promote = "never"  # jobs at once would take the place of each other's champion
         super().__init__(checked)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bccp import config, step_graph
+from bccp import config, config_schema, step_graph
 from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.home import home
@@ -231,5 +231,5 @@ def raw_of(clean_data: str, ledger: Ledger) -> dict[str, str]:
 
 def _settings(flat: Mapping[str, str]) -> dict[str, str]:
     """What belongs to the steps' sections: what was passed to ``mlflow run`` and where runs are recorded says nothing of a result."""
-    sections = {"main", *map(config.section_name, step_graph.STEPS)}
+    sections = {"main", *map(config_schema.section_name, step_graph.STEPS)}
     return {key: value for key, value in flat.items() if key.partition(".")[0] in sections}

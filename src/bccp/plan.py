@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bccp import config, environments, keys, step_graph
+from bccp import config_schema, environments, keys, step_graph
 from bccp.step import what_is_meant
 from bccp.step_graph import MAKER, SPECS
 from bccp.tracking import FinishedRun, Ledger
@@ -38,7 +38,7 @@ class Plan:
         If the manager's command is missing.
     """
 
-    def __init__(self, checked: config.Config) -> None:
+    def __init__(self, checked: config_schema.Config) -> None:
         self.config = checked
         self.asked: list[str] = checked.main.execute_steps
         self.manager: str = keys.started_by() if checked.main.env_manager == "auto" else checked.main.env_manager

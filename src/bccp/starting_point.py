@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from bccp import mlflow_model, models, registry
 from bccp.architectures import ImageClassifier
-from bccp.config import Train
+from bccp.config_schema import Train
 from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.images import Days

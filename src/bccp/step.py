@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bccp import (
     bars,
     config,
+    config_schema,
     device,
     keys,
     naming,
@@ -177,7 +178,7 @@ class RunningStep:
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
         tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
         run_id = self.ledger.start(naming.part_name(name, self.context.pipeline), parent=self.context.parent_run_id, tags=tags)
-        before, checkpoint = self.checkpoint, _checkpoint(name, key, self.context)
+        before, checkpoint = self.checkpoint, checkpoint_for(name, key, self.context)
         self.checkpoint = checkpoint
         try:
             with _folder(name) as folder:
@@ -260,7 +261,7 @@ def _folder(name: str) -> Iterator[Path]:
         yield folder
 
 
-def _checkpoint(name: str, key: str, context: Context) -> Path:
+def checkpoint_for(name: str, key: str, context: Context) -> Path:
     """Where the work of a name and key keeps what it has come to; with ``main.cache=false`` each pipeline has a place of its own."""
     return checkpoint_path(name, key if context.cache else keys.parts_key({"key": key, "pipeline": context.pipeline}))
 
@@ -325,7 +326,7 @@ def execute(
                 folder = ledger.fetch(f"{known}:{digest}")
                 mirror.use(known, digest, folder, pixels=known in PIXEL_ARTIFACTS, origin=(origins or {}).get(artifact))
         limit_threads(context.threads)
-        checkpoint = _checkpoint(name, key, context)
+        checkpoint = checkpoint_for(name, key, context)
         step = RunningStep(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
         with step._watch.going(True):
             run(step)
@@ -384,7 +385,7 @@ def command_line(run: Run) -> None:
 
 
 def _run_alone(run: Run, name: str) -> None:
-    spec, kind = SPECS[name], config.section_type(name)
+    spec, kind = SPECS[name], config_schema.section_type(name)
     artifacts = spec.all_inputs
     fields = [f.name for f in dataclasses.fields(kind)]
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__, allow_abbrev=False)
@@ -395,7 +396,7 @@ def _run_alone(run: Run, name: str) -> None:
         word = unknown[0].lstrip("-").partition("=")[0]
         raise BCCPError(f"the step {name} has no parameter {word!r}" + nearest(word, (*artifacts, *fields)))
     values = {f: reveal(getattr(given, f)) for f in fields if getattr(given, f) is not None}
-    section = config.section(kind, values, config.section_name(name), Path.cwd())
+    section = config.section(kind, values, config_schema.section_name(name), Path.cwd())
     context = context_from_environment()
     if context.process:
         end_with([context.process])
@@ -499,7 +500,7 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
 def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
     """The parameters of a step that name something elsewhere, with what they mean now, for its key."""
     meant = {}
-    if code := own_code.digest(target for _, target in config.own_names(name, section)):
+    if code := own_code.digest(target for _, target in config_schema.own_names(name, section)):
         meant["own_code"] = code
     if name == "fetch_data":
         from bccp.fetch_data import source_fingerprint  # only this step's environment has what it imports

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.array_types import Float
-from bccp.config import MondayModel
+from bccp.config_schema import MondayModel
 from bccp.frozen_features import shared_inputs
 from bccp.home import scratch
 from bccp.images import Days

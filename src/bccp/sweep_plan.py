@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp import config, step_graph, wandb_client
+from bccp import config, config_schema, step_graph, wandb_client
 from bccp.errors import BCCPError
 from bccp.home import keep_within_home
 from bccp.overrides import check_overrides
@@ -147,7 +147,7 @@ def check(composed: DictConfig, planned: Sequence[Override]) -> None:
                     raise BCCPError(need.missing)
 
 
-def job_configs(composed: DictConfig, sweeping: Sequence[Override]) -> Iterator[config.Config | BCCPError]:
+def job_configs(composed: DictConfig, sweeping: Sequence[Override]) -> Iterator[config_schema.Config | BCCPError]:
     """Yield the configuration of each job, or the error that it would end with; one alone where values are not discrete.
 
     Parameters
@@ -177,20 +177,20 @@ def _values(override: Override) -> list[str]:
     return [str(value) for value in override.sweep_string_iterator()] if override.is_discrete_sweep() else [override.get_value_string()]
 
 
-def _runs(checked: config.Config) -> dict[str, str]:
+def _runs(checked: config_schema.Config) -> dict[str, str]:
     """A digest of each step that a job needs: of its parameters and of the steps whose outputs it reads."""
     made: dict[str, str] = {}
     plan_of_job = Plan(checked)
     for step in plan_of_job.needed(plan_of_job.asked):
         section = checked.section(step)
-        parts: list[Any] = [config.relevant(section), [made[MAKER[artifact]] for artifact in plan_of_job.reads(step)]]
+        parts: list[Any] = [config_schema.relevant(section), [made[MAKER[artifact]] for artifact in plan_of_job.reads(step)]]
         if step == "fetch_data":
             parts.append(section.path)
         made[step] = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
     return made
 
 
-def _needs(checked: config.Config) -> Iterator[Need]:
+def _needs(checked: config_schema.Config) -> Iterator[Need]:
     """Yield what a job needs from outside."""
     steps = checked.main.execute_steps
     isolated = Plan(checked).isolated  # which models there are is then for the steps' environments to say
@@ -200,7 +200,7 @@ def _needs(checked: config.Config) -> Iterator[Need]:
         note = "a key is set" if key else "no KAGGLE_USERNAME and KAGGLE_KEY are set, which private data need"
         yield Need(f"data from {_REMOTE[data.source]}, {data.path}", note=note if data.source == "kaggle" else "")
     for step in steps:
-        used = {} if isolated else config.relevant(checked.section(step))
+        used = {} if isolated else config_schema.relevant(checked.section(step))
         if "model" in used and (used["model"] not in BACKBONES or used["weights"]):
             yield _weights(used["model"], used["weights"])
         if used.get("embedding", "monday_model") != "monday_model":

@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp import config, naming, tables, wandb_client, wandb_mirror
+from bccp import config, config_schema, naming, tables, wandb_client, wandb_mirror
 from bccp.backends import ledger_uri
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
@@ -204,7 +204,9 @@ def _record_in_ledger(ledger: Ledger, name: str, folder: Path, pictures: Sequenc
         raise
 
 
-def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: Sequence[Path], metrics: Mapping[str, float]) -> None:
+def _record_in_wandb(
+    about: config_schema.Tracking, name: str, folder: Path, pictures: Sequence[Path], metrics: Mapping[str, float]
+) -> None:
     mode = wandb_client.resolve_mode(about.wandb)
     if mode == "disabled":
         return
@@ -232,7 +234,7 @@ def _record_in_wandb(about: config.Tracking, name: str, folder: Path, pictures: 
         mirror.finish(exit_code)
 
 
-def _tracking(folder: Path) -> config.Tracking:
+def _tracking(folder: Path) -> config_schema.Tracking:
     """Where the sweep's jobs were recorded."""
     values = config.defaults()["tracking"]
     for path in sorted(folder.glob("*/.hydra/config.yaml")):
@@ -246,7 +248,7 @@ def _tracking(folder: Path) -> config.Tracking:
             raise BCCPError("the sweep's ledger has a password, which is written nowhere: set MLFLOW_TRACKING_URI to its address")
         values["mlflow_uri"] = None
     plain: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
-    made: config.Tracking = config.section(config.Tracking, plain, "tracking", Path.cwd())
+    made: config_schema.Tracking = config.section(config_schema.Tracking, plain, "tracking", Path.cwd())
     return made
 
 

@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from scipy.special import stdtrit
 
-from bccp import config
+from bccp import config, config_schema
 from bccp.masking import shown
 from bccp.run_summary import HEADLINES
 
@@ -400,9 +400,9 @@ def _ignored(given: Mapping[str, Any]) -> set[str]:
     flat = _defaults() | dict(given)
     asked, heeded = set(), set()
     for step in ("segregation", "noisy_labels", "bayes_cutoff", "cp_sampling", "train", "test"):
-        section = _built(config.section_type(step), f"{step}.", flat)
+        section = _built(config_schema.section_type(step), f"{step}.", flat)
         asked |= {f"{step}.{name}" for name, _ in config.flatten(dataclasses.asdict(section))}
-        heeded |= {f"{step}.{name}" for name, _ in config.flatten(config.relevant(section))}
+        heeded |= {f"{step}.{name}" for name, _ in config.flatten(config_schema.relevant(section))}
     return asked - heeded - {source_of(key) for key in heeded} - _NEVER_IGNORED
 
 

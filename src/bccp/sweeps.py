@@ -50,7 +50,7 @@ LOG = "job.log"
 
 _LAUNCHERS = frozenset({"joblib", "submitit", "ray"})  # packages
 _TRACKERS = ("joblib.externals.loky.backend.resource_tracker", "multiprocessing.resource_tracker")
-_LONGEST_LIST = 10
+LONGEST_LIST = 10
 _POLL_SECONDS = 0.5
 
 _RAY_BYTES = 100_000_000
@@ -109,8 +109,8 @@ class Sweep:
             going_on = True
             while going_on:
                 going_on = not self._over.wait(_POLL_SECONDS)
-                for path in [path for path in _summaries(self.folder) if path not in ended]:
-                    one = ended[path] = _read(path, self.folder)
+                for path in [path for path in summary_files(self.folder) if path not in ended]:
+                    one = ended[path] = read_job(path, self.folder)
                     first = failed.setdefault(one.reason, one.name) if one.error else one.name
                     told_before = None if first == one.name else first
                     print(f"{one.line(self.swept, told_before)} ({self._how_far(ended.values())})", file=stream, flush=True)
@@ -124,7 +124,7 @@ class Sweep:
         if self.n_jobs is None:
             return said
         left = max(0, self.n_jobs - len(ended))
-        return f"{said}, {left} left" + (f", about {_spell((time.monotonic() - self._started) / len(ended) * left)}" if left else "")
+        return f"{said}, {left} left" + (f", about {spell_seconds((time.monotonic() - self._started) / len(ended) * left)}" if left else "")
 
     def end_workers(self) -> None:
         """End the processes that run the jobs; those of Slurm are none of this one's."""
@@ -162,7 +162,7 @@ class Sweep:
         total = self.n_jobs or len(ended)
         said = []
         if failed and not self.search:
-            numbers = ", ".join(job.name for job in failed[:_LONGEST_LIST]) + (", …" if len(failed) > _LONGEST_LIST else "")
+            numbers = ", ".join(job.name for job in failed[:LONGEST_LIST]) + (", …" if len(failed) > LONGEST_LIST else "")
             first = f"the first: {failed[0].error}" if len(failed) > 1 else failed[0].error
             said.append(f"{len(failed)} of {total} jobs failed ({numbers} in {self.folder}; {first})")
         if lost or len(ended) < total:
@@ -201,7 +201,7 @@ class JobEnd:
     def line(self, swept: Collection[str], like: str | None = None) -> str:
         """One line, to be printed when it ends; ``like`` names an earlier job that has failed with the same error."""
         failed = f"failed as [{like}]" if like else f"failed: {self.error}"
-        came_to = failed if self.error else f"finished in {_spell(self.seconds)}"
+        came_to = failed if self.error else f"finished in {spell_seconds(self.seconds)}"
         came_to += next((f", {name} {self.metrics[name]:.4f}" for name in FIGURES if name in self.metrics and not self.error), "")
         return f"[{self.name}] {self.setting(swept)}{came_to}"
 
@@ -213,14 +213,14 @@ class JobEnd:
 
 def jobs(folder: Path) -> list[JobEnd]:
     """The jobs of a sweep that have ended so far, in the order of their numbers."""
-    return [_read(path, folder) for path in _summaries(folder)]
+    return [read_job(path, folder) for path in summary_files(folder)]
 
 
-def _summaries(folder: Path) -> list[Path]:
+def summary_files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("summary.json"), key=lambda path: (len(path.parent.name), path))
 
 
-def _read(path: Path, folder: Path) -> JobEnd:
+def read_job(path: Path, folder: Path) -> JobEnd:
     summary = json.loads(path.read_text(encoding="utf-8"))
     overrides = path.parent / ".hydra" / "overrides.yaml"
     words = OmegaConf.to_object(OmegaConf.load(overrides)) if overrides.is_file() else []
@@ -351,7 +351,7 @@ def begin(config: DictConfig) -> Sweep:
     if note:
         print(note, flush=True)
         os.environ.pop("MLFLOW_TRACKING_URI")  # once is enough
-    many = _many_machines(launcher, about)
+    many = many_machines(launcher, about)
     keep_within_home()
     if many:
         check_reach(launcher, uri, shared_folder=config.tracking.shared_folder)
@@ -365,7 +365,7 @@ def begin(config: DictConfig) -> Sweep:
     sweep_plan.check(config, planned)
     swept = [override.key_or_group for override in planned if override.is_sweep_override()]
     sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher, "optuna" in about.sweeper._target_)
-    how = _share_out(config, planned, sweep, many)
+    how = share_out(config, planned, sweep, many)
     print(f"sweep: {sweep.n_jobs or 'an unknown number of'} jobs, {how}; {sweep.folder}", flush=True)
     sweep.watch(sys.stdout)
     return sweep
@@ -408,7 +408,7 @@ def _add(name: str, value: str, separator: str) -> None:
     os.environ[name] = separator.join([value, *(other for other in others if other not in ("", value))])
 
 
-def _many_machines(launcher: str, about: DictConfig) -> bool:
+def many_machines(launcher: str, about: DictConfig) -> bool:
     if launcher == "ray":
         return (about.launcher.ray.init.get("address") or os.environ.get("RAY_ADDRESS") or "local") != "local"
     return launcher in ("submitit_slurm", "ray_aws")
@@ -479,7 +479,7 @@ def added() -> list[str]:
     return [word for sweep in _begun for word in sweep.added]
 
 
-def _share_out(config: DictConfig, planned: Sequence[Override], sweep: Sweep, many: bool) -> str:
+def share_out(config: DictConfig, planned: Sequence[Override], sweep: Sweep, many: bool) -> str:
     """Tell launcher and jobs how many cores each has; returns that in words."""
     about, launcher, n_jobs = config.hydra, sweep.launcher, sweep.n_jobs
     given = _threads(config, planned)
@@ -499,7 +499,7 @@ def _share_out(config: DictConfig, planned: Sequence[Override], sweep: Sweep, ma
             about.launcher.n_jobs = at_once
             about.launcher.batch_size = "1"
         elif launcher == "ray":
-            about.launcher.ray.init.update({"num_cpus": n_cores, **_ray_at_home()})
+            about.launcher.ray.init.update({"num_cpus": n_cores, **ray_at_home()})
             about.launcher.ray.remote.update({"num_cpus": threads})
         elif "max_batch_size" in about.sweeper and about.sweeper.max_batch_size is None:
             about.sweeper.max_batch_size = at_once  # its launcher starts a whole batch at once
@@ -511,7 +511,7 @@ def _share_out(config: DictConfig, planned: Sequence[Override], sweep: Sweep, ma
     return f"{at_once} at once on {n_cores} cores (hydra/launcher={launcher}, main.threads={threads})"
 
 
-def _ray_at_home() -> dict[str, Any]:
+def ray_at_home() -> dict[str, Any]:
     """Options of a Ray that only this machine and user can ask, and that writes within the home; its processes inherit the environment."""
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0"}
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **quiet})
@@ -596,7 +596,7 @@ class _Log(io.TextIOBase):
         return self._file.fileno()
 
 
-def _spell(seconds: float) -> str:
+def spell_seconds(seconds: float) -> str:
     """A duration in its largest sensible unit."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bccp import tables
 from bccp.array_types import Float32
-from bccp.config import Train
+from bccp.config_schema import Train
 from bccp.errors import BCCPError, nearest
 from bccp.images import Days
 from bccp.mirror import mirror_symmetric

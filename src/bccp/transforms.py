@@ -57,8 +57,8 @@ def changes(augmentation: str | Sequence[Any], *, image_size: int, probability: 
     Parameters
     ----------
     augmentation : str or sequence
-        A name of ``bccp.config.AUGMENTATIONS``, or names and mappings with ``_target_``, in order. What Hydra makes of a mapping is called
-        with one image at a time; what it returns is cut to [0, 1].
+        A name of ``bccp.config_schema.AUGMENTATIONS``, or names and mappings with ``_target_``, in order. What Hydra makes of a mapping is
+        called with one image at a time; what it returns is cut to [0, 1].
     image_size : int
         S.
     probability : float

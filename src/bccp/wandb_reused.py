@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bccp import config, step_graph
+from bccp import config_schema, step_graph
 from bccp.step_graph import MAKER, PIXEL_ARTIFACTS
 from bccp.tracking import Ledger
 from bccp.versions import split_version, versions_made, versions_read
@@ -106,10 +106,10 @@ def settings(params: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def tracking_of(section: Mapping[str, Any]) -> config.Tracking:
+def tracking_of(section: Mapping[str, Any]) -> config_schema.Tracking:
     """The section ``tracking`` of :func:`settings`; a name that is a number has become one there."""
     names = {key: None if section[key] is None else str(section[key]) for key in ("wandb_entity", "wandb_project")}
-    return config.Tracking(**(dict(section) | names))
+    return config_schema.Tracking(**(dict(section) | names))
 
 
 def _value(text: str) -> Any:
