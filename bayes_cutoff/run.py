@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import bayes_cutoff, tables
 from bccp.images import Days, open_days
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 
 
 def run(step: Step) -> None:

@@ -16,8 +16,8 @@ from bccp import samplers, tables
 from bccp.cp_sampling import n_pairs_for
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 
 
 def run(step: Step) -> None:

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import fetch_data, tables
 from bccp.home import home
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 
 
 def run(step: Step) -> None:

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from bccp import check_page, corruption, data_checks, feedback, segregation, tables
 from bccp.duplicates import duplicate_groups
 from bccp.images import open_days
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 
 
 def run(step: Step) -> None:

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from bccp import cards, evaluation, mlflow_model, models, tables, test
 from bccp.images import open_days
 from bccp.promotion import settle
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 
 
 def run(step: Step) -> None:

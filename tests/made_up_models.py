@@ -20,8 +20,8 @@ from bccp.monday_model import shared_monday_model
 from bccp.paths import ROOT
 from bccp.pipeline import load_step
 from bccp.promotion import settle
-from bccp.step import execute, what_is_meant
 from bccp.step_context import Context, Step
+from bccp.step_runner import execute, what_is_meant
 from bccp.test import reference_labels
 from bccp.tracking import Ledger
 

@@ -19,7 +19,7 @@ from bccp import ahead, config, config_schema, fetch_data, losses, metrics, own_
 from bccp.cleanup import clean_up
 from bccp.errors import BCCPError
 from bccp.registries import FILTERS, LOSSES
-from bccp.step import what_is_meant
+from bccp.step_runner import what_is_meant
 
 WRONG = """
 

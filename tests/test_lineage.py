@@ -10,8 +10,8 @@ import pytest
 from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.lineage import ancestor
-from bccp.step import find_inputs
 from bccp.step_context import Context
+from bccp.step_runner import find_inputs
 from bccp.tracking import Ledger
 
 

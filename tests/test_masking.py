@@ -12,7 +12,7 @@ import bccp
 from bccp import pipeline
 from bccp.errors import BCCPError
 from bccp.masking import hide, reveal, shown, shown_url
-from bccp.step import command_line
+from bccp.step_runner import command_line
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_reco
     assert "passw0rd" not in str(given)
     assert "t0ken" not in str(given)
     seen = []
-    monkeypatch.setattr("bccp.step.execute", lambda run, *, section, **about: seen.append(section.path))
+    monkeypatch.setattr("bccp.step_runner.execute", lambda run, *, section, **about: seen.append(section.path))
     monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in given.items())])
     command_line(pipeline.load_step("fetch_data").run)
     assert seen == [address]

@@ -23,9 +23,9 @@ from bccp.errors import BCCPError
 from bccp.home import scratch
 from bccp.paths import ROOT
 from bccp.pipeline import load_step
-from bccp.step import execute
 from bccp.step_context import Context, Step
 from bccp.step_graph import SPECS
+from bccp.step_runner import execute
 from bccp.tracking import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]

@@ -20,7 +20,7 @@ from bccp.errors import BCCPError
 from bccp.pipeline import _Pipeline
 from bccp.registry import VERSION_TAG
 from bccp.run_summary import Summary
-from bccp.step import what_is_meant
+from bccp.step_runner import what_is_meant
 from bccp.tracking import Ledger
 from bccp.wandb_artifacts import alias
 

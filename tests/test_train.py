@@ -25,7 +25,7 @@ from bccp.config_schema import MondayModel
 from bccp.errors import BCCPError
 from bccp.images import Days, open_days
 from bccp.registry import register
-from bccp.step import what_is_meant
+from bccp.step_runner import what_is_meant
 from bccp.tracking import Ledger
 from bccp.training_options import TrainingOptions
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from bccp import augmentation, config_schema, models, own_code, paths, training, transforms
 from bccp.errors import BCCPError
 from bccp.registries import LOSSES
-from bccp.step import what_is_meant
+from bccp.step_runner import what_is_meant
 from bccp.training_options import TrainingData, TrainingOptions
 
 SIZE = 24

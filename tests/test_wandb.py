@@ -30,10 +30,10 @@ from bccp import command_line, config, config_schema, pipeline, step_graph, wand
 from bccp.backends import ledger_uri
 from bccp.cli.app import call
 from bccp.errors import BCCPError
-from bccp.step import command_line as step_command_line
-from bccp.step import locate
 from bccp.step_context import Context, Step
 from bccp.step_graph import SPECS
+from bccp.step_runner import command_line as step_command_line
+from bccp.step_runner import locate
 from bccp.tracking import Ledger
 from bccp.wandb_artifacts import alias
 from bccp.wandb_mirror import NOTE

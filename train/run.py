@@ -20,8 +20,8 @@ from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days
 from bccp.starting_point import starting_model
-from bccp.step import command_line
 from bccp.step_context import Step
+from bccp.step_runner import command_line
 from bccp.training_options import TrainingData, TrainingHooks
 
 

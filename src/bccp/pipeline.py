@@ -25,9 +25,9 @@ from bccp.masking import hide, shown, shown_text
 from bccp.plan import Plan, nearest_run
 from bccp.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
 from bccp.run_summary import HEADLINES, PAGE, StepRecord, Summary
-from bccp.step import WANDB_LOST, execute, what_is_meant
 from bccp.step_context import Context
 from bccp.step_graph import SPECS
+from bccp.step_runner import WANDB_LOST, execute, what_is_meant
 from bccp.threads import default_threads, limit_threads
 from bccp.tracking import Ledger
 from bccp.versions import qualified

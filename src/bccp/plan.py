@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bccp import config_schema, environments, keys, step_graph
-from bccp.step import what_is_meant
 from bccp.step_graph import MAKER, SPECS
+from bccp.step_runner import what_is_meant
 from bccp.tracking import FinishedRun, Ledger
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
