@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import bccp
-from bccp import config, config_schema, pipeline
+from bccp import compose, config, config_schema, pipeline
 from bccp.backends import ledger_uri
 from bccp.paths import ROOT
 from bccp.plan import Plan
@@ -71,7 +71,7 @@ def run(*options: str) -> dict[str, Any]:
 
 def plan(*options: str) -> Plan:
     """What a configuration asks for."""
-    return Plan(config.load(pipeline.compose([*QUIET, *options]), base=ROOT))
+    return Plan(config.load(compose.compose([*QUIET, *options]), base=ROOT))
 
 
 def all_runs(store: Ledger) -> list[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import command_line, pipeline
+from bccp import command_line, compose
 from bccp.errors import BCCPError
 from bccp.overrides import check_overrides, flags_first, split_options
 
@@ -103,7 +103,7 @@ def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsy
     for steps in ("train, test", "'train, test'"):
         assert command_line.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
         assert OmegaConf.create(capsys.readouterr().out).main.execute_steps == "train, test"
-    assert pipeline.compose(["main.execute_steps=train,test"]).main.execute_steps == "train,test"  # as bccp.run has it
+    assert compose.compose(["main.execute_steps=train,test"]).main.execute_steps == "train,test"  # as bccp.run has it
 
 
 def test_a_group_that_is_not_there_is_told_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

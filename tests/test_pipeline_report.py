@@ -28,9 +28,9 @@ from wandb_stand_in import WandbStandIn
 import bccp
 from bccp import command_line, pipeline_page, pipeline_report, provenance, tables
 from bccp.cli.app import call
+from bccp.compose import compose
 from bccp.errors import BCCPError
 from bccp.overrides import split_options
-from bccp.pipeline import compose
 from bccp.pipeline_page import page
 from bccp.pipeline_story import MOST_PICTURES, read_story, wilson
 from bccp.run_summary import PAGE

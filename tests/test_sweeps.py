@@ -27,12 +27,12 @@ from omegaconf import OmegaConf
 from test_pipeline import make_images
 
 import bccp
-from bccp import command_line, sweeps, tables
+from bccp import command_line, paths, sweep_jobs, sweep_resources, sweeps, tables
 from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
 from bccp.processes import descendants, lives
 from bccp.step_graph import MAKER
-from bccp.sweeps import share
+from bccp.sweep_resources import share
 from bccp.threads import default_threads
 from bccp.tracking import Ledger
 
@@ -52,7 +52,7 @@ class Started:
         environment |= {"BCCP_HOME": str(home)} if home else {}
         self._said = [place / "out.txt", place / "err.txt"]
         with self._said[0].open("w") as out, self._said[1].open("w") as err:
-            command = [sys.executable, str(sweeps.ROOT / "main.py"), "-m", *words, *QUIET]
+            command = [sys.executable, str(paths.ROOT / "main.py"), "-m", *words, *QUIET]
             self.process = subprocess.Popen(command, cwd=place, env=environment, stdout=out, stderr=err, start_new_session=True)
 
     def out(self) -> str:
@@ -123,14 +123,14 @@ def test_more_jobs_at_once_than_cores_are_refused(wanted: int, threads: int | No
 
 
 def test_what_a_job_says_goes_to_its_log_alone_and_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with sweeps.job(tmp_path / "3"):
+    with sweep_jobs.job(tmp_path / "3"):
         kept = sys.stdout
         for text in ("train: ru", "ns\n  train: epoch 1\n"):
             print(text, end="")
         print("postgresql://me:passw0rd@host/db", file=sys.stderr)
         print("half", end="")
     print("too late", file=kept)  # as the handler of a library does that was loaded meanwhile
-    assert (tmp_path / "3" / sweeps.LOG).read_text() == "train: runs\n  train: epoch 1\npostgresql://host/db\nhalf\n"
+    assert (tmp_path / "3" / sweep_jobs.LOG).read_text() == "train: runs\n  train: epoch 1\npostgresql://host/db\nhalf\n"
     assert capsys.readouterr() == ("", "")
 
 
@@ -183,10 +183,10 @@ def test_many_machines_do_not_look_for_artifacts_in_a_folder_of_one_unless_they_
     with tracking_server(place) as uri:
         sentence = f"hydra/launcher=ray runs jobs on many machines, but {uri} keeps its artifacts in /srv/mlflow/1, a folder of one: let a"
         with pytest.raises(BCCPError, match=re.escape(sentence)):
-            sweeps.check_reach("ray", uri, shared_folder=False)
-        sweeps.check_reach("ray", uri, shared_folder=True)
+            sweep_resources.check_reach("ray", uri, shared_folder=False)
+        sweep_resources.check_reach("ray", uri, shared_folder=True)
     with tracking_server("mlflow-artifacts:/1") as uri:  # it hands them out
-        sweeps.check_reach("ray", uri, shared_folder=False)
+        sweep_resources.check_reach("ray", uri, shared_folder=False)
 
 
 def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brings_it(
@@ -195,7 +195,7 @@ def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brin
     Plugins.instance()  # fills the store once
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "ray.yaml", raising=False)
     assert command_line.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 1
-    sentence = f'error: hydra/launcher=ray needs a package that is not installed: pip install --editable "{sweeps.ROOT}[ray]"\n'
+    sentence = f'error: hydra/launcher=ray needs a package that is not installed: pip install --editable "{paths.ROOT}[ray]"\n'
     assert capsys.readouterr().err == sentence
     assert command_line.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
     assert "error: hydra/launcher=rai is unknown (did you mean 'ray'?): use one of basic, joblib, ray," in capsys.readouterr().err
@@ -237,7 +237,7 @@ def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: p
 
 def job_logs(home: Path) -> list[str]:
     """What each job of the newest sweep has said so far, in the order of their numbers."""
-    places = sorted((home / "outputs").glob(f"*/[0-9]*/{sweeps.LOG}"), key=lambda path: int(path.parent.name))
+    places = sorted((home / "outputs").glob(f"*/[0-9]*/{sweep_jobs.LOG}"), key=lambda path: int(path.parent.name))
     return [place.read_text() for place in places]
 
 

@@ -27,11 +27,11 @@ import pandas as pd
 
 from bccp import check_page, config, config_schema, data_checks, drift, fetch_data, pipelines, preprocessing, tables
 from bccp.backends import ledger_uri
+from bccp.compose import compose
 from bccp.data_checks import Finding
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, scratch, sweep_scratch
 from bccp.masking import shown_url
-from bccp.pipeline import compose
 from bccp.threads import default_threads
 from bccp.tracking import Ledger
 

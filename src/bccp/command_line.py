@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config_source, config_text, sweeps
+from bccp import config_source, config_text, sweep_jobs, sweeps
 from bccp.endings import failed, told
 from bccp.errors import BCCPError
 from bccp.home import home
@@ -127,7 +127,7 @@ def _job(composed: DictConfig) -> Any:
             return None
         print(report(summary, folder), flush=True)
     else:
-        with sweeps.job(folder):
+        with sweep_jobs.job(folder):
             try:
                 summary = run_composed(composed, folder, sweep=Path(about.sweep.dir).name, job=about.job.num)
             except BCCPError:  # its summary tells it; the sweep goes on with its other jobs

@@ -12,10 +12,10 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from bccp import config, config_text
+from bccp.compose import compose
 from bccp.errors import BCCPError
 from bccp.masking import shown
 from bccp.paths import ROOT
-from bccp.pipeline import compose
 
 _WIDEST = 48
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bccp import bars, config, config_schema, environments, naming, paths, provenance, step_graph, step_log, wandb_client, wandb_reused
 from bccp.backends import ledger_uri
+from bccp.compose import compose
 from bccp.endings import ending, told
 from bccp.errors import BCCPError
 from bccp.home import home, keep_within_home, sweep_scratch
@@ -60,31 +61,6 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     folder = new_run_folder()
     summary = run_composed(compose(overrides), folder)
     return dataclasses.asdict(summary) | {"folder": str(folder)}
-
-
-def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
-    """``config.yaml`` with overrides, which are checked; ``with_hydra``: and with Hydra's own section.
-
-    Raises
-    ------
-    BCCPError
-        For the first that cannot be used.
-    """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-
-    from bccp import config_source
-    from bccp.overrides import check_overrides, quote_step_list
-
-    config_source.register()
-    overrides = check_overrides([quote_step_list(word) for word in overrides])
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(paths.ROOT)):
-            return hydra.compose(config_name="config", overrides=overrides, return_hydra_config=with_hydra)
-    except HydraException as error:
-        raise BCCPError(f"the options cannot be used ({str(error).splitlines()[0]}): give each key one value") from error
 
 
 def new_run_folder() -> Path:

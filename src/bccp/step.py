@@ -14,13 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bccp import (
-    device,
-    keys,
-    naming,
-    step_log,
-    wandb_mirror,
-)
+from bccp import device, keys, naming, step_log, wandb_mirror
 from bccp.backends import local_path
 from bccp.endings import ending
 from bccp.errors import BCCPError

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bccp import config, config_schema, step_graph, wandb_client
+from bccp.compose import compose
 from bccp.errors import BCCPError
 from bccp.home import keep_within_home
 from bccp.overrides import check_overrides
-from bccp.pipeline import compose
 from bccp.plan import Plan
 from bccp.registries import BACKBONES
 from bccp.step_graph import MAKER

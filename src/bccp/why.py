@@ -8,8 +8,8 @@ from typing import Any
 
 from bccp import config
 from bccp.backends import ledger_uri
+from bccp.compose import compose
 from bccp.errors import BCCPError
-from bccp.pipeline import compose
 from bccp.plan import Plan, nearest_run
 from bccp.tracking import Ledger
 

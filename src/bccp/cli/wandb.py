@@ -21,7 +21,7 @@ def sync(words: tuple[str, ...]) -> None:
     Example:
       bccp wandb sync
     """
-    from bccp.pipeline import compose
+    from bccp.compose import compose
     from bccp.wandb_sync import sync as upload
 
     given = split(words)
