@@ -30,7 +30,7 @@ import bccp
 from bccp import command_line, paths, sweep_jobs, sweep_resources, sweeps, tables
 from bccp.backends import ledger_uri
 from bccp.errors import BCCPError
-from bccp.processes import descendants, lives
+from bccp.processes import descendants, lives, process_start
 from bccp.step_graph import MAKER
 from bccp.sweep_resources import share
 from bccp.threads import default_threads
@@ -122,6 +122,18 @@ def test_more_jobs_at_once_than_cores_are_refused(wanted: int, threads: int | No
         share(4, 60, wanted, threads)
 
 
+def test_what_the_processes_of_a_job_say_goes_to_its_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(sweep_jobs.PARENT, f"{os.getppid()} {process_start(os.getppid())}")  # as in a launcher's process
+    monkeypatch.setattr(sweeps, "end_with", lambda _: None)
+    with sweep_jobs.job(tmp_path / "0"):
+        subprocess.run(["sh", "-c", "echo said; echo told >&2"], check=True)
+    print("after")
+    assert (tmp_path / "0" / sweep_jobs.LOG).read_text() == "said\ntold\n"
+    assert capfd.readouterr() == ("after\n", "")
+
+
 def test_what_a_job_says_goes_to_its_log_alone_and_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with sweep_jobs.job(tmp_path / "3"):
         kept = sys.stdout
@@ -194,7 +206,7 @@ def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brin
 ) -> None:
     Plugins.instance()  # fills the store once
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "ray.yaml", raising=False)
-    assert command_line.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 1
+    assert command_line.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 2
     sentence = f'error: hydra/launcher=ray needs a package that is not installed: pip install --editable "{paths.ROOT}[ray]"\n'
     assert capsys.readouterr().err == sentence
     assert command_line.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1

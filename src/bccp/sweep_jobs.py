@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -108,7 +108,7 @@ def job(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("w", encoding="utf-8", errors="backslashreplace") as file:
             log = _Log(file)
-            with redirect_stdout(log), redirect_stderr(log):
+            with redirect_stdout(log), redirect_stderr(log), _descriptors_to(file) if elsewhere else nullcontext():
                 yield
             log.write("\n" if log.begun else "")
     except (KeyboardInterrupt, Interrupted) as stopped:
@@ -119,6 +119,23 @@ def job(folder: Path) -> Iterator[None]:
 
 
 _WATCHER = "end-with"
+
+
+@contextmanager
+def _descriptors_to(file: TextIO) -> Iterator[None]:
+    """Let processes that are started within the block, such as steps in environments of their own, write to a file too.
+
+    Only where the whole process is the job's: the one that started the sweep tells of its jobs meanwhile.
+    """
+    before = [(number, os.dup(number)) for number in (1, 2)]
+    try:
+        for number, _ in before:
+            os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, kept in before:
+            os.dup2(kept, number)
+            os.close(kept)
 
 
 class _Log(io.TextIOBase):
