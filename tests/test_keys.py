@@ -86,7 +86,8 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
                 imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
                 if node.module == "bccp.registries":
-                    imported |= {name for alias in node.names for name in getattr(registries, alias.name).modules()}
+                    tables = [getattr(registries, alias.name) for alias in node.names]
+                    imported |= {name for table in tables if isinstance(table, registries.Registry) for name in table.modules()}
             elif isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
         # Python runs the packages around a module first; that of all of them only offers names
