@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -10,12 +12,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bccp import ahead, config, config_schema, fetch_data, losses, metrics, own_code, samplers, step_graph, test
+from bccp import (
+    ahead,
+    config,
+    config_schema,
+    fetch_data,
+    losses,
+    metrics,
+    mlflow_model,
+    models,
+    own_code,
+    samplers,
+    served_model,
+    step_graph,
+    test,
+)
 from bccp.cleanup import clean_up
 from bccp.errors import BCCPError
 from bccp.registries import FILTERS, LOSSES
@@ -188,6 +205,29 @@ def test_the_filter_of_the_documentation_is_applied_in_its_place(my_module: Path
         with pytest.raises(BCCPError, match=rf"^preprocessing\.cleanup: my_module\.{name} {sentence}"):
             clean_up(image, [{f"my_module.{name}": {}}])
     assert "my_module.threshold" not in FILTERS
+
+
+def test_a_filter_is_packed_with_a_registered_model_which_answers_without_the_users_file(
+    my_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleanup = [{"my_module.threshold": {"level": 100}}]
+    trained = tmp_path / "model"
+    trained.mkdir()
+    model = models.build("small_cnn", 2, image_size=8, dropout=0.0, seed=0)
+    about = {"class_names": ["ant", "bee"], "resize": "stretch", "cleanup": cleanup}
+    models.save(model, trained, about, last_state=model.state_dict(), history=pd.DataFrame({"epoch": [1]}))
+    mlflow_model.write(tmp_path / "packed", trained, seen=np.array([], np.uint64))
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
+    expected = served_model.load(trained).answers([file.getvalue()])
+    sys.modules.pop("my_module")
+    my_module.unlink()
+    importlib.invalidate_caches()
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(my_module.parent)])
+    with pytest.raises(BCCPError, match="there is no module 'my_module'"):
+        served_model.load(trained).answers([file.getvalue()])
+    (place,) = (path.parent for path in (tmp_path / "packed").rglob("model.json"))
+    assert served_model.load(place).answers([file.getvalue()]) == expected
 
 
 def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_module: Path) -> None:

@@ -1,7 +1,8 @@
 """A trained model as it answers: image files in, classes out; nothing but PyTorch, Pillow and pandas is needed for it.
 
 MLflow loads it by :func:`_load_pyfunc` from a folder with the files of the step train: weights (a state dict) and text, so nothing in them
-is run. Files are decoded and resized by the code that did it for training.
+is run, but for a user's own scan filters, which are packed as code beside them. Files are decoded and resized by the code that did it for
+training.
 
 n files, S px, K classes.
 """
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from bccp import array_types, models
+from bccp import array_types, models, own_code
 from bccp.architectures import ImageClassifier
 from bccp.cleanup import clean_up
 from bccp.preprocessing import UnreadableImageError, decode, fit, pillow_limits
@@ -126,10 +127,11 @@ def load(folder: Path) -> ServedModel:
     BCCPError
         Where the folder holds no whole model.
     """
-    packed = folder.parents[1] / "code"  # MLflow's own loading has put it on the path already
-    if packed.is_dir() and str(packed) not in sys.path:
-        sys.path.append(str(packed))  # last: for a user's own scan filters alone
-    return ServedModel(*models.load(folder))
+    model, about = models.load(folder)
+    packed = folder.resolve().parent.parent  # as MLflow lays a model out
+    if (packed / "MLmodel").is_file() and any(own_code.is_own(name) for step in about.get("cleanup", ()) for name in step):
+        sys.path.append(str(packed / "code"))  # last, so that it hides nothing
+    return ServedModel(model, about)
 
 
 def _load_pyfunc(path: str) -> ServedModel:
