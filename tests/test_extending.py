@@ -171,14 +171,16 @@ def test_the_metric_of_the_documentation_is_in_the_table_with_its_interval(my_mo
     n = 40
     rng = np.random.default_rng(0)
     label_idx, probs = rng.integers(0, 2, n), rng.dirichlet([1, 1], n)
-    more = {name: metrics.own(f"my_module.{name}") for name in ("mean_confidence",)}
-    found = metrics.measure(np.ones((3, n)), label_idx, probs, top_k=1, more=more).pooled
-    np.testing.assert_allclose(found["mean_confidence"], probs.max(axis=1).mean())
-    assert list(found)[-1] == "mean_confidence"
+    said = {"true_label": np.array(["ant", "bee"])[label_idx], "verified": "true", "day": "monday", "corruption": "", "size": ""}
+    name = "my_module.mean_confidence"
+    table = test.metrics_table(pd.DataFrame(said), probs, None, ["ant", "bee"], top_k=1, n_resamples=30, seed=0, own=[name])
+    value, low, high = table[(table["metric"] == name) & (table["slice"] == "all")][["value", "low", "high"]].to_numpy()[0]
+    assert value == pytest.approx(probs.max(axis=1).mean())
+    assert low < value < high
+    assert test.run_figures(table)[name] == value
     with pytest.raises(BCCPError, match=r"^test\.metrics: my_module\.text fails \(ValueError: could not convert .*\): give a function of"):
         metrics.measure(np.ones((1, n)), label_idx, probs, top_k=1, more={"text": metrics.own("my_module.text")})
-    assert "my_module.mean_confidence" not in metrics.METRICS
-    assert test.WITH_INTERVALS
+    assert name not in metrics.METRICS
 
 
 def test_the_source_of_the_documentation_is_fetched_packed_and_told_by_its_fingerprint(my_module: Path, tmp_path: Path) -> None:
