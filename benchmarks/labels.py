@@ -41,7 +41,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import bccp
-from bccp import config, device, keys, step_graph, tables
+from bccp import config, device, keys, registries, step_graph, tables
 from bccp.backends import ledger_uri
 from bccp.digests import file_digest, folder_digest
 from bccp.errors import BCCPError
@@ -66,7 +66,7 @@ FILTERS = (
     "low_normalized_margin",
     "low_self_confidence",
 )
-LOSSES = ("gce", "anl_ce", "anl_fl", "jal_ce")
+LOSSES = tuple(name for name in registries.LOSSES if name != "cross_entropy")
 PACKAGES = ("numpy", "scipy", "scikit-learn", "pandas", "pillow", "torch", "torchvision", "lightning", "cleanlab")
 JUDGING = ("fetch_data", "preprocessing", "segregation", "noisy_labels", "bayes_cutoff")
 EPOCHS_A_TRAINING = 10
