@@ -82,16 +82,16 @@ contract: .venv/.run  ## rewrite the steps' MLproject files after a change of co
 clean:  ## the environment and caches of this checkout; never the home
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build src/*.egg-info
 
-.venv/.run: pyproject.toml
+.venv/.run: pyproject.toml constraints.txt
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --no-compile --editable .
+	.venv/bin/python -m pip install --quiet --no-compile --editable '.[pipeline]' --constraint constraints.txt
 	@touch $@
 
 .venv/.dashboard: .venv/.run
-	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dashboard]"
+	.venv/bin/python -m pip install --quiet --no-compile --editable '.[dashboard]' --constraint constraints.txt
 	@touch $@
 
-.venv/.dev: pyproject.toml
+.venv/.dev: pyproject.toml constraints.txt
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv || python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --no-compile --editable ".[dev]"
+	.venv/bin/python -m pip install --quiet --no-compile --editable '.[dev]' --constraint constraints.txt
 	@touch .venv/.run $@

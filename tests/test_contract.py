@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from bccp import config, config_schema, contract, step_graph
 from bccp.keys import _imported_files
@@ -52,9 +55,45 @@ def test_environments_hold_python_pip_and_exact_pins_only(root: Path, folder: st
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", pin) for pin in packages["pip"])
 
 
+def constraints(root: Path) -> dict[str, str]:
+    """Read the pins of ``constraints.txt``."""
+    lines = [line for line in (root / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[\w.]+", line) for line in lines)
+    pinned = dict(line.split("==") for line in lines)
+    assert list(pinned) == sorted(pinned, key=str.lower)
+    return pinned
+
+
+def ranges(root: Path) -> list[Requirement]:
+    """Read the requirements of the package and of its extras."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    texts = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    return [one for one in map(Requirement, texts) if one.name != "bccp"]
+
+
+def test_a_pin_lies_within_the_range_of_its_package_and_each_package_has_one(root: Path) -> None:
+    pinned, required = constraints(root), ranges(root)
+    assert pinned.pop("mlflow-skinny") == pinned["mlflow"]
+    assert {one.name for one in required} == pinned.keys() | {"cloudpickle"}  # a constraint would hold it back where no launcher does
+    for one in required:
+        operators = {part.operator for part in one.specifier}
+        assert operators == ({">="} if one.name in ("fsspec", "setuptools") else {">=", "<"}), one  # those have majors by the calendar
+        assert one.name == "cloudpickle" or pinned[one.name] in one.specifier, one
+
+
+def test_the_base_holds_what_the_label_cleaner_needs_and_cloudpickle_is_the_ray_launchers_alone(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert [Requirement(text).name for text in project["dependencies"]] == ["click", "numpy", "pandas", "scikit-learn", "scipy"]
+    assert project["requires-python"] == ">=3.11,<3.14"
+    extras = project["optional-dependencies"]
+    assert [name for name in extras if any("cloudpickle" in text for text in extras[name])] == ["ray"]
+    assert all(texts[0] == "bccp[pipeline]" for name, texts in extras.items() if name not in ("pipeline", "dev"))
+    of_the_pipeline = {Requirement(text).name for text in [*project["dependencies"], *extras["pipeline"]]}
+    assert of_the_pipeline == set(pins(root / "conda.yml")) | {"click"}  # MLflow brings it
+
+
 def test_a_package_has_the_same_pin_everywhere(root: Path) -> None:
-    pinned = dict(re.findall(r'"([\w.-]+)==([\w.]+)"', (root / "pyproject.toml").read_text()))
-    pinned["mlflow-skinny"] = pinned["mlflow"]
+    pinned = constraints(root)
     checked = 0
     for folder in FOLDERS:
         for name, version in pins(root / folder / "conda.yml").items():
