@@ -71,7 +71,7 @@ def test_saving_it_again_replaces_it(server: WandbStandIn, capsys: pytest.Captur
     [
         ([""], "", "which project? give the W&B entity and project: bccp wandb dashboard entity/project"),
         (["me/nowhere"], "", "the dashboard cannot be saved in me/nowhere (Project `me/nowhere` not found.  Do you have access"),
-        (["me/bccp"], "no package", "the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'"),
+        (["me/bccp"], "no package", "the dashboard needs the package wandb-workspaces: pip install 'bccp[dashboard]'"),
         (["me/bccp"], "no key", "a dashboard in W&B needs an account: set WANDB_API_KEY or run `wandb login`"),
         (["me/bccp"], "dead", "W&B does not answer ("),
     ],

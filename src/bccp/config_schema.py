@@ -17,6 +17,7 @@ from typing import Any
 
 from bccp import own_code, registries
 from bccp.errors import BCCPError, nearest
+from bccp.extras import install_command
 from bccp.step_graph import STEPS
 
 NOISES = ("uniform", "pair", "confusions")
@@ -379,7 +380,7 @@ class Train(Recipe):
             raise BCCPError(f"train.energy_country={self.energy_country} is no ISO code of a country: give three capitals, such as DEU")
         if self.energy_country is not None and find_spec("codecarbon") is None:
             raise BCCPError(
-                f"train.energy_country={self.energy_country} needs the package codecarbon: pip install -e '.[energy]' with "
+                f"train.energy_country={self.energy_country} needs the package codecarbon: {install_command('energy')} with "
                 "main.env_manager=local, or set train.energy_country=null"
             )
         if self.init not in ("scratch", "monday_model") and not re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+", self.init):

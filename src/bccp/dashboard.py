@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bccp.errors import BCCPError, MissingExtraError
+from bccp.extras import install_command
 from bccp.home import keep_within_home
 from bccp.masking import first_line
 from bccp.paths import ROOT
@@ -96,7 +97,7 @@ def _package() -> Any:
             warnings.simplefilter("ignore")  # of libraries about themselves
             from wandb_workspaces import workspaces
     except ImportError as error:
-        raise MissingExtraError("the dashboard needs the package wandb-workspaces: pip install --editable '.[dashboard]'") from error
+        raise MissingExtraError(f"the dashboard needs the package wandb-workspaces: {install_command('dashboard')}") from error
     return workspaces
 
 

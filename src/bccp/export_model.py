@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bccp import models
+from bccp import extras, models
 from bccp.architectures import ImageClassifier
 from bccp.backends import ledger_uri
-from bccp.errors import BCCPError, MissingExtraError, nearest
+from bccp.errors import BCCPError, nearest
 from bccp.home import scratch, scratch_owner
 from bccp.predict import find_model
 from bccp.tracking import Ledger
@@ -118,12 +118,10 @@ def largest_difference(ask: Ask, model: ImageClassifier) -> float:
 
 
 def _write_onnx(module: nn.Module, example: Tensor, file: Path) -> None:
-    try:
+    with extras.needed_by("FORMAT=onnx"):
         import onnx  # noqa: F401 - the exporter needs it
         import onnxruntime  # noqa: F401 - the check needs it
         import onnxscript  # noqa: F401 - the exporter needs it
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"FORMAT=onnx needs the package {error.name}: pip install -e '.[onnx]'") from error
     program = torch.onnx.export(
         module,
         (example,),

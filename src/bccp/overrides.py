@@ -12,13 +12,13 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 
 from bccp import config
 from bccp.errors import BCCPError, MissingExtraError, nearest
-from bccp.paths import ROOT
+from bccp.extras import install_command
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 
 EXTRAS = {
-    "hydra/launcher": {"joblib": "", "submitit_local": "[submitit]", "submitit_slurm": "[submitit]", "ray": "[ray]", "ray_aws": "[ray]"},
-    "hydra/sweeper": {"optuna": "[optuna]"},
+    "hydra/launcher": {"joblib": "pipeline", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray", "ray_aws": "ray"},
+    "hydra/sweeper": {"optuna": "optuna"},
 }
 """Choices of other packages, by group, with the extra of ``pyproject.toml`` that installs each."""
 
@@ -143,8 +143,7 @@ def not_there(error: MissingConfigException) -> BCCPError:
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     extras = EXTRAS.get(group, {})
     if name in extras:
-        needed = f'{group}={name} needs a package that is not installed: pip install --editable "{ROOT}{extras[name]}"'
-        return MissingExtraError(needed)
+        return MissingExtraError(f"{group}={name} needs a package that is not installed: {install_command(extras[name])}")
     if not error.options:
         return BCCPError(str(error).splitlines()[0])
     options = sorted({*error.options, *extras})
