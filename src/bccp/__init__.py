@@ -6,14 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bccp.clean import LabelCleaner
     from bccp.pipeline import run
 
-__all__ = ["run"]
+__all__ = ["LabelCleaner", "run"]
+
+_HOME_OF = {"LabelCleaner": "bccp.clean", "run": "bccp.pipeline"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the orchestrator only when it is asked for: a step that needs only ``bccp.tables`` loads nothing else."""
-    if name == "run":
+    """Import what this package offers only when it is asked for: a step that needs only ``bccp.tables`` loads nothing else."""
+    if name in _HOME_OF:
         # no import statement: what this package only offers is no part of what a step runs, nor of its key
-        return importlib.import_module("bccp.pipeline").run
+        return getattr(importlib.import_module(_HOME_OF[name]), name)
     raise AttributeError(f"module 'bccp' has no attribute {name!r}")

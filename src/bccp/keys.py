@@ -110,7 +110,7 @@ def source_digests(run_file: Path) -> dict[str, str]:
     todo = [run_file]
     while todo:
         path = todo.pop()
-        name = path.relative_to(paths.ROOT).as_posix()
+        name = paths.name_of(path)
         if name not in seen:
             seen[name] = file_digest(path)
             todo += _imported_files(path)

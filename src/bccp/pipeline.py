@@ -339,11 +339,11 @@ def notes(error: BaseException) -> list[str]:
 
 @importing()
 def load_step(name: str) -> types.ModuleType:
-    """Import a step's ``run.py`` from this checkout."""
+    """Import a step's ``run.py``."""
     path = paths.ROOT / name / "run.py"
     spec = importlib.util.spec_from_file_location(f"bccp_steps.{name}", path)
     if spec is None or spec.loader is None or not path.exists():
-        raise BCCPError(f"{path} is missing: BCCP runs from a checkout; install it with pip install -e")
+        raise BCCPError(f"{path} is missing: install bccp anew")
     module = importlib.util.module_from_spec(spec)
     search_path = list(sys.path)
     spec.loader.exec_module(module)

@@ -1,0 +1,165 @@
+"""A wheel, installed outside the checkout: label cleaning on few packages, the whole pipeline, and steps in their own environments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+from bccp import step_graph
+from bccp.paths import ROOT
+
+QUICK = ["preprocessing.image_size=16", "train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.refine_epochs=1"]
+QUICK += ["main.threads=1", "tracking.wandb=disabled"]
+
+CLEANS = """
+import sys
+class Blocked:  # None in sys.modules would be a module to those that look there
+    def find_spec(name, path, target=None):
+        if name in {blocked}:
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Blocked)
+import numpy as np
+from bccp import LabelCleaner
+import bccp.clean
+assert LabelCleaner is bccp.clean.LabelCleaner
+probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
+given = np.repeat(["ant", "bee", "cat"], 10)
+given[0] = "cat"
+cleaner = LabelCleaner(action="relabel").fit(probs, given)
+print(np.flatnonzero(cleaner.is_wrong_).tolist(), cleaner.labels_[0], bccp.__file__)
+"""
+
+FOLDERS = "from bccp import paths; print(paths.PACKAGE); print(paths.ROOT)"
+
+MISSING = """
+import sys
+sys.modules["mlflow"] = None
+from bccp import extras
+from bccp.endings import exit_status
+def work():
+    with extras.needed_by("bccp predict"):
+        import mlflow
+sys.exit(exit_status(work))
+"""
+
+
+def said(command: Sequence[str | Path], folder: Path, *, status: int = 0, **variables: str) -> str:
+    """Run a command in a folder, without this checkout on its way; its output."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")} | variables
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a wheel from a copy of the checkout that holds what an earlier build has left."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "shared"))
+    stale = copy / "build" / "lib" / "bccp" / "moved_since.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        copy,
+    ]
+    said(command, folder)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into an environment that sees this one's packages, but for the editable ``bccp``; its Python."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    venv.create(folder, symlinks=True)
+    made = folder / "bin" / "python"
+    said([sys.executable, "-m", "pip", "--python", made, "install", "--quiet", "--no-index", "--no-deps", wheel], folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "these.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")  # its own .pth files are not read there
+    return made
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A folder to work in."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return folder
+
+
+def test_a_wheel_holds_the_package_and_the_projects_files_and_no_tests(wheel: Path) -> None:
+    names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = {f"bccp/{path.relative_to(ROOT / 'src' / 'bccp').as_posix()}" for path in (ROOT / "src" / "bccp").rglob("*.py")}
+    steps = {f"{step}/{name}" for step in step_graph.STEPS for name in ("MLproject", "conda.yml", "run.py")}
+    options = {path.relative_to(ROOT).as_posix() for name in ("dashboards", "data_sets", "experiments") for path in (ROOT / name).iterdir()}
+    project = {"MLproject", "conda.yml", "config.yaml", "main.py"} | steps | options
+    assert names == package | {"bccp/py.typed"} | {f"bccp/project/{name}" for name in project}
+    for name in project:
+        assert ZipFile(wheel).read(f"bccp/project/{name}") == (ROOT / name).read_bytes()
+
+
+def test_the_projects_folder_is_the_packaged_one(python: Path, empty: Path) -> None:
+    package, project = map(Path, said([python, "-c", FOLDERS], empty).split())
+    assert package.is_relative_to(python.parents[1])
+    assert project == package / "project"
+
+
+def test_labels_are_cleaned_without_the_packages_of_the_pipeline(python: Path, empty: Path) -> None:
+    blocked = ["PIL", "alembic", "cleanlab", "cv2", "filelock", "fsspec", "gdown", "hydra", "kagglehub", "lightning", "matplotlib"]
+    blocked += ["mlflow", "omegaconf", "requests", "rich", "sqlalchemy", "torch", "torchvision", "wandb", "yaml"]
+    wrong, label, file = said([python, "-c", CLEANS.format(blocked=blocked)], empty).split()
+    assert (wrong, label) == ("[0]", "ant")
+    assert Path(file).is_relative_to(python.parents[1])
+
+
+def test_a_command_without_the_pipelines_packages_ends_with_the_pip_command(python: Path, empty: Path) -> None:
+    told = said([python, "-c", MISSING], empty, status=2)
+    assert told == "error: bccp predict needs the package mlflow, which is not installed: pip install 'bccp[pipeline]'\n"
+
+
+def summary(home: Path) -> dict[str, Any]:
+    """What the newest run of a home has left."""
+    newest = max((home / "outputs").rglob("summary.json"), key=lambda path: path.stat().st_mtime)
+    loaded: dict[str, Any] = json.loads(newest.read_text())
+    return loaded
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_predicts_and_exports_from_a_wheel(python: Path, empty: Path, home: Path) -> None:
+    said([python, "-c", f"import bccp; bccp.run({QUICK})"], empty)
+    steps = summary(home)["steps"]
+    assert [step["status"] for step in steps] == ["ran"] * 8
+    main = said([python, "-c", FOLDERS], empty).split()[1] + "/main.py"
+    for command in ([python, main], [sys.executable, ROOT / "main.py"]):  # a checkout in the same environment has the same keys
+        said([*command, *QUICK], empty)
+        assert [step["status"] for step in summary(home)["steps"]] == ["reused"] * 8
+
+    said([python, "-m", "bccp.export", "--out", "cleaned", "--run", ""], empty)
+    image = next((empty / "cleaned").rglob("*.png"))
+    model = steps[-1]["run_id"]
+    said([python, "-m", "bccp.predict", "--model", model, "--images", image, "--out", "predictions.csv"], empty)
+    assert (empty / "predictions.csv").read_text().count("\n") == 2
+    said([python, "-m", "bccp.export_model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
+    assert (empty / "model.pt").stat().st_size > 10_000
+    assert {path.name for path in empty.iterdir()} == {"cleaned", "predictions.csv", "model.pt", "model.pt.json"}
