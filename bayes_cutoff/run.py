@@ -7,12 +7,13 @@ fill in, ``users.csv`` where users are told apart, and a picture of the worst su
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import bayes_cutoff, tables
 from bccp.images import Days, open_days

@@ -4,13 +4,15 @@ Reads ``clean_data``, ``segregated_data``; of ``cleansed_labels``, which it foll
 Writes ``replay_sample``: ``replay_sample.csv`` with the columns ``image, pair, distance``, empty where nothing is replayed.
 """
 
+import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import samplers, tables
 from bccp.cp_sampling import n_pairs_for

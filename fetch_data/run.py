@@ -4,10 +4,12 @@ Reads the place that ``data.source`` and ``data.path`` name. Writes ``raw_data``
 ``files.csv`` (size and SHA-256 of each).
 """
 
+import json
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import fetch_data, tables
 from bccp.home import home

@@ -6,12 +6,13 @@ are users).
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import feedback, noisy_labels, tables
 from bccp.errors import BCCPError

@@ -5,10 +5,12 @@ used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies
 where a limit of ``preprocessing.checks`` stops it.
 """
 
+import json
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import check_page, data_checks, preprocessing
 from bccp.step_context import Step

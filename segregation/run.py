@@ -7,13 +7,14 @@ where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import check_page, corruption, data_checks, feedback, segregation, tables
 from bccp.duplicates import duplicate_groups

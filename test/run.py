@@ -9,10 +9,11 @@ MLflow, and promoted where it is better than the champion.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp import cards, evaluation, mlflow_model, models, tables, test
 from bccp.images import open_days

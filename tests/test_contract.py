@@ -29,6 +29,12 @@ def test_there_are_eight_steps_each_with_three_files(root: Path) -> None:
         assert names == {"MLproject", "conda.yml", "run.py"}, step
 
 
+def test_every_step_looks_for_the_package_in_the_same_places(root: Path) -> None:
+    lines = [line for step in step_graph.STEPS for line in (root / step / "run.py").read_text().splitlines() if "sys.path" in line]
+    assert len(lines) == 8
+    assert len(set(lines)) == 1
+
+
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> None:
     text = (root / step / "MLproject").read_text()

@@ -152,3 +152,20 @@ def test_a_missing_tool_is_told(manager: str, command: str, monkeypatch: pytest.
     with pytest.raises(BCCPError, match=rf"main\.env_manager={manager} needs the command {command} on PATH: install it or use"):
         environments.check_tool(manager)
     environments.check_tool("local")
+
+
+def test_a_steps_own_environment_imports_a_wheels_package_and_none_of_its_neighbours(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with environments.package_folder() as beside:
+        assert beside is None  # the checkout's steps have it beside them
+    installed = tmp_path / "site-packages"
+    for name in ("bccp", "numpy"):
+        (installed / name).mkdir(parents=True)
+    monkeypatch.setattr(environments, "PACKAGE", installed / "bccp")
+    monkeypatch.setattr(environments, "ROOT", installed / "bccp" / "project")
+    with environments.package_folder() as folder:
+        assert folder is not None
+        assert [path.resolve() for path in Path(folder).iterdir()] == [installed / "bccp"]
+    assert not Path(folder).exists()
+    assert (installed / "bccp").is_dir()

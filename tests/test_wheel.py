@@ -14,6 +14,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from uv_stand_in import Tool
 
 from bccp import step_graph
 from bccp.paths import ROOT
@@ -163,3 +164,12 @@ def test_the_pipeline_runs_predicts_and_exports_from_a_wheel(python: Path, empty
     said([python, "-m", "bccp.export_model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
     assert (empty / "model.pt").stat().st_size > 10_000
     assert {path.name for path in empty.iterdir()} == {"cleaned", "predictions.csv", "model.pt", "model.pt.json"}
+
+
+@pytest.mark.slow
+def test_a_step_in_an_environment_of_its_own_finds_the_package_of_a_wheel(python: Path, empty: Path, home: Path, tool: Tool) -> None:
+    options = [*QUICK, "main.env_manager=uv", "main.execute_steps=[fetch_data]"]
+    said([python, "-c", f"import bccp; bccp.run({options})"], empty)
+    assert [step["status"] for step in summary(home)["steps"] if step["name"] == "fetch_data"] == ["ran"]
+    assert tool.asked() == ["venv", *["pip", "end"] * 2]
+    assert not [*(home / "tmp").iterdir()]

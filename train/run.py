@@ -6,16 +6,15 @@ replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's we
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from bccp import device
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
 
-from bccp import batch_picture, energy, mlflow_model, models, tables, train, training
+from bccp import batch_picture, device, energy, mlflow_model, models, tables, train, training
 from bccp.augmented_data import augmented_set
 from bccp.frozen_features import shared_inputs
 from bccp.images import open_days

@@ -12,9 +12,13 @@ import shutil
 import signal
 import subprocess  # nosec B404
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bccp.errors import BCCPError
+from bccp.home import scratch
+from bccp.paths import PACKAGE, ROOT
 from bccp.processes import callers, end_with
 
 WHOLE = "bccp-whole"
@@ -143,6 +147,20 @@ def build(project_folder: str, manager: str) -> None:
         (folder / WHOLE).touch()
     except Exception as error:
         sys.exit(str(error))
+
+
+@contextmanager
+def package_folder() -> Iterator[str | None]:
+    """Provide a folder through which a step's own environment imports this package and no other; None in a checkout.
+
+    A wheel's package lies among all those of its environment, which would hide the step's.
+    """
+    if PACKAGE.parent == ROOT / "src":
+        yield None
+        return
+    with scratch("package") as folder:
+        (folder / PACKAGE.name).symlink_to(PACKAGE, target_is_directory=True)
+        yield str(folder)
 
 
 def _whole(folder: Path) -> bool:

@@ -299,7 +299,6 @@ class _Pipeline(Plan):
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
         parameters |= {name: "null" for name in spec.all_inputs if name not in inputs}
-        os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(self.context))
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
         name = naming.part_name(record.name, self.name)
@@ -307,13 +306,15 @@ class _Pipeline(Plan):
         others = descendants(os.getpid())
         python_path = os.environ.pop("PYTHONPATH", None)  # it would bring in what the step does not declare
         try:
-            mlflow.projects.run(  # type: ignore[no-untyped-call]
-                str(paths.ROOT / record.name),
-                parameters=parameters,
-                experiment_id=self.ledger.client.get_run(run_id).info.experiment_id,
-                env_manager=self.manager,
-                run_id=run_id,
-            )
+            with environments.package_folder() as package:
+                os.environ["BCCP_CONTEXT"] = json.dumps(dataclasses.asdict(dataclasses.replace(self.context, package=package)))
+                mlflow.projects.run(  # type: ignore[no-untyped-call]
+                    str(paths.ROOT / record.name),
+                    parameters=parameters,
+                    experiment_id=self.ledger.client.get_run(run_id).info.experiment_id,
+                    env_manager=self.manager,
+                    run_id=run_id,
+                )
         except ExecutionException as error:
             raise BCCPError(f"the step {record.name} failed in its own environment: see its message above") from error
         except BaseException:

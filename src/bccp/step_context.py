@@ -43,6 +43,8 @@ class Context:
         ``main.cache``; false: work shared by steps is not taken from other pipelines.
     folder : str or None
         The run folder, which gets a log of each step; None: a step alone has none.
+    package : str or None
+        The folder through which an isolated step's ``run.py`` imports ``bccp``; None: ``src`` of its checkout.
     """
 
     ledger_uri: str
@@ -60,6 +62,7 @@ class Context:
     process: tuple[int, str] | None = None
     cache: bool = True
     folder: str | None = None
+    package: str | None = None
 
     def log(self, step: str) -> Path | None:
         """The file of a step's log."""
