@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from bccp.paths import ROOT
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.refine_epochs=1"]
 QUICK += ["main.threads=1", "tracking.wandb=disabled"]
+
+LABELS = ("test_clean", "test_posterior", "test_annotators", "test_audit")
+"""Tests of what the base installs, which need nothing else."""
 
 CLEANS = """
 import sys
@@ -173,3 +177,34 @@ def test_a_step_in_an_environment_of_its_own_finds_the_package_of_a_wheel(python
     assert [step["status"] for step in summary(home)["steps"] if step["name"] == "fetch_data"] == ["ran"]
     assert tool.asked() == ["venv", *["pip", "end"] * 2]
     assert not [*(home / "tmp").iterdir()]
+
+
+def interpreter(version: str) -> str | None:
+    """Find a Python of a minor version that runs, on PATH or among pyenv's; its shims are there for versions that are not chosen too."""
+    candidates = [shutil.which(f"python{version}")]
+    pyenv = shutil.which("pyenv")
+    root = Path(said([pyenv, "root"], Path.cwd()).strip()) if pyenv else Path.home() / ".pyenv"
+    candidates += map(str, sorted(root.glob(f"versions/{version}.*/bin/python{version}")))
+    for candidate in filter(None, candidates):
+        told = subprocess.run([candidate, "--version"], capture_output=True, text=True, check=False)
+        if told.returncode == 0 and told.stdout.startswith(f"Python {version}."):
+            return candidate
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_the_tests_of_labels_pass_on_the_bases_packages_alone_on_other_pythons(version: str, wheel: Path, empty: Path) -> None:
+    other = interpreter(version)
+    if other is None:
+        pytest.skip(f"no Python {version} runs on this machine")
+    said([other, "-m", "venv", "environment"], empty)
+    python = empty / "environment" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    if subprocess.run([*install, "pytest"], cwd=empty, capture_output=True, check=False).returncode:
+        pytest.skip(f"pip of Python {version} reaches no package index")
+    said([*install, wheel], empty)
+    for name in LABELS:
+        shutil.copy(ROOT / "tests" / f"{name}.py", empty)  # without conftest.py, which the pipeline's tests need
+    told = said([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", empty], empty)
+    assert re.search(r"^\d{3} passed in", told, flags=re.MULTILINE), told
