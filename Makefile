@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compi
 .PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
-	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
+	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking.store)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
 	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
 
 test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 minutes)

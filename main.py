@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from bccp.processes import importing
+from bccp.core.processes import importing
 
 with importing(ours=True):
-    from bccp.command_line import main
-    from bccp.home import clear_scratch
+    from bccp.core.home import clear_scratch
+    from bccp.pipeline.hydra_app import main
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])

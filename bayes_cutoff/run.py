@@ -15,10 +15,11 @@ import numpy as np
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import bayes_cutoff, tables
-from bccp.images import Days, open_days
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.dataset import Days, open_days
+from bccp.labels import bayes_cutoff
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:
@@ -29,8 +30,8 @@ def run(step: Step) -> None:
     ids, given = labels["image"].tolist(), days.encode(labels["label"].tolist())
     judged = config.enabled and config.label != "ground_truth"
     if judged:
-        from bccp import label_report  # torch, which takes a second to import, is needed from here on only
-        from bccp.judge import judge
+        from bccp.labels import label_report  # torch, which takes a second to import, is needed from here on only
+        from bccp.labels.label_scoring import judge
 
         verdict = judge(step, days, ids, given)
         decision, about = verdict.decision, verdict.about

@@ -30,12 +30,14 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from bccp import feedback, models, training
-from bccp.annotators import judge_votes, users_table
-from bccp.bayes_cutoff import auroc, probability_wrong
-from bccp.calibration import apply_temperature, fit_temperature
-from bccp.posterior import expected_f1_cutoff
-from bccp.training_options import TrainingData, TrainingOptions
+from bccp.labels import feedback
+from bccp.labels.annotators import judge_votes, users_table
+from bccp.labels.bayes_cutoff import auroc, probability_wrong
+from bccp.labels.calibration import apply_temperature, fit_temperature
+from bccp.labels.posterior import expected_f1_cutoff
+from bccp.models import classifier
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingData, TrainingOptions
 
 Float = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -113,7 +115,7 @@ def crowdlab(votes: Votes, majority: Index) -> Found:
 
 
 def ours(votes: Votes, majority: Index) -> Found:
-    """:func:`bccp.annotators.judge_votes`."""
+    """:func:`bccp.labels.annotators.judge_votes`."""
     pooled = judge_votes(votes.probs, votes.image, votes.user, votes.label, len(votes.accuracy), start=1.0).pooled
     return Found(pooled.posterior.argmax(axis=1), probability_wrong(pooled.posterior, majority), pooled.accuracy)
 
@@ -190,7 +192,7 @@ def real(data: Path, votes_file: Path, architecture: str, epochs: int) -> tuple[
     new = np.array([place[image] for image in row])
     trusted = np.random.default_rng(RANDOM_SEED).permutation(np.setdiff1d(np.arange(len(ids)), new))
     held, trained = np.split(trusted, [len(trusted) // 10])
-    model = models.build(architecture, len(classes), image_size=pixels.shape[1], dropout=0.5, seed=RANDOM_SEED)
+    model = classifier.build(architecture, len(classes), image_size=pixels.shape[1], dropout=0.5, seed=RANDOM_SEED)
     one_hot = np.eye(len(classes), dtype=np.float32)[true]
     with tempfile.TemporaryDirectory() as folder:
         training.fit(
@@ -201,8 +203,8 @@ def real(data: Path, votes_file: Path, architecture: str, epochs: int) -> tuple[
             seed=RANDOM_SEED,
             folder=Path(folder),
         )
-    temperature = fit_temperature(models.probabilities(model, pixels[held]), true[held])
-    probs = apply_temperature(models.logits(model, pixels[new]), temperature)
+    temperature = fit_temperature(classifier.probabilities(model, pixels[held]), true[held])
+    probs = apply_temperature(classifier.logits(model, pixels[new]), temperature)
     image = np.array([row[i] for i, _ in said])
     user = np.array([users.index(u) for _, u in said])
     label = np.searchsorted(classes, list(said.values()))

@@ -32,14 +32,17 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from bccp import bayes_cutoff, config, config_schema, models, tables
-from bccp.backends import ledger_uri
-from bccp.frozen_features import shared_inputs
-from bccp.images import FeatureView, open_days
-from bccp.paths import ROOT
-from bccp.step_context import Context, Step
-from bccp.tracking import Ledger
-from bccp.wandb_mirror import NoMirror
+from bccp.core import config, config_schema
+from bccp.core.paths import ROOT
+from bccp.core.step_context import Context, Step
+from bccp.data import tables
+from bccp.data.dataset import FeatureView, open_days
+from bccp.labels import bayes_cutoff
+from bccp.models import classifier
+from bccp.models.feature_cache import shared_inputs
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
+from bccp.tracking.wandb_run import NoMirror
 
 USER_ACCURACY = 0.7
 SPREAD = 0.1
@@ -160,7 +163,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     ledger.end(run_id, "FINISHED")
 
     weights = place / "weights.pt"
-    backbone = models.build(BACKBONES[dimension], n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0)
+    backbone = classifier.build(BACKBONES[dimension], n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0)
     torch.save(backbone.state_dict(), weights)
     changed = {"model": BACKBONES[dimension], "weights": str(weights), "freeze_backbone": True}
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").bayes_cutoff, resolve=True)
@@ -176,10 +179,10 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     context = Context(ledger.uri, "disabled", None, "bccp", False, "benchmark", 1)
     step = Step("bayes_cutoff", section, versions, context, ledger, run_id, NoMirror())
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model = models.build(
+    model = classifier.build(
         section.model, n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0, weights=section.weights, freeze_backbone=True
     )
-    with mock.patch.object(models, "embed", synthetic):
+    with mock.patch.object(classifier, "embed", synthetic):
         shared_inputs(step, days)(model, names)
     inputs = [f"--{name}={name}:{versions[name]}" for name in ("segregated_data", "given_labels", "true_labels")]
     return inputs + [f"--{item.name}={config.encode(getattr(section, item.name))}" for item in dataclasses.fields(section)]
@@ -193,7 +196,7 @@ def measure(arguments: list[str]) -> None:
         place = pkgutil.resolve_name(module)
         setattr(place, name, clock.watch(getattr(place, name), part))
     detection: dict[str, float] = {}
-    detect, embed = bayes_cutoff.detection_metrics, models.embed
+    detect, embed = bayes_cutoff.detection_metrics, classifier.embed
 
     def noted(*args: Any) -> dict[str, float]:
         detection.update(detect(*args))
@@ -204,7 +207,7 @@ def measure(arguments: list[str]) -> None:
             sys.exit("error: the step looks at pixels, though all features are stored")
         return embed(model, images, **options)
 
-    bayes_cutoff.detection_metrics, models.embed = noted, only_features
+    bayes_cutoff.detection_metrics, classifier.embed = noted, only_features
     sys.argv = ["run.py", *arguments]
     runpy.run_path(str(ROOT / "bayes_cutoff" / "run.py"), run_name="__main__")
     clock.turn(None)

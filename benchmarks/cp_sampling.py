@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp.cp_sampling import DISTANCES, closest_pairs, n_pairs_for
+from bccp.data.closest_pairs import DISTANCES, closest_pairs, n_pairs_for
 
 SLICE_ROUNDS = 500
 REPEATS = 3

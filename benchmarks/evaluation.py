@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bccp import error_analysis, evaluation, test
+from bccp.evaluation import error_analysis, evaluate, scores
 from benchmarks.speed import Row, table
 
 N_FEATURES = 512
 LIMIT_SECONDS = 30.0
 
 
-def made_up(n_images: int, classes: list[str]) -> evaluation.Judged:
+def made_up(n_images: int, classes: list[str]) -> evaluate.Judged:
     """Test images and what a model says about them, and about Monday's another model."""
     rng = np.random.default_rng(0)
     label_idx = rng.integers(0, len(classes), n_images)
@@ -34,8 +34,8 @@ def made_up(n_images: int, classes: list[str]) -> evaluation.Judged:
     corruption = np.where(day == "tuesday", rng.choice(["mosaic", "random_boxes", "random_lines"], n_images), "")
     size = rng.choice(["128 to 255 px", "256 to 511 px"], n_images)
     kinds, sizes = (dict(zip(references["image"], values, strict=True)) for values in (corruption, size))
-    predictions = test.predictions_table(references, probs, classes, corruptions=kinds, sizes=sizes)
-    return evaluation.Judged(predictions, probs, probs[day == "monday"][:, ::-1])
+    predictions = scores.predictions_table(references, probs, classes, corruptions=kinds, sizes=sizes)
+    return evaluate.Judged(predictions, probs, probs[day == "monday"][:, ::-1])
 
 
 def measure(n_images: int, n_classes: int, n_resamples: int, place: Path) -> dict[str, float]:
@@ -43,7 +43,7 @@ def measure(n_images: int, n_classes: int, n_resamples: int, place: Path) -> dic
     classes = [f"class {k}" for k in range(n_classes)]
     judged, rng = made_up(n_images, classes), np.random.default_rng(1)
     predictions = judged.predictions
-    errors = test.worst_errors(predictions)[: evaluation.MOST_EXPLAINED]
+    errors = scores.worst_errors(predictions)[: evaluate.MOST_EXPLAINED]
     given = rng.choice(classes, n_images)
     training = pd.DataFrame({"image": predictions["image"], "given": given, "believed": given, "doubted": False, "bad": False})
     queries, known = (rng.normal(size=(count, N_FEATURES)).astype(np.float32) for count in (len(errors), n_images))
@@ -58,10 +58,10 @@ def measure(n_images: int, n_classes: int, n_resamples: int, place: Path) -> dic
         error_analysis.fix_first(errors.assign(action=actions), training, near)
 
     parts: dict[str, Callable[[], object]] = {
-        "figures with intervals": lambda: test.metrics_table(*judged, classes, top_k=3, n_resamples=n_resamples, seed=0),
-        "figures by class": lambda: (test.evaluate(predictions, classes), test.per_class(predictions, classes)),
+        "figures with intervals": lambda: scores.metrics_table(*judged, classes, top_k=3, n_resamples=n_resamples, seed=0),
+        "figures by class": lambda: (scores.evaluate(predictions, classes), scores.per_class(predictions, classes)),
         "errors": explain,
-        "pictures": lambda: evaluation.draw(place, judged, classes, history, ""),
+        "pictures": lambda: evaluate.draw(place, judged, classes, history, ""),
     }
     seconds = {}
     for name, work in parts.items():

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp.bayes_cutoff import auroc
+from bccp.labels.bayes_cutoff import auroc
 from benchmarks.measures import Estimate, calibration, estimate, f1, gap_closed, paired, right_dropped
 
 OURS, AUDITED, CLEANLAB = "label_posterior", "label_posterior, audited", "cleanlab"

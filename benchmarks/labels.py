@@ -41,15 +41,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 import bccp
-from bccp import config, device, keys, registries, step_graph, tables
-from bccp.backends import ledger_uri
-from bccp.digests import file_digest, folder_digest
-from bccp.errors import BCCPError
-from bccp.home import home
-from bccp.images import open_days
-from bccp.overrides import split_options
-from bccp.paths import ROOT
-from bccp.tracking import Ledger
+from bccp.core import config, registries, step_graph
+from bccp.core.digests import file_digest, folder_digest
+from bccp.core.errors import BCCPError
+from bccp.core.home import home
+from bccp.core.overrides import split_options
+from bccp.core.paths import ROOT
+from bccp.core.runtime import device
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.pipeline import cache_keys
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 from benchmarks import label_tables, pairs
 from benchmarks.label_tables import AUDITED, GIVEN, OURS, TRUE, Judged, Result
 from benchmarks.measures import read_seeds
@@ -534,7 +537,7 @@ def _surroundings() -> dict[str, Any]:
     """The code, packages and device that results come from."""
     return {
         "benchmark": file_digest(Path(__file__)),
-        "code": {step: keys.source_digest(ROOT / step / "run.py") for step in step_graph.STEPS},
+        "code": {step: cache_keys.source_digest(ROOT / step / "run.py") for step in step_graph.STEPS},
         "config": file_digest(ROOT / "config.yaml"),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": device.device_type(),

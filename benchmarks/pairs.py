@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bccp
-from bccp.errors import BCCPError
-from bccp.run_summary import Summary
+from bccp.core.errors import BCCPError
+from bccp.core.run_summary import Summary
 from benchmarks.measures import interval, read_seeds
 
 Results = dict[str, dict[str, list[float]]]

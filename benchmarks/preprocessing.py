@@ -24,7 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import preprocessing
+from bccp.data import preprocessing
 
 
 def make_archive(path: Path, n_images: int, size: int, file_format: str) -> None:

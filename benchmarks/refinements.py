@@ -39,19 +39,22 @@ import numpy.typing as npt
 import torch
 
 import bccp
-from bccp import bayes_cutoff, calibration, config, config_schema, device, judge, posterior, tables
-from bccp.config_schema import MondayModel
-from bccp.digests import file_digest
-from bccp.errors import BCCPError
-from bccp.home import home
-from bccp.images import open_days
-from bccp.monday_model import open_monday_model
-from bccp.passes import stochastic_passes
-from bccp.paths import ROOT
-from bccp.step_context import Context, Step
-from bccp.student import student_probabilities
-from bccp.train import one_hot, trusted_mirror
-from bccp.wandb_mirror import NoMirror
+from bccp.core import config, config_schema
+from bccp.core.config_schema import MondayModel
+from bccp.core.digests import file_digest
+from bccp.core.errors import BCCPError
+from bccp.core.home import home
+from bccp.core.paths import ROOT
+from bccp.core.runtime import device
+from bccp.core.step_context import Context, Step
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.labels import bayes_cutoff, calibration, label_scoring, posterior
+from bccp.labels.mc_dropout import stochastic_passes
+from bccp.labels.student import student_probabilities
+from bccp.models.monday_model import open_monday_model
+from bccp.models.training_set import one_hot, trusted_mirror
+from bccp.tracking.wandb_run import NoMirror
 from benchmarks import labels, students
 from benchmarks.label_tables import OURS, Found, Result
 from benchmarks.measures import estimate, interval, paired, read_seeds
@@ -67,7 +70,7 @@ FORWARD = 1 / 3
 class Monday(NamedTuple):
     """What one or more models that know only Monday make of the judged images, and what training them took."""
 
-    belief: judge.Belief
+    belief: label_scoring.Belief
     most: float
     n_models: int
     seconds: float
@@ -108,8 +111,8 @@ class Case:
         self.ids, self.given = table["image"].tolist(), self.days.encode(table["label"].tolist())
         self.trusted = self.days.ids("monday", "train")
         self.seed = self.section.random_seed
-        self.other_seed = judge._seed(self.seed, "second model") % 2**32
-        self.asked: dict[str, Any] = {"passes": self.section.passes, "seed": judge._seed(self.seed, "dropout")}
+        self.other_seed = label_scoring._seed(self.seed, "second model") % 2**32
+        self.asked: dict[str, Any] = {"passes": self.section.passes, "seed": label_scoring._seed(self.seed, "dropout")}
 
     def result(self, name: str) -> Result:
         """Judge the labels by one of ``VARIANTS``, and compare with the truth where the step does."""
@@ -158,7 +161,7 @@ class Case:
 
     def by_cross_fit(self) -> Outcome:
         """By the step's own students of the other folds."""
-        fold, post = judge._folds(self.step, self.ids, self.given, "round 1"), self.first.belief.posterior
+        fold, post = label_scoring._folds(self.step, self.ids, self.given, "round 1"), self.first.belief.posterior
         probs = student_probabilities(self.step, self.days, self.ids, post, self._recipe(self.seed), fold=fold, **self.asked)
         n_folds = len(np.unique(fold))
         n_seen = self.section.refine_epochs * (n_folds * len(self.trusted) + (n_folds - 1) * len(self.ids))
@@ -190,8 +193,8 @@ class Case:
             for ids, found in ((self.ids, probs), (val_ids, val_probs)):
                 found.append(stochastic_passes(model, self.days, ids, device=self.step.device, **self.asked).mean_probs)
         most = calibration.most_believed(calibration.fit_temperature(np.mean(val_probs, axis=0), self.days.labels(val_ids)))
-        votes = judge._read_votes(self.step, self.days, self.ids)
-        return Monday(judge._believe(np.mean(probs, axis=0), self.given, votes, most=most), most, len(seeds), seconds)
+        votes = label_scoring._read_votes(self.step, self.days, self.ids)
+        return Monday(label_scoring._believe(np.mean(probs, axis=0), self.given, votes, most=most), most, len(seeds), seconds)
 
     def _judged_again(self, monday: Monday, mean_probs: Float, seconds: float, n_seen: float) -> Outcome:
         likelihood, before = monday.belief.likelihood, self.by_monday(monday)
@@ -205,7 +208,7 @@ class Case:
     def _recipe(self, seed: int) -> MondayModel:
         """A student's."""
         recipe: MondayModel = self.section.monday_model()
-        return dataclasses.replace(recipe, epochs=self.section.refine_epochs, random_seed=judge._seed(seed, "round 1") % 2**32)
+        return dataclasses.replace(recipe, epochs=self.section.refine_epochs, random_seed=label_scoring._seed(seed, "round 1") % 2**32)
 
     def _seconds(self, name: str) -> float:
         """How long it took to make what was taken from the ledger last."""

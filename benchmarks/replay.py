@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from bccp.registries import SAMPLERS
+from bccp.core.registries import SAMPLERS
 from benchmarks import pairs
 
 TYPES = tuple(SAMPLERS)

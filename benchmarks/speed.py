@@ -37,16 +37,19 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from bccp import config, device, models, step_graph, training
-from bccp.architectures import ImageClassifier
-from bccp.cp_sampling import closest_pairs, n_pairs_for
-from bccp.frozen_features import BATCH_SIZE, look_by, write_features
-from bccp.images import FeatureView, ImageView
-from bccp.paths import ROOT
-from bccp.step_graph import SPECS
-from bccp.threads import default_threads, limit_threads
-from bccp.train import one_hot
-from bccp.training_options import TrainingData, TrainingOptions
+from bccp.core import config, step_graph
+from bccp.core.paths import ROOT
+from bccp.core.runtime import device
+from bccp.core.runtime.threads import default_threads, limit_threads
+from bccp.core.step_graph import SPECS
+from bccp.data.closest_pairs import closest_pairs, n_pairs_for
+from bccp.data.dataset import FeatureView, ImageView
+from bccp.models import classifier
+from bccp.models.architectures import ImageClassifier
+from bccp.models.feature_cache import BATCH_SIZE, look_by, write_features
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingData, TrainingOptions
+from bccp.models.training_set import one_hot
 
 TYPES = ("none", "random", "l1_norm", "l2_norm", "cosine_similarity")
 RATIOS = (0.1, 0.3, 0.5)
@@ -142,7 +145,9 @@ class Home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "BCCP_"))}
         self.environment = kept | {"BCCP_HOME": str(self.folder), "NETRC": str(self.folder / "none"), "MLFLOW_LOGGING_LEVEL": "WARNING"}
         self.environment |= {"PYTHONPATH": str(ROOT / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        made = subprocess.run([sys.executable, "-m", "bccp.tracking"], env=self.environment, check=True, capture_output=True, text=True)
+        made = subprocess.run(
+            [sys.executable, "-m", "bccp.tracking.store"], env=self.environment, check=True, capture_output=True, text=True
+        )
         self.environment |= {"MLFLOW_TRACKING_URI": made.stdout.strip(), "MLFLOW_EXPERIMENT_NAME": "bccp"}  # as `make run` has them
 
     def run(self, command: Sequence[str]) -> Ended:
@@ -281,7 +286,7 @@ def grid(place: Path, sizes: Sizes) -> Iterator[Row]:
 
 def backbone(image_px: int, images: ImageView) -> ImageClassifier:
     """A frozen MobileNetV2 with random weights, and the batch statistics of some images: without them its features vanish."""
-    model = models.build("mobilenet_v2", N_CLASSES, image_size=image_px, dropout=0.2, seed=0)
+    model = classifier.build("mobilenet_v2", N_CLASSES, image_size=image_px, dropout=0.2, seed=0)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from bccp.paths import ROOT
+from bccp.core.paths import ROOT
 
 COMMANDS = {
     "python -c pass": ["-c", "pass"],

@@ -1,4 +1,4 @@
-"""Students whose loss has one more term than :mod:`bccp.student` gives them: consistency, and early-learning regularisation.
+"""Students whose loss has one more term than :mod:`bccp.labels.student` gives them: consistency, and early-learning regularisation.
 
 N training images, K classes, n images of a batch. Both look at single images, so there is neither mixup nor a frozen backbone.
 """
@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from bccp import augmentation, models, transforms
-from bccp.architectures import ImageClassifier
-from bccp.config_schema import MondayModel
-from bccp.determinism import reproducible
-from bccp.images import Days
-from bccp.losses.cross_entropy import cross_entropy
-from bccp.moving_average import MovingAverage
-from bccp.schedules import one_cycle
-from bccp.training_task import WEIGHT_DECAY
+from bccp.core.config_schema import MondayModel
+from bccp.data.dataset import Days
+from bccp.models import batch_augmentation, classifier, transforms
+from bccp.models.architectures import ImageClassifier
+from bccp.models.fitting.determinism import reproducible
+from bccp.models.fitting.losses.cross_entropy import cross_entropy
+from bccp.models.fitting.moving_average import MovingAverage
+from bccp.models.fitting.schedules import one_cycle
+from bccp.models.fitting.training_task import WEIGHT_DECAY
 
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -95,7 +95,8 @@ def early_learning_term(chosen: Mask) -> Term:
 
 
 def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.ArrayLike, term: Term, *, device: str) -> ImageClassifier:
-    """:func:`bccp.monday_model.fit_recipe` with a term added to each image's loss; one that is always 0 changes no bit of the weights.
+    """:func:`bccp.models.monday_model.fit_recipe` with a term added to each image's loss; one that is always 0 changes no bit of the
+    weights.
 
     Parameters
     ----------
@@ -115,12 +116,12 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
         On the CPU, in evaluation mode.
     """
     seed, mirror = recipe.random_seed, recipe.mirror == "always"
-    model = models.build(
+    model = classifier.build(
         recipe.model, len(days.classes), image_size=days.image_size, dropout=recipe.dropout, seed=seed, weights=recipe.weights
     )
     model.mirrored = mirror
     images, soft = days.view(ids), torch.from_numpy(np.asarray(targets, np.float32)).to(device)
-    changes = [augmentation.mirror] * mirror + transforms.changes(recipe.augmentation, image_size=days.image_size)
+    changes = [batch_augmentation.mirror] * mirror + transforms.changes(recipe.augmentation, image_size=days.image_size)
     n_batches = max(1, min(math.ceil(len(ids) / recipe.batch_size), len(ids) // 2))
     n_steps = recipe.epochs * n_batches
     with reproducible(seed, device):

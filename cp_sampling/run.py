@@ -14,12 +14,12 @@ import pandas as pd
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import samplers, tables
-from bccp.cp_sampling import n_pairs_for
-from bccp.errors import BCCPError
-from bccp.images import Days, open_days
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.errors import BCCPError
+from bccp.core.step_context import Step
+from bccp.data import replay_samplers, tables
+from bccp.data.closest_pairs import n_pairs_for
+from bccp.data.dataset import Days, open_days
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:
@@ -45,14 +45,14 @@ def choose(step: Step, days: Days) -> tuple[pd.DataFrame, str]:
         return pd.DataFrame(columns=["image", "pair", "distance"]), f"type={config.type}, target_day={config.target_day}"
     share = "all" if config.type == "all" else f"ratio {config.ratio:g}"
     embeddings, why = None, f"{share} of Monday's {len(ids)} training images, {config.type}"
-    sampler, entry = samplers.find(config.type)
+    sampler, entry = replay_samplers.find(config.type)
     if entry.needs_embeddings and n_chosen:
-        from bccp.features import shared_features  # torch, which takes a second to import, is needed here only
+        from bccp.models.embeddings import shared_features  # torch, which takes a second to import, is needed here only
 
         embeddings = shared_features(step, days, ids, embedding=config.embedding, recipe=config.monday_model)
         why += f" on {config.embedding}"
     if not n_chosen and entry.uses_ratio:
-        sampler, _ = samplers.find("none")
+        sampler, _ = replay_samplers.find("none")
     rng = np.random.default_rng([config.random_seed, *b"cp_sampling"])
     found = sampler(embeddings, days.labels(ids), n_chosen=n_chosen, rng=rng)
     pairs = ["" if number < 0 else str(number) for number in found.pair]

@@ -11,16 +11,16 @@ from pathlib import Path
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import fetch_data, tables
-from bccp.home import home
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.home import home
+from bccp.core.step_context import Step
+from bccp.data import sources, tables
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:
     """Fetch and pack in one stream; save; report."""
     with step.output("raw_data") as folder:
-        fetched = fetch_data.fetch(step.config, folder / "images.zip", cache=home() / "data", fetch_ledger=step.ledger.fetch)
+        fetched = sources.fetch(step.config, folder / "images.zip", cache=home() / "data", fetch_ledger=step.ledger.fetch)
         tables.write(fetched.files, folder / "files.csv")
     count, size = len(fetched.files), int(fetched.files["bytes"].sum())
     step.log_metrics({"files": count, "bytes": size, "left_out": fetched.left_out})

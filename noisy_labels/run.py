@@ -14,11 +14,12 @@ import pandas as pd
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import feedback, noisy_labels, tables
-from bccp.errors import BCCPError
-from bccp.images import open_days
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.errors import BCCPError
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.labels import feedback, noisy_labels
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:

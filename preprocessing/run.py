@@ -12,9 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import check_page, data_checks, preprocessing
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.step_context import Step
+from bccp.data import checks, preprocessing
+from bccp.pipeline.step_runner import command_line
+from bccp.reporting import data_checks_page
 
 
 def run(step: Step) -> None:
@@ -32,12 +33,12 @@ def run(step: Step) -> None:
             threads=step.threads,
             cleanup=config.cleanup,
         )
-        found = data_checks.check_images(folder, config.checks)
+        found = checks.check_images(folder, config.checks)
         with step.report("data_checks") as place:
-            check_page.write_images(place, folder, found)
-        page = f"{step.reports['data_checks']}/{check_page.PAGE}"
-        step.log_metrics(data_checks.figures(found.findings))
-        data_checks.gate(found.findings, page)
+            data_checks_page.write_images(place, folder, found)
+        page = f"{step.reports['data_checks']}/{data_checks_page.PAGE}"
+        step.log_metrics(checks.figures(found.findings))
+        checks.gate(found.findings, page)
     exact, near = report["exact_duplicates"], report["near_duplicates"]
     step.log_metrics(
         {
@@ -56,7 +57,7 @@ def run(step: Step) -> None:
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
     )
-    step.say(data_checks.sentence(found.findings, page))
+    step.say(checks.sentence(found.findings, page))
 
 
 if __name__ == "__main__":

@@ -16,17 +16,19 @@ import pandas as pd
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import check_page, corruption, data_checks, feedback, segregation, tables
-from bccp.duplicates import duplicate_groups
-from bccp.images import open_days
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.step_context import Step
+from bccp.data import checks, corruption, segregation, tables
+from bccp.data.dataset import open_days
+from bccp.data.duplicates import duplicate_groups
+from bccp.labels import feedback
+from bccp.pipeline.step_runner import command_line
+from bccp.reporting import data_checks_page
 
 
 def run(step: Step) -> None:
     """Load, cut, corrupt, save, report."""
     config, clean = step.config, step.input("clean_data")
-    manifest = tables.read(clean / "manifest.csv", dtypes=data_checks.COLUMNS)
+    manifest = tables.read(clean / "manifest.csv", dtypes=checks.COLUMNS)
     images = np.load(clean / "images.npy", mmap_mode="r")
     said: feedback.Feedback | None = None
     given: dict[str, str] = {}
@@ -61,19 +63,19 @@ def run(step: Step) -> None:
                 for pixels in corruption.stream(images, rows, ids, kinds, seed=config.random_seed):
                     file.write(pixels.tobytes())
         days, seed = open_days(folder, clean), config.random_seed
-        found = data_checks.check_days(days, manifest, config.checks, with_labels=cut.truth_known, seed=seed)
+        found = checks.check_days(days, manifest, config.checks, with_labels=cut.truth_known, seed=seed)
         with step.report("data_checks") as place:
-            check_page.write_days(place, found, seed=seed)
-        page = f"{step.reports['data_checks']}/{check_page.PAGE}"
-        step.log_metrics(data_checks.figures(found.findings))
-        data_checks.gate(found.findings, page)
+            data_checks_page.write_days(place, found, seed=seed)
+        page = f"{step.reports['data_checks']}/{data_checks_page.PAGE}"
+        step.log_metrics(checks.figures(found.findings))
+        checks.gate(found.findings, page)
     with step.output("true_labels") as folder:
         tables.write(cut.true_labels, folder / "true_labels.csv")
     if said:
         with step.output("feedback") as folder:
             feedback.save(said, folder)
     report(step, splits, cut)
-    step.say(data_checks.sentence(found.findings, page))
+    step.say(checks.sentence(found.findings, page))
 
 
 def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:

@@ -3,9 +3,9 @@
 Reads ``model``, ``clean_data``, ``segregated_data``, ``true_labels``, where the truth is not known ``given_labels``, and
 the ``monday_model`` that the model's labels or replay were chosen with; to explain errors also the training images with their
 ``given_labels`` and ``cleansed_labels``. Writes ``evaluation``: ``metrics.json`` and, by slice and with intervals, ``metrics.csv``;
-``per_class.csv``, ``predictions.csv``, the tables of :class:`bccp.evaluation.Explained`, pictures, ``model_card.md`` and ``data_card.md``.
-Labels whose truth is not known are flagged ``verified=false`` in all of them. With ``registered_model_name`` the model is registered in
-MLflow, and promoted where it is better than the champion.
+``per_class.csv``, ``predictions.csv``, the tables of :class:`bccp.evaluation.evaluate.Explained`, pictures, ``model_card.md`` and
+``data_card.md``. Labels whose truth is not known are flagged ``verified=false`` in all of them. With ``registered_model_name`` the model is
+registered in MLflow, and promoted where it is better than the champion.
 """
 
 import json
@@ -15,42 +15,44 @@ from pathlib import Path
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
-from bccp import cards, evaluation, mlflow_model, models, tables, test
-from bccp.images import open_days
-from bccp.promotion import settle
-from bccp.step_context import Step
-from bccp.step_runner import command_line
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.evaluation import evaluate, model_cards, scores
+from bccp.evaluation.promotion import settle
+from bccp.models import classifier, mlflow_flavor
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:
     """Load, predict, measure, save and report."""
     config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model, about = models.load(step.input("model"))
-    test.check_classes(about["class_names"], days.classes)
+    model, about = classifier.load(step.input("model"))
+    scores.check_classes(about["class_names"], days.classes)
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
-    references, n_left_out = test.reference_labels(days.splits, target_day=days.target_day, **labels)
+    references, n_left_out = scores.reference_labels(days.splits, target_day=days.target_day, **labels)
     manifest = tables.read(step.input("clean_data") / "manifest.csv", dtypes={"width": int, "height": int})
-    before = mlflow_model.trained_on(step.input("model"), mlflow_model.TRAINED_ON_BEFORE)
-    known = mlflow_model.known(manifest.set_index("image")["sha256"][references["image"]], before)
-    references, n_known = test.without_known(references, known)
-    judged = evaluation.judge(step, days, model, references, manifest)
-    predictions, explained = judged.predictions, evaluation.explain(step, days, model, judged, manifest)
+    before = mlflow_flavor.trained_on(step.input("model"), mlflow_flavor.TRAINED_ON_BEFORE)
+    known = mlflow_flavor.known(manifest.set_index("image")["sha256"][references["image"]], before)
+    references, n_known = scores.without_known(references, known)
+    judged = evaluate.judge(step, days, model, references, manifest)
+    predictions, explained = judged.predictions, evaluate.explain(step, days, model, judged, manifest)
     drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed, "own": config.metrics}
-    measured = test.metrics_table(*judged, days.classes, **drawn)
-    figures = test.evaluate(predictions, days.classes) | test.run_figures(measured)
-    note = test.remark(figures)
+    measured = scores.metrics_table(*judged, days.classes, **drawn)
+    figures = scores.evaluate(predictions, days.classes) | scores.run_figures(measured)
+    note = scores.remark(figures)
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text(json.dumps({"verified": not note} | figures, indent=2) + "\n", encoding="utf-8")
-        by_class = test.per_class(predictions, days.classes)
+        by_class = scores.per_class(predictions, days.classes)
         written = {"metrics": measured, "per_class": by_class, "predictions": predictions, "errors": explained.errors}
         for name, table in (written | explained.tables).items():
             tables.write(table, folder / f"{name}.csv")
-        for picture in evaluation.draw(folder, judged, days.classes, step.input("model") / "history.csv", note):
+        for picture in evaluate.draw(folder, judged, days.classes, step.input("model") / "history.csv", note):
             step.log_picture(picture)
         if explained.gallery:
-            step.log_picture(evaluation.draw_errors(folder, explained, days.classes, note), pixels=True)
-        cards.write(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
+            step.log_picture(evaluate.draw_errors(folder, explained, days.classes, note), pixels=True)
+        model_cards.write(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
     step.log_metrics(figures)
     step.log_table("errors", explained.errors.to_dict("records"), (days.view([image])[0] for image in explained.errors["image"]))
     by_day = [f"accuracy_{day} {figures[f'accuracy_{day}']:.1%}" for day in ("monday", "tuesday") if f"accuracy_{day}" in figures]

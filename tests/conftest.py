@@ -14,10 +14,11 @@ from PIL import Image
 from uv_stand_in import Tool
 from wandb_stand_in import KEY, WandbStandIn
 
-from bccp import backends, step_graph
-from bccp.home import PLACES
-from bccp.paths import ROOT
-from bccp.wandb_import import import_wandb
+from bccp.core import step_graph
+from bccp.core.home import PLACES
+from bccp.core.paths import ROOT
+from bccp.core.runtime.wandb_import import import_wandb
+from bccp.tracking import backends
 
 # a shell's background jobs ignore it, and so would all that the tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

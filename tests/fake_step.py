@@ -1,4 +1,4 @@
-"""A stand-in for ``bccp.step_context.Step`` that keeps artifacts in a folder, and the way to a step's ``run``."""
+"""A stand-in for ``bccp.core.step_context.Step`` that keeps artifacts in a folder, and the way to a step's ``run``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp.paths import ROOT
+from bccp.core.paths import ROOT
 
 
 class FakeStep:

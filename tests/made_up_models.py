@@ -13,17 +13,19 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 
-from bccp import config, config_schema, models, tables
-from bccp.backends import ledger_uri
-from bccp.images import open_days
-from bccp.monday_model import shared_monday_model
-from bccp.paths import ROOT
-from bccp.pipeline import load_step
-from bccp.promotion import settle
-from bccp.step_context import Context, Step
-from bccp.step_runner import execute, what_is_meant
-from bccp.test import reference_labels
-from bccp.tracking import Ledger
+from bccp.core import config, config_schema
+from bccp.core.paths import ROOT
+from bccp.core.step_context import Context, Step
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.evaluation.promotion import settle
+from bccp.evaluation.scores import reference_labels
+from bccp.models import classifier
+from bccp.models.monday_model import shared_monday_model
+from bccp.pipeline.runner import load_step
+from bccp.pipeline.step_runner import execute, what_is_meant
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 CLASSES = ["ant", "bee", "cat"]
 MONDAY, TUESDAY = [f"m{i:02d}.png" for i in range(20)], [f"t{i:02d}.png" for i in range(40)]
@@ -36,7 +38,7 @@ def _ask_and_settle(step: Step) -> None:
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     truth = tables.read(step.input("true_labels") / "true_labels.csv")
     references, _ = reference_labels(days.splits, target_day=days.target_day, true_labels=truth)
-    probs = models.probabilities(models.load(step.input("model"))[0], days.view(references["image"].tolist()))
+    probs = classifier.probabilities(classifier.load(step.input("model"))[0], days.view(references["image"].tolist()))
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text("{}", encoding="utf-8")
     settle(step, days, references, probs)
@@ -81,16 +83,16 @@ class World:
         return self._publish("train", "model", folder)
 
     def save_model(self, folder: Path, *, wrong: Iterable[str] = (), seed: int = 0, classes: list[str] = CLASSES) -> None:
-        model = models.build("small_cnn", len(classes), image_size=8, dropout=0.2, seed=seed)
+        model = classifier.build("small_cnn", len(classes), image_size=8, dropout=0.2, seed=seed)
         answers = self.label_idx.copy()
         for image in wrong:
             answers[[*MONDAY, *TUESDAY].index(image)] += 1
-        features = models.embed(model, self.images).astype(np.float64)  # more of them than images: any answers can be had
+        features = classifier.embed(model, self.images).astype(np.float64)  # more of them than images: any answers can be had
         weight = np.linalg.lstsq(np.c_[features, np.ones(len(features))], 8 * np.eye(3)[answers % 3], rcond=None)[0]
         if len(classes) == 3:
             model.head[1].load_state_dict({"weight": torch.tensor(weight[:-1].T.copy()), "bias": torch.tensor(weight[-1])})
         history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_accuracy": [0.5]})
-        models.save(model, folder, {"class_names": classes, "resize": "stretch"}, history=history)
+        classifier.save(model, folder, {"class_names": classes, "resize": "stretch"}, history=history)
 
     def test(self, model: str, *, sweep: str | None = None, wandb: str = "disabled", whole: bool = False, **options: Any) -> Step:
         """Run the step test on a model with ``registered_model_name=made-up``; without its tables and plots, unless ``whole``."""

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 import bccp
-from bccp import compose, config, config_schema, pipeline
-from bccp.backends import ledger_uri
-from bccp.paths import ROOT
-from bccp.plan import Plan
-from bccp.step_context import Step
-from bccp.step_graph import SPECS
-from bccp.tracking import Ledger
+from bccp.core import config, config_schema
+from bccp.core.paths import ROOT
+from bccp.core.step_context import Step
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import compose, runner
+from bccp.pipeline.plan import Plan
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 FETCH = "main.execute_steps=[fetch_data]"
 QUIET = ("tracking.wandb=disabled", "main.threads=1")
@@ -39,7 +40,7 @@ class Stubs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self.failing: str | None = None
-        monkeypatch.setattr(pipeline, "load_step", lambda name: SimpleNamespace(run=self._run))
+        monkeypatch.setattr(runner, "load_step", lambda name: SimpleNamespace(run=self._run))
 
     def _run(self, step: Step) -> None:
         if step.name == self.failing:

@@ -7,9 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bccp.annotators import Pooled, choose_user_smoothings, judge_votes, pool_votes, users_table
-from bccp.calibration import apply_temperature
-from bccp.posterior import estimate_noise_matrix, estimate_user_accuracy, uniform_noise
+from bccp.labels.annotators import Pooled, choose_user_smoothings, judge_votes, pool_votes, users_table
+from bccp.labels.calibration import apply_temperature
+from bccp.labels.posterior import estimate_noise_matrix, estimate_user_accuracy, uniform_noise
 
 
 def draw(n_images: int, users: list[np.ndarray], *, votes: int, seed: int, spread: float = 0.3):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bccp import archives
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.data import archives
 
 LIMIT = 10_000_000
 Extra = Callable[[tarfile.TarFile], None]

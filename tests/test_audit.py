@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bccp import audit, calibration, posterior
-from bccp.audit import calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.labels import calibration, expert_labels, posterior
+from bccp.labels.expert_labels import calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
 
 IMAGES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
 JUDGED = ["a/1.png", "b/1.png"]
 
 
-def read(folder: Path, content: str | bytes) -> audit.Audit:
+def read(folder: Path, content: str | bytes) -> expert_labels.Audit:
     path = folder / "audit.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return read_audit(path, images=IMAGES, judged=JUDGED, classes=["a", "b"])

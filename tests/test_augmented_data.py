@@ -12,10 +12,13 @@ from fake_step import load_run
 from omegaconf import OmegaConf
 from test_train import SharingStep, make_step
 
-from bccp import augmented_data, config, models, tables, train, training, transforms
-from bccp.errors import BCCPError
-from bccp.images import Days, FeatureView, open_days
-from bccp.paths import ROOT
+from bccp.core import config
+from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
+from bccp.data import tables
+from bccp.data.dataset import Days, FeatureView, open_days
+from bccp.models import classifier, offline_augmentation, training_set, transforms
+from bccp.models.fitting import training
 
 pytestmark = pytest.mark.usefixtures("one_thread", "home")
 
@@ -41,9 +44,9 @@ def test_it_holds_each_training_image_and_as_many_copies_of_each_but_for_one(tmp
     images, table = made(step)
     assert images.shape == (SIZE, 16, 16, 3)
     assert table["row"].tolist() == list(range(SIZE))
-    cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
+    cleansed, posterior = training_set.read_labels(days, step.input("cleansed_labels"))
     replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
-    sources = train.training_set(days, cleansed, posterior, replay)
+    sources = training_set.training_set(days, cleansed, posterior, replay)
     n = len(sources.ids)
     assert n < SIZE
     assert SIZE % n
@@ -71,9 +74,9 @@ def test_the_model_is_trained_on_it_as_it_is_with_the_sources_labels(tmp_path: P
     images, table = made(step)
     np.testing.assert_array_equal(data.images[:], images)
     assert (options.augmentation, options.mirror, options.mixup_alpha, model.mirrored) == ("none", False, 0, True)
-    cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
+    cleansed, posterior = training_set.read_labels(days, step.input("cleansed_labels"))
     replay = tables.read(step.input("replay_sample") / "replay_sample.csv")["image"].tolist()
-    sources = train.training_set(days, cleansed, posterior, replay)
+    sources = training_set.training_set(days, cleansed, posterior, replay)
     for image, target, weight in zip(table["image"], data.targets, data.weights, strict=True):
         position = sources.ids.index(image)
         np.testing.assert_array_equal(target, sources.targets[position])
@@ -87,7 +90,7 @@ def test_a_frozen_backbone_learns_from_it_too(tmp_path: Path, monkeypatch: pytes
     step, _ = run(tmp_path / "a", freeze_backbone=True)
     model, features = seen[0][0], seen[0][1].images
     assert isinstance(features, FeatureView)
-    expected = models.embed(model, made(step)[0], batch_size=64, device="cpu")
+    expected = classifier.embed(model, made(step)[0], batch_size=64, device="cpu")
     np.testing.assert_allclose(features[:], expected, atol=0.02 * np.abs(expected).max())
 
 
@@ -112,8 +115,8 @@ def test_what_is_written_does_not_depend_on_how_many_images_are_read_at_once(tmp
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         change = transforms.changes("rotate", image_size=16)
-        augmented_data.write(tmp_path / name, images, list("vwxyz"), 12, change, generator=torch.Generator().manual_seed(1))
-        monkeypatch.setattr(augmented_data, "_CHUNK", 3)
+        offline_augmentation.write(tmp_path / name, images, list("vwxyz"), 12, change, generator=torch.Generator().manual_seed(1))
+        monkeypatch.setattr(offline_augmentation, "_CHUNK", 3)
     assert (tmp_path / "a" / "images.npy").read_bytes() == (tmp_path / "b" / "images.npy").read_bytes()
 
 

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 import bccp
-from bccp import tables
-from bccp.backends import ledger_uri
-from bccp.errors import BCCPError
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.passes=2", "main.threads=1"]
 QUICK += ["tracking.wandb=disabled"]

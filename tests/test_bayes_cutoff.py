@@ -14,10 +14,12 @@ import pytest
 from fake_step import FakeStep, load_run
 from sklearn.metrics import roc_auc_score
 
-from bccp import bayes_cutoff, judge, models, monday_model, passes, tables
-from bccp.config_schema import BayesCutoff
-from bccp.errors import BCCPError
-from bccp.images import open_days
+from bccp.core.config_schema import BayesCutoff
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.labels import bayes_cutoff, label_scoring, mc_dropout
+from bccp.models import classifier, monday_model
 
 CLASSES = ["a", "b", "c"]
 POSTERIOR = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.4, 0.3, 0.3], [0.55, 0.45, 0.0]])
@@ -185,12 +187,12 @@ def test_cleanlab_finds_wrong_labels_also_where_a_class_is_missing():
 def test_folds_keep_duplicates_together_and_labels_even():
     rng = np.random.default_rng(3)
     groups, given = np.repeat(np.arange(120), 2), np.repeat(rng.integers(0, 3, 120), 2)
-    fold = passes.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
+    fold = mc_dropout.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
     np.testing.assert_array_equal(fold[::2], fold[1::2])
     for label in range(3):
         share = np.bincount(fold[given == label], minlength=4)
         assert share.max() - share.min() <= 2
-    assert not np.array_equal(fold, passes.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
+    assert not np.array_equal(fold, mc_dropout.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
 
 
 SECTION = {
@@ -404,13 +406,13 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     days = open_days(data["segregated_data"], data["clean_data"])
     fitted, judged = [], []
     monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images._row.tolist())))
-    judged_by = passes.stochastic_passes
+    judged_by = mc_dropout.stochastic_passes
 
     def spy(model, days, ids, **options):
         judged.append(set(days.view(ids)._row.tolist()))
         return judged_by(model, days, ids, **options)
 
-    monkeypatch.setattr(passes, "stochastic_passes", spy)
+    monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
     run_step(data, "out", target_day="monday", folds=3)
     assert len(fitted) == len(judged) == 3
     for training, own in zip(fitted, judged, strict=True):
@@ -444,9 +446,9 @@ def test_equal_and_nearly_equal_pictures_lie_in_one_fold(tmp_path, run_step, mon
     manifest.loc[ids[7:20], "phash"] = "nearly the same picture"
     tables.write(manifest.reset_index(), data["clean_data"] / "manifest.csv")
     if refine:
-        fold = dealt_folds(run_step, monkeypatch, data, judge, "student_probabilities", rounds=1, refine=refine)
+        fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "student_probabilities", rounds=1, refine=refine)
     else:
-        fold = dealt_folds(run_step, monkeypatch, data, judge, "held_out_passes", target_day="monday")
+        fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "held_out_passes", target_day="monday")
     assert len(fold) == len(ids)
     assert len(set(fold[:20])) == 1
     assert len(set(fold)) == 3
@@ -467,7 +469,7 @@ def test_other_methods_drop_what_they_distrust(tmp_path, run_step, method):
 
 @pytest.mark.parametrize("changed", [{"enabled": False}, {"label": "ground_truth"}])
 def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch, changed):
-    monkeypatch.setattr(judge, "judge", None)
+    monkeypatch.setattr(label_scoring, "judge", None)
     step = run_step(make_data(tmp_path / "data"), "out", **changed)
     table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"weight": float})
     assert (table["final_label"] == table["given_label"]).all()
@@ -479,12 +481,12 @@ def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch
 def test_chunks_change_nothing_but_rounding(tmp_path):
     data = make_data(tmp_path / "data")
     days = open_days(data["segregated_data"], data["clean_data"])
-    model = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
+    model = classifier.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
     ids = days.ids("tuesday", "train")
-    whole, parts = (passes.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
+    whole, parts = (mc_dropout.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-    none = passes.stochastic_passes(model, days, [], passes=3, seed=5, device="cpu")
+    none = mc_dropout.stochastic_passes(model, days, [], passes=3, seed=5, device="cpu")
     assert none.mean_probs.shape == (0, 3)
 
 
@@ -601,7 +603,7 @@ def test_rounds_train_on_the_posteriors_and_judge_again(tmp_path, run_step, refi
 def test_a_cross_fitted_image_is_judged_by_a_model_that_has_not_seen_its_posterior(tmp_path, run_step, monkeypatch):
     data = make_data(tmp_path / "data")
     days = open_days(data["segregated_data"], data["clean_data"])
-    fitted, judged, follow, look = [], [], passes.fit_recipe, passes.stochastic_passes
+    fitted, judged, follow, look = [], [], mc_dropout.fit_recipe, mc_dropout.stochastic_passes
 
     def fit(days, recipe, ids, *args, **options):
         fitted.append(set(ids))
@@ -611,8 +613,8 @@ def test_a_cross_fitted_image_is_judged_by_a_model_that_has_not_seen_its_posteri
         judged.append(set(ids))
         return look(model, days, ids, **options)
 
-    monkeypatch.setattr(passes, "fit_recipe", fit)
-    monkeypatch.setattr(passes, "stochastic_passes", spy)
+    monkeypatch.setattr(mc_dropout, "fit_recipe", fit)
+    monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
     run_step(data, "out", rounds=1, refine="cross_fit", folds=3, refine_epochs=2)
     assert len(fitted) == len(judged) == 3
     for training, own in zip(fitted, judged, strict=True):

@@ -12,9 +12,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import bccp
-from bccp import config, tables
-from bccp.errors import BCCPError
-from bccp.paths import ROOT
+from bccp.core import config
+from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
+from bccp.data import tables
 from benchmarks import labels
 from benchmarks.label_tables import AUDITED, BEST, BEST_OWN, CLEANLAB, GIVEN, OURS, TRUE, WITHOUT, Found, Judged, Report, Result, figures
 from benchmarks.measures import calibration, calibration_error, estimate, f1, gap_closed, interval, paired, right_dropped

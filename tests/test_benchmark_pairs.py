@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import bccp
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
 from benchmarks import inits, pairs, replay, whole
 
 

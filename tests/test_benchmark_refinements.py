@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import bccp
-from bccp.config_schema import MondayModel
-from bccp.images import Days
-from bccp.monday_model import fit_recipe
+from bccp.core.config_schema import MondayModel
+from bccp.data.dataset import Days
+from bccp.models.monday_model import fit_recipe
 from benchmarks import labels, refinements, students
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bccp import device
+from bccp.core.runtime import device
 from benchmarks import speed
 
 

@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 import bccp
-from bccp import check_new, check_page, tables
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.pipeline import incoming
+from bccp.reporting import data_checks_page
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
 QUIET = ["tracking.wandb=disabled", "main.threads=1", "preprocessing.image_size=16"]
@@ -70,7 +72,7 @@ def test_a_batch_that_has_drifted_is_refused_and_changes_nothing(known: Path, tm
     assert "darker" in last
     ((batch, status),) = batches(known).items()
     assert status == "refused"
-    assert f"incoming/{batch}/data_checks/{check_page.PAGE}" in last
+    assert f"incoming/{batch}/data_checks/{data_checks_page.PAGE}" in last
     assert content(known) == before
     assert list((known / "tmp").iterdir()) == []
     assert call(["accept", batch[:6]]) == 1
@@ -106,7 +108,7 @@ def test_an_accepted_batch_is_tuesday_for_the_printed_command_and_the_next_ones_
     names = zipfile.ZipFile(place / "data.zip").namelist()
     assert len(names) == len(set(names)) == 60 + 20 + 13
     assert f"tuesday/cat/001-{place.name}.png" in names  # the first batch has tuesday/cat/001.png
-    reference = check_new.find_reference("", Ledger(ledger_uri(None)[0]))
+    reference = incoming.find_reference("", Ledger(ledger_uri(None)[0]))
     assert [version.partition(":")[0] for version in reference.versions] == ["clean_data", "incoming", "incoming"]
     assert sum(len(tables.read(folder / "manifest.csv")) for folder in reference.clean) == 93
 
@@ -170,9 +172,9 @@ def test_what_cannot_be_checked_is_one_sentence_and_nothing_is_kept(
 
 def test_a_reference_is_found_by_its_version_and_none_is_none(known: Path) -> None:
     ledger = Ledger(ledger_uri(None)[0])
-    newest = check_new.find_reference("", ledger)
+    newest = incoming.find_reference("", ledger)
     assert newest.size == (16, "stretch")
-    assert check_new.find_reference(newest.versions[0][:23], ledger).clean == newest.clean
-    assert check_new.find_reference("none", ledger) is None
+    assert incoming.find_reference(newest.versions[0][:23], ledger).clean == newest.clean
+    assert incoming.find_reference("none", ledger) is None
     with pytest.raises(BCCPError, match="no artifact clean_data:0"):
-        check_new.find_reference("clean_data:" + "0" * 12, ledger)
+        incoming.find_reference("clean_data:" + "0" * 12, ledger)

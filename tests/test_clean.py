@@ -16,8 +16,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from bccp import calibration, posterior
-from bccp.clean import LabelCleaner
+from bccp.labels import calibration, posterior
+from bccp.labels.label_cleaner import LabelCleaner
 
 NAMES = np.array(["ant", "bee", "cat"])
 NOISE = np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.05, 0.15, 0.8]])
@@ -284,5 +284,7 @@ def test_arrays_are_checked(probs: object, labels: object, audited: object, word
 
 
 def test_torch_is_not_needed():
-    script = "import sys; from bccp.clean import LabelCleaner; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
+    script = (
+        "import sys; from bccp.labels.label_cleaner import LabelCleaner; assert 'torch' not in sys.modules and 'mlflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": ":".join(sys.path)})

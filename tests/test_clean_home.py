@@ -15,15 +15,16 @@ import pytest
 from filelock import FileLock
 from stub_steps import FETCH, FEW, Stubs, all_runs, grow_old, ledger, plan, run
 
-from bccp import clean_home, step_graph
 from bccp.cli.app import call
-from bccp.environments import WHOLE
-from bccp.processes import process_start
-from bccp.step import RunningStep
-from bccp.step_context import Context
-from bccp.step_graph import SPECS
-from bccp.wandb_mirror import NoMirror
-from bccp.why import explain
+from bccp.core import step_graph
+from bccp.core.processes import process_start
+from bccp.core.step_context import Context
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import garbage_collection
+from bccp.pipeline.environments import WHOLE
+from bccp.pipeline.explain import explain
+from bccp.pipeline.step import RunningStep
+from bccp.tracking.wandb_run import NoMirror
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_sweep_that_is_named_stays_with_its_jobs_and_a_job_without_the_others(
     for named, n_runs in {"one": 2, str(home / "outputs" / "two" / "1"): 1}.items():
         assert call(["gc", "--keep", named]) == 0
         assert f"{n_runs} run(s) have the tag" in capsys.readouterr().out
-    kept = {run.data.tags["bccp.pipeline"] for run in all_runs(store) if clean_home.KEEP in run.data.tags}
+    kept = {run.data.tags["bccp.pipeline"] for run in all_runs(store) if garbage_collection.KEEP in run.data.tags}
     assert kept == {"one-0", "one-1", "two-1"}
 
 
@@ -175,7 +176,7 @@ def test_what_a_running_pipeline_uses_stays_also_when_it_begins_meanwhile(stubs:
     old = run()
     grow_old(home, 40)
     store = ledger()
-    found = clean_home.survey(store, keep_days=30)
+    found = garbage_collection.survey(store, keep_days=30)
     assert len(found.spare_runs) == 9
     running = store.start("a pipeline that begins now")
     store.tag(running, {"bccp.reused.noisy_labels": old["runs"]["noisy_labels"]})
@@ -183,7 +184,7 @@ def test_what_a_running_pipeline_uses_stays_also_when_it_begins_meanwhile(stubs:
     store.tag(alone, {"bccp.input.true_labels": old["steps"][2]["outputs"]["true_labels"]})
     key = store.client.get_run(old["runs"]["train"]).data.tags["bccp.key"]
     with FileLock(home / "locks" / f"step-{key[:16]}.lock"):  # another process looks for it
-        n_runs, _ = clean_home.delete(store, found)
+        n_runs, _ = garbage_collection.delete(store, found)
     assert n_runs == 9 - 5
     left = {r.info.run_name.partition("-20")[0] for r in all_runs(store)} - {"a pipeline that begins now", "a step alone"}
     assert left == {"fetch_data", "preprocessing", "segregation", "noisy_labels", "train"}
@@ -204,7 +205,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
 ) -> None:
     run(FEW)
     grow_old(home, 40)
-    remove, calls = clean_home._remove, []
+    remove, calls = garbage_collection._remove, []
 
     def killed(paths: Any) -> None:
         calls.append(paths)
@@ -217,7 +218,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
             store_type = type(ledger().client._tracking_client.store)
             patch.setattr(store_type, "_hard_delete_run", lambda *_: (_ for _ in ()).throw(Killed))
         else:
-            patch.setattr(clean_home, "_remove", killed)
+            patch.setattr(garbage_collection, "_remove", killed)
         with pytest.raises(Killed):
             call(["gc", "--delete"])
     store = ledger()
@@ -225,7 +226,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
     assert explain("fetch_data", plan(), store) == ["fetch_data would run: it has never finished here"]
     clean()
     assert [name for name in files(home) if not name.endswith(".lock")] == []
-    assert clean_home._runs(ledger(), deleted=True) == []
+    assert garbage_collection._runs(ledger(), deleted=True) == []
 
 
 def test_runs_that_others_made_and_what_they_deleted_stay(stubs: Stubs, home: Path) -> None:
@@ -243,7 +244,7 @@ def test_runs_that_others_made_and_what_they_deleted_stay(stubs: Stubs, home: Pa
     clean()
     assert [r.info.run_id for r in all_runs(store)] == [foreign]
     assert client.get_experiment(gone).lifecycle_stage == "deleted"
-    assert clean_home._runs(store, deleted=True) == []
+    assert garbage_collection._runs(store, deleted=True) == []
 
 
 def test_a_store_that_others_may_use_is_not_touched_and_that_is_said(
@@ -252,7 +253,7 @@ def test_a_store_that_others_may_use_is_not_touched_and_that_is_said(
     run(FETCH)
     grow_old(home, 40)
     elsewhere = f"sqlite:///{shutil.copy(empty_database, tmp_path / 'elsewhere.db')}"
-    monkeypatch.setattr(clean_home, "ledger_uri", lambda _: (elsewhere, None))
+    monkeypatch.setattr(garbage_collection, "ledger_uri", lambda _: (elsewhere, None))
     clean()
     said = capsys.readouterr().out
     assert f"not touched: runs and artifacts of {elsewhere}" in said
@@ -319,7 +320,7 @@ def test_files_beside_the_runs_go_when_they_were_not_used_for_long(stubs: Stubs,
         path = places[name] / WHOLE if name.startswith("env") else places[name].with_suffix(".lock")
         os.utime(path)
     store = ledger()
-    store.tag(kept_run["runs"]["pipeline"], {clean_home.KEEP: "the one in the paper"})
+    store.tag(kept_run["runs"]["pipeline"], {garbage_collection.KEEP: "the one in the paper"})
     held = [FileLock(place.with_name(f"{place.name}.lock")) for name, place in places.items() if name.endswith("held")]
     for lock in held:
         lock.acquire()

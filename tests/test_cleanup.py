@@ -14,11 +14,12 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 
-from bccp import cleanup, config, config_schema, preprocessing
-from bccp.cleanup import clean_up
-from bccp.errors import BCCPError
-from bccp.paths import ROOT
-from bccp.registries import FILTERS
+from bccp.core import config, config_schema
+from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
+from bccp.core.registries import FILTERS
+from bccp.data import preprocessing, scan_filters
+from bccp.data.scan_filters import clean_up
 
 cv2 = pytest.importorskip("cv2")
 
@@ -156,9 +157,9 @@ def test_a_wrong_clean_up_is_refused_by_key_with_what_would_do(value: Any, sente
 
 def test_opencv_is_asked_for_only_where_something_is_cleaned_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    cleanup._opencv.cache_clear()
+    scan_filters._opencv.cache_clear()
     clean_up(noise(), [])
     with pytest.raises(BCCPError, match=r"preprocessing\.cleanup needs OpenCV, .*: pip install opencv-python-headless"):
         clean_up(noise(), [{"erosion": {"size": 3}}])
     monkeypatch.undo()
-    cleanup._opencv.cache_clear()
+    scan_filters._opencv.cache_clear()

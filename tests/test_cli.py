@@ -14,10 +14,12 @@ import pytest
 import stub_steps
 from click.shell_completion import ShellComplete
 
-from bccp import command_line, config, pipelines, step_graph
 from bccp.cli.app import COMMANDS, WANDB_COMMANDS, bccp, call
-from bccp.errors import BCCPError, MissingExtraError
-from bccp.paths import ROOT
+from bccp.core import config, step_graph
+from bccp.core.errors import BCCPError, MissingExtraError
+from bccp.core.paths import ROOT
+from bccp.pipeline import hydra_app
+from bccp.tracking import finished_runs
 
 EVERY = [[name] for name in COMMANDS if name != "wandb"] + [["wandb", name] for name in WANDB_COMMANDS]
 HEAVY = ("mlflow", "pandas", "torch", "hydra", "sklearn", "matplotlib")
@@ -85,9 +87,9 @@ def test_a_wrong_call_is_one_sentence_with_status_2(words: list[str], sentence: 
 
 
 def test_a_missing_extra_ends_with_status_2_and_any_other_error_with_1(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr("bccp.dashboard.save", lambda *_: (_ for _ in ()).throw(MissingExtraError("pip install it")))
+    monkeypatch.setattr("bccp.tracking.wandb_dashboard.save", lambda *_: (_ for _ in ()).throw(MissingExtraError("pip install it")))
     assert call(["wandb", "dashboard", "me/bccp"]) == 2
-    monkeypatch.setattr("bccp.dashboard.save", lambda *_: (_ for _ in ()).throw(BCCPError("no such project")))
+    monkeypatch.setattr("bccp.tracking.wandb_dashboard.save", lambda *_: (_ for _ in ()).throw(BCCPError("no such project")))
     assert call(["wandb", "dashboard", "me/bccp"]) == 1
 
 
@@ -95,14 +97,14 @@ def test_a_missing_extra_ends_with_status_2_and_any_other_error_with_1(monkeypat
 def test_a_signal_ends_a_command_with_its_status_and_without_scratch(
     number: int, status: int, said: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bccp.contract.write_all", lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr("bccp.pipeline.mlproject_files.write_all", lambda: os.kill(os.getpid(), number))
     assert call(["mlproject"]) == status
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {said}"
 
 
 def test_hydras_words_go_on_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
-    monkeypatch.setattr(command_line, "main", lambda words: given.append(words) or 0)
+    monkeypatch.setattr(hydra_app, "main", lambda words: given.append(words) or 0)
     for words in (
         ["run", "-m", "train.epochs=1,2", "--config-dir", "mine"],
         ["run", "--", "-cn", "x"],
@@ -199,7 +201,7 @@ def finished(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
 def test_a_run_is_found_by_whatever_names_it(finished: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     run_id, place = finished
     for named in ("", run_id, run_id[:6], place.name, place.name[-6:], str(place), str(place / "summary.json")):
-        assert pipelines.folder(named, option="RUN") == place
+        assert finished_runs.folder(named, option="RUN") == place
         assert call(["report", named, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["report"] == str(place / "report.html")
     for named in (run_id, run_id[:6], place.name, place.name[-6:], str(place), str(place / "summary.json")):
@@ -226,5 +228,5 @@ def test_the_job_of_a_sweep_is_found_by_its_name(finished: tuple[str, Path], hom
     place.rename(home / "moved")
     job.parent.mkdir()
     (home / "moved").rename(job)
-    assert pipelines.folder("2026-01-31_12-00-00-ab12cd-3", option="RUN") == job
-    assert pipelines.folder("2026-01-31_12-00-00-ab12cd/3", option="RUN") == job
+    assert finished_runs.folder("2026-01-31_12-00-00-ab12cd-3", option="RUN") == job
+    assert finished_runs.folder("2026-01-31_12-00-00-ab12cd/3", option="RUN") == job

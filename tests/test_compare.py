@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from bccp import compare, pipelines, tables
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.reporting import compare
+from bccp.tracking import finished_runs
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 
 def predictions(truth: list[str], predicted: list[str], *, days: list[str] | None = None, names: list[str] | None = None) -> pd.DataFrame:
@@ -162,7 +164,9 @@ def test_data_versions_are_compared_through_the_newest_run_on_them(home: Path, t
     record(tmp_path / "one", images=30, wrong=8, epochs=3)
     run = record(tmp_path / "two", images=31, wrong=4, epochs=3)
     ledger = Ledger(ledger_uri(None)[0])
-    digests = [found.data.tags["bccp.output.clean_data"] for found in pipelines.search(ledger, "tags.`bccp.step` = 'preprocessing'")][::-1]
+    digests = [found.data.tags["bccp.output.clean_data"] for found in finished_runs.search(ledger, "tags.`bccp.step` = 'preprocessing'")][
+        ::-1
+    ]
     told(f"clean_data:{digests[0][:12]}", f"clean_data:{digests[1]}")
     page = capsys.readouterr().out
     assert f"B: clean_data:{digests[1][:12]} (run {run})" in page
@@ -181,7 +185,7 @@ def test_data_versions_are_compared_through_the_newest_run_on_them(home: Path, t
 def test_a_summary_or_its_folder_stands_for_its_run(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = record(tmp_path / "run", images=30, wrong=8, epochs=3)
     ledger = Ledger(ledger_uri(None)[0])
-    pipeline = pipelines.find(run, ledger, option="A")
+    pipeline = finished_runs.find(run, ledger, option="A")
     said: dict[str, Any] = {"status": "finished", "metrics": pipeline.metrics, "config": {"train": {"epochs": 4}, "tracking": {}}}
     said["steps"] = [{"name": "all", "outputs": pipeline.versions}]
     (tmp_path / "run" / "summary.json").write_text(json.dumps(said))
@@ -213,6 +217,6 @@ def test_runs_that_are_unknown_unfinished_or_not_told_apart_are_one_sentence(
         assert call(["compare", str(summary), run]) == 1, text
         assert capsys.readouterr().err.startswith(f"error: A={summary} is no summary of a run: give a summary.json"), text
     ledger = Ledger(ledger_uri(None)[0])
-    assert pipelines.find("one-aaaaaa", ledger, option="A").shown == f"run {run}"
+    assert finished_runs.find("one-aaaaaa", ledger, option="A").shown == f"run {run}"
     with pytest.raises(BCCPError, match="A=aaaaaa is the beginning or end of 2 runs' names: give more of it"):
-        pipelines.find("aaaaaa", ledger, option="A")
+        finished_runs.find("aaaaaa", ledger, option="A")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from bccp import config, config_schema, device, step_graph
-from bccp.errors import BCCPError
+from bccp.core import config, config_schema, step_graph
+from bccp.core.errors import BCCPError
+from bccp.core.runtime import device
 
 
 def composed(root: Path, **changes: Any) -> DictConfig:

@@ -11,8 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
-from bccp import command_line, config, config_source, config_text
-from bccp.paths import ROOT
+from bccp.core import config, config_source, config_text
+from bccp.core.paths import ROOT
+from bccp.pipeline import hydra_app
 
 
 def leaves(values: object, place: str = "") -> list[str]:
@@ -41,7 +42,7 @@ def test_a_comment_below_a_key_is_its_example_and_no_part_of_its_meaning() -> No
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_prints_every_key_by_section_with_its_comment(flag: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["train.epochs=3", flag]) == 0
+    assert hydra_app.main(["train.epochs=3", flag]) == 0
     said = capsys.readouterr().out
     for section in config_text.sections():
         assert f"\n{section}:" in said

@@ -14,10 +14,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from bccp import config, config_schema, contract, step_graph
-from bccp.keys import _imported_files
-from bccp.requirements import pins
-from bccp.step_graph import SPECS
+from bccp.core import config, config_schema, step_graph
+from bccp.core.runtime.requirements import pins
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import mlproject_files
+from bccp.pipeline.cache_keys import _imported_files
 
 FOLDERS = [*step_graph.STEPS, "."]
 
@@ -38,7 +39,7 @@ def test_every_step_looks_for_the_package_in_the_same_places(root: Path) -> None
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_mlproject_declares_every_input_and_key_once(root: Path, step: str) -> None:
     text = (root / step / "MLproject").read_text()
-    assert text == contract.mlproject(step), "run `bccp mlproject`"
+    assert text == mlproject_files.mlproject(step), "run `bccp mlproject`"
     project = yaml.safe_load(text)
     entry = project["entry_points"]["main"]
     fields = [f.name for f in dataclasses.fields(config_schema.section_type(step))]

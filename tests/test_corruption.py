@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bccp import corruption
+from bccp.data import corruption
 
 UInt8 = npt.NDArray[np.uint8]
 

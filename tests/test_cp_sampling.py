@@ -18,10 +18,20 @@ import pytest
 import torch
 from fake_step import FakeStep, load_run
 
-from bccp import features, frozen_features, models, tables
-from bccp.cp_sampling import DISTANCES, Pairs, closest_pairs, cosine_distances, l1_distances, l2_distances, n_pairs_for, random_sample
-from bccp.errors import BCCPError
-from bccp.images import open_days
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.data.closest_pairs import (
+    DISTANCES,
+    Pairs,
+    closest_pairs,
+    cosine_distances,
+    l1_distances,
+    l2_distances,
+    n_pairs_for,
+    random_sample,
+)
+from bccp.data.dataset import open_days
+from bccp.models import classifier, embeddings, feature_cache
 
 METRICS = sorted(DISTANCES)
 
@@ -352,33 +362,33 @@ def test_pairs_on_a_torchscript_file_are_pairs_of_two_classes_with_their_distanc
 
 
 def test_a_published_model_looks_at_each_image_once_for_embeddings_and_for_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, build = make_data(tmp_path / "data"), models.build
-    monkeypatch.setattr(models, "build", lambda *_, weights, **how: build("small_cnn", 3, **how))  # its weights would be downloaded
+    data, build = make_data(tmp_path / "data"), classifier.build
+    monkeypatch.setattr(classifier, "build", lambda *_, weights, **how: build("small_cnn", 3, **how))  # its weights would be downloaded
     step, sample = run_step(data, tmp_path / "out", type="l2_norm", ratio=0.2, embedding="resnet18")
     assert len(sample) == 12
     model = build("small_cnn", 3, image_size=8, dropout=0, seed=0)
     model.freeze_backbone()
     days = open_days(data["segregated_data"], data["clean_data"])
     head = SharingStep("train", tmp_path / "head", data)
-    frozen_features.shared_inputs(head, days)(model, days.ids("tuesday", "test"))
+    feature_cache.shared_inputs(head, days)(model, days.ids("tuesday", "test"))
     assert head.shared_keys[0] == step.shared_keys[0]
 
 
 def test_pairs_on_mondays_model_lie_as_far_apart_as_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
-    model = models.build("small_cnn", 3, image_size=8, dropout=0.5, seed=1)
+    model = classifier.build("small_cnn", 3, image_size=8, dropout=0.5, seed=1)
     (tmp_path / "monday").mkdir()
-    models.save(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
-    monkeypatch.setattr(features, "open_monday_model", lambda *_: models.load(tmp_path / "monday")[0])
+    classifier.save(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
+    monkeypatch.setattr(embeddings, "open_monday_model", lambda *_: classifier.load(tmp_path / "monday")[0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "monday_model").write_text("a file that is called so is not meant")
     step, sample = run_step(data, tmp_path / "out", type="l1_norm", ratio=0.2, monday_model=SimpleNamespace(freeze_backbone=False))
     days = open_days(data["segregated_data"], data["clean_data"])
     assert len(sample) == 12
     for _, pair in sample.groupby("pair"):
-        vectors = models.embed(model, days.view(pair["image"].tolist()))
+        vectors = classifier.embed(model, days.view(pair["image"].tolist()))
         assert float(pair["distance"].iloc[0]) == pytest.approx(np.abs(vectors[0] - vectors[1]).sum(), rel=1e-2)
-    assert step.shared_keys[0]["backbone"] == frozen_features.backbone_digest(model)
+    assert step.shared_keys[0]["backbone"] == feature_cache.backbone_digest(model)
 
 
 def test_a_ratio_that_the_buffer_does_not_hold_leaves_no_artifact(tmp_path: Path) -> None:

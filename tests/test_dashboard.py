@@ -9,13 +9,13 @@ import sys
 import pytest
 from wandb_stand_in import ENTITY, Run, WandbStandIn
 
-from bccp import dashboard, wandb_client
 from bccp.cli.app import call
+from bccp.tracking import wandb_client, wandb_dashboard
 
 
 def names(kind: str) -> set[str]:
     """What the definition names: keys of the ``config``, ``summary`` figures, or ``logged`` ones (curves, tables, pictures)."""
-    text = dashboard.DEFINITION.read_text(encoding="utf-8")
+    text = wandb_dashboard.DEFINITION.read_text(encoding="utf-8")
     quoted = set(re.findall(r'"([\w:./]+)"', text))
     if kind != "logged":
         return {name.removeprefix(f"{kind}:") for name in quoted if name.startswith(f"{kind}:")}
@@ -23,7 +23,7 @@ def names(kind: str) -> set[str]:
 
 
 def test_each_panel_names_what_it_shows_as_wandb_writes_it() -> None:
-    spec = dashboard.workspace("me", "bccp")._to_model().spec.model_dump(by_alias=True, exclude_none=True)
+    spec = wandb_dashboard.workspace("me", "bccp")._to_model().spec.model_dump(by_alias=True, exclude_none=True)
     sections = spec["section"]["panelBankConfig"]["sections"]
     panels = {section["name"]: [(panel["viewType"], panel["config"]) for panel in section["panels"]] for section in sections}
     assert {name: len(of_it) for name, of_it in panels.items()} == {

@@ -19,10 +19,12 @@ import pytest
 from PIL import Image, ImageFilter
 
 import bccp
-from bccp import check_page, config_schema, data_checks, drift, image_statistics, pages, preprocessing, tables
-from bccp.data_checks import Finding
-from bccp.errors import BCCPError
-from bccp.home import home as the_home
+from bccp.core import config_schema
+from bccp.core.errors import BCCPError
+from bccp.core.home import home as the_home
+from bccp.data import checks, drift, image_statistics, preprocessing, tables
+from bccp.data.checks import Finding
+from bccp.reporting import data_checks_page, html
 
 ALL = tuple(field.name for field in dataclasses.fields(config_schema.Checks))
 NO_LIMITS = config_schema.Checks(**dict.fromkeys(ALL))
@@ -66,7 +68,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
         "cat/as a dog.png": picture(101),
     }
     clean = cleaned(tmp_path, ordinary | planted)
-    findings = {found.check: found for found in data_checks.check_images(clean, NO_LIMITS).findings}
+    findings = {found.check: found for found in checks.check_images(clean, NO_LIMITS).findings}
     assert tuple(findings) == config_schema.IMAGE_CHECKS
     named = {check: set(found.images) for check, found in findings.items()}
     assert named == {
@@ -85,10 +87,10 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     assert findings["imbalance"].value == 17 / 12
     assert findings["enlarged"].value == 2 / 29
     assert {found.verdict for found in findings.values()} == {"no limit"}
-    check_page.write_images(tmp_path, clean, data_checks.check_images(clean, NO_LIMITS))
-    listed = tables.read(tmp_path / check_page.TABLE)
+    data_checks_page.write_images(tmp_path, clean, checks.check_images(clean, NO_LIMITS))
+    listed = tables.read(tmp_path / data_checks_page.TABLE)
     assert listed["check"].tolist() == list(config_schema.IMAGE_CHECKS)
-    assert tables.read(tmp_path / check_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
+    assert tables.read(tmp_path / data_checks_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
 
 
 def test_a_large_picture_is_measured_as_the_mean_of_its_blocks() -> None:
@@ -190,28 +192,28 @@ def test_new_images_are_checked_against_known_ones() -> None:
     new = manifest_of(
         [("a", "cat", "a", 21, "PNG"), ("b", "cat", "cat1", 22, "PNG"), ("c", "cat", "c", 22, "JPEG"), ("d", "dog", "d", 90, "PNG")]
     )
-    findings = {f.check: f for f in data_checks.of_days(known, new, None, names=("Monday", "Tuesday"))}
+    findings = {f.check: f for f in checks.of_days(known, new, None, names=("Monday", "Tuesday"))}
     assert {check: f.images for check, f in findings.items() if f.images} == {"known": ["b"], "new_formats": ["c"], "new_sizes": ["d"]}
     assert findings["class_shift"].value == pytest.approx(0.25)
     assert "50.0% of Monday, 75.0% of Tuesday" in findings["class_shift"].said
-    other = data_checks.of_days(known, new.assign(label=["cat", "Full", "Half", "Full"]), None, names=("the known data", "the new data"))
+    other = checks.of_days(known, new.assign(label=["cat", "Full", "Half", "Full"]), None, names=("the known data", "the new data"))
     assert other[3].said.startswith(
         "2 of 3 classes of the new data are not among the known data's 2: 'Full', 'Half'; "
         "the new data has no image of 1 of the known data's 2 classes: 'dog'; the classes' shares differ most in "
     )
     assert "not among" not in findings["class_shift"].said
     assert findings["drift"].verdict == "unknown"
-    assert data_checks.limited(findings.values(), dataclasses.replace(NO_LIMITS, drift=0.0))[-1].verdict == "unknown"
-    unlabelled = data_checks.of_days(known, new.assign(label=""), None, names=("Monday", "Tuesday"))
+    assert checks.limited(findings.values(), dataclasses.replace(NO_LIMITS, drift=0.0))[-1].verdict == "unknown"
+    unlabelled = checks.of_days(known, new.assign(label=""), None, names=("Monday", "Tuesday"))
     assert np.isnan(unlabelled[3].value)
 
 
 def test_copies_on_both_sides_of_a_split_are_a_leak() -> None:
     manifest = manifest_of([(name, "cat", name.upper(), 9, "PNG") for name in "abcd"]).assign(sha256=["1", "2", "1", "3"])
     splits = pd.DataFrame({"image": list("abcd"), "split": ["train", "train", "test", "val"]})
-    found = data_checks.leakage(manifest, splits)
+    found = checks.leakage(manifest, splits)
     assert (found.images, found.value) == (["c"], 0.5)
-    assert data_checks.leakage(manifest, splits.assign(split=["train", "train", "train", "val"])).value == 0
+    assert checks.leakage(manifest, splits.assign(split=["train", "train", "train", "val"])).value == 0
 
 
 def test_a_limit_is_told_with_the_check_its_value_and_the_others_and_chance_stops_nothing() -> None:
@@ -221,12 +223,12 @@ def test_a_limit_is_told_with_the_check_its_value_and_the_others_and_chance_stop
         Finding("drift", 0.4, "p = 0.200", limit=0.1, sure=False),
     ]
     with pytest.raises(BCCPError) as refused:
-        data_checks.gate([*found, Finding("blurred", 1.0, "", limit=0.5)], "/there/page.html")
+        checks.gate([*found, Finding("blurred", 1.0, "", limit=0.5)], "/there/page.html")
     assert str(refused.value) == (
         "the data check dark has found 0.25, more than preprocessing.checks.dark=0.1: 1 of 4 images are dark, such as 'cat/1.png'; over "
         "their limits too: blurred; see /there/page.html, then mend the data or raise the limit"
     )
-    data_checks.gate(found[1:], "")
+    checks.gate(found[1:], "")
     assert [one.verdict for one in found] == ["over", "within", "within"]
 
 
@@ -260,20 +262,20 @@ def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path)
         tmp_path, {f"{label}/{i}.png": picture(i + 9 * k) for k, label in enumerate((nasty.replace("/", ""), "dog")) for i in range(4)}
     )
     limits = dataclasses.replace(NO_LIMITS, imbalance=1.0, copies=0.5)
-    check_page.write_images(tmp_path, clean, data_checks.check_images(clean, limits))
-    page = Page(tmp_path / check_page.PAGE)
+    data_checks_page.write_images(tmp_path, clean, checks.check_images(clean, limits))
+    page = Page(tmp_path / data_checks_page.PAGE)
     assert page.open == []
     assert nasty.replace("/", "") in page.text
     assert "Within all limits (2 set)." in page.text
     assert set(config_schema.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert (tmp_path / check_page.PAGE).stat().st_size < 200_000
+    assert (tmp_path / data_checks_page.PAGE).stat().st_size < 200_000
 
 
 def test_a_browser_is_told_to_load_nothing_for_the_page_and_to_run_nothing_in_it(tmp_path: Path) -> None:
-    check_page.write(tmp_path, "Data checks", [], [])
-    (tmp_path / "report.html").write_text(pages.document("Report", []), encoding="utf-8")
-    told = Page(tmp_path / check_page.PAGE).policy
+    data_checks_page.write(tmp_path, "Data checks", [], [])
+    (tmp_path / "report.html").write_text(html.document("Report", []), encoding="utf-8")
+    told = Page(tmp_path / data_checks_page.PAGE).policy
     rules = {kind: sources for kind, *sources in (rule.split() for rule in told.split(";"))}
     assert rules == {"default-src": ["'none'"], "style-src": ["'unsafe-inline'"], "img-src": ["data:"]}
     assert told == Page(tmp_path / "report.html").policy  # as on every other page
@@ -286,7 +288,7 @@ def options(home: Path, image_folder: Callable[..., Path]) -> list[str]:
 
 
 def reports() -> list[Path]:
-    return sorted(the_home().glob(f"artifacts/*/artifacts/data_checks/{check_page.PAGE}"))
+    return sorted(the_home().glob(f"artifacts/*/artifacts/data_checks/{data_checks_page.PAGE}"))
 
 
 def test_a_limit_stops_the_step_that_it_is_for_and_leaves_its_report_and_nothing_half_made(

@@ -17,9 +17,9 @@ import fsspec
 import pytest
 import requests
 
-from bccp import downloads
-from bccp.downloads import Limits
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.data import downloads
+from bccp.data.downloads import Limits
 
 
 class Server(ThreadingHTTPServer):

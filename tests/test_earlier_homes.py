@@ -18,11 +18,14 @@ import yaml
 from earlier_home import FIRST, MODEL, SECOND
 from wandb_stand_in import WandbStandIn
 
-from bccp import compare, export, pipeline_report, registry, tables, wandb_sync
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.tracking import Ledger
-from bccp.versions import versions_made
+from bccp.data import tables
+from bccp.pipeline import export_dataset
+from bccp.reporting import compare, run_report
+from bccp.tracking import registry, wandb_sync
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
+from bccp.tracking.versions import versions_made
 
 LOAD = """
 import json, sys
@@ -111,7 +114,7 @@ def test_a_rollback_makes_the_champion_before_the_champion_again(ledger: Ledger,
 
 
 def test_the_report_is_made_again(home: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    page = home / "outputs" / FIRST / pipeline_report.PAGE
+    page = home / "outputs" / FIRST / run_report.PAGE
     before = page.read_text(encoding="utf-8")
     page.unlink()
     assert call(["report", "--no-open", FIRST]) == 0
@@ -135,7 +138,7 @@ def test_the_pipelines_are_compared(options: list[str], tmp_path: Path, capsys: 
 def test_the_cleansed_data_are_exported(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["export-data", "--out", str(tmp_path / "exported"), "--run", FIRST]) == 0
     assert " of 48 files in 3 class folders" in capsys.readouterr().out
-    assert len(tables.read(tmp_path / "exported" / export.LIST)) == 48
+    assert len(tables.read(tmp_path / "exported" / export_dataset.LIST)) == 48
 
 
 def test_new_images_are_checked_against_a_pipelines(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bccp import energy
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.models.fitting import energy
 
 
 def test_without_a_country_nothing_is_measured() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from uv_stand_in import Tool
 
-from bccp import environments
-from bccp.errors import BCCPError
-from bccp.processes import descendants, lives, terminable
+from bccp.core.errors import BCCPError
+from bccp.core.processes import descendants, lives, terminable
+from bccp.pipeline import environments
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 from test_evaluation import TestingStep, make_data, picture, run_step
 
-from bccp import error_analysis, evaluation, models, tables, test
-from bccp.digests import folder_digest
-from bccp.images import open_days
+from bccp.core.digests import folder_digest
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.evaluation import error_analysis, evaluate, scores
+from bccp.models import classifier
 
 CLASSES = [str(k) for k in range(10)]
 
@@ -36,7 +38,7 @@ def predictions_with(n_images: int, *, error_rate: float, seed: int, planted: bo
     references["label"] = np.array(CLASSES, object)[label_idx]
     corruptions = dict(zip(references["image"], corruption, strict=True))
     sizes = dict(zip(references["image"], rng.choice(["32 to 63 px", "64 to 127 px"], n_images), strict=True))
-    return test.predictions_table(references, probs, CLASSES, corruptions=corruptions, sizes=sizes)
+    return scores.predictions_table(references, probs, CLASSES, corruptions=corruptions, sizes=sizes)
 
 
 def test_a_planted_confusion_is_the_first_pair_and_the_first_slice_with_its_name() -> None:
@@ -201,10 +203,10 @@ def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_
         1 - np.array([[0.7], [0.99]]) * np.eye(2)[label_idx[[5, 20]]] - np.array([[0.3], [0.01]]) * (1 - np.eye(2)[label_idx[[5, 20]]])
     )
     references = days.splits[:30].reset_index()[["image", "day", "label"]].assign(verified="true")
-    judged = evaluation.Judged(test.predictions_table(references, probs, days.classes), probs, None)
+    judged = evaluate.Judged(scores.predictions_table(references, probs, days.classes), probs, None)
     step = TestingStep("test", tmp_path / "out", data)
     manifest = tables.read(data["clean_data"] / "manifest.csv")
-    found = evaluation.explain(step, days, models.load(data["model"])[0], judged, manifest)
+    found = evaluate.explain(step, days, classifier.load(data["model"])[0], judged, manifest)
     assert found.errors["image"].tolist() == ["20.png", "05.png"]
     assert found.errors["rank"].tolist() == [1, 2]
     assert found.errors["nearest"].iloc[0].split(";")[0] == "35.png"
@@ -214,7 +216,7 @@ def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_
     wanted = days.splits["label"].iloc[20]
     assert error.lines[0] == f"true: {wanted}"
     assert nearest.lines == ["given: bee", "likely: ant", "tuesday"]
-    path = evaluation.draw_errors(tmp_path, found, days.classes, "a note")
+    path = evaluate.draw_errors(tmp_path, found, days.classes, "a note")
     assert (picture(path)[:8] == 255).all()
 
 

@@ -16,10 +16,12 @@ from fake_step import FakeStep, load_run
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from bccp import metrics, mlflow_model, models, plots, tables, test
-from bccp.digests import folder_digest
-from bccp.errors import BCCPError
-from bccp.images import open_days
+from bccp.core.digests import folder_digest
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.evaluation import metrics, plots, scores
+from bccp.models import classifier, mlflow_flavor
 
 CLASSES = [f"{k:02d}" for k in range(8)]
 LONG_NOTE = "verified=false: the labels of 17 of 29 test images are the given ones"
@@ -45,7 +47,7 @@ def make_predictions(n_images: int, *, seed: int = 0, n_true: int = 8, n_predict
 @pytest.mark.parametrize(("n_true", "n_predicted"), [(8, 8), (5, 8), (8, 3), (2, 2)])
 def test_figures_are_those_of_scikit_learn_also_with_classes_that_do_not_occur(n_true: int, n_predicted: int) -> None:
     predictions = make_predictions(300, n_true=n_true, n_predicted=n_predicted)
-    figures = test.evaluate(predictions, CLASSES)
+    figures = scores.evaluate(predictions, CLASSES)
     label, predicted = predictions["true_label"], predictions["predicted_label"]
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(label, predicted, average="macro", zero_division=0)
     assert figures["precision_macro"] == pytest.approx(precision, abs=1e-12)
@@ -60,7 +62,7 @@ def test_figures_are_those_of_scikit_learn_also_with_classes_that_do_not_occur(n
 
 def test_figures_by_class_and_day_are_those_of_scikit_learn() -> None:
     predictions = make_predictions(250, n_true=6, n_predicted=7)
-    table = test.per_class(predictions, CLASSES)
+    table = scores.per_class(predictions, CLASSES)
     assert len(table) == 3 * len(CLASSES)
     for day, rows in table.groupby("day"):
         part = predictions if day == "all" else predictions[predictions["day"] == day]
@@ -74,9 +76,9 @@ def test_figures_by_class_and_day_are_those_of_scikit_learn() -> None:
 
 def test_the_confusion_matrix_of_a_small_case_is_the_one_counted_by_hand() -> None:
     label, predicted = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 2, 2])
-    matrix = test.confusion_matrix(label, predicted, n_classes=3)
+    matrix = scores.confusion_matrix(label, predicted, n_classes=3)
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
-    figures = test.scores(matrix)
+    figures = scores.scores(matrix)
     assert figures.accuracy == pytest.approx(4 / 6)
     assert figures.recall.tolist() == pytest.approx([1 / 2, 1, 2 / 3])
     assert figures.precision.tolist() == pytest.approx([1 / 2, 1 / 2, 1])
@@ -101,7 +103,9 @@ def label_table(**labels: str) -> pd.DataFrame:
 
 def test_the_truth_counts_before_given_labels_and_only_for_the_target_day() -> None:
     true_labels, given_labels = label_table(t_1="dog", m_1="dog"), label_table(t_1="cat", t_2="cat", t_3="dog", m_1="dog")
-    references, n_left_out = test.reference_labels(make_splits(), target_day="tuesday", true_labels=true_labels, given_labels=given_labels)
+    references, n_left_out = scores.reference_labels(
+        make_splits(), target_day="tuesday", true_labels=true_labels, given_labels=given_labels
+    )
     assert references.to_numpy().tolist() == [
         ["m/1", "monday", "cat", "true"],
         ["t/1", "tuesday", "dog", "true"],
@@ -112,14 +116,14 @@ def test_the_truth_counts_before_given_labels_and_only_for_the_target_day() -> N
 
 def test_with_monday_as_target_its_own_split_labels_are_not_trusted() -> None:
     given = label_table(m_1="dog")
-    references, _ = test.reference_labels(make_splits(), target_day="monday", given_labels=given)
+    references, _ = scores.reference_labels(make_splits(), target_day="monday", given_labels=given)
     assert references.set_index("image").loc["m/1"].tolist() == ["monday", "dog", "false"]
 
 
 def test_no_label_at_all_is_refused() -> None:
     splits = make_splits().query("day == 'tuesday'")
     with pytest.raises(BCCPError, match="none of the test images has a label"):
-        test.reference_labels(splits, target_day="tuesday")
+        scores.reference_labels(splits, target_day="tuesday")
 
 
 def test_a_new_metric_is_in_the_table_and_a_figure_of_the_run_with_its_bounds_and_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,29 +131,29 @@ def test_a_new_metric_is_in_the_table_and_a_figure_of_the_run_with_its_bounds_an
     monkeypatch.setitem(metrics.METRICS, "surprise", surprise)
     predictions = make_predictions(60).assign(corruption="", size="")
     probs = np.random.default_rng(0).dirichlet(np.ones(len(CLASSES)), len(predictions))
-    table = test.metrics_table(predictions, probs, None, CLASSES, top_k=1, n_resamples=20, seed=0)
+    table = scores.metrics_table(predictions, probs, None, CLASSES, top_k=1, n_resamples=20, seed=0)
     found = table[(table["metric"] == "surprise") & (table["slice"] == "all")]
     value, low, high = found[["value", "low", "high"]].to_numpy()[0]
     assert 1 < low < value < high
-    assert test.run_figures(table)["surprise"] == value
+    assert scores.run_figures(table)["surprise"] == value
 
 
 def test_unverified_labels_are_flagged_in_every_table_and_said() -> None:
     predictions = make_predictions(60)
     predictions.loc[predictions["day"] == "tuesday", "verified"] = "false"
     n_tuesday = int((predictions["day"] == "tuesday").sum())
-    figures = test.evaluate(predictions, CLASSES)
+    figures = scores.evaluate(predictions, CLASSES)
     assert figures["unverified_images"] == n_tuesday
-    assert test.remark(figures) == f"verified=false: the labels of {n_tuesday} of 60 test images are the given ones"
-    flags = test.per_class(predictions, CLASSES).groupby("day")["verified"].unique()
+    assert scores.remark(figures) == f"verified=false: the labels of {n_tuesday} of 60 test images are the given ones"
+    flags = scores.per_class(predictions, CLASSES).groupby("day")["verified"].unique()
     assert {day: list(values) for day, values in flags.items()} == {"all": ["false"], "monday": ["true"], "tuesday": ["false"]}
-    assert test.remark(test.evaluate(make_predictions(60), CLASSES)) == ""
+    assert scores.remark(scores.evaluate(make_predictions(60), CLASSES)) == ""
 
 
 def test_predictions_say_the_most_probable_class_and_its_probability() -> None:
     references = pd.DataFrame({"image": ["a", "b"], "day": "monday", "label": ["y", "x"], "verified": ["true", "false"]})
     probs = np.array([[0.25, 0.75], [0.125, 0.875]], dtype=np.float32)
-    table = test.predictions_table(references, probs, ["x", "y"], corruptions={"a": "", "b": "mosaic"}, sizes={"b": "8 to 15 px"})
+    table = scores.predictions_table(references, probs, ["x", "y"], corruptions={"a": "", "b": "mosaic"}, sizes={"b": "8 to 15 px"})
     about = ["image", "day", "true_label", "predicted_label", "probability", "correct", "verified", "corruption", "size"]
     assert table.columns.tolist() == [*about[:5], "loss", *about[5:]]
     assert table[about].to_numpy().tolist() == [
@@ -171,12 +175,12 @@ def with_slices(n_images: int, *, n_classes: int, seed: int = 0) -> tuple[pd.Dat
     ids = references["image"].tolist()
     corruptions = {image: ("mosaic" if i % 2 else "random_boxes") for i, image in enumerate(ids) if i % 3}
     sizes = {image: ("64 to 127 px" if i % 5 == 0 else "256 to 511 px") for i, image in enumerate(ids)} | {ids[0]: "4 to 7 px"}
-    return test.predictions_table(references, probs, classes, corruptions=corruptions, sizes=sizes), probs, classes
+    return scores.predictions_table(references, probs, classes, corruptions=corruptions, sizes=sizes), probs, classes
 
 
 def measured(n_images: int = 90, *, n_classes: int = 4, top_k: int = 3, n_resamples: int = 50, **known: Any) -> pd.DataFrame:
     predictions, probs, classes = with_slices(n_images, n_classes=n_classes)
-    table = test.metrics_table(predictions, probs, known.get("former"), classes, top_k=top_k, n_resamples=n_resamples, seed=1)
+    table = scores.metrics_table(predictions, probs, known.get("former"), classes, top_k=top_k, n_resamples=n_resamples, seed=1)
     assert not table.duplicated(["metric", "slice"]).any()
     return table.set_index(["metric", "slice"])
 
@@ -199,11 +203,11 @@ def test_figures_come_for_each_day_class_corruption_and_size_with_intervals_arou
     assert (several.loc[several.index.get_level_values(0) == "accuracy", "low"] >= 0).all()
     assert table.loc[("accuracy", "size=4 to 7 px"), ["low", "high"]].isna().all(), "a single image has no interval"
     assert ("auroc_macro", "size=4 to 7 px") not in table.index
-    by_class = test.per_class(predictions, classes).query("day == 'all'").set_index("label")
+    by_class = scores.per_class(predictions, classes).query("day == 'all'").set_index("label")
     for name in classes:
         for metric in ("precision", "recall", "f1"):
             assert table.loc[(metric, f"class={name}"), "value"] == pytest.approx(by_class.loc[name, metric])
-        curve = test.threshold_curves(predictions, probs, classes)[name]
+        curve = scores.threshold_curves(predictions, probs, classes)[name]
         areas = [table.loc[(metric, f"class={name}"), "value"] for metric in ("auroc", "average_precision")]
         assert areas == pytest.approx([curve.auroc, curve.average_precision])
 
@@ -211,7 +215,7 @@ def test_figures_come_for_each_day_class_corruption_and_size_with_intervals_arou
 def test_the_drop_and_forgetting_are_differences_and_forgetting_is_paired() -> None:
     predictions, probs, classes = with_slices(90, n_classes=4)
     monday = (predictions["day"] == "monday").to_numpy()
-    label_idx = test.positions(predictions["true_label"], classes)
+    label_idx = scores.positions(predictions["true_label"], classes)
     former = np.where(np.arange(30)[:, None] < 27, np.eye(4)[label_idx[monday]], np.eye(4)[(label_idx[monday] + 1) % 4])
     table = measured(former=former)
     for metric in ("accuracy", "f1_macro"):
@@ -232,7 +236,7 @@ def test_what_is_not_defined_is_left_out() -> None:
     predictions, probs, classes = with_slices(90, n_classes=4)
     kept = (predictions["true_label"] != "03").to_numpy() & (predictions["day"] == "tuesday").to_numpy()
     predictions["verified"] = np.where(predictions["corruption"] == "mosaic", "false", "true")
-    table = test.metrics_table(predictions[kept], probs[kept], None, classes, top_k=3, n_resamples=0, seed=0)
+    table = scores.metrics_table(predictions[kept], probs[kept], None, classes, top_k=3, n_resamples=0, seed=0)
     assert not {"class=03", "day=monday"} & set(table["slice"])
     assert not {"accuracy_drop", "forgetting"} & set(table["metric"])
     assert table[["low", "high"]].isna().all(axis=None), "no resamples, no intervals"
@@ -244,26 +248,26 @@ def test_what_is_not_defined_is_left_out() -> None:
 def test_the_runs_figures_are_those_of_all_images_and_of_the_days_and_some_intervals() -> None:
     predictions, probs, _ = with_slices(90, n_classes=4)
     table = measured(former=probs[predictions["day"] == "monday"])
-    figures = test.run_figures(table.reset_index())
+    figures = scores.run_figures(table.reset_index())
     whole = set(table.xs("all", level=1).index)
     days = {f"accuracy_{day}" for day in ("monday", "tuesday")}
-    ends = {f"{name}_{end}" for name in (*days, *test.WITH_INTERVALS) for end in ("low", "high")}
+    ends = {f"{name}_{end}" for name in (*days, *scores.WITH_INTERVALS) for end in ("low", "high")}
     assert set(figures) == whole | days | {"forgetting"} | ends
     assert figures["accuracy_monday_low"] == table.loc[("accuracy", "day=monday"), "low"]
-    assert test.run_figures(measured(n_resamples=0).reset_index()).keys() == whole | days
+    assert scores.run_figures(measured(n_resamples=0).reset_index()).keys() == whole | days
 
 
 def test_sizes_are_told_by_the_shorter_side_between_powers_of_two() -> None:
     sides = [(1, 500), (31, 32), (32, 32), (900, 64), (640, 480)]
     manifest = pd.DataFrame([(f"{i}", *side) for i, side in enumerate(sides)], columns=["image", "width", "height"])
     bands = ["1 to 1 px", "16 to 31 px", "32 to 63 px", "64 to 127 px", "256 to 511 px"]
-    assert list(test.size_bands(manifest).values()) == bands
+    assert list(scores.size_bands(manifest).values()) == bands
 
 
 def test_a_model_of_other_classes_is_refused() -> None:
-    test.check_classes(["a", "b"], ["a", "b"])
+    scores.check_classes(["a", "b"], ["a", "b"])
     with pytest.raises(BCCPError, match=r"the model tells 2 classes apart \(b, a, \.\.\.\), but segregated_data has 2"):
-        test.check_classes(["b", "a"], ["a", "b"])
+        scores.check_classes(["b", "a"], ["a", "b"])
 
 
 def picture(path: Path) -> npt.NDArray[np.uint8]:
@@ -371,8 +375,8 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
     about = {"clean_data": "c" * 64, "truth_known": truth_known, "target_day": "tuesday"}
     (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
     history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "val_accuracy": [0.5, 0.75]})
-    model = models.build("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
-    models.save(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
+    model = classifier.build("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
+    classifier.save(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
     return folders
 
 
@@ -388,7 +392,7 @@ def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
     predictions = tables.read(step.folders["evaluation"] / "predictions.csv", dtypes={"probability": float})
     assert predictions["image"].tolist() == [f"{i:02d}.png" for i in range(30)]
     days = open_days(data["segregated_data"], data["clean_data"])
-    probs = models.probabilities(models.load(data["model"])[0], days.view(predictions["image"].tolist()))
+    probs = classifier.probabilities(classifier.load(data["model"])[0], days.view(predictions["image"].tolist()))
     assert predictions["predicted_label"].tolist() == [days.classes[k] for k in probs.argmax(axis=1)]
     assert predictions["probability"].to_numpy() == pytest.approx(probs.max(axis=1), abs=1e-6)
     assert predictions["true_label"].tolist() == days.splits.loc[predictions["image"], "label"].tolist()
@@ -424,7 +428,7 @@ def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_pa
 
 def test_what_the_model_knew_before_its_training_is_left_out(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
-    before = data["model"] / mlflow_model.TRAINED_ON_BEFORE
+    before = data["model"] / mlflow_flavor.TRAINED_ON_BEFORE
     np.save(before, np.array([0, 3, 12, 35], np.uint64))
     step = run_step(data, tmp_path / "out")
     predictions = tables.read(step.folders["evaluation"] / "predictions.csv")
@@ -440,11 +444,11 @@ def test_forgetting_is_measured_against_the_model_that_the_labels_were_judged_wi
     (tmp_path / "monday").mkdir()
     days = open_days(data["segregated_data"], data["clean_data"])
     ids = days.ids("monday", "test")
-    right = models.probabilities(models.load(data["model"])[0], days.view(ids)).argmax(1) == days.labels(ids)
+    right = classifier.probabilities(classifier.load(data["model"])[0], days.view(ids)).argmax(1) == days.labels(ids)
     often = np.bincount(days.labels(ids)).argmax()
-    former = models.build("small_cnn", 2, image_size=8, dropout=0.5, seed=3)
+    former = classifier.build("small_cnn", 2, image_size=8, dropout=0.5, seed=3)
     former.head[1].bias.data[often] += 100  # it always says so
-    models.save(former, tmp_path / "monday", {"class_names": ["ant", "bee"]})
+    classifier.save(former, tmp_path / "monday", {"class_names": ["ant", "bee"]})
     step = run_step(data | {"monday_model": tmp_path / "monday"}, tmp_path / "out")
     assert right.mean() != (days.labels(ids) == often).mean()
     assert step.metrics["forgetting"] == pytest.approx((days.labels(ids) == often).mean() - right.mean())
@@ -469,7 +473,7 @@ def test_threshold_curves_agree_with_scikit_learns(n_levels: int) -> None:
 
     rng = np.random.default_rng(n_levels)
     positive, probs = rng.random(200) < 0.3, rng.integers(0, n_levels, 200) / n_levels  # with ties
-    curve = test.threshold_curve(positive, probs)
+    curve = scores.threshold_curve(positive, probs)
     assert curve.auroc == pytest.approx(metrics.roc_auc_score(positive, probs))
     assert curve.average_precision == pytest.approx(metrics.average_precision_score(positive, probs))
     false_rate, recall, _ = metrics.roc_curve(positive, probs, drop_intermediate=False)
@@ -480,7 +484,7 @@ def test_threshold_curves_agree_with_scikit_learns(n_levels: int) -> None:
 
 
 def test_a_threshold_curve_of_four_images_by_hand() -> None:
-    curve = test.threshold_curve(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]))
+    curve = scores.threshold_curve(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]))
     np.testing.assert_allclose(curve.recall, [0, 0.5, 0.5, 1, 1])
     np.testing.assert_allclose(curve.false_positive_rate, [0, 0, 0.5, 0.5, 1])
     np.testing.assert_allclose(curve.precision, [1, 1, 1 / 2, 2 / 3, 2 / 4])
@@ -491,7 +495,7 @@ def test_many_classes_are_drawn_as_the_worst_ten_and_one_class_as_nothing(tmp_pa
     rng = np.random.default_rng(0)
     classes = ["_", "$a_$", *(f"class {k}" for k in range(10))]
     predictions = pd.DataFrame({"true_label": rng.choice(classes[:-1], 300)})
-    curves = test.threshold_curves(predictions, rng.dirichlet(np.ones(12), 300), classes)
+    curves = scores.threshold_curves(predictions, rng.dirichlet(np.ones(12), 300), classes)
     assert list(curves) == classes[:-1], "no test image is of the last"
     plots.threshold_curves(curves, tmp_path / "many.png", title="many", note="a note")
     plots.threshold_curves({}, tmp_path / "none.png", title="none")

@@ -17,9 +17,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 
-from bccp import command_line, config
-from bccp.overrides import EXTRAS, check_overrides, flags_first
-from bccp.paths import ROOT
+from bccp.core import config
+from bccp.core.overrides import EXTRAS, check_overrides, flags_first
+from bccp.core.paths import ROOT
+from bccp.pipeline import hydra_app
 
 FILES = sorted([*(ROOT / "experiments").glob("*.yaml"), *(ROOT / "data_sets").glob("*.yaml")])
 
@@ -126,7 +127,7 @@ def test_a_choice_that_is_not_there_is_one_sentence(
 ) -> None:
     Plugins.instance()  # now, so that what is taken away stays away
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml")
-    assert command_line.main(words) == 1
+    assert hydra_app.main(words) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bccp import export, tables
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.processes import process_start
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.core.processes import process_start
+from bccp.data import tables
+from bccp.pipeline import export_dataset
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 COLUMNS = ["image", "given_label", "score", "p_wrong", "above_cutoff", "action", "final_label", "weight"]
 FILES = {
@@ -36,7 +37,7 @@ FILES = {
 
 def make_artifacts(place: Path) -> dict[str, Path]:
     """Two cats and a dog that are judged, one of them dropped and one relabelled; a trusted dog, a test image, and two left out."""
-    folders = {name: place / name for name in export.NEEDED}
+    folders = {name: place / name for name in export_dataset.NEEDED}
     for folder in folders.values():
         folder.mkdir(parents=True)
     with zipfile.ZipFile(folders["raw_data"] / "images.zip", "w") as archive:
@@ -57,7 +58,7 @@ def make_artifacts(place: Path) -> dict[str, Path]:
 
 
 def write(out: Path, folders: dict[str, Path]) -> pd.DataFrame:
-    return export.export(out, raw=folders["raw_data"], segregated=folders["segregated_data"], cleansed=folders["cleansed_labels"])
+    return export_dataset.export(out, raw=folders["raw_data"], segregated=folders["segregated_data"], cleansed=folders["cleansed_labels"])
 
 
 def suffix(image: str) -> str:
@@ -91,8 +92,8 @@ def test_originals_lie_in_folders_by_final_label_and_every_file_is_listed(tmp_pa
 def test_names_are_distinct_whatever_the_order_and_the_case() -> None:
     taken = f"x/a-{suffix('1/a.png')}.png"  # a file that is called as another would be with its suffix
     images = ["1/a.png", "2/A.png", "3/b.png", taken, "4/" + "ü" * 150 + ".png", "5/noending", "6/.hidden"]
-    names = export.file_names(images, ["k"] * len(images))
-    assert names == export.file_names(images[::-1], ["k"] * len(images))
+    names = export_dataset.file_names(images, ["k"] * len(images))
+    assert names == export_dataset.file_names(images[::-1], ["k"] * len(images))
     assert len({name.casefold() for name in names.values()}) == len(images)
     assert names["3/b.png"] == "k/b.png"
     assert names["5/noending"] == "k/noending"
@@ -104,7 +105,7 @@ def test_names_are_distinct_whatever_the_order_and_the_case() -> None:
 
 @pytest.mark.parametrize("label", ["..", ".", "../../etc", "/etc", "a/b", "a\\b", "\0", "   ", "cleansed.csv", "Cleansed.CSV", "x" * 400])
 def test_no_class_name_leads_out_of_the_folder_or_onto_the_list(label: str) -> None:
-    names = export.file_names(["a/1.png", "b/1.png"], [label, "_"])
+    names = export_dataset.file_names(["a/1.png", "b/1.png"], [label, "_"])
     folder, _, file = names["a/1.png"].partition("/")
     assert file == "1.png"
     assert folder.strip(". ")
@@ -116,7 +117,7 @@ def test_no_class_name_leads_out_of_the_folder_or_onto_the_list(label: str) -> N
 
 def test_ordinary_class_names_stay_what_they_are() -> None:
     for label in ("cat", "Full  Water level", "0012", "日本語", "a.b", ".cat", "é"):
-        assert export.file_names(["1.png"], [label]) == {"1.png": f"{label}/1.png"}
+        assert export_dataset.file_names(["1.png"], [label]) == {"1.png": f"{label}/1.png"}
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_the_newest_finished_run_with_labels_is_exported(home: Path, tmp_path: P
     record(ledger, tmp_path / "two", status="FAILED")
     fetched_only = ledger.start("pipeline", tags={"bccp.pipeline": "q", "bccp.folder": "q"})
     ledger.end(fetched_only, "FINISHED")
-    assert export.versions_of(None, ledger) == (f"run {wanted}", versions)
+    assert export_dataset.versions_of(None, ledger) == (f"run {wanted}", versions)
     assert call(["export-data", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "4 of 7 files in 2 class folders (1 drop, 1 keep, 2 left_out, 1 relabel, 2 trusted)" in said
@@ -195,14 +196,14 @@ def test_a_run_is_named_by_its_id_or_its_summary(home: Path, tmp_path: Path) -> 
     ledger = Ledger(ledger_uri(None)[0])
     run_id, versions = record(ledger, tmp_path / "one")
     failed, _ = record(ledger, tmp_path / "two", status="FAILED")
-    assert export.versions_of(run_id, ledger)[1] == versions
+    assert export_dataset.versions_of(run_id, ledger)[1] == versions
     summary = tmp_path / "run" / "summary.json"
     summary.parent.mkdir()
     steps = [{"name": name, "outputs": {name: version}} for name, version in versions.items()]
     said = {"status": "finished", "steps": steps, "config": {"tracking": {"mlflow_uri": None}}}
     summary.write_text(json.dumps(said), encoding="utf-8")
     for run in (str(summary), str(summary.parent)):
-        assert export.versions_of(run, ledger) == (str(summary), versions)
+        assert export_dataset.versions_of(run, ledger) == (str(summary), versions)
     summary.write_text(json.dumps(said | {"status": "failed"}), encoding="utf-8")
     wrong = {
         str(summary): "is of a run that did not finish",
@@ -212,13 +213,13 @@ def test_a_run_is_named_by_its_id_or_its_summary(home: Path, tmp_path: Path) -> 
     }
     for run, message in wrong.items():
         with pytest.raises(BCCPError, match=message):
-            export.versions_of(run, ledger)
+            export_dataset.versions_of(run, ledger)
     summary.write_text(json.dumps(said | {"steps": steps[:1]}), encoding="utf-8")
     with pytest.raises(BCCPError, match="has no segregated_data"):
-        export.versions_of(str(summary), ledger)
+        export_dataset.versions_of(str(summary), ledger)
     summary.write_text("[]", encoding="utf-8")
     with pytest.raises(BCCPError, match="is no summary of a run"):
-        export.versions_of(str(summary), ledger)
+        export_dataset.versions_of(str(summary), ledger)
 
 
 def test_a_step_that_was_left_out_is_found_through_what_was_made_of_it(home: Path, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_step_that_was_left_out_is_found_through_what_was_made_of_it(home: Pat
     run_id, versions = record(ledger, tmp_path / "one", with_raw=False)
     maker = ledger.start("preprocessing", tags={"bccp.output.clean_data": "c" * 64, "bccp.input.raw_data": versions["raw_data"]})
     ledger.end(maker, "FINISHED")
-    assert export.versions_of(run_id, ledger)[1] == versions
+    assert export_dataset.versions_of(run_id, ledger)[1] == versions
 
 
 def test_a_place_is_asked_for(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

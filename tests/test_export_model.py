@@ -11,9 +11,10 @@ import pytest
 import torch
 from made_up_models import CLASSES, World
 
-from bccp import export_model, models
 from bccp.cli.app import call
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.models import classifier
+from bccp.serving import export_model
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
     about = json.loads((tmp_path / f"{out.name}.json").read_text(encoding="utf-8"))
     assert (about["class_names"], about["image_size"], about["resize"]) == (CLASSES, 8, "stretch")
     ask = export_model.FORMATS[format_name][1](out)
-    model, _ = models.load(world.ledger.fetch(f"model:{digest}"))
+    model, _ = classifier.load(world.ledger.fetch(f"model:{digest}"))
     for n in (1, 3, 60):
-        assert np.asarray(ask(world.images[:n])) == pytest.approx(models.probabilities(model, world.images[:n]), abs=1e-5)
+        assert np.asarray(ask(world.images[:n])) == pytest.approx(classifier.probabilities(model, world.images[:n]), abs=1e-5)
 
 
 @pytest.mark.slow
@@ -46,12 +47,12 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
 def test_a_network_of_torchvisions_is_exported_too(tmp_path: Path, one_thread: None, home: Path, format_name: str) -> None:
     folder, out = tmp_path / "made", tmp_path / "model"
     folder.mkdir()
-    model = models.build("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
-    models.save(model, folder, {"class_names": CLASSES})
+    model = classifier.build("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
+    classifier.save(model, folder, {"class_names": CLASSES})
     said = export_model.export_model(folder, format_name, out)
     assert said["largest_difference"] <= export_model.TOLERANCE
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    assert np.asarray(export_model.FORMATS[format_name][1](out)(images)) == pytest.approx(models.probabilities(model, images), abs=1e-5)
+    assert np.asarray(export_model.FORMATS[format_name][1](out)(images)) == pytest.approx(classifier.probabilities(model, images), abs=1e-5)
 
 
 def test_a_model_that_would_answer_otherwise_is_not_exported(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,25 +18,16 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from bccp import (
-    ahead,
-    config,
-    config_schema,
-    fetch_data,
-    losses,
-    metrics,
-    mlflow_model,
-    models,
-    own_code,
-    samplers,
-    served_model,
-    step_graph,
-    test,
-)
-from bccp.cleanup import clean_up
-from bccp.errors import BCCPError
-from bccp.registries import FILTERS, LOSSES
-from bccp.step_runner import what_is_meant
+from bccp.core import config, config_schema, step_graph, user_code
+from bccp.core.errors import BCCPError
+from bccp.core.registries import FILTERS, LOSSES
+from bccp.data import replay_samplers, sources
+from bccp.data.scan_filters import clean_up
+from bccp.evaluation import metrics, scores
+from bccp.models import classifier, mlflow_flavor, predictor
+from bccp.models.fitting import losses
+from bccp.pipeline import preflight
+from bccp.pipeline.step_runner import what_is_meant
 
 WRONG = """
 
@@ -71,9 +62,9 @@ def my_module(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     path.parent.mkdir()
     path.write_text("\n\n".join(blocks) + WRONG)
     monkeypatch.syspath_prepend(path.parent)
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     yield path
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     sys.modules.pop("my_module", None)
 
 
@@ -97,7 +88,7 @@ def test_the_configuration_takes_the_names_of_own_code(my_module: Path) -> None:
     assert loaded.cp_sampling.relevant()["embedding"] == "monday_model"
     named = [name for step in step_graph.STEPS for _, name in config_schema.own_names(step, loaded.section(step))]
     assert named == [f"my_module.{name}" for name in ("Stripes", "threshold", "hardest", "smoothed", "mean_confidence")]
-    ahead.check(loaded, ["cp_sampling"], isolated=False)
+    preflight.check(loaded, ["cp_sampling"], isolated=False)
 
 
 @pytest.mark.parametrize(
@@ -140,21 +131,21 @@ def test_a_module_that_cannot_be_imported_is_refused_before_the_first_step(my_mo
     with pytest.raises(
         BCCPError, match=r"train\.loss: my_module\.f cannot be imported \(ZeroDivisionError: .*\): mend the module my_module$"
     ):
-        ahead.check(loaded, ["train"], isolated=False)
-    ahead.check(loaded, ["test"], isolated=False)
+        preflight.check(loaded, ["train"], isolated=False)
+    preflight.check(loaded, ["test"], isolated=False)
 
 
 def test_the_sampler_of_the_documentation_chooses_the_farthest(my_module: Path) -> None:
     embeddings, labels = np.array([[0.0], [1], [9], [5], [5], [8]]), np.array([0, 0, 0, 1, 1, 1])
-    sampler, entry = samplers.find("my_module.hardest")
+    sampler, entry = replay_samplers.find("my_module.hardest")
     sample = sampler(embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
     assert entry.needs_embeddings
     assert (sample.image_idx.tolist(), sample.pair.tolist()) == ([0, 2], [-1, -1])
     sys.modules["my_module"].hardest.needs_embeddings = False  # type: ignore[attr-defined]
-    assert not samplers.find("my_module.hardest")[1].needs_embeddings
+    assert not replay_samplers.find("my_module.hardest")[1].needs_embeddings
     for name, sentence in (("twice", "chooses an image twice"), ("fails", r"fails \(ValueError: no\)")):
         with pytest.raises(BCCPError, match=rf"^cp_sampling\.type: my_module\.{name} {sentence}"):
-            samplers.find(f"my_module.{name}")[0](embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
+            replay_samplers.find(f"my_module.{name}")[0](embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
 
 
 def test_the_loss_of_the_documentation_is_cross_entropy_with_smoothed_targets(my_module: Path) -> None:
@@ -173,11 +164,11 @@ def test_the_metric_of_the_documentation_is_in_the_table_with_its_interval(my_mo
     label_idx, probs = rng.integers(0, 2, n), rng.dirichlet([1, 1], n)
     said = {"true_label": np.array(["ant", "bee"])[label_idx], "verified": "true", "day": "monday", "corruption": "", "size": ""}
     name = "my_module.mean_confidence"
-    table = test.metrics_table(pd.DataFrame(said), probs, None, ["ant", "bee"], top_k=1, n_resamples=30, seed=0, own=[name])
+    table = scores.metrics_table(pd.DataFrame(said), probs, None, ["ant", "bee"], top_k=1, n_resamples=30, seed=0, own=[name])
     value, low, high = table[(table["metric"] == name) & (table["slice"] == "all")][["value", "low", "high"]].to_numpy()[0]
     assert value == pytest.approx(probs.max(axis=1).mean())
     assert low < value < high
-    assert test.run_figures(table)[name] == value
+    assert scores.run_figures(table)[name] == value
     with pytest.raises(BCCPError, match=r"^test\.metrics: my_module\.text fails \(ValueError: could not convert .*\): give a function of"):
         metrics.measure(np.ones((1, n)), label_idx, probs, top_k=1, more={"text": metrics.own("my_module.text")})
     assert name not in metrics.METRICS
@@ -185,14 +176,14 @@ def test_the_metric_of_the_documentation_is_in_the_table_with_its_interval(my_mo
 
 def test_the_source_of_the_documentation_is_fetched_packed_and_told_by_its_fingerprint(my_module: Path, tmp_path: Path) -> None:
     data = load(data={"source": "my_module.Stripes", "path": "3"}).data
-    fetched = fetch_data.fetch(data, tmp_path / "images.zip", cache=tmp_path / "cache", fetch_ledger=lambda name: tmp_path)
+    fetched = sources.fetch(data, tmp_path / "images.zip", cache=tmp_path / "cache", fetch_ledger=lambda name: tmp_path)
     assert fetched.files["image"].tolist() == [f"{name}/{number}.png" for name in ("lying", "standing") for number in range(3)]
     meant = what_is_meant("fetch_data", data, None)  # type: ignore[arg-type]
     assert meant["path"] == "my_module.Stripes 3 stripes"
     assert set(meant) == {"path", "own_code"}
     data.path = "many"
     with pytest.raises(BCCPError, match=r"^data\.source=my_module\.Stripes: it cannot be made \(ValueError: invalid literal"):
-        fetch_data.source_fingerprint(data)
+        sources.source_fingerprint(data)
 
 
 def test_the_filter_of_the_documentation_is_applied_in_its_place(my_module: Path) -> None:
@@ -215,21 +206,21 @@ def test_a_filter_is_packed_with_a_registered_model_which_answers_without_the_us
     cleanup = [{"my_module.threshold": {"level": 100}}]
     trained = tmp_path / "model"
     trained.mkdir()
-    model = models.build("small_cnn", 2, image_size=8, dropout=0.0, seed=0)
+    model = classifier.build("small_cnn", 2, image_size=8, dropout=0.0, seed=0)
     about = {"class_names": ["ant", "bee"], "resize": "stretch", "cleanup": cleanup}
-    models.save(model, trained, about, last_state=model.state_dict(), history=pd.DataFrame({"epoch": [1]}))
-    mlflow_model.write(tmp_path / "packed", trained, seen=np.array([], np.uint64))
+    classifier.save(model, trained, about, last_state=model.state_dict(), history=pd.DataFrame({"epoch": [1]}))
+    mlflow_flavor.write(tmp_path / "packed", trained, seen=np.array([], np.uint64))
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
-    expected = served_model.load(trained).answers([file.getvalue()])
+    expected = predictor.load(trained).answers([file.getvalue()])
     sys.modules.pop("my_module")
     my_module.unlink()
     importlib.invalidate_caches()
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(my_module.parent)])
     with pytest.raises(BCCPError, match="there is no module 'my_module'"):
-        served_model.load(trained).answers([file.getvalue()])
+        predictor.load(trained).answers([file.getvalue()])
     (place,) = (path.parent for path in (tmp_path / "packed").rglob("model.json"))
-    assert served_model.load(place).answers([file.getvalue()]) == expected
+    assert predictor.load(place).answers([file.getvalue()]) == expected
 
 
 def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_module: Path) -> None:
@@ -237,6 +228,6 @@ def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_
     before = {step: what_is_meant(step, loaded.section(step), None) for step in ("cp_sampling", "train", "test")}  # type: ignore[arg-type]
     assert {step: set(meant) for step, meant in before.items()} == {"cp_sampling": {"own_code"}, "train": {"own_code"}, "test": set()}
     my_module.write_text(my_module.read_text().replace("0.9 *", "0.8 *"))
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     assert what_is_meant("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
     assert what_is_meant("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from bccp import extras
-from bccp.endings import exit_status
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.core.exit_codes import exit_status
+from bccp.core.runtime import extras
 
 REQUIRES = ["click<9,>=8.1", 'bccp[pipeline]; extra == "onnx"', 'mlflow<4,>=3.17; extra == "pipeline"', 'PyYAML<7; extra == "pipeline"']
 REQUIRES += ['onnx<2; extra == "onnx"', "moto[s3]<6; extra == 'dev'", 'PyYAML<7; extra == "dev"']

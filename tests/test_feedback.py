@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bccp import feedback
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.labels import feedback
 
 IMAGES = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
 CLASSES = ["cat", "dog"]

@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 from test_downloads import ID, Server, drive, server
 
-from bccp import archives, digests, downloads, fetch_data
-from bccp.config_schema import Data
-from bccp.errors import BCCPError
+from bccp.core import digests, paths
+from bccp.core.config_schema import Data
+from bccp.core.errors import BCCPError
+from bccp.data import archives, downloads, sources
 
 __all__ = ["drive", "server"]  # fixtures
 
@@ -40,10 +41,10 @@ def no_ledger(reference: str) -> Path:
     raise AssertionError(f"the ledger was asked for {reference}")
 
 
-def fetch(tmp_path: Path, data: Data, ledger: Callable[[str], Path] = no_ledger, **options: Any) -> tuple[fetch_data.Fetched, bytes]:
+def fetch(tmp_path: Path, data: Data, ledger: Callable[[str], Path] = no_ledger, **options: Any) -> tuple[sources.Fetched, bytes]:
     """What was fetched, and the bytes of the archive."""
     archive = tmp_path / "images.zip"
-    fetched = fetch_data.fetch(data, archive, cache=tmp_path / "cache", fetch_ledger=ledger, **options)
+    fetched = sources.fetch(data, archive, cache=tmp_path / "cache", fetch_ledger=ledger, **options)
     return fetched, archive.read_bytes()
 
 
@@ -224,7 +225,7 @@ def test_each_misfit_of_source_and_path_is_told_in_one_sentence(tmp_path: Path, 
         r"is no Kaggle handle": config("kaggle", "titanic"),
     }
     for sentence, data in misfits.items():
-        for ask in (lambda data=data: fetch(tmp_path, data), lambda data=data: fetch_data.source_fingerprint(data)):
+        for ask in (lambda data=data: fetch(tmp_path, data), lambda data=data: sources.source_fingerprint(data)):
             with pytest.raises(BCCPError, match=sentence):
                 ask()
 
@@ -237,39 +238,39 @@ def test_a_folder_over_the_limit_is_refused(tmp_path: Path, folder: Path) -> Non
 
 
 def test_a_stream_longer_than_it_declares_is_cut(tmp_path: Path) -> None:
-    lying = fetch_data.File("a/1.png", 1000, lambda: io.BytesIO(bytes(20_000_000)))
+    lying = sources.File("a/1.png", 1000, lambda: io.BytesIO(bytes(20_000_000)))
     with pytest.raises(BCCPError, match=r"'a/1\.png' has more bytes than the 1000 declared"):
-        fetch_data.pack([lying], tmp_path / "images.zip", shown="it")
+        sources.pack([lying], tmp_path / "images.zip", shown="it")
     assert (tmp_path / "images.zip").stat().st_size < 2000
 
 
 def test_the_fingerprint_of_local_data_is_that_of_their_content(tmp_path: Path, folder: Path) -> None:
-    prints = [fetch_data.source_fingerprint(config("folder", folder))]
+    prints = [sources.source_fingerprint(config("folder", folder))]
     folder = folder.rename(tmp_path / "moved")
     os.utime(folder / NAMES[0], (0, 0))
     (folder / "w/.DS_Store").write_bytes(b"changed")
-    assert fetch_data.source_fingerprint(config("folder", folder)) == prints[0]
-    assert fetch_data.source_fingerprint(config("fsspec", folder.as_uri())) == prints[0]
+    assert sources.source_fingerprint(config("folder", folder)) == prints[0]
+    assert sources.source_fingerprint(config("fsspec", folder.as_uri())) == prints[0]
     (folder / NAMES[0]).write_bytes(b"changed")
-    prints.append(fetch_data.source_fingerprint(config("folder", folder)))
+    prints.append(sources.source_fingerprint(config("folder", folder)))
     (folder / NAMES[0]).rename(folder / "w/Full  level/renamed.png")
-    prints.append(fetch_data.source_fingerprint(config("folder", folder)))
+    prints.append(sources.source_fingerprint(config("folder", folder)))
     assert len(set(prints)) == 3
     archive = tmp_path / "a.zip"
     archive.write_bytes(b"whatever")
-    assert fetch_data.source_fingerprint(config("archive", archive)) == f"archive {hashlib.sha256(b'whatever').hexdigest()}"
-    assert fetch_data.source_fingerprint(config("digits")).startswith("digits of scikit-learn ")
+    assert sources.source_fingerprint(config("archive", archive)) == f"archive {hashlib.sha256(b'whatever').hexdigest()}"
+    assert sources.source_fingerprint(config("digits")).startswith("digits of scikit-learn ")
 
 
 def test_a_sweeps_later_jobs_do_not_read_the_images_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digests, "_SETTLED_NS", 0)
-    before = fetch_data.source_fingerprint(config("folder", folder))
+    before = sources.source_fingerprint(config("folder", folder))
     with monkeypatch.context() as none_is_read:
         none_is_read.setattr(archives, "read_chunks", lambda file, shown: pytest.fail(f"{file.name} was read"))
-        assert fetch_data.source_fingerprint(config("folder", folder)) == before
+        assert sources.source_fingerprint(config("folder", folder)) == before
     time.sleep(0.02)
     (folder / NAMES[0]).write_bytes(b"another")
-    assert fetch_data.source_fingerprint(config("folder", folder)) != before
+    assert sources.source_fingerprint(config("folder", folder)) != before
 
 
 def test_the_fingerprint_of_remote_data_is_their_version(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +278,7 @@ def test_the_fingerprint_of_remote_data_is_their_version(server: Server, monkeyp
     url = server.url("/a.zip")
 
     def fingerprint(source: str, path: str, **changes: Any) -> str:
-        return fetch_data.source_fingerprint(config(source, path, **changes))
+        return sources.source_fingerprint(config(source, path, **changes))
 
     first = fingerprint("archive", url)
     assert fingerprint("archive", url, refresh=True) == first
@@ -302,11 +303,11 @@ def test_the_fingerprint_of_remote_data_is_their_version(server: Server, monkeyp
 
 def test_a_fingerprint_needs_no_heavy_package(tmp_path: Path, folder: Path) -> None:
     code = (
-        "import sys; from bccp import fetch_data; from bccp.config import Data\n"
+        "import sys; from bccp.data import sources; from bccp.core.config_schema import Data\n"
         f"for source, path in (('digits', None), ('folder', {str(folder)!r})):\n"
-        "    fetch_data.source_fingerprint(Data(source=source, path=path, subfolder=None, sha256=None, refresh=False, max_bytes=10**6))\n"
+        "    sources.source_fingerprint(Data(source=source, path=path, subfolder=None, sha256=None, refresh=False, max_bytes=10**6))\n"
         "print(sorted({'torch', 'pandas', 'sklearn', 'numpy', 'mlflow', 'wandb', 'fsspec', 'gdown', 'kagglehub'} & set(sys.modules)))"
     )
-    source = Path(fetch_data.__file__).parents[1]
+    source = paths.PACKAGE.parent
     shown = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(source)})
     assert shown.stdout.strip() == "[]"

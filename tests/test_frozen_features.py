@@ -19,9 +19,13 @@ import pytest
 import torch
 from fake_step import FakeStep, load_run
 
-from bccp import config_schema, cp_sampling, device, features, frozen_features, keys, models, tables
-from bccp.architectures import ImageClassifier
-from bccp.images import Days, FeatureView, ImageView, open_days
+from bccp.core import config_schema
+from bccp.core.runtime import device
+from bccp.data import closest_pairs, tables
+from bccp.data.dataset import Days, FeatureView, ImageView, open_days
+from bccp.models import classifier, embeddings, feature_cache
+from bccp.models.architectures import ImageClassifier
+from bccp.pipeline import cache_keys
 
 CLASSES = ["ant", "bee", "cow"]
 N_IMAGES, SIZE = 90, 16
@@ -96,7 +100,7 @@ class SharingStep(FakeStep):
 
 
 def make_model(seed: int = 0, **changed: Any) -> ImageClassifier:
-    return models.build("small_cnn", 3, **{"image_size": SIZE, "dropout": 0.5, "seed": seed, "freeze_backbone": True} | changed)
+    return classifier.build("small_cnn", 3, **{"image_size": SIZE, "dropout": 0.5, "seed": seed, "freeze_backbone": True} | changed)
 
 
 @pytest.fixture
@@ -137,13 +141,13 @@ def test_stored_features_come_in_the_widest_dtype_they_are_kept_in() -> None:
 
 def test_only_a_frozen_model_is_given_features_and_they_are_its_own(step: SharingStep) -> None:
     days, model = days_of(step), make_model()
-    inputs = frozen_features.shared_inputs(step, days)
+    inputs = feature_cache.shared_inputs(step, days)
     ids = [*days.ids("tuesday", "train")[::-2], *days.ids("monday", ["train", "val"])[3:40]]
     assert isinstance(inputs(make_model(freeze_backbone=False), ids), ImageView)
     assert step.keys == {}
     found = inputs(model, ids)
     assert isinstance(found, FeatureView)
-    np.testing.assert_allclose(found[:], models.embed(model, days.view(ids)), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(found[:], classifier.embed(model, days.view(ids)), rtol=1e-2, atol=1e-2)
     assert inputs(model, []).shape == (0, model.n_features)
 
 
@@ -153,7 +157,7 @@ def test_features_are_kept_by_pixels_and_backbone_and_nothing_else(step: Sharing
 
     def n_computed(model: ImageClassifier, *asked: list[str], days: Days = days) -> int:
         for ids in asked:
-            frozen_features.shared_inputs(step, days)(model, ids)
+            feature_cache.shared_inputs(step, days)(model, ids)
         return len(step.keys["frozen_features"])
 
     assert n_computed(model, monday, monday) == 1
@@ -179,9 +183,9 @@ def test_what_is_computed_in_is_part_of_every_key(step: SharingStep, monkeypatch
     days, model, found, steps, shared = days_of(step), make_model(), [], [], []
     for dtype in ("float32", "bfloat16"):
         monkeypatch.setattr(device, "features_dtype", lambda device, dtype=dtype: dtype)
-        found.append(frozen_features.shared_inputs(step, days)(model, days.ids("monday", "train"))[:])
-        steps.append(keys.step_key("train", Section(), {}, isolated=False)[1]["dtype"]["frozen"])
-        shared.append(keys.shared_parts("monday_model")["dtype"]["frozen"])
+        found.append(feature_cache.shared_inputs(step, days)(model, days.ids("monday", "train"))[:])
+        steps.append(cache_keys.step_key("train", Section(), {}, isolated=False)[1]["dtype"]["frozen"])
+        shared.append(cache_keys.shared_parts("monday_model")["dtype"]["frozen"])
     assert [key["dtype"] for key in step.keys["frozen_features"]] == steps == shared == ["float32", "bfloat16"]
     assert not np.array_equal(*found)
     np.testing.assert_allclose(found[1], found[0], rtol=0.05, atol=0.05)
@@ -202,26 +206,26 @@ def test_torch_says_the_same_of_this_processor() -> None:
 
 @pytest.mark.parametrize(("name", "n_left"), [("small_cnn", 0), ("mobilenet_v3_small", 0), ("resnet18", 17)])
 def test_folded_batch_norms_change_no_feature_and_the_model_stays_as_it_is(name: str, n_left: int, one_thread: None) -> None:
-    model = models.build(name, 3, image_size=32, dropout=0, seed=0)
+    model = classifier.build(name, 3, image_size=32, dropout=0, seed=0)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         for _ in range(5):
             model.train().embed(torch.from_numpy(images))
-    before = models.embed(model, images)
-    folded = frozen_features.fold_norms(copy.deepcopy(model).eval())
+    before = classifier.embed(model, images)
+    folded = feature_cache.fold_norms(copy.deepcopy(model).eval())
     assert sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules()) == n_left
-    np.testing.assert_allclose(models.embed(folded, images), before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
-    frozen_features.look_by(model, "cpu")(images)
-    np.testing.assert_array_equal(models.embed(model, images), before)
+    np.testing.assert_allclose(classifier.embed(folded, images), before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
+    feature_cache.look_by(model, "cpu")(images)
+    np.testing.assert_array_equal(classifier.embed(model, images), before)
 
 
 @pytest.mark.slow
 def test_another_process_computes_the_same_bytes(step: SharingStep, tmp_path: Path) -> None:
     days = days_of(step)
-    frozen_features.shared_inputs(step, days)(make_model(), days.ids("monday", "train"))
+    feature_cache.shared_inputs(step, days)(make_model(), days.ids("monday", "train"))
     here = tmp_path / "out" / "frozen_features-0" / "features.npy"
     code = f"""
-import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(models.__file__).parents[1])]!r}
+import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(classifier.__file__).parents[1])]!r}
 import torch; torch.set_num_threads(1)
 import test_frozen_features as tests; from pathlib import Path
 step = tests.SharingStep(Path({str(tmp_path / "elsewhere")!r}), {step.folders!r}); days = tests.days_of(step)
@@ -239,7 +243,7 @@ def test_features_are_halved_only_where_that_loses_next_to_nothing(scale: float,
     rng = np.random.default_rng(0)
     # a backbone that is never trained makes of each layer's values smaller or larger ones; late images are the hard ones here
     batches = [rng.normal(size=(4, 5)).astype(np.float32) * np.float32(factor) for factor in (1, 1, scale)]
-    frozen_features.write_features(tmp_path / "f.npy", 12, lambda: iter(batches))
+    feature_cache.write_features(tmp_path / "f.npy", 12, lambda: iter(batches))
     found = np.load(tmp_path / "f.npy", mmap_mode="r")
     assert found.dtype == dtype
     assert found.shape == (12, 5)
@@ -252,7 +256,7 @@ def test_features_are_halved_only_where_that_loses_next_to_nothing(scale: float,
 @pytest.mark.parametrize("shapes", [[(4, 5)], [(4, 5), (4, 6)], [(4, 5), (5, 5)], []])
 def test_features_of_a_wrong_shape_are_no_artifact(shapes: list[tuple[int, int]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="features of 8 images came as"):
-        frozen_features.write_features(tmp_path / "f.npy", 8, lambda: (np.ones(shape, np.float32) for shape in shapes))
+        feature_cache.write_features(tmp_path / "f.npy", 8, lambda: (np.ones(shape, np.float32) for shape in shapes))
 
 
 def test_in_the_whole_step_a_frozen_backbone_sees_each_image_once(step: SharingStep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +272,7 @@ def test_in_the_whole_step_a_frozen_backbone_sees_each_image_once(step: SharingS
     days = days_of(step)
     assert seen == Counter(one.tobytes() for one in [*days._clean, *days._corrupted])
     assert len(seen) == N_IMAGES + 18
-    assert {name: len(keys) for name, keys in step.keys.items()} == {"frozen_features": 2, "monday_model": 1, "student": 1}
+    assert {name: len(cache_keys) for name, cache_keys in step.keys.items()} == {"frozen_features": 2, "monday_model": 1, "student": 1}
     # the colours are easy, also for features that were never trained
     report = tables.read(step.folders["cleansed_labels"] / "label_report.csv")
     assert (report["nearest_trusted"] != "").sum() > 0
@@ -277,10 +281,10 @@ def test_in_the_whole_step_a_frozen_backbone_sees_each_image_once(step: SharingS
 def test_pairs_are_measured_on_the_same_features(step: SharingStep) -> None:
     days = days_of(step)
     ids = days.ids("monday", "train")
-    found = features.shared_features(step, days, ids, embedding="monday_model", recipe=step.config.monday_model())
-    np.testing.assert_allclose(found[:], models.embed(make_model(), days.view(ids)), rtol=1e-2, atol=1e-2)
+    found = embeddings.shared_features(step, days, ids, embedding="monday_model", recipe=step.config.monday_model())
+    np.testing.assert_allclose(found[:], classifier.embed(make_model(), days.view(ids)), rtol=1e-2, atol=1e-2)
     assert "features" not in step.keys
-    assert cp_sampling.closest_pairs(found, days.labels(ids), n_pairs=3, metric="l2_norm", rng=np.random.default_rng(0))
+    assert closest_pairs.closest_pairs(found, days.labels(ids), n_pairs=3, metric="l2_norm", rng=np.random.default_rng(0))
 
 
 def test_the_new_model_is_tested_on_the_features_that_it_was_trained_on(
@@ -289,13 +293,13 @@ def test_the_new_model_is_tested_on_the_features_that_it_was_trained_on(
     days, model = days_of(step), make_model()
     tested = days.splits.assign(split=np.where(days.splits["row"] % 5 == 0, "test", days.splits["split"]), label="bee")
     tables.write(tested.reset_index(), step.folders["segregated_data"] / "splits.csv")
-    frozen_features.shared_inputs(step, days)(model, list(tested.index))
+    feature_cache.shared_inputs(step, days)(model, list(tested.index))
     tester = FakeStep("test", tmp_path / "tested", {**step.folders, "model": tmp_path / "model", "true_labels": tmp_path / "true"})
     for name in ("model", "true"):
         (tmp_path / name).mkdir()
     tables.write(tested.reset_index()[["image", "label"]], tmp_path / "true" / "true_labels.csv")
     history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_accuracy": [0.5]})
-    models.save(model, tmp_path / "model", {"class_names": CLASSES}, history=history)
+    classifier.save(model, tmp_path / "model", {"class_names": CLASSES}, history=history)
     tester.device, tester.shared, tester.has_input = "cpu", step.shared, lambda name: name in tester.folders
     tester.log_picture, tester.log_table = (lambda *_, **__: None), (lambda *_: None)
     look = ImageClassifier.embed
@@ -308,6 +312,6 @@ def test_the_new_model_is_tested_on_the_features_that_it_was_trained_on(
         patched.setattr(ImageClassifier, "embed", only_black)
         load_run("test")(tester)
     predictions = tables.read(tester.folders["evaluation"] / "predictions.csv", dtypes={"probability": float})
-    probs = models.probabilities(model, days.view(predictions["image"].tolist()))
+    probs = classifier.probabilities(model, days.view(predictions["image"].tolist()))
     np.testing.assert_allclose(predictions["probability"], probs.max(axis=1), atol=5e-3)
     assert len(predictions) == 18

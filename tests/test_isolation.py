@@ -19,9 +19,10 @@ from packaging.utils import canonicalize_name
 from uv_stand_in import Tool
 
 import bccp
-from bccp import environments, step_graph
-from bccp.paths import ROOT
-from bccp.requirements import pins
+from bccp.core import step_graph
+from bccp.core.paths import ROOT
+from bccp.core.runtime.requirements import pins
+from bccp.pipeline import environments
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2"]
 QUICK += ["main.threads=1", "tracking.wandb=disabled"]

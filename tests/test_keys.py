@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, config_schema, device, keys, paths, registries, requirements, step_graph, tracking
-from bccp.step_graph import SPECS
+from bccp.core import config, config_schema, paths, registries, step_graph
+from bccp.core.runtime import device, requirements
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import cache_keys
+from bccp.tracking import store
 
 
 @pytest.fixture
@@ -25,10 +28,10 @@ def checkout(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         shutil.copytree(root / step, copy / step, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(paths, "ROOT", copy)
     monkeypatch.setattr(paths, "PACKAGE", copy / "src" / "bccp")
-    keys.source_digests.cache_clear()
+    cache_keys.source_digests.cache_clear()
     requirements.installed_version.cache_clear()
     yield copy
-    keys.source_digests.cache_clear()
+    cache_keys.source_digests.cache_clear()
     requirements.installed_version.cache_clear()
 
 
@@ -39,12 +42,12 @@ def section(root: Path, step: str = "noisy_labels", **changes: Any) -> Any:
 
 
 def parts(root: Path, step: str = "noisy_labels", inputs: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
-    keys.source_digests.cache_clear()
-    return keys.step_key(step, section(root, step, **changes), inputs or {"segregated_data": "a" * 64}, isolated=False)[1]
+    cache_keys.source_digests.cache_clear()
+    return cache_keys.step_key(step, section(root, step, **changes), inputs or {"segregated_data": "a" * 64}, isolated=False)[1]
 
 
 def key(root: Path, step: str = "noisy_labels", inputs: dict[str, str] | None = None, **changes: Any) -> str:
-    return keys.parts_key(parts(root, step, inputs, **changes))
+    return cache_keys.parts_key(parts(root, step, inputs, **changes))
 
 
 def edit(path: Path) -> None:
@@ -55,7 +58,9 @@ def test_the_same_configuration_has_the_same_key(checkout: Path, root: Path) -> 
     assert key(root) == key(root)
 
 
-@pytest.mark.parametrize("file", ["noisy_labels/run.py", "noisy_labels/conda.yml", "src/bccp/noisy_labels.py", "src/bccp/tables.py"])
+@pytest.mark.parametrize(
+    "file", ["noisy_labels/run.py", "noisy_labels/conda.yml", "src/bccp/labels/noisy_labels.py", "src/bccp/data/tables.py"]
+)
 def test_a_change_of_what_the_step_runs_changes_the_key(checkout: Path, root: Path, file: str) -> None:
     before = key(root)
     edit(checkout / file)
@@ -65,9 +70,9 @@ def test_a_change_of_what_the_step_runs_changes_the_key(checkout: Path, root: Pa
 def test_the_module_that_changed_is_named_also_where_only_another_module_imports_it(checkout: Path, root: Path) -> None:
     before = parts(root)
     assert "masking" not in (checkout / "noisy_labels" / "run.py").read_text()
-    edit(checkout / "src/bccp/masking.py")
-    (change,) = keys.differences(before, parts(root))
-    assert change.startswith('code.src/bccp/masking.py: "')
+    edit(checkout / "src/bccp/core/redaction.py")
+    (change,) = cache_keys.differences(before, parts(root))
+    assert change.startswith('code.src/bccp/core/redaction.py: "')
 
 
 def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> None:
@@ -85,7 +90,7 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
                 imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-                if node.module == "bccp.registries":
+                if node.module == "bccp.core.registries":
                     tables = [getattr(registries, alias.name) for alias in node.names]
                     imported |= {name for table in tables if isinstance(table, registries.Registry) for name in table.modules()}
             elif isinstance(node, ast.Import):
@@ -93,7 +98,7 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
         # Python runs the packages around a module first; that of all of them only offers names
         imported |= {name.rsplit(".", depth)[0] for name in imported for depth in range(1, name.count("."))}
         expected = {file for name, file in modules.items() if name in imported}
-        assert set(keys._imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
+        assert set(cache_keys._imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
 
 
 @pytest.mark.parametrize(
@@ -104,45 +109,46 @@ def test_a_module_in_a_package_within_the_package_counts_and_so_do_the_packages_
     (checkout / files[2]).parent.mkdir(parents=True)
     for file in files:
         (checkout / file).write_text("BOOKS = 3\n")
-    with (checkout / "src/bccp/noisy_labels.py").open("a") as module:
+    with (checkout / "src/bccp/labels/noisy_labels.py").open("a") as module:
         module.write(f"\n{line}\n")
     before = parts(root)
     assert set(files) & set(before["code"]) == set(files[:3])  # nobody imports the last one
     for file in files[:3]:
         edit(checkout / file)
         after = parts(root)
-        assert [change.partition(": ")[0] for change in keys.differences(before, after)] == [f"code.{file}"]
+        assert [change.partition(": ")[0] for change in cache_keys.differences(before, after)] == [f"code.{file}"]
         before = after
 
 
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_runs_the_steps_and_tells_of_them_is_in_no_key(root: Path, step: str) -> None:
-    imported = {Path(name).stem for name in keys.source_digests(root / step / "run.py")}
+    imported = {Path(name).stem for name in cache_keys.source_digests(root / step / "run.py")}
     assert not imported & {"pipeline", "pipeline_page", "pipeline_report", "pages", "plan", "sweeps", "environments", "wandb_reused"}
 
 
 @pytest.mark.parametrize("name", ["monday_model", "frozen_features"])
 def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Path, name: str) -> None:
-    before = keys.shared_parts(name)
-    edit(checkout / "src/bccp/noisy_labels.py")
-    keys.source_digests.cache_clear()
-    assert keys.shared_parts(name) == before
-    edit(checkout / "src/bccp/models.py")
-    keys.source_digests.cache_clear()
-    (change,) = keys.differences(before, keys.shared_parts(name))
-    assert change.startswith("code.src/bccp/models.py: ")
+    before = cache_keys.shared_parts(name)
+    edit(checkout / "src/bccp/labels/noisy_labels.py")
+    cache_keys.source_digests.cache_clear()
+    assert cache_keys.shared_parts(name) == before
+    edit(checkout / "src/bccp/models/classifier.py")
+    cache_keys.source_digests.cache_clear()
+    (change,) = cache_keys.differences(before, cache_keys.shared_parts(name))
+    assert change.startswith("code.src/bccp/models/classifier.py: ")
 
 
 @pytest.mark.parametrize("step", step_graph.STEPS)
 def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
     longest = {f.name: "x" * 200 for f in dataclasses.fields(config_schema.section_type(step)) if f.type in ("Any", "str | None")}
     inputs = dict.fromkeys(SPECS[step].all_inputs, "true_labels:" + "a" * 64)
-    _, made_of = keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
-    assert len(json.dumps(made_of)) < tracking._TAG_LIMIT
+    _, made_of = cache_keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
+    assert len(json.dumps(made_of)) < store._TAG_LIMIT
 
 
 @pytest.mark.parametrize(
-    "file", ["train/run.py", "train/conda.yml", "src/bccp/training.py", "src/bccp/corruption.py", "noisy_labels/MLproject"]
+    "file",
+    ["train/run.py", "train/conda.yml", "src/bccp/models/fitting/training.py", "src/bccp/data/corruption.py", "noisy_labels/MLproject"],
 )
 def test_a_change_of_another_file_does_not(checkout: Path, root: Path, file: str) -> None:
     before = key(root)
@@ -189,9 +195,9 @@ def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monke
     other = parts(root, "train")
     assert other["dtype"] == {"training": "float32", "frozen": "bfloat16"}
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert keys.differences(other, parts(root, "train")) == ['device: "cpu" -> "cuda"']
+    assert cache_keys.differences(other, parts(root, "train")) == ['device: "cpu" -> "cuda"']
     assert parts(root) == labels
-    assert keys.parts_key(train) != keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
+    assert cache_keys.parts_key(train) != cache_keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
 
 
 def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
@@ -201,11 +207,14 @@ def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
     train = parts(root, "train")
     assert parts(root, "train", accelerator="cpu") == train
     other = parts(root, "train", precision="bfloat16")
-    assert keys.differences(train, other) == ['dtype.training: "float32" -> "bfloat16"', 'parameters.precision: "float32" -> "bfloat16"']
+    assert cache_keys.differences(train, other) == [
+        'dtype.training: "float32" -> "bfloat16"',
+        'parameters.precision: "float32" -> "bfloat16"',
+    ]
     assert parts(root, "train", strategy="ddp_fork") == train
     assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert keys.differences(train, parts(root, "train", accelerator="cpu")) == []
+    assert cache_keys.differences(train, parts(root, "train", accelerator="cpu")) == []
     assert parts(root, "train")["device"] == "cuda"
 
 
@@ -216,10 +225,10 @@ def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     for changed, seen in (("torch", ["installed.torch"]), ("matplotlib", [])):
         monkeypatch.setattr(requirements.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
         requirements.installed_version.cache_clear()
-        assert [change.partition(":")[0] for change in keys.differences(before, parts(root, "train"))] == seen
+        assert [change.partition(":")[0] for change in cache_keys.differences(before, parts(root, "train"))] == seen
 
 
 def test_differences_name_what_changed_from_old_to_new() -> None:
     old = {"step": "train", "parameters": {"epochs": 3, "model": "a"}, "inputs": {"model": "x" * 64}}
     new = {"step": "train", "parameters": {"epochs": 4, "model": "a"}, "inputs": {"model": "y" * 64}}
-    assert keys.differences(old, new) == [f'inputs.model: "{"x" * 23}… -> "{"y" * 23}…', "parameters.epochs: 3 -> 4"]
+    assert cache_keys.differences(old, new) == [f'inputs.model: "{"x" * 23}… -> "{"y" * 23}…', "parameters.epochs: 3 -> 4"]

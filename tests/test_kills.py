@@ -22,11 +22,12 @@ from typing import Any
 
 import pytest
 
-from bccp import command_line, step_graph
-from bccp.backends import ledger_uri
-from bccp.pipeline import _Pipeline
-from bccp.processes import descendants, lives
-from bccp.tracking import Ledger
+from bccp.core import step_graph
+from bccp.core.processes import descendants, lives
+from bccp.pipeline import hydra_app
+from bccp.pipeline.runner import _Pipeline
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 ROUNDS = int(os.environ.get("BCCP_KILL_ROUNDS", "5"))
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
@@ -41,7 +42,7 @@ def pipeline(home: str, said: str, words: list[str]) -> None:
     os.environ["BCCP_HOME"] = home
     for number in (1, 2):  # the steps' processes inherit them
         os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), number)
-    os._exit(command_line.main(words))
+    os._exit(hydra_app.main(words))
 
 
 def isolated_pipeline(home: str, said: str, words: list[str]) -> None:
@@ -62,7 +63,14 @@ def server() -> Server:
     """Importing torch and friends anew would cost each of many processes three seconds."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["bccp.command_line", "bccp.training", "mlflow.store.tracking.sqlalchemy_store", "wandb", "lightning", "sklearn.metrics"]
+        [
+            "bccp.pipeline.hydra_app",
+            "bccp.models.fitting.training",
+            "mlflow.store.tracking.sqlalchemy_store",
+            "wandb",
+            "lightning",
+            "sklearn.metrics",
+        ]
     )
     return context
 

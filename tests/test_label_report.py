@@ -14,8 +14,10 @@ import pytest
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import bayes_cutoff, config_schema, galleries, label_report, tables
-from bccp.label_report import Suspect
+from bccp.core import config_schema
+from bccp.data import galleries, tables
+from bccp.labels import bayes_cutoff, label_report
+from bccp.labels.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
 POSTERIOR = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.05, 0.15, 0.8], [0.5, 0.25, 0.25]])

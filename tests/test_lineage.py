@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bccp.backends import ledger_uri
-from bccp.errors import BCCPError
-from bccp.lineage import ancestor
-from bccp.step_context import Context
-from bccp.step_runner import find_inputs
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.core.step_context import Context
+from bccp.pipeline.step_runner import find_inputs
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.lineage import ancestor
+from bccp.tracking.store import Ledger
 
 
 def made(ledger: Ledger, place: Path, name: str, content: str, **inputs: str) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bccp import config_schema
-from bccp.losses import find
-from bccp.registries import LOSSES
+from bccp.core import config_schema
+from bccp.core.registries import LOSSES
+from bccp.models.fitting.losses import find
 
 PROBS = (0.5, 0.3, 0.2)
 
@@ -95,7 +95,7 @@ def test_only_the_active_negative_losses_shrink_the_weights() -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_has_a_module_of_its_own_with_its_reference(name: str) -> None:
-    module = importlib.import_module(f"bccp.losses.{name}")
+    module = importlib.import_module(f"bccp.models.fitting.losses.{name}")
     assert getattr(module, name) is LOSSES[name]
     assert "References\n" in str(module.__doc__) + str(LOSSES[name].__doc__)
 

@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 import bccp
-from bccp import pipeline
-from bccp.errors import BCCPError
-from bccp.masking import hide, reveal, shown, shown_url
-from bccp.step_runner import command_line
+from bccp.core.errors import BCCPError
+from bccp.core.redaction import hide, reveal, shown, shown_url
+from bccp.pipeline import runner
+from bccp.pipeline.step_runner import command_line
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_reco
         raise BCCPError("enough seen")
 
     monkeypatch.setattr("mlflow.projects.run", start)
-    monkeypatch.setattr(pipeline.environments, "check_tool", lambda *_: None)
-    monkeypatch.setattr(pipeline.environments, "prepare", lambda *_: None)
+    monkeypatch.setattr(runner.environments, "check_tool", lambda *_: None)
+    monkeypatch.setattr(runner.environments, "prepare", lambda *_: None)
     with pytest.raises(BCCPError, match="enough seen"):
         bccp.run(
             [
@@ -86,7 +86,7 @@ def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_reco
     assert "passw0rd" not in str(given)
     assert "t0ken" not in str(given)
     seen = []
-    monkeypatch.setattr("bccp.step_runner.execute", lambda run, *, section, **about: seen.append(section.path))
+    monkeypatch.setattr("bccp.pipeline.step_runner.execute", lambda run, *, section, **about: seen.append(section.path))
     monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in given.items())])
-    command_line(pipeline.load_step("fetch_data").run)
+    command_line(runner.load_step("fetch_data").run)
     assert seen == [address]

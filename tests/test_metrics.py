@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.exceptions import UndefinedMetricWarning
 
-from bccp import metrics
+from bccp.evaluation import metrics
 
 Index, Float = npt.NDArray[np.int64], npt.NDArray[np.float64]
 

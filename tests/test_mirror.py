@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from bccp import mirror
-from bccp.mirror import mirror_symmetric
+from bccp.data import flip_symmetry
+from bccp.data.flip_symmetry import mirror_symmetric
 
 N_CLASSES, SIZE = 4, 24
 
@@ -43,9 +43,9 @@ def test_classes_that_are_told_apart_by_left_and_right_are_not() -> None:
 
 
 def test_a_single_pair_of_handed_classes_among_others_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "MOST_LOSS", 1.0)
+    monkeypatch.setattr(flip_symmetry, "MOST_LOSS", 1.0)
     assert not ask(handed=2)
-    monkeypatch.setattr(mirror, "MOST_CLASS_LOSS", 2.0)
+    monkeypatch.setattr(flip_symmetry, "MOST_CLASS_LOSS", 2.0)
     assert ask(handed=2)
 
 
@@ -91,23 +91,23 @@ def test_few_images_are_read_at_once_and_at_most_a_bounded_number(monkeypatch: p
 
     images, labels = make_images(600, seed=1)
     seen, val_seen = Counted(images), Counted(images[:300])
-    whole = mirror._small(images, np.arange(600))
-    monkeypatch.setattr(mirror, "MOST_IMAGES", 450)
-    monkeypatch.setattr(mirror, "_CHUNK_BYTES", 50 * SIZE**2 * 12)
+    whole = flip_symmetry._small(images, np.arange(600))
+    monkeypatch.setattr(flip_symmetry, "MOST_IMAGES", 450)
+    monkeypatch.setattr(flip_symmetry, "_CHUNK_BYTES", 50 * SIZE**2 * 12)
     assert mirror_symmetric(seen, labels, val_seen, labels[:300])
     assert sum(seen.sizes) == 451  # one tells the size
     assert sum(val_seen.sizes) == 301
     assert max(seen.sizes + val_seen.sizes) == 50
-    np.testing.assert_allclose(mirror._small(images, np.arange(600)), whole, rtol=1e-6)
+    np.testing.assert_allclose(flip_symmetry._small(images, np.arange(600)), whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 37, 64])
 def test_small_versions_are_means_over_equal_cells_and_mirror_as_the_image_does(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    small = mirror._small(images, np.arange(3))
+    small = flip_symmetry._small(images, np.arange(3))
     cells = min(16, size)
     assert small.shape == (3, cells, cells, 3)
     np.testing.assert_allclose(small.mean((1, 2)), images.mean((1, 2)) / 255, rtol=1e-5)
-    np.testing.assert_allclose(mirror._small(images[:, :, ::-1], np.arange(3)), small[:, :, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(flip_symmetry._small(images[:, :, ::-1], np.arange(3)), small[:, :, ::-1], rtol=1e-5)
     if size == 64:
         np.testing.assert_allclose(small, images.reshape(3, 16, 4, 16, 4, 3).mean((2, 4)) / 255, rtol=1e-5)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from bccp import models, torchvision_compat
-from bccp.architectures import ImageClassifier, blocks_of, names, torchvision_parts
-from bccp.errors import BCCPError
-from bccp.registries import BACKBONES
+from bccp.core.errors import BCCPError
+from bccp.core.registries import BACKBONES
+from bccp.models import classifier, torchvision_compat
+from bccp.models.architectures import ImageClassifier, blocks_of, names, torchvision_parts
 
 from torchvision.models import get_model  # isort: skip
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str = "small_cnn", n_classes: int = 3, **options: Any) -> ImageClassifier:
-    return models.build(name, n_classes, **({"image_size": 32, "dropout": 0.5, "seed": 0} | options))
+    return classifier.build(name, n_classes, **({"image_size": 32, "dropout": 0.5, "seed": 0} | options))
 
 
 def make_images(n: int = 5, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_the_last_layer_of_torchvisions_families_and_the_dropout_before_it_are_f
 )
 def test_our_own_models_take_images_of_any_size(name: str, size: int) -> None:
     model = make(name, image_size=size)
-    assert models.probabilities(model, make_images(2, size)).shape == (2, 3)
+    assert classifier.probabilities(model, make_images(2, size)).shape == (2, 3)
 
 
 def test_the_compact_residual_network_has_about_300_000_parameters() -> None:
@@ -213,10 +213,10 @@ def test_the_models_that_people_ask_for_learn_and_are_saved_and_loaded(tmp_path:
     if n_blocks == 0:
         assert {key for key, p in model.named_parameters() if p.requires_grad} == {"head.1.weight", "head.1.bias"}
         assert all(torch.equal(value, statistics[key]) for key, value in model.named_buffers())
-    models.save(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
-    loaded, _ = models.load(tmp_path)
+    classifier.save(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
+    loaded, _ = classifier.load(tmp_path)
     assert loaded.frozen == (n_blocks == 0)
-    np.testing.assert_array_equal(models.logits(loaded, images), models.logits(model, images))
+    np.testing.assert_array_equal(classifier.logits(loaded, images), classifier.logits(model, images))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_the_second_normalisation_that_goes_with_some_published_weights_is_folde
     model, images = make("googlenet", weights="DEFAULT", image_size=64), torch.from_numpy(make_images(2, 64))
     network = get_model("googlenet", weights="DEFAULT").eval()
     network.fc = nn.Identity()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (models.IMAGENET_MEAN, models.IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (classifier.IMAGENET_MEAN, classifier.IMAGENET_STD))
     assert network.transform_input
     with torch.inference_mode():
         torch.testing.assert_close(model.embed(images), network((images.permute(0, 3, 1, 2) / 255 - mean) / std), rtol=1e-3, atol=1e-4)
@@ -344,15 +344,15 @@ def test_equal_models_are_saved_as_equal_bytes_and_loaded_as_they_were(tmp_path:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         model = make(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-        models.save(model, tmp_path / place, about, last_state=make(seed=9).state_dict())
+        classifier.save(model, tmp_path / place, about, last_state=make(seed=9).state_dict())
         digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / place).iterdir()})
     assert digests[0] == digests[1]
     assert set(digests[0]) == {"model.pt", "last.pt", "model.json", "README.md"}
-    loaded, said = models.load(tmp_path / "one")
+    loaded, said = classifier.load(tmp_path / "one")
     assert said == json.loads((tmp_path / "one" / "model.json").read_text(encoding="utf-8"))
     assert said["class_names"] == about["class_names"]
     assert (said["architecture"], said["image_size"], said["dropout"], said["resize"]) == ("small_cnn", 32, 0.5, "pad")
-    np.testing.assert_array_equal(models.logits(loaded, make_images()), models.logits(model, make_images()))
+    np.testing.assert_array_equal(classifier.logits(loaded, make_images()), classifier.logits(model, make_images()))
     assert "models.load" in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
 
 
@@ -369,58 +369,60 @@ def test_equal_models_are_saved_as_equal_bytes_and_loaded_as_they_were(tmp_path:
     ],
 )
 def test_a_saved_model_that_contradicts_itself_or_says_too_little_is_refused(tmp_path: Path, changed: Any, words: str) -> None:
-    models.save(make(), tmp_path, {"class_names": ["a", "b", "c"]})
+    classifier.save(make(), tmp_path, {"class_names": ["a", "b", "c"]})
     about = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(about | changed if changed else changed))
     with pytest.raises(BCCPError, match=re.escape(words)):
-        models.load(tmp_path)
+        classifier.load(tmp_path)
 
 
 def test_a_saved_model_can_be_given_as_weights(tmp_path: Path) -> None:
     source = make(seed=4, mean=(0, 0, 0))
-    models.save(source, tmp_path, {"class_names": list("abc")})
+    classifier.save(source, tmp_path, {"class_names": list("abc")})
     for weights in (tmp_path, tmp_path / "model.pt"):
-        np.testing.assert_array_equal(models.logits(make(weights=str(weights)), make_images()), models.logits(source, make_images()))
+        np.testing.assert_array_equal(
+            classifier.logits(make(weights=str(weights)), make_images()), classifier.logits(source, make_images())
+        )
 
 
 def test_pixels_can_be_normalised_by_a_half_whatever_the_weights(tmp_path: Path) -> None:
     saved = make()
-    models.save(saved, tmp_path, {"class_names": ["a", "b", "c"]})
+    classifier.save(saved, tmp_path, {"class_names": ["a", "b", "c"]})
     for options in ({}, {"weights": str(tmp_path)}):
         plain, half = make(**options), make(normalization="half", **options)
         assert torch.equal(plain.mean, saved.mean)
         assert half.mean.flatten().tolist() == half.std.flatten().tolist() == [0.5, 0.5, 0.5]
         assert torch.equal(half.head[1].weight, plain.head[1].weight)
-    models.save(half, tmp_path, {"class_names": ["a", "b", "c"]})
-    assert models.load(tmp_path)[1]["mean"] == [0.5, 0.5, 0.5]
+    classifier.save(half, tmp_path, {"class_names": ["a", "b", "c"]})
+    assert classifier.load(tmp_path)[1]["mean"] == [0.5, 0.5, 0.5]
 
 
 def test_training_can_start_from_a_saved_model_of_the_same_kind_only(tmp_path: Path) -> None:
     source = make(seed=4)
-    models.save(source, tmp_path, {"class_names": list("abc")})
+    classifier.save(source, tmp_path, {"class_names": list("abc")})
     model = make()
-    models.initialise(model, tmp_path, class_names=list("abc"))
+    classifier.initialise(model, tmp_path, class_names=list("abc"))
     assert torch.equal(model.head[1].weight, source.head[1].weight)
     other = make()
-    models.initialise(other, tmp_path, class_names=list("xyz"))
+    classifier.initialise(other, tmp_path, class_names=list("xyz"))
     assert torch.equal(other.head[1].weight, make().head[1].weight)
     assert torch.equal(other.backbone[0].weight, source.backbone[0].weight)
     assert "other classes (a, b, c)" in other.note
     with pytest.raises(BCCPError, match="'small_cnn', which cannot start a 'resnet_small'"):
-        models.initialise(make("resnet_small"), tmp_path, class_names=list("abc"))
+        classifier.initialise(make("resnet_small"), tmp_path, class_names=list("abc"))
     with pytest.raises(BCCPError, match="holds no saved model"):
-        models.initialise(model, tmp_path / "nowhere", class_names=list("abc"))
+        classifier.initialise(model, tmp_path / "nowhere", class_names=list("abc"))
 
 
 def test_answers_belong_to_positions_whatever_the_order_and_the_batch_size(tmp_path: Path) -> None:
     model, images = make().train(), make_images(11)
     order = np.random.default_rng(1).permutation(11)
-    probs = models.probabilities(model, images, batch_size=4)
+    probs = classifier.probabilities(model, images, batch_size=4)
     assert not model.training
     np.testing.assert_allclose(probs.sum(1), 1, rtol=1e-5)
-    np.testing.assert_allclose(models.probabilities(model, images[order], batch_size=3), probs[order], atol=1e-6)
-    features = models.embed(model, images, batch_size=4)
-    on_disk = models.embed(model, images[order], batch_size=5, path=tmp_path / "features.npy")
+    np.testing.assert_allclose(classifier.probabilities(model, images[order], batch_size=3), probs[order], atol=1e-6)
+    features = classifier.embed(model, images, batch_size=4)
+    on_disk = classifier.embed(model, images[order], batch_size=5, path=tmp_path / "features.npy")
     assert isinstance(on_disk, np.memmap)
     np.testing.assert_allclose(on_disk, features[order], atol=1e-5)
     assert features.dtype == np.float32
@@ -428,8 +430,8 @@ def test_answers_belong_to_positions_whatever_the_order_and_the_batch_size(tmp_p
 
 def test_stochastic_logits_are_those_of_the_head_with_features_left_out() -> None:
     model = make(dropout=0.5)
-    embeddings = models.embed(model, make_images(6))
-    found = models.stochastic_logits(model, embeddings, passes=4, generator=torch.Generator().manual_seed(3))
+    embeddings = classifier.embed(model, make_images(6))
+    found = classifier.stochastic_logits(model, embeddings, passes=4, generator=torch.Generator().manual_seed(3))
     assert found.shape == (4, 6, 3)
     draws = torch.rand(4, model.n_features, generator=torch.Generator().manual_seed(3)).numpy()
     weight, bias = model.head[1].weight.detach().numpy(), model.head[1].bias.detach().numpy()
@@ -441,18 +443,18 @@ def test_stochastic_logits_are_those_of_the_head_with_features_left_out() -> Non
 
 def test_stochastic_logits_do_not_depend_on_the_other_images_and_average_to_the_plain_ones() -> None:
     model = make(dropout=0.3)
-    embeddings = models.embed(model, make_images(6))
+    embeddings = classifier.embed(model, make_images(6))
     order = np.array([3, 1])
 
     def passes(of: np.ndarray, n: int) -> np.ndarray:
-        return models.stochastic_logits(model, of, passes=n, generator=torch.Generator().manual_seed(0))
+        return classifier.stochastic_logits(model, of, passes=n, generator=torch.Generator().manual_seed(0))
 
     many = passes(embeddings, 4000)
     np.testing.assert_allclose(passes(embeddings[order], 4000), many[:, order], atol=1e-5)
     standard_error = many.std(0) / np.sqrt(4000)
-    assert (np.abs(many.mean(0) - models.logits(model, make_images(6))) < 5 * standard_error).all()
+    assert (np.abs(many.mean(0) - classifier.logits(model, make_images(6))) < 5 * standard_error).all()
     model.dropout = 0.0
-    np.testing.assert_allclose(passes(embeddings, 2)[1], models.logits(model, make_images(6)), atol=1e-5)
+    np.testing.assert_allclose(passes(embeddings, 2)[1], classifier.logits(model, make_images(6)), atol=1e-5)
 
 
 def test_names_holds_ours_and_torchvisions() -> None:
@@ -469,9 +471,9 @@ def test_a_mirrored_model_averages_the_features_of_both_views_in_evaluation_only
         torch.testing.assert_close(model(images), model.head[1](by_hand))
         plain = make().train()
         torch.testing.assert_close(model.train().embed(images), plain.embed(images))
-    models.save(model.eval(), tmp_path, {"class_names": list("abc")})
-    assert models.load(tmp_path)[0].mirrored
+    classifier.save(model.eval(), tmp_path, {"class_names": list("abc")})
+    assert classifier.load(tmp_path)[0].mirrored
     about = json.loads((tmp_path / "model.json").read_text())
     del about["mirrored"]  # as an older version wrote it
     (tmp_path / "model.json").write_text(json.dumps(about))
-    assert not models.load(tmp_path)[0].mirrored
+    assert not classifier.load(tmp_path)[0].mirrored

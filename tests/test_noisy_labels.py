@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from fake_step import FakeStep, load_run
 
-from bccp import feedback, noisy_labels, tables
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.labels import feedback, noisy_labels
 
 ABC = ["a", "b", "c"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import command_line, compose
-from bccp.errors import BCCPError
-from bccp.overrides import check_overrides, flags_first, split_options
+from bccp.core.errors import BCCPError
+from bccp.core.overrides import check_overrides, flags_first, split_options
+from bccp.pipeline import compose, hydra_app
 
 
 @pytest.mark.parametrize(
@@ -95,26 +95,26 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
     ],
 )
 def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(words) == 1
+    assert hydra_app.main(words) == 1
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for steps in ("train, test", "'train, test'"):
-        assert command_line.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
+        assert hydra_app.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
         assert OmegaConf.create(capsys.readouterr().out).main.execute_steps == "train, test"
     assert compose.compose(["main.execute_steps=train,test"]).main.execute_steps == "train,test"  # as bccp.run has it
 
 
 def test_a_group_that_is_not_there_is_told_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["+experiment=smoke"]) == 1
+    assert hydra_app.main(["+experiment=smoke"]) == 1
     assert "error: unknown section 'experiment' (did you mean 'experiments'?)" in capsys.readouterr().err
 
 
 def test_a_folder_of_ones_own_may_bring_groups(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "short.yaml").write_text("# @package _global_\ntrain:\n  epochs: 2\n", encoding="utf-8")
-    assert command_line.main(["--config-dir", str(tmp_path / "mine"), "+experiment=short", "--cfg", "job"]) == 0
+    assert hydra_app.main(["--config-dir", str(tmp_path / "mine"), "+experiment=short", "--cfg", "job"]) == 0
     assert OmegaConf.create(capsys.readouterr().out).train.epochs == 2
 
 
@@ -133,12 +133,12 @@ def test_right_options_pass_unchanged() -> None:
 
 
 def _folder(pickled: bytes) -> str:
-    importlib.import_module("bccp.command_line")  # as the function of a job does, that a launcher sends to another process
+    importlib.import_module("bccp.pipeline.hydra_app")  # as the function of a job does, that a launcher sends to another process
     return str(pickle.loads(pickled).dir)
 
 
 def test_the_jobs_of_a_sweep_have_one_folder_in_whatever_process_they_run(home: Path) -> None:
-    importlib.import_module("bccp.command_line")
+    importlib.import_module("bccp.pipeline.hydra_app")
     composed = OmegaConf.create({"dir": "${bccp_home:}/outputs/${bccp_id:}"})  # as in config.yaml, without Hydra's own time
     here = composed.dir
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -16,17 +16,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import bccp
-from bccp import config, config_schema, step_graph, tables
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.home import scratch
-from bccp.paths import ROOT
-from bccp.pipeline import load_step
-from bccp.step_context import Context, Step
-from bccp.step_graph import SPECS
-from bccp.step_runner import execute
-from bccp.tracking import Ledger
+from bccp.core import config, config_schema, step_graph
+from bccp.core.errors import BCCPError
+from bccp.core.home import scratch
+from bccp.core.paths import ROOT
+from bccp.core.step_context import Context, Step
+from bccp.core.step_graph import SPECS
+from bccp.data import tables
+from bccp.pipeline.runner import load_step
+from bccp.pipeline.step_runner import execute
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]
 
@@ -264,13 +265,13 @@ def test_wandb_records_offline_under_the_home_and_disabled_writes_nothing(story:
 
 
 def test_the_model_says_how_to_load_it_and_that_works(story: Story) -> None:
-    from bccp import models
+    from bccp.models import classifier
 
     folder = story.ledger().fetch(f"model:{story.outputs['model']}")
-    model, about = models.load(folder)
+    model, about = classifier.load(folder)
     assert about["class_names"] == ["ant  hill", "bee", "cat"]
     assert "models.load" in (folder / "README.md").read_text()
-    assert models.probabilities(model, np.zeros((2, 16, 16, 3), np.uint8), batch_size=2).shape == (2, 3)
+    assert classifier.probabilities(model, np.zeros((2, 16, 16, 3), np.uint8), batch_size=2).shape == (2, 3)
 
 
 def test_a_first_model_is_compared_with_the_monday_model_that_is_there(story: Story) -> None:

@@ -26,15 +26,18 @@ from sklearn.metrics import confusion_matrix
 from wandb_stand_in import WandbStandIn
 
 import bccp
-from bccp import command_line, pipeline_page, pipeline_report, provenance, tables
 from bccp.cli.app import call
-from bccp.compose import compose
-from bccp.errors import BCCPError
-from bccp.overrides import split_options
-from bccp.pipeline_page import page
-from bccp.pipeline_story import MOST_PICTURES, read_story, wilson
-from bccp.run_summary import PAGE
-from bccp.step_graph import STEPS
+from bccp.core.errors import BCCPError
+from bccp.core.overrides import split_options
+from bccp.core.run_summary import PAGE
+from bccp.core.runtime import provenance
+from bccp.core.step_graph import STEPS
+from bccp.data import tables
+from bccp.pipeline import hydra_app
+from bccp.pipeline.compose import compose
+from bccp.reporting import run_page, run_report
+from bccp.reporting.run_data import MOST_PICTURES, read_story, wilson
+from bccp.reporting.run_page import page
 
 Stubs = stub_steps.Stubs
 
@@ -396,7 +399,7 @@ def stubs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Stubs:
 def test_every_pipeline_ends_with_its_page_and_says_where_it_is(
     stubs: Stubs, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command_line.main(["main.threads=1", "tracking.wandb=disabled"]) == 0
+    assert hydra_app.main(["main.threads=1", "tracking.wandb=disabled"]) == 0
     (folder,) = (home / "outputs").iterdir()
     assert capfd.readouterr().out.splitlines()[-1] == f"  report      {folder / PAGE}"
     text = (folder / PAGE).read_text(encoding="utf-8")
@@ -407,7 +410,7 @@ def test_every_pipeline_ends_with_its_page_and_says_where_it_is(
     assert kept.read_text(encoding="utf-8") == text
 
     stubs.failing = "train"
-    assert command_line.main(["main.threads=1", "tracking.wandb=disabled", "train.epochs=2"]) == 1
+    assert hydra_app.main(["main.threads=1", "tracking.wandb=disabled", "train.epochs=2"]) == 1
     out, err = capfd.readouterr()
     (other,) = [place for place in (home / "outputs").iterdir() if place != folder]
     assert out.splitlines()[-1] == f"report: {other / PAGE}"
@@ -418,7 +421,7 @@ def test_every_pipeline_ends_with_its_page_and_says_where_it_is(
 def test_a_report_that_cannot_be_made_is_one_line_and_the_pipeline_is_finished(
     stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_report, "page", lambda story: 1 / 0)
+    monkeypatch.setattr(run_report, "page", lambda story: 1 / 0)
     summary = stub_steps.run(stub_steps.FETCH)
     assert summary["status"] == "finished"
     assert "warning: the report is not made or not recorded (division by zero): bccp report " in capsys.readouterr().out
@@ -459,14 +462,14 @@ def test_make_report_finds_a_run_by_all_its_names_and_makes_its_page_where_it_is
 def test_wandb_gets_the_page_of_a_pipeline_that_has_tested_a_model(
     server: WandbStandIn, stubs: Stubs, upload_images: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = pipeline_report.read_story
+    read = run_report.read_story
     artifacts = SimpleNamespace()
 
     def seen(summary: Any, folder: Path, ledger: Any, *, pixels: bool = True) -> Any:
         artifacts.made = Artifacts(folder / "made", ["ant", "bee"]) if pixels else artifacts.made
         return read(summarised(), folder, artifacts.made, pixels=pixels)
 
-    monkeypatch.setattr(pipeline_report, "read_story", seen)
+    monkeypatch.setattr(run_report, "read_story", seen)
     bccp.run(["main.threads=1", f"tracking.upload_images={upload_images}"])
     (run,) = [run for run in server.runs.values() if run.job_type == "pipeline_report"]
     assert run.state == "finished"
@@ -525,5 +528,5 @@ def test_a_browser_shows_it_at_any_width_without_a_complaint(tmp_path: Path, hom
 
 
 def test_a_new_section_is_one_line_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pipeline_page.PAGE_SECTIONS, "greeting", lambda story: [f"<p>Hello {story.status}</p>"])
+    monkeypatch.setitem(run_page.PAGE_SECTIONS, "greeting", lambda story: [f"<p>Hello {story.status}</p>"])
     assert "<p>Hello finished</p>" in page(read_story(summarised(), tmp_path, Artifacts(tmp_path, ["ant", "bee"])))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bccp import calibration, posterior
-from bccp.calibration import (
+from bccp.labels import calibration, posterior
+from bccp.labels.calibration import (
     apply_temperature,
     choose_guesses,
     choose_offsets,
@@ -17,7 +17,7 @@ from bccp.calibration import (
     judge_by_trusted_model,
     most_believed,
 )
-from bccp.posterior import (
+from bccp.labels.posterior import (
     combine,
     confident_noise_matrix,
     estimate_noise_matrix,

@@ -15,10 +15,12 @@ import pytest
 from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from PIL import Image
 
-from bccp import models, predict, preprocessing, served_model
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.home import scratch
+from bccp.core.errors import BCCPError
+from bccp.core.home import scratch
+from bccp.data import preprocessing
+from bccp.models import classifier, predictor
+from bccp.serving import batch_predict
 
 
 @pytest.fixture
@@ -127,11 +129,11 @@ def test_a_table_among_the_images_is_none_of_them_and_is_replaced(
 
 
 def test_memory_does_not_grow_with_the_number_of_files(world: World, tmp_path: Path) -> None:
-    class Blind(served_model.ServedModel):
-        def answers(self, files: Any) -> list[served_model.Answer]:
-            return [served_model.Answer("ant", 1.0, {"ant": 1.0}, None) for _ in files]
+    class Blind(predictor.ServedModel):
+        def answers(self, files: Any) -> list[predictor.Answer]:
+            return [predictor.Answer("ant", 1.0, {"ant": 1.0}, None) for _ in files]
 
-    model = Blind(*models.load(world.ledger.fetch(f"model:{world.model()}")))
+    model = Blind(*classifier.load(world.ledger.fetch(f"model:{world.model()}")))
     peaks = []
     for n_files in (200, 800):
         folder = tmp_path / str(n_files)
@@ -140,7 +142,10 @@ def test_memory_does_not_grow_with_the_number_of_files(world: World, tmp_path: P
             (folder / f"{number:04d}.png").write_bytes(bytes(20_000))
         tracemalloc.start()
         with (tmp_path / "out.csv").open("w", encoding="utf-8") as out:
-            assert predict.predict(model, predict.image_files(folder, but=tmp_path / "out.csv"), folder, out)[:2] == (n_files, 0)
+            assert batch_predict.predict(model, batch_predict.image_files(folder, but=tmp_path / "out.csv"), folder, out)[:2] == (
+                n_files,
+                0,
+            )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 400_000  # 600 files of 20,000 bytes more, of which only the names are held
@@ -151,26 +156,26 @@ def test_a_pipelines_run_stands_for_its_model(world: World) -> None:
     pipeline = ledger.start("pipeline", tags={"bccp.folder": "somewhere"})
     with scratch("test") as folder:
         with pytest.raises(BCCPError, match="has made no model"):
-            predict.find_model(ledger, pipeline, folder)
+            batch_predict.find_model(ledger, pipeline, folder)
         trained = ledger.start("train", parent=pipeline, tags={"bccp.output.model": digest})
         ledger.end(trained, "FINISHED")
-        assert predict.find_model(ledger, pipeline, folder) == ledger.fetch(f"model:{digest}")
+        assert batch_predict.find_model(ledger, pipeline, folder) == ledger.fetch(f"model:{digest}")
         other = ledger.start("pipeline")
         ledger.tag(other, {"bccp.reused.train": trained})
-        assert predict.find_model(ledger, other, folder) == ledger.fetch(f"model:{digest}")
+        assert batch_predict.find_model(ledger, other, folder) == ledger.fetch(f"model:{digest}")
 
 
 def test_files_are_cleaned_up_as_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        models, "probabilities", lambda _model, pixels, **_: seen.append(pixels) or np.full((len(pixels), 2), 0.5, np.float32)
+        classifier, "probabilities", lambda _model, pixels, **_: seen.append(pixels) or np.full((len(pixels), 2), 0.5, np.float32)
     )
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(file, "PNG")
     cleanup = [{"erosion": {"size": 3}}]
     for filters in (cleanup, []):
         about = {"class_names": ["ant", "bee"], "resize": "pad", "cleanup": filters}
-        served_model.ServedModel(cast("Any", SimpleNamespace(image_size=8)), about).answers([file.getvalue()])
+        predictor.ServedModel(cast("Any", SimpleNamespace(image_size=8)), about).answers([file.getvalue()])
         trained_on = preprocessing.pictures([file.getvalue()], image_size=8, resize="pad", cleanup=filters)[0]
         assert isinstance(trained_on, preprocessing.Picture)
         assert seen[-1].tobytes() == trained_on.pixels

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
-from bccp import preprocessing, tables
-from bccp.duplicates import duplicate_groups
-from bccp.errors import BCCPError
-from bccp.preprocessing import UnreadableImageError, decode, fit, has_own_days, pillow_limits, place
+from bccp.core.errors import BCCPError
+from bccp.data import preprocessing, tables
+from bccp.data.duplicates import duplicate_groups
+from bccp.data.preprocessing import UnreadableImageError, decode, fit, has_own_days, pillow_limits, place
 
 MAX_PIXELS = 1_000_000
 

@@ -13,16 +13,18 @@ import pytest
 from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from wandb_stand_in import WandbStandIn
 
-from bccp import mlflow_model, promotion, registry, served_model, wandb_sync
 from bccp.cli.app import call
-from bccp.config import encode
-from bccp.errors import BCCPError
-from bccp.pipeline import _Pipeline
-from bccp.registry import VERSION_TAG
-from bccp.run_summary import Summary
-from bccp.step_runner import what_is_meant
-from bccp.tracking import Ledger
-from bccp.wandb_artifacts import alias
+from bccp.core.config import encode
+from bccp.core.errors import BCCPError
+from bccp.core.run_summary import Summary
+from bccp.evaluation import promotion
+from bccp.models import mlflow_flavor, predictor
+from bccp.pipeline.runner import _Pipeline
+from bccp.pipeline.step_runner import what_is_meant
+from bccp.tracking import registry, wandb_sync
+from bccp.tracking.registry import VERSION_TAG
+from bccp.tracking.store import Ledger
+from bccp.tracking.wandb_artifacts import alias
 
 NAME = "made-up"
 
@@ -162,14 +164,14 @@ def test_a_run_that_is_stopped_in_between_is_mended_by_the_next(world: World, mo
 def test_images_that_the_champion_was_trained_on_are_left_out_and_that_is_said(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fingerprints = mlflow_model.fingerprints
+    fingerprints = mlflow_flavor.fingerprints
     seen = np.concatenate([world.images[:5], world.images[60:]])  # five of Monday's test images, say of another split
 
     def trained_on(digests: Any) -> Any:
         return fingerprints([hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in seen])
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_model, "fingerprints", trained_on)
+        patch.setattr(mlflow_flavor, "fingerprints", trained_on)
         world.test(world.model(wrong=TUESDAY[:10], seed=1))
     capsys.readouterr()
     # it is wrong on the images that the champion knows by heart, which does not count
@@ -186,7 +188,7 @@ def test_a_champion_of_other_classes_is_not_compared(world: World) -> None:
         NAME,
         other,
         run_id=world.ledger.start("elsewhere"),
-        write=lambda place: mlflow_model.write(place, world.ledger.fetch(f"model:{other}"), seen=np.array([], np.uint64)),
+        write=lambda place: mlflow_flavor.write(place, world.ledger.fetch(f"model:{other}"), seen=np.array([], np.uint64)),
     )
     registry.promote(world.ledger, NAME, str(version.version))
     name, reason = verdict(world, world.model(seed=1))
@@ -240,13 +242,13 @@ def test_a_packed_model_answers_as_the_model_itself_and_holds_no_pickle(
 
     monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the model's code in front
     version = world.model(seed=1)
-    mlflow_model.write(tmp_path / "packed", world.ledger.fetch(f"model:{version}"), seen=np.array([3, 1], np.uint64))
+    mlflow_flavor.write(tmp_path / "packed", world.ledger.fetch(f"model:{version}"), seen=np.array([3, 1], np.uint64))
     assert not [path for path in (tmp_path / "packed").rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle")]
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "packed"))
     example = loaded.input_example
     assert len(example) == 2
     said = loaded.predict(example)
-    own = served_model.load(world.ledger.fetch(f"model:{version}")).answers(example["image"].tolist())
+    own = predictor.load(world.ledger.fetch(f"model:{version}")).answers(example["image"].tolist())
     assert said["class"].tolist() == [answer.label for answer in own]
     assert said["probability"].tolist() == pytest.approx([answer.probability for answer in own])
 
@@ -267,5 +269,5 @@ def test_a_model_that_is_registered_can_be_opened_by_its_name(world: World) -> N
     world.test(digest)
     ledger = Ledger(world.ledger.uri)
     place = registry.fetch(ledger, registry.find(ledger, f"models:/{NAME}@champion"), world.place)
-    assert served_model.load(place).classes == CLASSES
-    assert (place / mlflow_model.TRAINED_ON).is_file()
+    assert predictor.load(place).classes == CLASSES
+    assert (place / mlflow_flavor.TRAINED_ON).is_file()

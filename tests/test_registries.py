@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bccp import config_schema, keys, registries
-from bccp.errors import BCCPError
-from bccp.registries import LOSSES, SAMPLERS, SOURCES, Entry, Registry, SamplerEntry
+from bccp.core import config_schema, registries
+from bccp.core.errors import BCCPError
+from bccp.core.registries import LOSSES, SAMPLERS, SOURCES, Entry, Registry, SamplerEntry
+from bccp.pipeline import cache_keys
 
 TABLES = {name: table for name, table in vars(registries).items() if isinstance(table, Registry)}
 
@@ -23,7 +24,8 @@ def test_every_entry_is_where_its_table_says(table: str, name: str) -> None:
 
 
 def test_the_tables_are_read_without_importing_what_they_name(root: Path) -> None:
-    code = "import sys, bccp.registries; print(sorted({'numpy', 'pandas', 'torch', 'mlflow', 'bccp.samplers'} & set(sys.modules)))"
+    heavy = {"numpy", "pandas", "torch", "mlflow", "bccp.data.replay_samplers"}
+    code = f"import sys, bccp.core.registries; print(sorted({heavy} & set(sys.modules)))"
     env = os.environ | {"PYTHONPATH": str(root / "src")}
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout == "[]\n"
 
@@ -47,18 +49,25 @@ def test_an_unknown_name_is_refused_with_those_that_there_are_and_the_nearest_on
     [("train", "losses/gce", "samplers"), ("cp_sampling", "samplers", "cleanup"), ("preprocessing", "cleanup", "samplers")],
 )
 def test_a_steps_key_has_the_modules_of_the_tables_that_it_looks_up_alone(root: Path, step: str, inside: str, outside: str) -> None:
-    found = set(keys.source_digests(root / step / "run.py"))
+    found = set(cache_keys.source_digests(root / step / "run.py"))
     assert f"src/bccp/{inside}.py" in found
     assert f"src/bccp/{outside}.py" not in found
 
 
 def test_a_new_sampler_is_one_line_beside_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SAMPLERS.entries, "first_ones", SamplerEntry("bccp.samplers:sample_all"))
+    monkeypatch.setitem(SAMPLERS.entries, "first_ones", SamplerEntry("bccp.data.replay_samplers:sample_all"))
     SAMPLERS.check("first_ones")
     assert SAMPLERS["first_ones"] is SAMPLERS["all"]
     assert list(SAMPLERS)[-1] == "first_ones"
 
 
 def test_each_module_of_a_table_is_named_once() -> None:
-    table = Registry("a.b", {"x": Entry("bccp.samplers:f"), "y": Entry("bccp.losses.gce:g"), "z": Entry("bccp.samplers:h")})
-    assert table.modules() == ["bccp.losses.gce", "bccp.samplers"]
+    table = Registry(
+        "a.b",
+        {
+            "x": Entry("bccp.data.replay_samplers:f"),
+            "y": Entry("bccp.models.fitting.losses.gce:g"),
+            "z": Entry("bccp.data.replay_samplers:h"),
+        },
+    )
+    assert table.modules() == ["bccp.models.fitting.losses.gce", "bccp.data.replay_samplers"]

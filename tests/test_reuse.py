@@ -18,12 +18,13 @@ from stub_steps import FETCH, FEW, QUIET, Stubs, all_runs, ledger, plan, run
 from uv_stand_in import Tool
 
 import bccp
-from bccp import step_graph, tracking
-from bccp.errors import BCCPError
-from bccp.home import checkpoint_path
-from bccp.step import RunningStep
-from bccp.step_context import Context, Step
-from bccp.wandb_mirror import NoMirror
+from bccp.core import step_graph
+from bccp.core.errors import BCCPError
+from bccp.core.home import checkpoint_path
+from bccp.core.step_context import Context, Step
+from bccp.pipeline.step import RunningStep
+from bccp.tracking import store
+from bccp.tracking.wandb_run import NoMirror
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_tampered_output_is_noticed_and_made_again_for_good(
     stubs: Stubs, home: Path, remote: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if remote:  # what is downloaded is kept as a copy
-        monkeypatch.setattr(tracking, "local_path", lambda uri: None)
+        monkeypatch.setattr(store, "local_path", lambda uri: None)
     first = run(FEW)
     stubs.took()
     tampered = list(home.rglob("given_labels*/given.json"))
@@ -135,7 +136,7 @@ def test_a_tampered_output_is_noticed_and_made_again_for_good(
 
 
 def test_of_a_remote_store_a_copy_that_was_changed_is_fetched_again(stubs: Stubs, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "local_path", lambda uri: None)
+    monkeypatch.setattr(store, "local_path", lambda uri: None)
     run(FETCH)
     (copy,) = (home / "cache" / "artifacts").glob("raw_data-*/given.json")
     before = copy.read_text()
@@ -208,7 +209,7 @@ def test_without_the_cache_nobody_waits_for_work_that_is_not_taken(home: Path, m
 
         step.shared("student", {"a": 1}, compute)
 
-    monkeypatch.setattr(tracking.FileLock, "acquire", _at_once(tracking.FileLock.acquire))
+    monkeypatch.setattr(store.FileLock, "acquire", _at_once(store.FileLock.acquire))
     share("one")
     assert len(set(kept)) == 2
 
@@ -228,7 +229,7 @@ def test_without_the_cache_no_step_waits_for_anothers_run(stubs: Stubs, monkeypa
         work(step)
 
     monkeypatch.setattr(stubs, "_run", run_another)
-    monkeypatch.setattr(tracking.FileLock, "acquire", _at_once(tracking.FileLock.acquire))
+    monkeypatch.setattr(store.FileLock, "acquire", _at_once(store.FileLock.acquire))
     run(FETCH, "main.cache=false")
     assert ended[0]["status"] == "finished"
 
@@ -280,7 +281,7 @@ def test_a_fully_reused_pipeline_imports_neither_torch_nor_lightning_nor_wandb(s
     run()
     script = f"""
 import sys
-from bccp.command_line import main
+from bccp.pipeline.hydra_app import main
 assert main({["main.threads=1"]!r}) == 0
 print(sorted({{"torch", "lightning", "torchvision", "wandb"}} & set(sys.modules)))
 """

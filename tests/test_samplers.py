@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 from test_cp_sampling import make_buffer
 
-from bccp import cp_sampling, samplers
-from bccp.cp_sampling import closest_pairs, random_sample
-from bccp.registries import SAMPLERS
-from bccp.samplers import Sample, class_budgets, herd, spread
+from bccp.core.registries import SAMPLERS
+from bccp.data import replay_samplers
+from bccp.data.closest_pairs import DISTANCES, closest_pairs, random_sample
+from bccp.data.replay_samplers import Sample, class_budgets, herd, spread
 
 CHOOSERS = sorted(set(SAMPLERS) - {"none", "all"})
 NEED_EMBEDDINGS = sorted(name for name, entry in SAMPLERS.entries.items() if entry.needs_embeddings)
@@ -53,7 +53,7 @@ def test_each_gives_so_many_images_none_twice_and_the_same_again(kind: str, n_ch
     assert sample.image_idx.dtype == np.int64
     assert len(np.unique(sample.image_idx)) == len(sample.image_idx) == len(sample.pair) == len(sample.distance) == n_chosen
     assert sample.image_idx.tolist() == choose(kind, embeddings, labels, n_chosen).image_idx.tolist()
-    made_of_pairs = kind in cp_sampling.DISTANCES
+    made_of_pairs = kind in DISTANCES
     assert (sample.pair >= 0).all() if made_of_pairs else (sample.pair == -1).all()
     assert np.isnan(sample.distance).any() == (n_chosen > 0 and not made_of_pairs)
 
@@ -138,7 +138,7 @@ def test_herding_of_a_small_case_is_that_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("gram_rows", [8192, 10])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_herding_is_the_literal_greedy_choice(gram_rows: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "_GRAM_ROWS", gram_rows)
+    monkeypatch.setattr(replay_samplers, "_GRAM_ROWS", gram_rows)
     vectors = np.random.default_rng(1).standard_normal((60, 5)).astype(np.float32) + np.float32(shift)
     vectors[7] = 0
     assert herd(vectors, n_chosen=40).tolist() == slow_herd(vectors, 40)
@@ -165,8 +165,8 @@ def test_diverse_of_a_small_case_is_that_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("candidates", [1024, 12, 1])
 @pytest.mark.parametrize("chunk_rows", [4096, 17])
 def test_diverse_is_the_literal_greedy_choice(candidates: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "_CANDIDATES", candidates)
-    monkeypatch.setattr(samplers, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(replay_samplers, "_CANDIDATES", candidates)
+    monkeypatch.setattr(replay_samplers, "_CHUNK_ROWS", chunk_rows)
     vectors = np.random.default_rng(2).standard_normal((90, 4)).astype(np.float32)
     vectors[11] = 0
     vectors[12] *= 1e6
@@ -175,7 +175,7 @@ def test_diverse_is_the_literal_greedy_choice(candidates: int, chunk_rows: int, 
 
 @pytest.mark.parametrize("candidates", [1024, 7, 1])
 def test_diverse_takes_duplicates_last_and_in_order(candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samplers, "_CANDIDATES", candidates)
+    monkeypatch.setattr(replay_samplers, "_CANDIDATES", candidates)
     rng = np.random.default_rng(3)
     originals = rng.standard_normal((10, 30)).astype(np.float32)
     vectors = np.concatenate([originals, originals * 3, originals * np.float32(0.1)])

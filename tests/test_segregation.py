@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from fake_step import FakeStep, load_run
 
-from bccp import corruption, segregation, tables
-from bccp.errors import BCCPError
-from bccp.images import open_days
-from bccp.segregation import Segregated, Shares, segregate
+from bccp.core.errors import BCCPError
+from bccp.data import corruption, segregation, tables
+from bccp.data.dataset import open_days
+from bccp.data.segregation import Segregated, Shares, segregate
 
 SHARES = Shares(tuesday_fraction=0.5, test_size=0.2, val_size=0.25)
 

@@ -24,11 +24,11 @@ import pytest
 import yaml
 
 import bccp
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.processes import process_start
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.core.processes import process_start
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
 QUICK += ["tracking.wandb=disabled"]

@@ -23,8 +23,9 @@ from made_up_models import CLASSES, MONDAY, TUESDAY, World
 from PIL import Image
 from test_server import free_port, kill, mlflow_server
 
-from bccp import registry, served_model
 from bccp.cli.app import call
+from bccp.models import predictor
+from bccp.tracking import registry
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def test_the_served_champion_answers_on_image_files_and_survives_garbage(
         assert call(["rollback", "--model", "made-up"]) == 0
         assert str(registry.champion(world.ledger, "made-up").version) == "1"
         with served("models:/made-up@champion", tmp_path, world.ledger.uri) as (address, process):
-            own = served_model.load(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))
+            own = predictor.load(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))
             rows = [{"image": base64.b64encode(data).decode()} for data in files().values()]
             status, said = post(address, {"dataframe_records": rows})
             assert status == 200

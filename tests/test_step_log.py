@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import stub_steps
 
-from bccp import bars, command_line, pipeline, step_log
-from bccp.errors import BCCPError
+from bccp.core import logs, progress
+from bccp.core.errors import BCCPError
+from bccp.pipeline import hydra_app, runner
 
 Stubs = stub_steps.Stubs
 
@@ -42,7 +43,7 @@ def test_a_log_has_what_is_said_logged_and_warned_of_and_the_error_but_no_passwo
     path = tmp_path / "run" / "train.log"
 
     def work() -> None:
-        step_log.say("  train: from https://me:passw0rd@host/x")
+        logs.say("  train: from https://me:passw0rd@host/x")
         logging.getLogger("a.library").warning("is near")
         logging.getLogger("a.library").debug("a detail")
         warnings.warn("is old", FutureWarning, stacklevel=1)
@@ -50,9 +51,9 @@ def test_a_log_has_what_is_said_logged_and_warned_of_and_the_error_but_no_passwo
 
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        with pytest.raises(ValueError, match="too far"), step_log.logged(path):
+        with pytest.raises(ValueError, match="too far"), logs.logged(path):
             work()
-        step_log.say("afterwards")
+        logs.say("afterwards")
         logging.getLogger("a.library").warning("afterwards")
     text = path.read_text(encoding="utf-8")
     parts = (
@@ -72,8 +73,8 @@ def test_a_log_has_what_is_said_logged_and_warned_of_and_the_error_but_no_passwo
 def test_a_log_that_cannot_be_written_is_done_without(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").touch()
     for path in (tmp_path / "run" / "train.log", Path("/dev/full"), None):
-        with step_log.logged(path):
-            step_log.say("said")
+        with logs.logged(path):
+            logs.say("said")
     assert capfd.readouterr() == ("said\n" * 3, "")
 
 
@@ -88,7 +89,7 @@ def test_every_step_that_runs_has_a_log_and_the_error_of_one_names_it(
 
     stubs.failing = "segregation"
     capfd.readouterr()
-    assert command_line.main([*stub_steps.QUIET, stub_steps.FEW]) == 1
+    assert hydra_app.main([*stub_steps.QUIET, stub_steps.FEW]) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     log = Path(last.partition("its log: ")[2].partition(")")[0])
     assert last == f"error: RuntimeError: segregation breaks (its log: {log}) (this is a fault in BCCP: please report it)"
@@ -97,7 +98,7 @@ def test_every_step_that_runs_has_a_log_and_the_error_of_one_names_it(
     def refuse(step: object) -> None:
         raise BCCPError("no: give another")
 
-    monkeypatch.setattr(pipeline, "load_step", lambda name: type("Module", (), {"run": staticmethod(refuse)}))
+    monkeypatch.setattr(runner, "load_step", lambda name: type("Module", (), {"run": staticmethod(refuse)}))
     with pytest.raises(BCCPError, match=r"no: give another \(its log: .*/segregation\.log\)"):
         stub_steps.run(stub_steps.FEW)
 
@@ -135,28 +136,28 @@ def test_a_terminal_sees_bars_and_lines_above_them_and_everything_else_only_the_
 
 
 def test_the_bar_of_a_loop_is_gone_at_its_end_and_there_again_with_the_next_such_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars, "on_terminal", lambda: True)
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
 
     def seen() -> list[tuple[str, float, float | None]]:
-        assert bars._display is not None
-        return [(task.description, task.completed, task.total) for task in bars._display.tasks if task.visible]
+        assert progress._display is not None
+        return [(task.description, task.completed, task.total) for task in progress._display.tasks if task.visible]
 
     step = ("train", 6, 8)
-    with bars.display("train", done=6, total=8):
-        bars.show("epochs", 2, 3)
-        bars.show("images", 5, 9)
+    with progress.display("train", done=6, total=8):
+        progress.show("epochs", 2, 3)
+        progress.show("images", 5, 9)
         assert seen() == [step, ("  epochs", 2, 3), ("  images", 5, 9)]
-        bars.show("epochs", 3, 3)
+        progress.show("epochs", 3, 3)
         assert seen() == [step, ("  images", 5, 9)]
-        bars.show("epochs", 1, 4)  # of another round
+        progress.show("epochs", 1, 4)  # of another round
         assert seen() == [step, ("  epochs", 1, 4), ("  images", 5, 9)]
 
 
 def test_a_display_within_another_is_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bars, "on_terminal", lambda: True)
-    with bars.display("outer", done=0, total=2):
-        with bars.display("inner", done=0, total=2):
-            bars.show("epochs", 1, 2)
-        assert bars._display is not None
-        assert [task.description for task in bars._display.tasks] == ["outer", "  epochs"]
-    assert (bars._display, bars._tasks) == (None, {})
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
+    with progress.display("outer", done=0, total=2):
+        with progress.display("inner", done=0, total=2):
+            progress.show("epochs", 1, 2)
+        assert progress._display is not None
+        assert [task.description for task in progress._display.tasks] == ["outer", "  epochs"]
+    assert (progress._display, progress._tasks) == (None, {})

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bccp import command_line
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.sweep_plan import plan
+from bccp.core.errors import BCCPError
+from bccp.pipeline import hydra_app
+from bccp.pipeline.sweeps.plan import plan
 
 
 def test_jobs_and_the_different_runs_of_each_step_are_counted(home: Path) -> None:
@@ -71,8 +71,8 @@ def test_a_sweep_that_lacks_something_is_refused_before_its_first_job(
     words: list[str], sentence: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr(command_line, "_job", pytest.fail)
-    assert command_line.main(["-m", "hydra/launcher=basic", *words]) == 1
+    monkeypatch.setattr(hydra_app, "_job", pytest.fail)
+    assert hydra_app.main(["-m", "hydra/launcher=basic", *words]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
 
 

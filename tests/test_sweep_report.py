@@ -22,15 +22,17 @@ import yaml
 from omegaconf import OmegaConf
 from wandb_stand_in import WandbStandIn
 
-from bccp import command_line, sweep_plots, sweep_report, sweep_results, wandb_sync
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.paths import ROOT
-from bccp.run_summary import Summary
-from bccp.step_graph import STEPS
-from bccp.sweep_results import Job, Sweep, aggregate, best, gather, interval
-from bccp.tracking import Ledger
+from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
+from bccp.core.run_summary import Summary
+from bccp.core.step_graph import STEPS
+from bccp.pipeline import hydra_app
+from bccp.reporting import sweep_data, sweep_plots, sweep_report
+from bccp.reporting.sweep_data import Job, Sweep, aggregate, best, gather, interval
+from bccp.tracking import wandb_sync
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUIET = "tracking.wandb=disabled"
 TYPES = {"none": 0.80, "all": 0.90, "random": 0.84, "l1_norm": 0.88}
@@ -60,7 +62,7 @@ def configured(overrides: Sequence[str]) -> dict[str, Any]:
 
 def record(number: int, overrides: Sequence[str], status: str = "finished", error: str | None = None, **metrics: float) -> Job:
     """A job as its summary tells of it; ``test_accuracy=0.9`` is the figure ``test/accuracy``."""
-    return sweep_results.job_record(number, summary(overrides, status, error, **metrics), overrides)
+    return sweep_data.job_record(number, summary(overrides, status, error, **metrics), overrides)
 
 
 def summary(overrides: Sequence[str], status: str = "finished", error: str | None = None, **metrics: float) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def test_jobs_that_were_refused_at_once_are_in_their_cells() -> None:
         refused = summary([f"cp_sampling.ratio={ratio}"], "failed", "not accepted")
         refused["config"]["train"]["random_seed"] = "${main.random_seed}"  # not resolved yet
         refused["config"]["data"]["path"] = "images"  # not absolute yet
-        jobs.append(sweep_results.job_record(number, refused, [f"cp_sampling.ratio={ratio}"]))
+        jobs.append(sweep_data.job_record(number, refused, [f"cp_sampling.ratio={ratio}"]))
     assert [(axis.key, axis.values) for axis in of(jobs).axes] == [("cp_sampling.ratio", ("0.1", "0.4", "1.5"))]
     assert of(jobs).seeds == ()
 
@@ -269,7 +271,7 @@ def test_jobs_that_were_refused_at_once_are_in_their_cells() -> None:
     "said", [None, [], {}, {"status": "finished", "metrics": {"test/accuracy": None, "a": "b"}, "steps": 5, "config": []}, {"status": 3}]
 )
 def test_a_summary_may_hold_anything(said: Any) -> None:
-    job = sweep_results.job_record(0, said, ["train.epochs=3", "~", "a=[", "data.path='${oc.env:BCCP_SECRET_AB12}'"])
+    job = sweep_data.job_record(0, said, ["train.epochs=3", "~", "a=[", "data.path='${oc.env:BCCP_SECRET_AB12}'"])
     assert job.status == ("finished" if said and said["status"] == "finished" else "unfinished")
     assert job.overrides[-1] == "data.path='(hidden)'"
     sweep = of([job])
@@ -476,7 +478,7 @@ def test_the_newest_sweep_is_reported_on_and_a_wrong_folder_is_named(
 
 
 def test_what_draws_is_loaded_only_when_the_home_is_known() -> None:
-    loaded = "import sys, bccp.sweep_report; print('matplotlib' in sys.modules)"
+    loaded = "import sys, bccp.reporting.sweep_report; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -492,13 +494,13 @@ def test_a_sweep_ends_with_its_report_also_when_a_job_fails_and_a_report_that_fa
             raise BCCPError("no luck")
         return done
 
-    monkeypatch.setattr(command_line, "run_composed", run)
-    monkeypatch.setattr(command_line, "report", lambda *_: "")
+    monkeypatch.setattr(hydra_app, "run_composed", run)
+    monkeypatch.setattr(hydra_app, "report", lambda *_: "")
     sweep = ["-m", "hydra/launcher=basic", "train.epochs=1,2,3", QUIET]  # another runs jobs elsewhere, where nothing is replaced
-    assert command_line.main(sweep) == 1
+    assert hydra_app.main(sweep) == 1
     (folder,) = (home / "outputs").iterdir()
     assert f"sweep report: {folder}/sweep.html" in capsys.readouterr().out.splitlines()
     assert "2 of 3" in (folder / "sweep.html").read_text()
     monkeypatch.setattr(sweep_report, "read_sweep", lambda folder: 1 / 0)
-    assert command_line.main([*sweep[:2], "train.epochs=1,3", QUIET]) == 0
+    assert hydra_app.main([*sweep[:2], "train.epochs=1,3", QUIET]) == 0
     assert "warning: the sweep has no report (division by zero): bccp sweep-report " in capsys.readouterr().out

@@ -27,14 +27,17 @@ from omegaconf import OmegaConf
 from test_pipeline import make_images
 
 import bccp
-from bccp import command_line, paths, sweep_jobs, sweep_resources, sweeps, tables
-from bccp.backends import ledger_uri
-from bccp.errors import BCCPError
-from bccp.processes import descendants, lives, process_start
-from bccp.step_graph import MAKER
-from bccp.sweep_resources import share
-from bccp.threads import default_threads
-from bccp.tracking import Ledger
+from bccp.core import paths
+from bccp.core.errors import BCCPError
+from bccp.core.processes import descendants, lives, process_start
+from bccp.core.runtime.threads import default_threads
+from bccp.core.step_graph import MAKER
+from bccp.data import tables
+from bccp.pipeline import hydra_app
+from bccp.pipeline.sweeps import jobs, resources, sweep
+from bccp.pipeline.sweeps.resources import share
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
 QUIET = ["tracking.wandb=disabled"]
@@ -125,24 +128,24 @@ def test_more_jobs_at_once_than_cores_are_refused(wanted: int, threads: int | No
 def test_what_the_processes_of_a_job_say_goes_to_its_log_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(sweep_jobs.PARENT, f"{os.getppid()} {process_start(os.getppid())}")  # as in a launcher's process
-    monkeypatch.setattr(sweeps, "end_with", lambda _: None)
-    with sweep_jobs.job(tmp_path / "0"):
+    monkeypatch.setenv(jobs.PARENT, f"{os.getppid()} {process_start(os.getppid())}")  # as in a launcher's process
+    monkeypatch.setattr(sweep, "end_with", lambda _: None)
+    with jobs.job(tmp_path / "0"):
         subprocess.run(["sh", "-c", "echo said; echo told >&2"], check=True)
     print("after")
-    assert (tmp_path / "0" / sweep_jobs.LOG).read_text() == "said\ntold\n"
+    assert (tmp_path / "0" / jobs.LOG).read_text() == "said\ntold\n"
     assert capfd.readouterr() == ("after\n", "")
 
 
 def test_what_a_job_says_goes_to_its_log_alone_and_without_passwords(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with sweep_jobs.job(tmp_path / "3"):
+    with jobs.job(tmp_path / "3"):
         kept = sys.stdout
         for text in ("train: ru", "ns\n  train: epoch 1\n"):
             print(text, end="")
         print("postgresql://me:passw0rd@host/db", file=sys.stderr)
         print("half", end="")
     print("too late", file=kept)  # as the handler of a library does that was loaded meanwhile
-    assert (tmp_path / "3" / sweep_jobs.LOG).read_text() == "train: runs\n  train: epoch 1\npostgresql://host/db\nhalf\n"
+    assert (tmp_path / "3" / jobs.LOG).read_text() == "train: runs\n  train: epoch 1\npostgresql://host/db\nhalf\n"
     assert capsys.readouterr() == ("", "")
 
 
@@ -162,7 +165,7 @@ def test_many_machines_do_not_share_a_file(
     about = {"runtime": {"choices": {"hydra/launcher": choices}}, "launcher": launcher}
     composed = OmegaConf.create({"hydra": about, "tracking": {"mlflow_uri": None, "shared_folder": False}})
     with pytest.raises(BCCPError) as refused:
-        sweeps.begin(composed)
+        sweep.begin(composed)
     sentence = f"hydra/launcher={choices} runs jobs on many machines, which cannot share the file sqlite:///{home}/mlflow.db"
     assert str(refused.value).startswith(sentence)
     assert not (home / "outputs").exists()
@@ -195,10 +198,10 @@ def test_many_machines_do_not_look_for_artifacts_in_a_folder_of_one_unless_they_
     with tracking_server(place) as uri:
         sentence = f"hydra/launcher=ray runs jobs on many machines, but {uri} keeps its artifacts in /srv/mlflow/1, a folder of one: let a"
         with pytest.raises(BCCPError, match=re.escape(sentence)):
-            sweep_resources.check_reach("ray", uri, shared_folder=False)
-        sweep_resources.check_reach("ray", uri, shared_folder=True)
+            resources.check_reach("ray", uri, shared_folder=False)
+        resources.check_reach("ray", uri, shared_folder=True)
     with tracking_server("mlflow-artifacts:/1") as uri:  # it hands them out
-        sweep_resources.check_reach("ray", uri, shared_folder=False)
+        resources.check_reach("ray", uri, shared_folder=False)
 
 
 def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brings_it(
@@ -206,15 +209,15 @@ def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brin
 ) -> None:
     Plugins.instance()  # fills the store once
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "ray.yaml", raising=False)
-    assert command_line.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 2
+    assert hydra_app.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 2
     sentence = "error: hydra/launcher=ray needs a package that is not installed: pip install 'bccp[ray]'\n"
     assert capsys.readouterr().err == sentence
-    assert command_line.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
+    assert hydra_app.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
     assert "error: hydra/launcher=rai is unknown (did you mean 'ray'?): use one of basic, joblib, ray," in capsys.readouterr().err
 
 
 def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["-m", "hydra.launcher.n_jobs=1000", "train.epochs=1,2"]) == 1
+    assert hydra_app.main(["-m", "hydra.launcher.n_jobs=1000", "train.epochs=1,2"]) == 1
     sentence = f"1000 jobs at once with main.threads=1 need 1000 cores, and there are {default_threads()}"
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
     (path,) = (home / "outputs").glob("**/summary.json")
@@ -230,7 +233,7 @@ def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Pat
     ],
 )
 def test_no_job_and_no_trial_is_refused(home: Path, capsys: pytest.CaptureFixture[str], option: str, sentence: str) -> None:
-    assert command_line.main(["-m", "hydra/sweeper=optuna", option, "train.learning_rate=interval(0.1,0.2)"]) == 1
+    assert hydra_app.main(["-m", "hydra/sweeper=optuna", option, "train.learning_rate=interval(0.1,0.2)"]) == 1
     assert capsys.readouterr().err == f"error: {option} {sentence}\n"
 
 
@@ -243,13 +246,13 @@ def test_a_stopped_sweep_takes_its_jobs_off_slurm(tmp_path: Path, monkeypatch: p
     (tmp_path / "sweep" / ".submitit" / "17_0").mkdir(parents=True)
     for launcher in ("submitit_local", "submitit_slurm"):
         assert not (tmp_path / "cancelled").exists()  # a local job's number is that of a process
-        sweeps.Sweep(tmp_path / "sweep", "", [], 1, launcher, False).end_workers()
+        sweep.Sweep(tmp_path / "sweep", "", [], 1, launcher, False).end_workers()
     assert (tmp_path / "cancelled").read_text() == "17_0\n"
 
 
 def job_logs(home: Path) -> list[str]:
     """What each job of the newest sweep has said so far, in the order of their numbers."""
-    places = sorted((home / "outputs").glob(f"*/[0-9]*/{sweep_jobs.LOG}"), key=lambda path: int(path.parent.name))
+    places = sorted((home / "outputs").glob(f"*/[0-9]*/{jobs.LOG}"), key=lambda path: int(path.parent.name))
     return [place.read_text() for place in places]
 
 
@@ -293,7 +296,7 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
 
     shutil.copytree(there, missing)
     next(missing.rglob("*.png")).unlink()
-    assert command_line.main(["-m", *words, *QUIET, "hydra/launcher=basic"]) == 0
+    assert hydra_app.main(["-m", *words, *QUIET, "hydra/launcher=basic"]) == 0
     assert f"[3] data.path={missing} preprocessing.image_size=24: finished in" in capsys.readouterr().out
     summaries = [json.loads((newest(home) / str(job) / "summary.json").read_text()) for job in range(4)]
     again = [[step["status"] for step in summary["steps"][:2]] for summary in summaries]
@@ -302,7 +305,7 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
 
 def test_the_command_line_narrows_the_grid_of_an_experiment(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["+experiments=smoke", "cp_sampling.type=none", "cp_sampling.ratio=0.25", "noisy_labels.user_accuracy=0.8,0.9"]
-    assert command_line.main(["-m", *words, FIRST, *QUIET, "hydra/launcher=basic"]) == 0
+    assert hydra_app.main(["-m", *words, FIRST, *QUIET, "hydra/launcher=basic"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("sweep: 2 jobs, ")
     told = "[1] noisy_labels.user_accuracy=0.9: finished"
@@ -358,7 +361,7 @@ def test_a_worker_that_is_killed_is_told_and_what_is_left_can_be_done(home: Path
 def test_a_sweep_registers_its_models_and_promotes_none(home: Path, image_folder: Callable[..., Path]) -> None:
     images = image_folder({"ant": 24, "bee": 24})
     words = [*QUIET, *QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9", "hydra/launcher=basic"]
-    assert command_line.main(["-m", *words, "test.registered_model_name=tried"]) == 0
+    assert hydra_app.main(["-m", *words, "test.registered_model_name=tried"]) == 0
     client = ledger().client
     versions = client.search_model_versions("name = 'tried'")
     assert [version.tags["bccp.verdict"] for version in versions] == ["not asked"] * 2

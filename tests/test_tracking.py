@@ -17,13 +17,13 @@ import sqlalchemy
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from bccp import digests, endings
-from bccp.backends import ledger_uri
-from bccp.digests import digest_once, folder_digest
-from bccp.errors import BCCPError
-from bccp.home import scratch, sweep_scratch
-from bccp.processes import Interrupted, terminable
-from bccp.tracking import Ledger
+from bccp.core import digests, exit_codes
+from bccp.core.digests import digest_once, folder_digest
+from bccp.core.errors import BCCPError
+from bccp.core.home import scratch, sweep_scratch
+from bccp.core.processes import Interrupted, terminable
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 
 @pytest.fixture
@@ -267,10 +267,10 @@ def test_four_processes_may_use_a_new_home_at_once(tmp_path: Path) -> None:
 
 
 def test_a_refused_write_is_told_with_its_place_and_other_errors_stay_what_they_are(tmp_path: Path, home: Path) -> None:
-    full = endings.told(OSError(28, "No space left on device", str(tmp_path)))
+    full = exit_codes.told(OSError(28, "No space left on device", str(tmp_path)))
     assert isinstance(full, BCCPError)
     assert str(full).startswith(f"the disk that holds {tmp_path} is full")
-    database = endings.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    database = exit_codes.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
     assert str(database).startswith(f"the disk that holds {home} is full")
     bug = FileNotFoundError(2, "No such file", "x")
-    assert endings.told(bug) is bug
+    assert exit_codes.told(bug) is bug

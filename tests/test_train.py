@@ -20,14 +20,16 @@ import torch
 from fake_step import FakeStep, load_run
 from PIL import Image
 
-from bccp import batch_picture, mlflow_model, models, monday_model, starting_point, tables, train, training
-from bccp.config_schema import MondayModel
-from bccp.errors import BCCPError
-from bccp.images import Days, open_days
-from bccp.registry import register
-from bccp.step_runner import what_is_meant
-from bccp.tracking import Ledger
-from bccp.training_options import TrainingOptions
+from bccp.core.config_schema import MondayModel
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.data.dataset import Days, open_days
+from bccp.models import batch_preview, classifier, initialization, mlflow_flavor, monday_model, training_set
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingOptions
+from bccp.pipeline.step_runner import what_is_meant
+from bccp.tracking.registry import register
+from bccp.tracking.store import Ledger
 
 CLASSES = ["ant", "bee", "cat"]
 RECIPE = MondayModel(
@@ -87,7 +89,7 @@ def test_the_training_set_is_the_cleansed_target_day_and_the_replay() -> None:
     days = make_days()
     cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
     replay = days.ids("monday", "train")[::3]
-    found = train.training_set(days, cleansed, posterior, replay)
+    found = training_set.training_set(days, cleansed, posterior, replay)
     kept = [image for image, weight in zip(cleansed["image"], cleansed["weight"], strict=True) if weight > 0]
     assert found.ids == sorted([*kept, *replay])
     assert set(kept).isdisjoint(replay)
@@ -106,8 +108,8 @@ def test_the_order_of_the_tables_does_not_matter() -> None:
     cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
     replay = days.ids("monday", "train")
     order = np.random.default_rng(0).permutation(len(cleansed))
-    a = train.training_set(days, cleansed, posterior, replay)
-    b = train.training_set(days, cleansed.iloc[order], posterior[order], replay[::-1])
+    a = training_set.training_set(days, cleansed, posterior, replay)
+    b = training_set.training_set(days, cleansed.iloc[order], posterior[order], replay[::-1])
     assert a.ids == b.ids
     np.testing.assert_array_equal(a.targets, b.targets)
     np.testing.assert_array_equal(a.weights, b.weights)
@@ -116,10 +118,10 @@ def test_the_order_of_the_tables_does_not_matter() -> None:
 def test_where_monday_is_the_target_nothing_is_replayed_and_only_training_images_are_trained_on() -> None:
     days = make_days("monday", truth_known=False)
     cleansed, posterior = make_cleansed(sorted(days.splits.index))
-    found = train.training_set(days, cleansed, posterior, replay_ids=["00.png"])
+    found = training_set.training_set(days, cleansed, posterior, replay_ids=["00.png"])
     assert set(found.ids) < set(days.ids("monday", "train"))
     assert len(found.ids) > 10
-    validation = train.validation_set(days, cleansed, posterior)
+    validation = training_set.validation_set(days, cleansed, posterior)
     weights = dict(zip(cleansed["image"], cleansed["weight"], strict=True))
     assert validation.ids == [image for image in days.ids("monday", "val") if weights[image] > 0]
     (position,) = np.flatnonzero(cleansed["image"] == validation.ids[0])
@@ -130,7 +132,7 @@ def test_where_monday_is_the_target_nothing_is_replayed_and_only_training_images
 def test_validation_has_mondays_trusted_labels_where_there_are_any(target_day: str, truth_known: bool) -> None:
     days = make_days(target_day, truth_known=truth_known)
     cleansed, posterior = make_cleansed(days.ids(target_day, "train"))
-    found = train.validation_set(days, cleansed, posterior)
+    found = training_set.validation_set(days, cleansed, posterior)
     assert found.ids == days.ids("monday", "val") != []
     assert [CLASSES[int(k)] for k in found.targets.argmax(1)] == days.splits.loc[found.ids, "label"].tolist()
     assert set(found.weights) == {1}
@@ -142,46 +144,46 @@ def test_what_does_not_belong_together_is_refused_in_one_sentence() -> None:
     cleansed, posterior = make_cleansed(ids)
     replay = days.ids("monday", "train")
     with pytest.raises(BCCPError, match=r"the image '\d+.png' is in the training set twice"):
-        train.training_set(days, cleansed, posterior, [*replay, replay[0]])
+        training_set.training_set(days, cleansed, posterior, [*replay, replay[0]])
     with pytest.raises(BCCPError, match=r"replay_sample names the image 'x\.png'"):
-        train.training_set(days, cleansed, posterior, ["x.png"])
+        training_set.training_set(days, cleansed, posterior, ["x.png"])
     with pytest.raises(BCCPError, match=r"cleansed_labels names the image 'y\.png'"):
-        train.training_set(days, cleansed.assign(image=["y.png", *ids[1:]]), posterior, replay)
+        training_set.training_set(days, cleansed.assign(image=["y.png", *ids[1:]]), posterior, replay)
     with pytest.raises(BCCPError, match=r"posterior of shape \(\d+, 2\), not \(\d+, 3\)"):
-        train.training_set(days, cleansed, posterior[:, :2], replay)
+        training_set.training_set(days, cleansed, posterior[:, :2], replay)
     with pytest.raises(BCCPError, match="no image is left to train on"):
-        train.training_set(days, cleansed.assign(weight=0.0), posterior, [])
+        training_set.training_set(days, cleansed.assign(weight=0.0), posterior, [])
 
 
 def test_balanced_class_weights_let_each_class_weigh_the_same() -> None:
     rng = np.random.default_rng(0)
     targets, weights = rng.dirichlet([5, 1, 0.5], 40).astype(np.float32), rng.random(40).astype(np.float32)
-    factors = train.balanced_class_weights(targets, weights)
+    factors = training_set.balanced_class_weights(targets, weights)
     by_class = factors * (weights @ targets)
     np.testing.assert_allclose(by_class, by_class[0], rtol=1e-5)
     assert by_class.sum() == pytest.approx(weights.sum(), rel=1e-5)
-    absent = train.balanced_class_weights(np.eye(3, dtype=np.float32)[[0, 0, 2]], np.ones(3, np.float32))
+    absent = training_set.balanced_class_weights(np.eye(3, dtype=np.float32)[[0, 0, 2]], np.ones(3, np.float32))
     np.testing.assert_allclose(absent, [0.75, 0, 1.5])
 
 
 def test_balance_is_kept_in_the_loss_or_in_what_an_epoch_draws() -> None:
     rng = np.random.default_rng(0)
-    images = train.LabelledImages(list("abcdefgh"), rng.dirichlet([5, 1, 0.5], 8).astype(np.float32), np.ones(8, np.float32))
+    images = training_set.LabelledImages(list("abcdefgh"), rng.dirichlet([5, 1, 0.5], 8).astype(np.float32), np.ones(8, np.float32))
     setting = SimpleNamespace(class_weights=False, balanced_sampling=False)
-    assert train.balance(setting, images) == {}
+    assert training_set.balance(setting, images) == {}
     setting.balanced_sampling = True
-    (shares,) = train.balance(setting, images._replace(targets=np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]])).values()
+    (shares,) = training_set.balance(setting, images._replace(targets=np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]])).values()
     np.testing.assert_allclose([shares[:5].sum(), shares[5:7].sum(), shares[7]], 8 / 3, rtol=1e-6)
     setting.class_weights = True
-    np.testing.assert_array_equal(train.balance(setting, images)["class_weights"], train.balanced_class_weights(*images[1:]))
+    np.testing.assert_array_equal(training_set.balance(setting, images)["class_weights"], training_set.balanced_class_weights(*images[1:]))
 
 
 def test_a_subset_has_so_many_images_of_the_wanted_classes_and_is_drawn_by_the_seed() -> None:
     targets = np.eye(3, dtype=np.float32)[[0] * 8 + [1] * 5 + [2] * 2] * 0.8 + 0.1
-    images = train.LabelledImages([f"{n:02d}.png" for n in range(15)], targets, np.arange(1, 16, dtype=np.float32))
+    images = training_set.LabelledImages([f"{n:02d}.png" for n in range(15)], targets, np.arange(1, 16, dtype=np.float32))
 
     def numbers(wanted: dict[str, Any] | None, seed: int = 0) -> list[int]:
-        found = train.subset(images, CLASSES, wanted, seed=seed)
+        found = training_set.subset(images, CLASSES, wanted, seed=seed)
         chosen = [int(image[:2]) for image in found.ids]
         np.testing.assert_array_equal(found.targets, targets[chosen])
         np.testing.assert_array_equal(found.weights, images.weights[chosen])
@@ -196,7 +198,7 @@ def test_a_subset_has_so_many_images_of_the_wanted_classes_and_is_drawn_by_the_s
     with pytest.raises(BCCPError, match=r"train\.subset names the unknown class 'bea': use ant, bee, cat \(did you mean 'bee'"):
         numbers({"classes": ["bea"]})
     with pytest.raises(BCCPError, match=r"train\.subset leaves no image to train on: none is of the classes cat"):
-        train.subset(images._replace(targets=np.eye(3, dtype=np.float32)[[0] * 15]), CLASSES, {"classes": ["cat"]}, seed=0)
+        training_set.subset(images._replace(targets=np.eye(3, dtype=np.float32)[[0] * 15]), CLASSES, {"classes": ["cat"]}, seed=0)
 
 
 def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +214,7 @@ def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path
     assert files == ["README.md", "history.csv", "last.pt", "model.json", "model.pt"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    model, about = models.load(tmp_path / "a")
+    model, about = classifier.load(tmp_path / "a")
     assert (about["class_names"], model.dropout, model.image_size) == (CLASSES, 0.5, 16)
     assert len(tables.read(tmp_path / "a" / "history.csv")) == 2
 
@@ -290,7 +292,7 @@ def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = Fals
 def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -> None:
     step = make_step(tmp_path, class_weights=True)
     load_run("train")(step)
-    model, about = models.load(step.folders["model"])
+    model, about = classifier.load(step.folders["model"])
     assert about["class_names"] == CLASSES
     assert about["resize"] == "pad"
     assert model.dropout == 0.2
@@ -335,7 +337,7 @@ def test_the_step_shows_the_first_batch_as_it_is_trained_on(tmp_path: Path, home
 @pytest.mark.parametrize(("n", "side", "shape"), [(2, 32, (104, 204)), (5, 20, (2 * 84 + 4, 3 * 84 + 4)), (70, 200, (804, 804))])
 def test_the_grid_is_nearly_square_and_of_bounded_size(tmp_path: Path, n: int, side: int, shape: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-    batch_picture.draw(images, tmp_path / "grid.png")
+    batch_preview.draw(images, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as opened:
         assert opened.size == shape[::-1]
 
@@ -369,37 +371,37 @@ def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alon
 def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Path) -> None:
     step = make_step(tmp_path, init="monday_model")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model, trained_on = starting_point.starting_model(step, days, step.config)
+    model, trained_on = initialization.starting_model(step, days, step.config)
     assert len(trained_on) == 0
-    monday, _ = models.load(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
+    monday, _ = classifier.load(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
     assert torch.equal(model.head[1].weight, monday.head[1].weight)
     assert model.dropout == 0.2
-    starting_point.starting_model(step, days, step.config)
+    initialization.starting_model(step, days, step.config)
     assert len(step.keys) == 1
     step.config.model = "resnet_small"
     with pytest.raises(BCCPError, match="'small_cnn', which cannot start a 'resnet_small'"):
-        starting_point.starting_model(step, days, step.config)
+        initialization.starting_model(step, days, step.config)
 
 
 def test_starts_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
     step = make_step(tmp_path, init="monday_model", weights="DEFAULT")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     with pytest.raises(BCCPError, match=r"train\.weights=DEFAULT and train\.init=monday_model are both given"):
-        starting_point.starting_model(step, days, step.config)
+        initialization.starting_model(step, days, step.config)
     step.config.weights = None
     with pytest.raises(BCCPError, match=r"monday_model needs trusted labels, and with main\.target_day=monday there are none"):
-        starting_point.starting_model(step, make_days("monday"), step.config)
+        initialization.starting_model(step, make_days("monday"), step.config)
 
 
 def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_was_trained_on(tmp_path: Path, home: Path) -> None:
     step = make_step(tmp_path, init="models:/champion@best")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    source = models.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
+    source = classifier.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
     ledger = step.ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
     with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best is not in the registry"):
-        starting_point.starting_model(step, days, step.config)
+        initialization.starting_model(step, days, step.config)
     (tmp_path / "made").mkdir()
-    models.save(source, tmp_path / "made", {"class_names": CLASSES})
+    classifier.save(source, tmp_path / "made", {"class_names": CLASSES})
     run_id = ledger.start("train")
     digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
     ledger.end(run_id, "FINISHED")
@@ -407,20 +409,20 @@ def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_wa
 
         def write(place: Path, seen: list[int] = known) -> None:
             shutil.copytree(ledger.fetch(f"model:{digest}"), place)
-            np.save(place / mlflow_model.TRAINED_ON, np.array(seen, np.uint64))
+            np.save(place / mlflow_flavor.TRAINED_ON, np.array(seen, np.uint64))
 
         version = register(ledger, f"champion{len(known)}", digest, run_id=ledger.start("test"), write=write)
         ledger.client.set_registered_model_alias(f"champion{len(known)}", "best", version.version)
     step.config.init = "models:/champion2@best"
-    model, _ = starting_point.starting_model(step, days, step.config)
+    model, _ = initialization.starting_model(step, days, step.config)
     assert torch.equal(model.head[1].weight, source.head[1].weight)
     assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
     load_run("train")(step)
-    mlflow_model.write(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
-    assert mlflow_model.trained_on(tmp_path / "next" / "data" / "next-data").tolist() == [7, 9, 11]
+    mlflow_flavor.write(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
+    assert mlflow_flavor.trained_on(tmp_path / "next" / "data" / "next-data").tolist() == [7, 9, 11]
     assert not any("not recorded" in line for line in step.said)
     step.config.init = "models:/champion0@best"
-    starting_point.starting_model(step, days, step.config)
+    initialization.starting_model(step, days, step.config)
     assert step.said[-1] == "which images models:/champion0@best was trained on is not recorded: test images may be among them"
 
 
@@ -434,7 +436,7 @@ def test_a_frozen_random_backbone_is_told_of(tmp_path: Path, frozen: dict[str, A
 def test_the_last_blocks_of_mondays_model_learn_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
     step = make_step(tmp_path, init="monday_model", trainable_blocks=2, ema_decay=0.5, balanced_sampling=True)
     load_run("train")(step)
-    monday, new = (models.load(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"]))
+    monday, new = (classifier.load(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"]))
     changed = {key for key, value in new.items() if not torch.equal(value, monday[key])}
     assert {key.rpartition(".")[0] for key in changed} == {"backbone.6", "backbone.7", "backbone.10", "backbone.11", "head.1"}
 
@@ -459,27 +461,27 @@ def test_mirroring_is_decided_on_sorted_images_with_trusted_labels_where_there_a
         asked.append([np.asarray(part) for part in (images[:], labels, val_images[:], val_labels)])
         return True
 
-    monkeypatch.setattr(train, "mirror_symmetric", probe)
+    monkeypatch.setattr(training_set, "mirror_symmetric", probe)
     ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
     labels = days.labels(ids)
-    assert train.may_mirror("always", days, ids, labels)
-    assert not train.may_mirror("never", days, ids, labels)
+    assert training_set.may_mirror("always", days, ids, labels)
+    assert not training_set.may_mirror("never", days, ids, labels)
     assert asked == []
     order = np.random.default_rng(0).permutation(len(ids))
-    assert train.may_mirror("auto", days, [ids[i] for i in order], labels[order], val_ids[::-1])
+    assert training_set.may_mirror("auto", days, [ids[i] for i in order], labels[order], val_ids[::-1])
     for found, expected in zip(asked[-1], (days.view(ids)[:], labels, days.view(val_ids)[:], days.labels(val_ids)), strict=True):
         np.testing.assert_array_equal(found, expected)
-    train.may_mirror("auto", days, [ids[i] for i in order], labels[order])
+    training_set.may_mirror("auto", days, [ids[i] for i in order], labels[order])
     out = np.arange(len(ids)) % 4 == 0
     for found, expected in zip(asked[-1], (days.view(ids)[:][~out], labels[~out], days.view(ids)[:][out], labels[out]), strict=True):
         np.testing.assert_array_equal(found, expected)
     cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
-    train.mirrors("auto", days, train.training_set(days, cleansed, posterior, []))
+    training_set.mirrors("auto", days, training_set.training_set(days, cleansed, posterior, []))
     np.testing.assert_array_equal(asked[-1][1], labels)
     mondays = make_days("monday", truth_known=False)
     cleansed, posterior = make_cleansed(mondays.ids("monday", "train"))
-    images = train.training_set(mondays, cleansed, posterior, [])
-    train.mirrors("auto", mondays, images)
+    images = training_set.training_set(mondays, cleansed, posterior, [])
+    training_set.mirrors("auto", mondays, images)
     out = np.arange(len(images.ids)) % 4 == 0
     np.testing.assert_array_equal(asked[-1][3], images.targets.argmax(1)[out])
 
@@ -489,9 +491,9 @@ def test_the_recipe_of_mondays_model_reaches_its_training(tmp_path: Path, monkey
     monkeypatch.setattr(monday_model.training, "fit", lambda _, data, validation, options, **rest: seen.append(options))
     days, recipe = make_days(), replace(RECIPE, mirror="always", mixup_alpha=0.2, ema_decay=0.9)
     ids = days.ids("monday", "train")
-    monday_model.fit_recipe(days, recipe, ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
+    monday_model.fit_recipe(days, recipe, ids, training_set.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
     monday_model.fit_recipe(
-        days, replace(recipe, mirror="never"), ids, train.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path
+        days, replace(recipe, mirror="never"), ids, training_set.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path
     )
     assert [(options.mirror, options.mixup_alpha, options.ema_decay) for options in seen] == [(True, 0.2, 0.9), (False, 0.2, 0.9)]
 
@@ -505,4 +507,4 @@ def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path,
     assert step.said[0] == "images are not mirrored"  # noise tells nothing
     expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
     assert {name: getattr(seen[0], name) for name in expected} == expected
-    assert not models.load(step.folders["model"])[0].mirrored
+    assert not classifier.load(step.folders["model"])[0].mirrored

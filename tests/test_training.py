@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from bccp import augmentation, models, range_test, schedules, torchvision_compat, training
-from bccp.architectures import ImageClassifier
-from bccp.batches import Batches
-from bccp.errors import BCCPError
-from bccp.history import History
-from bccp.images import FeatureView, ImageView
-from bccp.losses.anl_ce import anl_ce
-from bccp.registries import LOSSES
-from bccp.schedules import one_cycle
-from bccp.training_options import TrainingData, TrainingHooks, TrainingOptions
-from bccp.training_task import Task
+from bccp.core.errors import BCCPError
+from bccp.core.registries import LOSSES
+from bccp.data.dataset import FeatureView, ImageView
+from bccp.models import batch_augmentation, classifier, torchvision_compat
+from bccp.models.architectures import ImageClassifier
+from bccp.models.fitting import lr_finder, schedules, training
+from bccp.models.fitting.batches import Batches
+from bccp.models.fitting.history import History
+from bccp.models.fitting.losses.anl_ce import anl_ce
+from bccp.models.fitting.schedules import one_cycle
+from bccp.models.fitting.training_options import TrainingData, TrainingHooks, TrainingOptions
+from bccp.models.fitting.training_task import Task
 
 N_CLASSES, SIZE = 3, 16
 
@@ -43,7 +44,7 @@ def make_data(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_model(**options: Any) -> ImageClassifier:
-    return models.build("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
+    return classifier.build("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
 
 
 def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **changes: Any) -> History:
@@ -57,7 +58,7 @@ def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None,
 
 
 def cross_entropy(model: ImageClassifier, images: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    return -(targets * np.log(models.probabilities(model, images))).sum(1)
+    return -(targets * np.log(classifier.probabilities(model, images))).sum(1)
 
 
 class Malice:
@@ -89,7 +90,7 @@ def test_a_model_learns_what_can_be_learnt_and_the_history_says_so(tmp_path: Pat
     model, val = make_model(), make_data(30, seed=1)
     history = fit(model, tmp_path, val=val, epochs=12)
     assert history.val_accuracy[history.best_epoch - 1] > 0.95
-    assert (models.probabilities(model, val[0]).argmax(1) == val[1].argmax(1)).mean() == history.val_accuracy[history.best_epoch - 1]
+    assert (classifier.probabilities(model, val[0]).argmax(1) == val[1].argmax(1)).mean() == history.val_accuracy[history.best_epoch - 1]
     assert history.train_loss[-1] < history.train_loss[0]
     assert list(history.table().columns) == ["epoch", "train_loss", "val_loss", "val_accuracy", "learning_rate"]
     assert history.table()["epoch"].tolist() == list(range(1, 13))
@@ -202,7 +203,7 @@ def test_a_head_is_trained_on_one_thread_whatever_the_caller_has(tmp_path: Path,
     monkeypatch.setattr(training, "_run_head", lambda *args, **rest: used.append(torch.get_num_threads()) or run_head(*args, **rest))
     torch.set_num_threads(2)
     model = make_model(freeze_backbone=True)
-    features = FeatureView([models.embed(model, make_data()[0])], np.zeros(60, int), np.arange(60), model.n_features)
+    features = FeatureView([classifier.embed(model, make_data()[0])], np.zeros(60, int), np.arange(60), model.n_features)
     fit(model, tmp_path, (features, make_data()[1]), epochs=1)
     assert (used, torch.get_num_threads()) == ([1], 2)
 
@@ -330,10 +331,10 @@ def test_the_steepest_fall_is_looked_for_after_the_start_and_before_the_end() ->
     rates = np.geomspace(1e-6, 1, 100)
     losses = 2 - 1 / (1 + np.exp(-3 * np.log(rates / 1e-2)))  # falls fastest at 0.01
     losses[:5], losses[-1] = [9, 7, 5, 3, 2], -50
-    assert range_test.steepest(losses.tolist(), rates.tolist()) == pytest.approx(1e-2, rel=0.2)
-    assert range_test.steepest(list(range(100)), rates.tolist()) is None
-    assert range_test.steepest([1.0] * 12, rates[:12].tolist()) is None
-    assert range_test.steepest([*losses.tolist()[:60], float("nan")], rates.tolist()) is not None
+    assert lr_finder.steepest(losses.tolist(), rates.tolist()) == pytest.approx(1e-2, rel=0.2)
+    assert lr_finder.steepest(list(range(100)), rates.tolist()) is None
+    assert lr_finder.steepest([1.0] * 12, rates[:12].tolist()) is None
+    assert lr_finder.steepest([*losses.tolist()[:60], float("nan")], rates.tolist()) is not None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
@@ -398,7 +399,7 @@ def test_two_processes_share_each_batch_and_learn_as_one_does(
     assert out.count("  epoch 4 of 4") == 1
     assert len(history.val_accuracy) == 4
     val_images, val_targets = make_data(30, seed=1)
-    assert (models.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean() == max(history.val_accuracy) > 0.6
+    assert (classifier.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean() == max(history.val_accuracy) > 0.6
     assert list((tmp_path / "a").iterdir()) == []
     if strategy == "ddp_fork":  # what is patched here is patched in the processes too
         with monkeypatch.context() as patch:
@@ -608,8 +609,8 @@ def test_progress_is_a_few_plain_lines_where_there_is_no_terminal(tmp_path: Path
 def test_augmentation_is_drawn_from_its_generator_and_leaves_its_input_as_it_is() -> None:
     images = torch.from_numpy(make_data(8)[0]).permute(0, 3, 1, 2) / 255
     before = images.clone()
-    a, b = (augmentation.generic(images, generator=torch.Generator().manual_seed(5)) for _ in range(2))
-    other = augmentation.generic(images, generator=torch.Generator().manual_seed(6))
+    a, b = (batch_augmentation.generic(images, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    other = batch_augmentation.generic(images, generator=torch.Generator().manual_seed(6))
     assert torch.equal(a, b)
     assert not torch.equal(a, other)
     assert torch.equal(images, before)
@@ -622,39 +623,39 @@ def test_moved_images_turn_shrink_and_shift_within_their_bounds() -> None:
     n, size = 400, 64
     images = torch.zeros(n, 1, size, size)
     images[:, :, 30:34, 46:50] = 1
-    moved = augmentation.move(images, generator=torch.Generator().manual_seed(0))[:, 0]
+    moved = batch_augmentation.move(images, generator=torch.Generator().manual_seed(0))[:, 0]
     mass = moved.sum((1, 2))
     centres = (torch.arange(size) + 0.5) / size - 0.5
     x, y = (moved.sum(1) @ centres) / mass, (moved.sum(2) @ centres) / mass
-    farthest = 0.25 * np.exp(augmentation.LOG_SCALE) + np.sqrt(2) * augmentation.SHIFT * np.exp(augmentation.LOG_SCALE)
+    farthest = 0.25 * np.exp(batch_augmentation.LOG_SCALE) + np.sqrt(2) * batch_augmentation.SHIFT * np.exp(batch_augmentation.LOG_SCALE)
     assert torch.hypot(x, y).max() <= farthest + 0.01
     assert x.std() > 0.02
     assert y.std() > 0.02
     flat = torch.full((4, 3, 16, 16), 0.25)
-    torch.testing.assert_close(augmentation.move(flat, generator=torch.Generator()), flat)
+    torch.testing.assert_close(batch_augmentation.move(flat, generator=torch.Generator()), flat)
 
 
 def test_erased_parts_are_rectangles_of_one_grey() -> None:
     n, size = 600, 20
     images = torch.zeros(n, 3, size, size) - 1  # no grey is negative
-    erased = augmentation.erase(images, generator=torch.Generator().manual_seed(0))
+    erased = batch_augmentation.erase(images, generator=torch.Generator().manual_seed(0))
     changed = erased[:, 0] >= 0
     assert torch.equal(erased[:, 0], erased[:, 1])
     n_greys = [len(torch.unique(image[mask])) for image, mask in zip(erased[:, 0], changed, strict=True)]
-    assert max(n_greys) == augmentation.RECTANGLES
+    assert max(n_greys) == batch_augmentation.RECTANGLES
     # each number from none at all up is as likely; a rectangle may also be hidden or wholly cut off, but rarely
-    none = 1 / (augmentation.RECTANGLES + 1)
+    none = 1 / (batch_augmentation.RECTANGLES + 1)
     assert none - 0.05 < np.mean(np.array(n_greys) == 0) < none + 0.07
     single = changed[np.array(n_greys) == 1]
     rows, columns = single.any(2), single.any(1)
     assert torch.equal(single, rows[:, :, None] & columns[:, None, :])
-    assert rows.sum(1).max() <= augmentation.SIDE[1] * size + 1
+    assert rows.sum(1).max() <= batch_augmentation.SIDE[1] * size + 1
 
 
 def test_mirrored_images_are_the_image_or_its_mirror_image_half_the_time() -> None:
     images = torch.rand(400, 3, 4, 6, generator=torch.Generator().manual_seed(1))
     before = images.clone()
-    found = augmentation.mirror(images, generator=torch.Generator().manual_seed(0))
+    found = batch_augmentation.mirror(images, generator=torch.Generator().manual_seed(0))
     turned = np.array([torch.equal(a, b) for a, b in zip(found, images.flip(-1), strict=True)])
     kept = np.array([torch.equal(a, b) for a, b in zip(found, images, strict=True)])
     assert (turned ^ kept).all()
@@ -667,7 +668,9 @@ def test_mixup_gives_each_image_its_share_of_both_weighted_losses() -> None:
     inputs, logits = torch.from_numpy(rng.random((6, 3, 2, 2))), torch.from_numpy(rng.normal(0, 1, (6, 4)))
     targets, weights = torch.from_numpy(rng.dirichlet(np.ones(4), 6)), torch.from_numpy(rng.random(6))
     weights[:4] = 0
-    mixed, mixed_targets, mixed_weights = augmentation.mix(inputs, targets, weights, alpha=0.5, generator=torch.Generator().manual_seed(3))
+    mixed, mixed_targets, mixed_weights = batch_augmentation.mix(
+        inputs, targets, weights, alpha=0.5, generator=torch.Generator().manual_seed(3)
+    )
     # find the share and the partners from the pixels
     draw = torch.Generator().manual_seed(3)
     share = np.random.default_rng(int(torch.randint(2**62, (1,), generator=draw))).beta(0.5, 0.5)
@@ -686,7 +689,7 @@ def test_mixup_gives_each_image_its_share_of_both_weighted_losses() -> None:
 def test_the_share_of_mixup_has_the_beta_distribution() -> None:
     ones, alpha = torch.ones(2, 1), 0.3
     images, generator = torch.tensor([[0.0], [1.0]]), torch.Generator().manual_seed(0)
-    drawn = [augmentation.mix(images, ones, ones[:, 0], alpha=alpha, generator=generator)[0][0, 0].item() for _ in range(1000)]
+    drawn = [batch_augmentation.mix(images, ones, ones[:, 0], alpha=alpha, generator=generator)[0][0, 0].item() for _ in range(1000)]
     shares = np.array([min(value, 1 - value) for value in drawn])
     expected = np.random.default_rng(0).beta(alpha, alpha, 100_000)
     folded = np.minimum(expected, 1 - expected)
@@ -711,7 +714,7 @@ def test_every_part_of_the_recipe_learns_and_is_repeatable(tmp_path: Path, optio
     for _ in range(2):
         model, (val_images, val_targets) = make_model(freeze_backbone=frozen), make_data(30, seed=1)
         history = fit(model, tmp_path, epochs=8, **({"learning_rate": 0.05} if frozen else {}), **options)
-        accuracies.append((models.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean())
+        accuracies.append((classifier.probabilities(model, val_images).argmax(1) == val_targets.argmax(1)).mean())
         assert accuracies[-1] == pytest.approx(history.val_accuracy[history.best_epoch - 1])
         states.append(model.state_dict())
     assert accuracies[0] > 0.9
@@ -773,7 +776,7 @@ def test_a_mirrored_model_is_blind_to_mirroring_and_says_so(tmp_path: Path) -> N
     images[:, :, :5] = 0
     fit(model, tmp_path, mirror=True, epochs=2)
     assert model.mirrored
-    np.testing.assert_allclose(models.logits(model, images), models.logits(model, images[:, :, ::-1].copy()), atol=1e-5)
+    np.testing.assert_allclose(classifier.logits(model, images), classifier.logits(model, images[:, :, ::-1].copy()), atol=1e-5)
     plain = make_model()
     fit(plain, tmp_path, epochs=2)
     assert not plain.mirrored

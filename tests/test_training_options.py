@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bccp import config, config_schema, train, training
-from bccp.training_options import TrainingOptions
+from bccp.core import config, config_schema
+from bccp.models import training_set
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingOptions
 
 COMPUTED = {"mirror", "device"}
 """Options that a step works out from its section."""
@@ -27,7 +29,7 @@ def section() -> config_schema.Train:
 
 
 def test_every_option_is_a_key_of_the_section_train_and_arrives_with_its_value(section: config_schema.Train) -> None:
-    found = train.options(section, mirror=True, device="cpu")
+    found = training_set.options(section, mirror=True, device="cpu")
     names = {item.name for item in dataclasses.fields(TrainingOptions)}
     assert names <= {item.name for item in dataclasses.fields(section)} | {"device"}
     assert {name: getattr(found, name) for name in names - COMPUTED} == {name: getattr(section, name) for name in names - COMPUTED}
@@ -36,13 +38,13 @@ def test_every_option_is_a_key_of_the_section_train_and_arrives_with_its_value(s
 
 def test_images_that_are_augmented_already_are_not_augmented_again(section: config_schema.Train) -> None:
     section.augment_to = 100
-    found = train.options(section, mirror=True, device="cpu")
+    found = training_set.options(section, mirror=True, device="cpu")
     assert (found.augmentation, found.mirror) == ("none", False)
 
 
 def test_options_cannot_be_changed_on_their_way(section: config_schema.Train) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        train.options(section, mirror=True, device="cpu").epochs = 3
+        training_set.options(section, mirror=True, device="cpu").epochs = 3
 
 
 def test_a_training_has_few_parameters() -> None:
@@ -50,6 +52,6 @@ def test_a_training_has_few_parameters() -> None:
 
 
 def test_options_are_made_without_torch(root: Path) -> None:
-    found = "import bccp.training_options, sys; print(sorted({'torch', 'lightning', 'mlflow'} & set(sys.modules)))"
+    found = "import bccp.models.fitting.training_options, sys; print(sorted({'torch', 'lightning', 'mlflow'} & set(sys.modules)))"
     env = os.environ | {"PYTHONPATH": str(root / "src")}
     assert subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True, env=env).stdout.strip() == "[]"

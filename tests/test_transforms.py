@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bccp import augmentation, config_schema, models, own_code, paths, training, transforms
-from bccp.errors import BCCPError
-from bccp.registries import LOSSES
-from bccp.step_runner import what_is_meant
-from bccp.training_options import TrainingData, TrainingOptions
+from bccp.core import config_schema, paths, user_code
+from bccp.core.errors import BCCPError
+from bccp.core.registries import LOSSES
+from bccp.models import batch_augmentation, classifier, transforms
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingData, TrainingOptions
+from bccp.pipeline.step_runner import what_is_meant
 
 SIZE = 24
 NAMES = [name for name in config_schema.AUGMENTATIONS if name != "none"]
@@ -76,9 +78,9 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     path = tmp_path / "own_stains.py"
     path.write_text(OWN_CLASSES)
     monkeypatch.syspath_prepend(tmp_path)
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     yield path
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     sys.modules.pop("own_stains", None)
 
 
@@ -176,7 +178,7 @@ def test_none_is_nothing_and_generic_what_it_was() -> None:
     images = pictures()
     assert transforms.changes("none", image_size=SIZE) == []
     torch.testing.assert_close(
-        change(images, "generic", seed=4), augmentation.generic(images, generator=torch.Generator().manual_seed(4)), rtol=0, atol=0
+        change(images, "generic", seed=4), batch_augmentation.generic(images, generator=torch.Generator().manual_seed(4)), rtol=0, atol=0
     )
 
 
@@ -214,7 +216,7 @@ def test_a_users_own_class_beside_the_configuration_needs_no_path(root: Path, mo
     (tmp_path / "own_beside.py").write_text(OWN_CLASSES)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(transforms.sys, "path", [*transforms.sys.path])
-    assert own_code.place("own_beside.Stains") == tmp_path / "own_beside.py"
+    assert user_code.place("own_beside.Stains") == tmp_path / "own_beside.py"
     assert not torch.equal(change(pictures(), [{"_target_": "own_beside.Stains", "most": 0.4}]), pictures())
 
 
@@ -233,15 +235,15 @@ def test_a_target_that_will_not_do_is_refused_in_one_sentence_before_training(ow
 
 def test_the_source_of_own_classes_counts_and_that_of_installed_ones_does_not(own_module: Path) -> None:
     own = ["rotate", {"_target_": "torchvision.transforms.v2.Compose", "transforms": [{"_target_": "own_stains.Stains", "most": 1}]}]
-    assert own_code.targets(own) == ["torchvision.transforms.v2.Compose", "own_stains.Stains"]
-    assert own_code.targets("generic") == []
+    assert user_code.targets(own) == ["torchvision.transforms.v2.Compose", "own_stains.Stains"]
+    assert user_code.targets("generic") == []
     section: Any = SimpleNamespace(init="scratch", augmentation=own)
     ledger: Any = None
     before = what_is_meant("train", section, ledger)
     assert list(before) == ["augmentation_code"]
     own_module.write_text(OWN_CLASSES.replace("/ 3", "/ 4"))
     assert what_is_meant("train", section, ledger) == before  # this process has imported it
-    own_code._digest.cache_clear()
+    user_code._digest.cache_clear()
     assert what_is_meant("train", section, ledger) != before
     section.augmentation = ["rotate", {"_target_": "torchvision.transforms.v2.RandomInvert"}, {"_target_": "math.sqrt"}]
     assert what_is_meant("train", section, ledger) == {}
@@ -252,10 +254,10 @@ def test_a_package_of_ones_own_counts_with_all_its_modules(tmp_path: Path, monke
     for name in ("__init__", "inner"):
         (tmp_path / "own_package").mkdir(exist_ok=True)
         (tmp_path / "own_package" / f"{name}.py").write_text("")
-    before = own_code.digest(["own_package.inner.Stains"])
+    before = user_code.digest(["own_package.inner.Stains"])
     (tmp_path / "own_package" / "inner.py").write_text("x = 1")
-    own_code._digest.cache_clear()
-    assert own_code.digest(["own_package.inner.Stains"]) != before
+    user_code._digest.cache_clear()
+    assert user_code.digest(["own_package.inner.Stains"]) != before
 
 
 def test_cutmix_puts_a_part_of_one_image_into_another_and_mixes_the_weighted_losses_by_its_area() -> None:
@@ -301,7 +303,7 @@ def test_mixup_and_cutmix_share_the_batches_and_mixup_alone_is_what_it_was() -> 
     assert 15 < sum(kinds) < 45
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
     alone = transforms.blend(images, targets, weights, mixup_alpha=0.4, cutmix_alpha=0.0, generator=generators[0])
-    was = augmentation.mix(images, targets, weights, alpha=0.4, generator=generators[1])
+    was = batch_augmentation.mix(images, targets, weights, alpha=0.4, generator=generators[1])
     assert all(torch.equal(a, b) for a, b in zip(alone, was, strict=True))
     assert transforms.blend(images, targets, weights, mixup_alpha=0.0, cutmix_alpha=0.0, generator=generators[0])[0] is images
 
@@ -314,7 +316,7 @@ def test_training_with_all_of_it_is_repeatable_whatever_else_draws(tmp_path: Pat
     states = []
     for change_of_strength in ({}, {}, {"augment_strength": 0.5}):
         random.random(), np.random.rand(), torch.rand(1)
-        model = models.build("small_cnn", 3, image_size=SIZE, dropout=0.2, seed=0)
+        model = classifier.build("small_cnn", 3, image_size=SIZE, dropout=0.2, seed=0)
         options = TrainingOptions(**settings, **change_of_strength)
         training.fit(model, TrainingData(images, targets), None, options, seed=1, folder=tmp_path)
         states.append(model.state_dict())

@@ -13,11 +13,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from bccp import command_line, pipeline, run_summary, sweeps, tuning
-from bccp.errors import BCCPError
-from bccp.paths import ROOT
-from bccp.step_context import Step
-from bccp.step_graph import SPECS
+from bccp.core import run_summary
+from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
+from bccp.core.step_context import Step
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import hydra_app, runner
+from bccp.pipeline.sweeps import optuna_search, resources, sweep
 
 
 def composed(*overrides: str, hydra: bool = False) -> Any:
@@ -37,9 +39,9 @@ def composed(*overrides: str, hydra: bool = False) -> Any:
 )
 def test_differences_are_the_options_that_give_the_same_configuration(options: list[str]) -> None:
     wanted = composed(*options)
-    found = tuning.differences(wanted)
+    found = optuna_search.differences(wanted)
     text = " ".join(found)
-    words = command_line.split_options(text)
+    words = hydra_app.split_options(text)
     assert words == found
     assert composed(*words) == wanted
     assert not any(word.startswith("+") for word in words)
@@ -62,7 +64,7 @@ def light_steps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             with step.output(name) as folder:
                 (folder / "about.txt").write_text(f"{name} {step.config}")
 
-    monkeypatch.setattr(pipeline, "load_step", lambda name: SimpleNamespace(run=run))
+    monkeypatch.setattr(runner, "load_step", lambda name: SimpleNamespace(run=run))
     return rates
 
 
@@ -82,7 +84,7 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
     home: Path, light_steps: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = ["-m", HERE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", *PLAIN, "main.random_seed=3", SPACE]
-    assert command_line.main(search) == 0
+    assert hydra_app.main(search) == 0
     told, folder, rates = capsys.readouterr(), newest(home), list(light_steps)
     assert len(set(rates)) == 5
     failed = [str(number) for number, rate in enumerate(rates) if rate > 0.01]
@@ -96,16 +98,16 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
     assert options.strip() in told.out
 
     light_steps.clear()
-    assert command_line.main(search) == 0  # the same trials, whose finished steps are reused
+    assert hydra_app.main(search) == 0  # the same trials, whose finished steps are reused
     assert light_steps == [rate for rate in rates if rate > 0.01]
     assert (newest(home) / "best.txt").read_text() == options
     light_steps.clear()
-    assert command_line.main([*search, "main.random_seed=2", "hydra.sweeper.n_trials=1"]) == 0
+    assert hydra_app.main([*search, "main.random_seed=2", "hydra.sweeper.n_trials=1"]) == 0
     assert len(light_steps) == 1
     assert light_steps[0] not in rates
 
     light_steps.clear()
-    assert command_line.main([f"--hydra-options={options}"]) == 0
+    assert hydra_app.main([f"--hydra-options={options}"]) == 0
     assert light_steps == []
     single, trial = (json.loads((place / "summary.json").read_text()) for place in (newest(home), folder / str(rates.index(best))))
     assert single["metrics"] == trial["metrics"]
@@ -115,7 +117,7 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
 @OLD_OPTUNA
 def test_a_search_that_finds_nothing_is_one_sentence(home: Path, light_steps: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     search = ["-m", HERE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", *PLAIN, "train.learning_rate=interval(0.02,0.05)"]
-    assert command_line.main(search) == 1
+    assert hydra_app.main(search) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no trial of the search gave train/val_accuracy: see the error of each above")
     assert len(light_steps) == 2
@@ -123,23 +125,23 @@ def test_a_search_that_finds_nothing_is_one_sentence(home: Path, light_steps: li
 
 @pytest.mark.parametrize("given", [[], ["main.threads=1"]])
 def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]) -> None:
-    monkeypatch.setattr(sweeps, "default_threads", lambda: 2)
-    monkeypatch.setattr(sweeps, "limit_threads", lambda threads: None)
+    monkeypatch.setattr(resources, "default_threads", lambda: 2)
+    monkeypatch.setattr(resources, "limit_threads", lambda threads: None)
     search = composed("hydra/sweeper=optuna", "train.epochs=3", *given, hydra=True)
-    sweep = sweeps.begin(search)
-    sweep.close()
-    monkeypatch.setattr(sweeps, "_begun", [sweep])
+    begun = sweep.begin(search)
+    begun.close()
+    monkeypatch.setattr(sweep, "_begun", [begun])
     job = composed(*search.hydra.overrides.task)
     assert job.main.threads == 1
-    (sweep.folder / "0" / ".hydra").mkdir(parents=True)
+    (begun.folder / "0" / ".hydra").mkdir(parents=True)
     OmegaConf.save(job, sweep.folder / "0" / ".hydra" / "config.yaml")
-    run_summary.Summary(metrics={tuning.METRIC: 0.5}).write(sweep.folder / "0")
-    tuning.conclude(sweep.folder)
-    assert (sweep.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]
+    run_summary.Summary(metrics={optuna_search.METRIC: 0.5}).write(begun.folder / "0")
+    optuna_search.conclude(begun.folder)
+    assert (begun.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]
 
 
 def test_an_interval_without_a_search_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command_line.main(["-m", SPACE]) == 1
+    assert hydra_app.main(["-m", SPACE]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: values between two ends (interval) are for a search")
 
 
@@ -147,11 +149,11 @@ def test_the_search_that_ships_is_drawn_from_the_seed_of_the_run() -> None:
     found = composed("+experiments=tune", "main.random_seed=7", hydra=True)
     assert set(found.hydra.sweeper.params) == {"bayes_cutoff.threshold", "train.learning_rate"}
     assert (found.bayes_cutoff.cutoff, found.hydra.sweeper.n_trials) == ("threshold", 20)
-    tuning.Search().on_multirun_start(found)
-    tuning._searches.clear()
+    optuna_search.Search().on_multirun_start(found)
+    optuna_search._searches.clear()
     assert (found.hydra.sweeper.sampler.seed, found.hydra.sweeper.direction, found.hydra.sweeper.max_failure_rate) == (7, "maximize", 1)
 
 
 def test_a_grid_is_no_search() -> None:
-    tuning.Search().on_multirun_start(composed("+experiments=smoke", hydra=True))
-    assert tuning._searches == []
+    optuna_search.Search().on_multirun_start(composed("+experiments=smoke", hydra=True))
+    assert optuna_search._searches == []

@@ -26,17 +26,19 @@ from PIL import Image
 from wandb_stand_in import KEY, WandbStandIn
 
 import bccp
-from bccp import command_line, config, config_schema, pipeline, step_graph, wandb_client, wandb_mirror, wandb_sync
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.errors import BCCPError
-from bccp.step_context import Context, Step
-from bccp.step_graph import SPECS
-from bccp.step_runner import command_line as step_command_line
-from bccp.step_runner import locate
-from bccp.tracking import Ledger
-from bccp.wandb_artifacts import alias
-from bccp.wandb_mirror import NOTE
+from bccp.core import config, config_schema, step_graph
+from bccp.core.errors import BCCPError
+from bccp.core.step_context import Context, Step
+from bccp.core.step_graph import SPECS
+from bccp.pipeline import hydra_app, runner
+from bccp.pipeline.step_runner import command_line as step_command_line
+from bccp.pipeline.step_runner import locate
+from bccp.tracking import wandb_client, wandb_run, wandb_sync
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
+from bccp.tracking.wandb_artifacts import alias
+from bccp.tracking.wandb_run import NOTE
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in spec.all_inputs}
 LINEAGE = INTO | {(step, "made", artifact) for step, spec in SPECS.items() for artifact in spec.all_outputs}
@@ -64,7 +66,7 @@ def light_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if step.name == "train":
             step.log_history([{"loss": 0.9}, {"loss": 0.4}])
 
-    monkeypatch.setattr(pipeline, "load_step", lambda name: SimpleNamespace(run=run))
+    monkeypatch.setattr(runner, "load_step", lambda name: SimpleNamespace(run=run))
 
 
 def notes(home: Path) -> list[Path]:
@@ -106,7 +108,7 @@ def test_a_sweep_is_one_group_whose_pipelines_can_be_told_apart_online_and_synce
 ) -> None:
     sweep = ["-m", "hydra/launcher=basic", TWO, "preprocessing.image_size=16,24"]
     for mode in ("online", "offline"):
-        assert command_line.main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
+        assert hydra_app.main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
     wandb_sync.sync()
     groups = sorted({str(run.group) for run in server.runs.values()})
     assert groups == sorted(path.name for path in (home / "outputs").iterdir())
@@ -297,7 +299,7 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    mirror = wandb_mirror.WandbMirror(
+    mirror = wandb_run.WandbMirror(
         mode="online",
         to=config_schema.Tracking(
             mlflow_uri=None,
@@ -325,10 +327,10 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in
     (run,) = server.runs.values()
     (table,) = (json.loads(body) for name, body in run.files.items() if "errors" in name and name.endswith(".table.json"))
     assert table["columns"] == ["picture", "image", "label"][not upload_images :]
-    assert [row[-2:] for row in table["data"]] == [[f"{k}.png", "bee"] for k in range(wandb_mirror.MOST_ROWS)]
+    assert [row[-2:] for row in table["data"]] == [[f"{k}.png", "bee"] for k in range(wandb_run.MOST_ROWS)]
     shown = [body for body in server.bodies if body.startswith(b"\x89PNG")]
-    assert len(shown) == (wandb_mirror.MOST_ROWS if upload_images else 0)
-    assert all(max(Image.open(io.BytesIO(body)).size) == wandb_mirror.THUMBNAIL_PX for body in shown)
+    assert len(shown) == (wandb_run.MOST_ROWS if upload_images else 0)
+    assert all(max(Image.open(io.BytesIO(body)).size) == wandb_run.THUMBNAIL_PX for body in shown)
 
 
 @pytest.mark.slow
@@ -356,7 +358,7 @@ def test_the_real_steps_online(server: WandbStandIn, image_folder: Callable[...,
     for parts in (files, pixels):
         assert any(part in body for part in parts for body in server.bodies) is upload_images
     pictures = [body for body in server.bodies if body.startswith(b"\x89PNG")]
-    assert any(max(Image.open(io.BytesIO(body)).size) <= wandb_mirror.THUMBNAIL_PX for body in pictures) is upload_images
+    assert any(max(Image.open(io.BytesIO(body)).size) <= wandb_run.THUMBNAIL_PX for body in pictures) is upload_images
 
 
 def test_a_password_in_the_address_of_the_data_is_recorded_nowhere(
@@ -505,7 +507,7 @@ def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(
     inputs = {"segregated_data": spelled, "true_labels": f"true_labels:{made['true_labels']}"}  # the latter from the default project
     parameters = inputs | {name: config.encode(value) for name, value in summary["config"]["noisy_labels"].items()}
     monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in parameters.items())])
-    step_command_line(pipeline.load_step("noisy_labels").run)
+    step_command_line(runner.load_step("noisy_labels").run)
     copies = sorted(path.name for path in (elsewhere / "cache" / "artifacts").iterdir())
     assert copies == [f"{name}-{made[name]}" for name in ("clean_data", "segregated_data", "true_labels")]
     run = list(server.runs.values())[-1]

@@ -17,8 +17,8 @@ from zipfile import ZipFile
 import pytest
 from uv_stand_in import Tool
 
-from bccp import step_graph
-from bccp.paths import ROOT
+from bccp.core import step_graph
+from bccp.core.paths import ROOT
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=1", "bayes_cutoff.epochs=1", "bayes_cutoff.refine_epochs=1"]
 QUICK += ["main.threads=1", "tracking.wandb=disabled"]
@@ -35,8 +35,8 @@ class Blocked:  # None in sys.modules would be a module to those that look there
 sys.meta_path.insert(0, Blocked)
 import numpy as np
 from bccp import LabelCleaner
-import bccp.clean
-assert LabelCleaner is bccp.clean.LabelCleaner
+import bccp.labels.label_cleaner
+assert LabelCleaner is bccp.labels.label_cleaner.LabelCleaner
 probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
 given = np.repeat(["ant", "bee", "cat"], 10)
 given[0] = "cat"
@@ -44,13 +44,13 @@ cleaner = LabelCleaner(action="relabel").fit(probs, given)
 print(np.flatnonzero(cleaner.is_wrong_).tolist(), cleaner.labels_[0], bccp.__file__)
 """
 
-FOLDERS = "from bccp import paths; print(paths.PACKAGE); print(paths.ROOT)"
+FOLDERS = "from bccp.core import paths; print(paths.PACKAGE); print(paths.ROOT)"
 
 MISSING = """
 import sys
 sys.modules["mlflow"] = None
-from bccp import extras
-from bccp.endings import exit_status
+from bccp.core.runtime import extras
+from bccp.core.exit_codes import exit_status
 def work():
     with extras.needed_by("bccp predict"):
         import mlflow
@@ -160,12 +160,12 @@ def test_the_pipeline_runs_predicts_and_exports_from_a_wheel(python: Path, empty
         said([*command, *QUICK], empty)
         assert [step["status"] for step in summary(home)["steps"]] == ["reused"] * 8
 
-    said([python, "-m", "bccp.export", "--out", "cleaned", "--run", ""], empty)
+    said([python, "-m", "bccp.pipeline.export_dataset", "--out", "cleaned", "--run", ""], empty)
     image = next((empty / "cleaned").rglob("*.png"))
     model = steps[-1]["run_id"]
-    said([python, "-m", "bccp.predict", "--model", model, "--images", image, "--out", "predictions.csv"], empty)
+    said([python, "-m", "bccp.serving.batch_predict", "--model", model, "--images", image, "--out", "predictions.csv"], empty)
     assert (empty / "predictions.csv").read_text().count("\n") == 2
-    said([python, "-m", "bccp.export_model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
+    said([python, "-m", "bccp.serving.export_model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
     assert (empty / "model.pt").stat().st_size > 10_000
     assert {path.name for path in empty.iterdir()} == {"cleaned", "predictions.csv", "model.pt", "model.pt.json"}
 

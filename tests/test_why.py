@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from stub_steps import FEW, Stubs, all_runs, plan, run
 
-from bccp import why
-from bccp.backends import ledger_uri
 from bccp.cli.app import call
-from bccp.tracking import Ledger
+from bccp.pipeline import explain
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 TWO = "main.execute_steps=[fetch_data,preprocessing]"
 
@@ -22,7 +22,7 @@ def ledger(home: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
 
 
 def explained(ledger: Ledger, step: str, *options: str) -> list[str]:
-    return why.explain(step, plan(*options), Ledger(ledger.uri))
+    return explain.explain(step, plan(*options), Ledger(ledger.uri))
 
 
 def test_in_a_new_home_the_first_step_has_never_finished_and_comes_before_all_others(ledger: Ledger) -> None:
@@ -40,16 +40,18 @@ def test_what_has_finished_is_reused_until_something_changes_which_is_named(ledg
         assert explained(ledger, step) == [f"{step} would be reused: run {runs[step][:8]} has the same key, and its outputs are intact"]
     differs = f"train would run: what differs from the nearest finished run, {runs['train'][:8]}, is"
     assert explained(ledger, "train", "train.epochs=7") == [differs, "  parameters.epochs: 30 -> 7"]
-    before = why.Plan.key
+    before = explain.Plan.key
 
-    def changed(self: why.Plan, name: str, ledger: Ledger) -> object:
+    def changed(self: explain.Plan, name: str, ledger: Ledger) -> object:
         key, parts = before(self, name, ledger)
-        return ("k", parts | {"code": parts["code"] | {"src/bccp/training.py": "0" * 16}}) if name == "train" else (key, parts)
+        return (
+            ("k", parts | {"code": parts["code"] | {"src/bccp/models/fitting/training.py": "0" * 16}}) if name == "train" else (key, parts)
+        )
 
-    monkeypatch.setattr(why.Plan, "key", changed)
+    monkeypatch.setattr(explain.Plan, "key", changed)
     first, change = explained(ledger, "train")
     assert first == differs
-    assert change.startswith('  code.src/bccp/training.py: "')
+    assert change.startswith('  code.src/bccp/models/fitting/training.py: "')
     assert change.endswith(f' -> "{"0" * 16}"')
 
 

@@ -14,14 +14,17 @@ sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package
 
 import numpy as np
 
-from bccp import batch_picture, device, energy, mlflow_model, models, tables, train, training
-from bccp.augmented_data import augmented_set
-from bccp.frozen_features import shared_inputs
-from bccp.images import open_days
-from bccp.starting_point import starting_model
-from bccp.step_context import Step
-from bccp.step_runner import command_line
-from bccp.training_options import TrainingData, TrainingHooks
+from bccp.core.runtime import device
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.models import batch_preview, classifier, mlflow_flavor, training_set
+from bccp.models.feature_cache import shared_inputs
+from bccp.models.fitting import energy, training
+from bccp.models.fitting.training_options import TrainingData, TrainingHooks
+from bccp.models.initialization import starting_model
+from bccp.models.offline_augmentation import augmented_set
+from bccp.pipeline.step_runner import command_line
 
 
 def run(step: Step) -> None:
@@ -31,14 +34,14 @@ def run(step: Step) -> None:
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     table = tables.read(step.input("replay_sample") / "replay_sample.csv") if step.has_input("replay_sample") else {"image": []}
     replay = list(table["image"])
-    cleansed, posterior = train.read_labels(days, step.input("cleansed_labels"))
-    images = train.training_set(days, cleansed, posterior, replay)
-    images = train.subset(images, days.classes, config.subset, seed=config.random_seed)
-    validation = train.validation_set(days, cleansed, posterior)
+    cleansed, posterior = training_set.read_labels(days, step.input("cleansed_labels"))
+    images = training_set.training_set(days, cleansed, posterior, replay)
+    images = training_set.subset(images, days.classes, config.subset, seed=config.random_seed)
+    validation = training_set.validation_set(days, cleansed, posterior)
     model, trained_on_before = starting_model(step, days, config)
     if model.note:
         step.say(model.note)
-    mirror = train.mirrors(config.mirror, days, images)
+    mirror = training_set.mirrors(config.mirror, days, images)
     if config.mirror == "auto":
         step.say(f"images are {'' if mirror else 'not '}mirrored")
     model.mirrored, inputs = model.mirrored or mirror, shared_inputs(step, days)
@@ -49,17 +52,17 @@ def run(step: Step) -> None:
     with step.output("model") as folder, energy.measured(config.energy_country) as spent:
         history = training.fit(
             model,
-            TrainingData(pixels, images.targets, images.weights, **train.balance(config, images)),
+            TrainingData(pixels, images.targets, images.weights, **training_set.balance(config, images)),
             TrainingData(inputs(model, validation.ids), validation.targets),
-            train.options(config, mirror=mirror, device=device.training_device(config)),
+            training_set.options(config, mirror=mirror, device=device.training_device(config)),
             seed=config.random_seed,
             folder=folder,
-            hooks=TrainingHooks(progress=True, show=lambda batch: batch_picture.log_batch(step, batch), checkpoint=step.checkpoint),
+            hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
-        models.save(model, folder, about, last_state=history.last_state, history=history.table())
+        classifier.save(model, folder, about, last_state=history.last_state, history=history.table())
         if len(trained_on_before):
-            np.save(folder / mlflow_model.TRAINED_ON_BEFORE, trained_on_before)
+            np.save(folder / mlflow_flavor.TRAINED_ON_BEFORE, trained_on_before)
     step.log_metrics({"images": len(images.ids)} | history.figures() | spent)
     step.log_history(history.rows())
     known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"

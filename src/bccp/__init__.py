@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bccp.clean import LabelCleaner
-    from bccp.pipeline import run
+    from bccp.labels.label_cleaner import LabelCleaner
+    from bccp.pipeline.runner import run
 
 __all__ = ["LabelCleaner", "run"]
 
-_HOME_OF = {"LabelCleaner": "bccp.clean", "run": "bccp.pipeline"}
+_HOME_OF = {"LabelCleaner": "bccp.labels.label_cleaner", "run": "bccp.pipeline.runner"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what this package offers only when it is asked for: a step that needs only ``bccp.tables`` loads nothing else."""
+    """Import what this package offers only when it is asked for: a step that needs only ``bccp.data.tables`` loads nothing else."""
     if name in _HOME_OF:
         # no import statement: what this package only offers is no part of what a step runs, nor of its key
         return getattr(importlib.import_module(_HOME_OF[name]), name)

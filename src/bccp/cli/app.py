@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 from bccp.cli.parameters import WrongCall
-from bccp.errors import BCCPError, nearest
+from bccp.core.errors import BCCPError, nearest
 
 COMMANDS = {
     "run": "bccp.cli.runs:run",
@@ -146,8 +146,8 @@ def main() -> NoReturn:
     if "_BCCP_COMPLETE" in os.environ:
         bccp.main(prog_name="bccp")  # click prints the completions and leaves
     status = call(sys.argv[1:])
-    if "bccp.home" in sys.modules:
-        from bccp.home import clear_scratch
+    if "bccp.core.home" in sys.modules:
+        from bccp.core.home import clear_scratch
 
         clear_scratch()
     sys.stdout.flush()

@@ -24,7 +24,7 @@ def export_data(out: str, run: str, as_json: bool) -> None:
     Example:
       bccp export-data --out cleaned
     """
-    from bccp.export import LIST, export_run, sentence
+    from bccp.pipeline.export_dataset import LIST, export_run, sentence
 
     with talk(as_json):
         table, shown, place = export_run(out, run)
@@ -53,8 +53,8 @@ def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...]
     Example:
       bccp check-new --data /new/photos preprocessing.checks.drift=0.1
     """
-    from bccp.check_new import accept_batch, check_batch
-    from bccp.data_checks import gate
+    from bccp.data.checks import gate
+    from bccp.pipeline.incoming import accept_batch, check_batch
 
     with talk(as_json):
         batch, findings, page = check_batch(data, reference, split(words))
@@ -87,6 +87,6 @@ def accept(batch: str) -> None:
     Example:
       bccp accept 0123456789ab
     """
-    from bccp.check_new import accept_batch
+    from bccp.pipeline.incoming import accept_batch
 
     print("\n".join(accept_batch(batch)), flush=True)

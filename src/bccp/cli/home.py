@@ -22,7 +22,7 @@ def gc(delete_it: bool, keep_days: int, keep: str, as_json: bool) -> None:
     Example:
       bccp gc --keep-days 60
     """
-    from bccp.clean_home import clean
+    from bccp.pipeline.garbage_collection import clean
 
     with talk(as_json):
         cleaned = clean(delete_it=delete_it, keep_days=keep_days, named=keep)

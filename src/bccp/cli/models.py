@@ -7,7 +7,7 @@ import sys
 import click
 
 from bccp.cli.parameters import emit, ending, json_option, talk
-from bccp.errors import BCCPError
+from bccp.core.errors import BCCPError
 
 MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, or a folder."
 
@@ -27,7 +27,7 @@ def predict(model: str, images: str, out: str, as_json: bool) -> None:
     Example:
       bccp predict --model models:/bccp@champion --images /photos
     """
-    from bccp.predict import predict_files
+    from bccp.serving.batch_predict import predict_files
 
     with talk(as_json):
         done = predict_files(model, images, out)
@@ -53,7 +53,7 @@ def export_model(model: str, format_name: str, out: str, as_json: bool) -> None:
     Example:
       bccp export-model --model models:/bccp@champion --format onnx --out model.onnx
     """
-    from bccp.export_model import export_named
+    from bccp.serving.export_model import export_named
 
     with talk(as_json):
         said, place = export_named(model, format_name, out)
@@ -77,6 +77,6 @@ def rollback(model: str) -> None:
     Example:
       bccp rollback --model bccp
     """
-    from bccp.rollback import roll_back_named
+    from bccp.pipeline.rollback import roll_back_named
 
     print(roll_back_named(model), flush=True)

@@ -14,8 +14,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from bccp import config_text
-from bccp.errors import BCCPError, nearest
+from bccp.core import config_text
+from bccp.core.errors import BCCPError, nearest
 
 HYDRA_WORDS: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """Context settings of a command that hands Hydra's flags and overrides on as they are."""
@@ -28,7 +28,7 @@ class WrongCall(click.UsageError):
 class RunType(click.ParamType[str]):
     """A finished pipeline: a run's id or its first 6 digits, a run folder or its name, or a ``summary.json``; empty is the newest.
 
-    What it names is looked up by :mod:`bccp.pipelines` once the command knows which store to ask.
+    What it names is looked up by :mod:`bccp.tracking.finished_runs` once the command knows which store to ask.
     """
 
     name = "RUN"
@@ -51,7 +51,7 @@ class StepType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Refuse what is no step."""
-        from bccp.step_graph import STEPS
+        from bccp.core.step_graph import STEPS
 
         if value.startswith("-"):
             raise click.NoSuchOption(value, ctx=ctx)
@@ -62,7 +62,7 @@ class StepType(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of steps."""
-        from bccp.step_graph import STEPS
+        from bccp.core.step_graph import STEPS
 
         return [CompletionItem(step) for step in STEPS if step.startswith(incomplete)]
 
@@ -111,7 +111,7 @@ def glob_escape(text: str) -> str:
 
 def split(words: Sequence[str]) -> list[str]:
     """Split words at blanks outside quotes and brackets: a Makefile hands several on as one."""
-    from bccp.overrides import split_options
+    from bccp.core.overrides import split_options
 
     return [word for text in words for word in split_options(text)]
 
@@ -119,14 +119,14 @@ def split(words: Sequence[str]) -> list[str]:
 def ending(work: Callable[..., Any], *, interrupted: str = "interrupted") -> Callable[..., int]:
     """Give a command's function the exit status of its end; signals end it as an exception, so that scratch folders are cleared.
 
-    Errors of the disk and of the store become :class:`bccp.errors.BCCPError`; any other is a fault in BCCP and is raised.
+    Errors of the disk and of the store become :class:`bccp.core.errors.BCCPError`; any other is a fault in BCCP and is raised.
     ``interrupted`` is what is said after Ctrl-C.
     """
 
     @functools.wraps(work)
     def wrapped(*arguments: Any, **options: Any) -> int:
-        from bccp.endings import failed, told
-        from bccp.processes import Interrupted, terminable
+        from bccp.core.exit_codes import failed, told
+        from bccp.core.processes import Interrupted, terminable
 
         try:
             with terminable():

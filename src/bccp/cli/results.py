@@ -25,10 +25,10 @@ def ui(port: int, host: str) -> None:
     Example:
       bccp ui --port 5001
     """
-    from bccp.backends import ledger_uri
-    from bccp.home import keep_within_home
-    from bccp.masking import shown
-    from bccp.tracking import Ledger
+    from bccp.core.home import keep_within_home
+    from bccp.core.redaction import shown
+    from bccp.tracking.backends import ledger_uri
+    from bccp.tracking.store import Ledger
 
     uri, note = ledger_uri(None)
     if note:
@@ -58,8 +58,8 @@ def report(run: str, open_it: bool, as_json: bool) -> None:
     Example:
       bccp report 2026-01-31_12-00-00-ab12cd
     """
-    from bccp.pipeline_report import report_on
-    from bccp.pipelines import read_summary
+    from bccp.reporting.run_report import report_on
+    from bccp.tracking.finished_runs import read_summary
 
     with talk(as_json):
         page = report_on(run)
@@ -84,7 +84,7 @@ def sweep_report(folder: str, as_json: bool) -> None:
     Example:
       bccp sweep-report
     """
-    from bccp.sweep_report import TABLE, find_folder, write_report
+    from bccp.reporting.sweep_report import TABLE, find_folder, write_report
 
     with talk(as_json):
         page = write_report(find_folder(folder))
@@ -107,7 +107,7 @@ def compare(a: str, b: str, out: Path | None, as_json: bool) -> None:
     Example:
       bccp compare ab12cd 34ef56
     """
-    from bccp.compare import FIGURES, IMAGES, PAGE, compare_runs, page
+    from bccp.reporting.compare import FIGURES, IMAGES, PAGE, compare_runs, page
 
     with talk(as_json):
         found, place = compare_runs(a, b, out)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import click
 
-from bccp import config_text
 from bccp.cli.parameters import (
     HYDRA_WORDS,
     STEP,
@@ -21,6 +20,7 @@ from bccp.cli.parameters import (
     talk,
     words_argument,
 )
+from bccp.core import config_text
 
 ALL_HYDRA = {**HYDRA_WORDS, "allow_interspersed_args": False}
 """Context settings of a command that has no options of its own behind the first of Hydra's words."""
@@ -37,11 +37,11 @@ class HydraCommand(click.Command):
 
 def _hydra(words: Sequence[str]) -> int:
     """Run the pipeline in this process."""
-    from bccp.processes import importing
+    from bccp.core.processes import importing
 
     with importing(ours=True):
-        from bccp import command_line
-    return command_line.main(list(words))
+        from bccp.pipeline import hydra_app
+    return hydra_app.main(list(words))
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
@@ -79,7 +79,7 @@ def sweep(ctx: click.Context, plan_only: bool, as_json: bool, words: tuple[str, 
 
 @ending
 def _plan(words: tuple[str, ...], as_json: bool) -> None:
-    from bccp.sweep_plan import plan
+    from bccp.pipeline.sweeps.plan import plan
 
     with talk(as_json):
         made = plan(list(words))
@@ -111,7 +111,7 @@ def why(name: str, words: tuple[str, ...], as_json: bool) -> None:
     Example:
       bccp why train train.epochs=20
     """
-    from bccp.why import explain_options
+    from bccp.pipeline.explain import explain_options
 
     with talk(as_json):
         lines = explain_options(name, split(words))
@@ -132,7 +132,7 @@ def config(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     Example:
       bccp config train -- +experiments=photographs train.epochs=20
     """
-    from bccp.config_origins import listing, traced
+    from bccp.pipeline.config_origins import listing, traced
 
     section, overrides = section_of(split(words), ctx)
     entries = traced(overrides, section)
@@ -148,7 +148,7 @@ def mlproject() -> None:
     Example:
       bccp mlproject
     """
-    from bccp.contract import write_all
+    from bccp.pipeline.mlproject_files import write_all
 
     for path in write_all():
         print(path, flush=True)

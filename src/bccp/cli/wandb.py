@@ -21,8 +21,8 @@ def sync(words: tuple[str, ...]) -> None:
     Example:
       bccp wandb sync
     """
-    from bccp.compose import compose
-    from bccp.wandb_sync import sync as upload
+    from bccp.pipeline.compose import compose
+    from bccp.tracking.wandb_sync import sync as upload
 
     given = split(words)
     print(upload(compose(given).tracking.mlflow_uri if given else None), flush=True)
@@ -42,6 +42,6 @@ def dashboard(ctx: click.Context, project: str) -> None:
     place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", project)
     if place is None:
         raise WrongCall("which project? give the W&B entity and project: bccp wandb dashboard entity/project", ctx)
-    from bccp.dashboard import save
+    from bccp.tracking.wandb_dashboard import save
 
     print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)

@@ -1,0 +1,618 @@
+"""The schema of ``config.yaml``: types, ranges and choices. Values stand in the YAML file only.
+
+One dataclass per section. A section knows which of its parameters matter (``relevant``), so that a run whose moot parameters differ has the
+same key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from bccp.core import registries, user_code
+from bccp.core.errors import BCCPError, nearest
+from bccp.core.runtime.extras import install_command
+from bccp.core.step_graph import STEPS
+
+NOISES = ("uniform", "pair", "confusions")
+"""Simulated noises that have a name."""
+
+
+IMAGE_CHECKS = (
+    "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
+)  # fmt: skip
+"""Checks of ``preprocessing.checks`` that concern images by themselves; the others concern days, and are made by ``segregation``."""
+
+
+POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_information", "cleanlab")
+"""Methods of the cut-off that give no probability that a label is wrong."""
+
+
+AUGMENTATIONS = (
+    "none",
+    "generic",
+    "light",
+    "strong",
+    "randaugment",
+    "rotate",
+    "zoom",
+    "clip",
+    "brightness",
+    "contrast",
+    "perspective",
+    "blur",
+)
+"""Augmentations that have a name: see ``bccp.models.transforms``."""
+
+
+def _choice(*names: str) -> Any:
+    return field(metadata={"choices": names})
+
+
+def _entry(registry: registries.Registry[Any]) -> Any:
+    """A name of an extension point, or of a user's own code."""
+    return field(metadata={"choices": tuple(registry), "registry": registry})
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Any:
+    """A number from ``low`` to ``high``; ``above``/``below`` leave the ends out."""
+    return field(metadata={"range": (low, high, above, below)})
+
+
+def _path(**only_where: tuple[str, ...]) -> Any:
+    """Text that may name a file or folder: made absolute, and in a key stands for what it holds.
+
+    ``only_where`` names another field of the section and the values of it under which the text is a path.
+    """
+    return field(metadata={"path": True, "only_where": only_where})
+
+
+@dataclass(kw_only=True)
+class Main:
+    """What is run, and on what."""
+
+    execute_steps: Any
+    target_day: str = _choice("monday", "tuesday")
+    random_seed: int = _number(0, 2**32 - 1)
+    env_manager: str = _choice("auto", "local", "virtualenv", "uv", "conda")
+    cache: bool = field()
+    threads: int | None = _number(1, 4096)
+
+    def check(self) -> None:
+        """Turn ``execute_steps`` into a list, and refuse unknown steps."""
+        self.execute_steps = parse_step_list(self.execute_steps)
+
+
+@dataclass(kw_only=True)
+class Tracking:
+    """Where runs are recorded."""
+
+    mlflow_uri: str | None
+    shared_folder: bool = field()
+    wandb: str = _choice("auto", "online", "offline", "disabled")
+    wandb_entity: str | None = field()
+    wandb_project: str = field()
+    upload_images: bool = field()
+    init_timeout: float = _number(1, 3600)
+    finish_timeout: float = _number(1, 86400)
+
+
+@dataclass(kw_only=True)
+class Data:
+    """``fetch_data``: where the images come from."""
+
+    source: str = _entry(registries.SOURCES)
+    path: str | None = _path(source=("folder", "archive"))
+    subfolder: str | None = field()
+    sha256: str | None = field()
+    refresh: bool = field()
+    max_bytes: int = _number(1)
+
+    def check(self) -> None:
+        """Refuse a source without its place and a checksum that is none."""
+        entry = registries.SOURCES.entries.get(self.source)
+        if entry is not None and entry.needs_path and not self.path:
+            raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
+            raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
+
+    def relevant(self) -> dict[str, Any]:
+        """``path`` counts as what it holds (see ``bccp.data.sources.source_fingerprint``)."""
+        return {"source": self.source, "subfolder": self.subfolder, "max_bytes": self.max_bytes}
+
+
+@dataclass(kw_only=True)
+class Checks:
+    """The most that the data checks (:mod:`bccp.data.checks`) may find; None: it is reported, and stops nothing."""
+
+    imbalance: float | None = _number(1)
+    dark: float | None = _number(0, 1)
+    bright: float | None = _number(0, 1)
+    flat: float | None = _number(0, 1)
+    blurred: float | None = _number(0, 1)
+    tiny: float | None = _number(0, 1)
+    long: float | None = _number(0, 1)
+    enlarged: float | None = _number(0, 1)
+    copies: float | None = _number(0, 1)
+    near_copies: float | None = _number(0, 1)
+    contradictions: float | None = _number(0, 1)
+    known: float | None = _number(0, 1)
+    new_formats: float | None = _number(0, 1)
+    new_sizes: float | None = _number(0, 1)
+    class_shift: float | None = _number(0, 1)
+    leakage: float | None = _number(0, 1)
+    drift: float | None = _number(0, 1)
+
+    def of_images(self) -> dict[str, float | None]:
+        """The limits that ``preprocessing`` heeds."""
+        return {name: getattr(self, name) for name in IMAGE_CHECKS}
+
+    def of_days(self) -> dict[str, float | None]:
+        """The limits that ``segregation`` heeds."""
+        return _without(_flat(self), set(IMAGE_CHECKS))
+
+
+@dataclass(kw_only=True)
+class Preprocessing:
+    """``preprocessing``: from image files to one array."""
+
+    image_size: int = _number(4, 4096)
+    resize: str = _choice("stretch", "pad", "crop")
+    cleanup: Any = field()
+    max_rejected_rate: float = _number(0, 1)
+    max_pixels: int = _number(1)
+    checks: Checks = field()
+
+    def relevant(self) -> dict[str, Any]:
+        """A limit counts for the step that heeds it."""
+        return _flat(self) | {"checks": self.checks.of_images()}
+
+    def check(self) -> None:
+        """Refuse a clean-up that is none of the known, and write its parameters out."""
+        self.cleanup = parse_cleanup(self.cleanup)
+
+
+@dataclass(kw_only=True)
+class Segregation:
+    """``segregation``: days and splits."""
+
+    target_day: str = _choice("monday", "tuesday")
+    tuesday_fraction: float = _number(0, 1, above=True, below=True)
+    test_size: float = _number(0, 1, above=True, below=True)
+    val_size: float = _number(0, 1, above=True, below=True)
+    monday_images: int | None = _number(1)
+    tuesday_images: int | None = _number(1)
+    corruption: str = _choice("auto", "mixed", "random_boxes", "mosaic", "random_lines", "none")
+    label_source: str = _choice("simulated", "file", "folder")
+    feedback_file: str | None = _path()
+    checks: Checks = field()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def relevant(self) -> dict[str, Any]:
+        """Where all images are Monday, what is said of Tuesday does not matter."""
+        moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
+        return _without(_flat(self), moot) | {"checks": self.checks.of_days()}
+
+
+@dataclass(kw_only=True)
+class NoisyLabels:
+    """``noisy_labels``: the labels that the target day comes with."""
+
+    label: str = _choice("user_feedback", "ground_truth")
+    source: str = _choice("simulated", "file", "folder")
+    user_accuracy: float = _number(0, 1)
+    noise: Any = field()
+    feedback_file: str | None = _path()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, and a noise matrix that is none."""
+        self.noise = parse_noise(self.noise)
+        if self.source == "file" and not self.feedback_file:
+            raise BCCPError("noisy_labels.source=file needs noisy_labels.feedback_file: a CSV file with the columns image,label[,user]")
+        if self.feedback_file and self.source != "file":
+            raise BCCPError(
+                f"noisy_labels.feedback_file is set but noisy_labels.source={self.source}: set noisy_labels.source=file to use it"
+            )
+        if self.source == "folder" and self.label == "ground_truth":
+            raise BCCPError(
+                "noisy_labels.label=ground_truth needs known true labels, but noisy_labels.source=folder says that the folder "
+                "names are doubtful: use noisy_labels.source=simulated"
+            )
+
+    def relevant(self) -> dict[str, Any]:
+        """Only a simulation depends on the seed, the accuracy and the noise."""
+        if self.label == "ground_truth":
+            return {"label": self.label}
+        if self.source != "simulated":
+            return {"source": self.source, "random_seed": self.random_seed}  # the votes are an input
+        accuracy = {} if isinstance(self.noise, list) else {"user_accuracy": self.user_accuracy}
+        return {"source": self.source, "noise": self.noise, "random_seed": self.random_seed} | accuracy
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """How a classifier is built and trained: the keys that ``train``, the judge and ``monday_model`` share."""
+
+    model: str = field()
+    weights: str | None = _path()
+    freeze_backbone: bool = field()
+    normalization: str = _choice("auto", "half")
+    epochs: int = _number(1)
+    learning_rate: float = _number(0, above=True)
+    optimizer: str = _choice("adamw", "adam")
+    schedule: str = _choice("one_cycle", "exponential")
+    decay: float = _number(0, 1, above=True)
+    batch_size: int = _number(2)
+    augmentation: str = _choice(*AUGMENTATIONS)
+    mirror: str = _choice("never", "auto", "always")
+    mixup_alpha: float = _number(0, 100)
+    ema_decay: float = _number(0, 1, below=True)
+    dropout: float = _number(0, 1, below=True)
+    random_seed: int = _number(0, 2**32 - 1)
+
+
+@dataclass(kw_only=True)
+class MondayModel(Recipe):
+    """The recipe of ``monday_model``, the classifier that is trained on trusted images alone."""
+
+    def relevant(self) -> dict[str, Any]:
+        """Without a decay that the schedule does not use."""
+        return _flat(self) if self.schedule == "exponential" else _without(_flat(self), {"decay"})
+
+
+@dataclass(kw_only=True)
+class BayesCutoff(Recipe):
+    """``bayes_cutoff``: which given labels are wrong."""
+
+    enabled: bool = field()
+    method: str = _choice("label_posterior", *POSTERIOR_FREE_METHODS)
+    cutoff: str = _choice("auto", "percentile", "threshold")
+    percentile: float = _number(0, 100)
+    threshold: float = _number(0, 1)
+    action: str = _choice("soft", "relabel", "drop")
+    passes: int = _number(1, 10_000)
+    folds: int = _number(2, 100)
+    audit_file: str | None = _path()
+    max_class_ratio: float | None = _number(1)
+    rounds: int = _number(0, 100)
+    refine: str = _choice("student", "cross_fit")
+    refine_epochs: int = _number(1)
+    label: str = _choice("user_feedback", "ground_truth")
+    target_day: str = _choice("monday", "tuesday")
+
+    def check(self) -> None:
+        """Refuse what a method without a posterior cannot do."""
+        if not self.enabled or self.label == "ground_truth" or self.method not in POSTERIOR_FREE_METHODS:
+            return
+        for key, value in (("cutoff", "threshold"), ("action", "relabel")):
+            if getattr(self, key) == value:
+                raise BCCPError(
+                    f"bayes_cutoff.{key}={value} needs a posterior, and bayes_cutoff.method={self.method} has none: "
+                    "use bayes_cutoff.method=label_posterior"
+                )
+        if self.audit_file:
+            raise BCCPError(
+                f"bayes_cutoff.audit_file is set, but bayes_cutoff.method={self.method} learns nothing from checked labels: "
+                "use bayes_cutoff.method=label_posterior, or bayes_cutoff.audit_file=null"
+            )
+
+    def relevant(self) -> dict[str, Any]:
+        """Labels that pass through depend on nothing; an unused cut-off value does not matter."""
+        if not self.enabled or self.label == "ground_truth":
+            return {"enabled": False}
+        moot = {"enabled", "label"} | ({"percentile", "threshold"} - {self.cutoff})
+        if self.method in POSTERIOR_FREE_METHODS and self.method != "cleanlab":
+            moot -= {"percentile"}
+        if self.schedule != "exponential":
+            moot |= {"decay"}
+        return _without(_flat(self), moot)
+
+    def monday_model(self) -> MondayModel:
+        """The recipe of the judge."""
+        return MondayModel(**{f.name: getattr(self, f.name) for f in dataclasses.fields(MondayModel)})
+
+
+@dataclass(kw_only=True)
+class CpSampling:
+    """``cp_sampling``: which trusted images are replayed."""
+
+    type: str = _entry(registries.SAMPLERS)
+    ratio: float = _number(0, 1)
+    embedding: str = _path()
+    target_day: str = _choice("monday", "tuesday")
+    monday_model: MondayModel = field()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def relevant(self) -> dict[str, Any]:
+        """Some types ignore everything, some the embedding; a user's own may heed all."""
+        entry = registries.SAMPLERS.entries.get(self.type, registries.SamplerEntry("", needs_embeddings=True))
+        if self.type == "none" or self.target_day == "monday":
+            return {"type": "none"}
+        if not entry.uses_ratio:
+            return {"type": self.type}
+        parameters = {"type": self.type, "ratio": self.ratio, "random_seed": self.random_seed}
+        if not entry.needs_embeddings:
+            return parameters
+        if self.embedding != "monday_model":
+            return parameters | {"embedding": self.embedding}
+        return parameters | {"embedding": "monday_model", "monday_model": self.monday_model.relevant()}
+
+
+@dataclass(kw_only=True)
+class Train(Recipe):
+    """``train``: the new model."""
+
+    init: str = field()
+    trainable_blocks: int | None = _number(1)
+    find_learning_rate: bool = field()
+    schedule: str = _choice("one_cycle", "cosine", "step", "exponential")
+    decay_epochs: int = _number(1)
+    augmentation: Any = field()
+    augment_probability: float = _number(0, 1)
+    augment_strength: float = _number(0, 2, above=True)
+    augment_to: int | None = _number(2)
+    cutmix_alpha: float = _number(0, 100)
+    loss: str = _entry(registries.LOSSES)
+    class_weights: bool = field()
+    balanced_sampling: bool = field()
+    patience: int | None = _number(1)
+    subset: Any = field()
+    energy_country: str | None = field()
+    precision: str = _choice("float32", "bfloat16", "float16")
+    accelerator: str = _choice("auto", "cpu", "cuda", "mps")
+    devices: int = _number(1, 1024)
+    strategy: str = _choice("auto", "ddp_spawn", "ddp_fork")
+    target_day: str = _choice("monday", "tuesday")
+    monday_model: MondayModel = field()
+
+    def check(self) -> None:
+        """Refuse a start and an augmentation that are none of the known, and what contradicts itself."""
+        self.augmentation = parse_augmentation(self.augmentation)
+        self.subset = parse_subset(self.subset)
+        if self.energy_country is not None and not re.fullmatch(r"[A-Z]{3}", self.energy_country):
+            raise BCCPError(f"train.energy_country={self.energy_country} is no ISO code of a country: give three capitals, such as DEU")
+        if self.energy_country is not None and find_spec("codecarbon") is None:
+            raise BCCPError(
+                f"train.energy_country={self.energy_country} needs the package codecarbon: {install_command('energy')} with "
+                "main.env_manager=local, or set train.energy_country=null"
+            )
+        if self.init not in ("scratch", "monday_model") and not re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+", self.init):
+            raise BCCPError(
+                f"train.init={self.init!r} is not accepted: use scratch, monday_model or models:/name@alias"
+                + nearest(self.init, ["scratch", "monday_model"])
+            )
+        if self.augment_to and self.augmentation == "none":
+            raise BCCPError(f"train.augment_to={self.augment_to} needs something to augment with: set train.augmentation")
+        if self.augment_to and (self.mixup_alpha or self.cutmix_alpha):
+            raise BCCPError(
+                f"train.augment_to={self.augment_to} trains on augmented images without augmenting them further: set "
+                "train.mixup_alpha=0 and train.cutmix_alpha=0"
+            )
+        if self.cutmix_alpha and self.freeze_backbone:
+            raise BCCPError(
+                "train.cutmix_alpha exchanges parts of images, and with train.freeze_backbone=true only features of whole ones are "
+                "trained on: use train.mixup_alpha, or train.freeze_backbone=false"
+            )
+        if self.freeze_backbone and self.trainable_blocks is not None:
+            raise BCCPError(
+                f"train.trainable_blocks={self.trainable_blocks} lets blocks of the backbone learn, and train.freeze_backbone=true none: "
+                "leave one of the two out"
+            )
+        if self.class_weights and self.balanced_sampling:
+            raise BCCPError(
+                "train.class_weights=true and train.balanced_sampling=true would balance the classes twice: leave one of the two out"
+            )
+
+    def relevant(self) -> dict[str, Any]:
+        """The recipe of ``monday_model`` counts only where retraining starts from it, and a decay where the schedule uses it."""
+        moot = {"monday_model", "energy_country", "accelerator"}  # the key has the device that it means
+        moot |= {"learning_rate"} if self.find_learning_rate else set()
+        moot |= {"step": set[str](), "exponential": {"decay_epochs"}}.get(self.schedule, {"decay", "decay_epochs"})
+        moot |= {"strategy"} if self.devices == 1 else set()
+        if self.augmentation == "none":
+            moot |= {"augment_probability", "augment_strength"}
+        if self.augment_to:  # each copy is augmented
+            moot |= {"augment_probability"}
+        parameters = _without(_flat(self), moot)
+        return parameters | ({"monday_model": self.monday_model.relevant()} if self.init == "monday_model" else {})
+
+
+@dataclass(kw_only=True)
+class Test:
+    """``test``: how good the model is."""
+
+    __test__ = False  # not a test for pytest to collect
+
+    registered_model_name: str | None
+    promote: str = _choice("auto", "force", "never")
+    max_regression: float = _number(0, 1)
+    monday_model: MondayModel = field()
+    batch_size: int = _number(1)
+    top_k: int = _number(1)
+    bootstrap: int = _number(0, 1_000_000)
+    metrics: Any = field()
+    random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse a name that MLflow does not take, before anything is trained, and a promotion of nothing."""
+        self.metrics = parse_metrics(self.metrics)
+        name = self.registered_model_name
+        if name is not None and not re.fullmatch(r"[^/:'\"@%]+", name):
+            raise BCCPError(f"test.registered_model_name={name!r} is not accepted: use a name without slashes, colons, quotes, @ and %")
+        if name is None and self.promote == "force":
+            raise BCCPError("test.promote=force needs test.registered_model_name: say under which name the model is registered")
+
+    def relevant(self) -> dict[str, Any]:
+        """Of a model that is not registered nothing is compared."""
+        parameters = _without(_flat(self), {"monday_model"})
+        if self.registered_model_name is None:
+            return _without(parameters, {"promote", "max_regression"})
+        return parameters | {"monday_model": self.monday_model.relevant()}
+
+
+@dataclass(kw_only=True)
+class Config:
+    """The whole configuration."""
+
+    main: Main
+    tracking: Tracking
+    data: Data
+    preprocessing: Preprocessing
+    segregation: Segregation
+    noisy_labels: NoisyLabels
+    bayes_cutoff: BayesCutoff
+    cp_sampling: CpSampling
+    train: Train
+    test: Test
+
+    def section(self, step: str) -> Any:
+        """The section of a step: it bears the step's name, but for ``data`` (``fetch_data``)."""
+        return getattr(self, section_name(step))
+
+
+Section = Data | Preprocessing | Segregation | NoisyLabels | BayesCutoff | CpSampling | Train | Test
+"""The section of any step."""
+
+
+def section_name(step: str) -> str:
+    """The name of a step's section in ``config.yaml``."""
+    return "data" if step == "fetch_data" else step
+
+
+def section_type(step: str) -> type[Any]:
+    """The dataclass of a step's section."""
+    kind: type[Any] = typing.get_type_hints(Config)[section_name(step)]
+    return kind
+
+
+def relevant(section: Any) -> dict[str, Any]:
+    """The parameters of a section that can change what its step makes."""
+    return typing.cast("dict[str, Any]", section.relevant() if hasattr(section, "relevant") else _flat(section))
+
+
+def parse_step_list(value: Any) -> list[str]:
+    """A list of steps, or a comma list as a string, in run order."""
+    if isinstance(value, str):
+        value = [name.strip() for name in value.strip().strip("[]").split(",")]
+    if not isinstance(value, list) or not value or not all(value):
+        raise BCCPError(f"main.execute_steps={value!r} is not accepted: give a list of steps among {', '.join(STEPS)}")
+    for name in value:
+        if name not in STEPS:
+            raise BCCPError(f"main.execute_steps names the unknown step {name!r}: use {', '.join(STEPS)}" + nearest(str(name), STEPS))
+    return [name for name in STEPS if name in value]
+
+
+def parse_noise(value: Any) -> str | list[list[float]]:
+    """The name of a noise, or a row-stochastic matrix."""
+    if isinstance(value, str):
+        if value.startswith("["):
+            value = json.loads(value)
+        elif value in NOISES:
+            return value
+    if not isinstance(value, list):
+        raise BCCPError(f"noisy_labels.noise={value} is unknown: use {', '.join(NOISES)} or a KxK matrix" + nearest(str(value), NOISES))
+    for position, row in enumerate(value):
+        is_row = isinstance(row, list) and len(row) == len(value) and all(isinstance(p, int | float) and p >= 0 for p in row)
+        if not is_row or abs(sum(row) - 1) > 1e-6:
+            raise BCCPError(
+                f"noisy_labels.noise: row {position} of the matrix is {row}; each of the {len(value)} rows needs "
+                f"{len(value)} numbers from 0 up with the sum 1"
+            )
+    return value
+
+
+def own_names(step: str, section: Any) -> list[tuple[str, str]]:
+    """The dotted names of a user's own code in a step's section, but for augmentations: each with the key that it stands under."""
+    found: list[tuple[str, str]] = []
+    for key in ("source", "cleanup", "type", "loss", "metrics"):
+        value = getattr(section, key, None)
+        for part in value if isinstance(value, list) else [value]:
+            names: list[Any] = list(part) if isinstance(part, Mapping) else [part]
+            found += [(f"{section_name(step)}.{key}", name) for name in names if user_code.is_own(name)]
+    return found
+
+
+def parse_metrics(value: Any) -> list[str]:
+    """A list of dotted names."""
+    if not isinstance(value, list) or not all(map(user_code.is_own, value)):
+        raise BCCPError(f"test.metrics={value} is not accepted: give a list of the dotted names of your functions, such as [my_module.f]")
+    for name in value:
+        user_code.place(name, "test.metrics")
+    return value
+
+
+def parse_cleanup(value: Any) -> list[dict[str, dict[str, Any]]]:
+    """A list of names, or of names with parameters, with all parameters."""
+    known = registries.FILTERS.entries
+    if not isinstance(value, list):
+        raise BCCPError(f"preprocessing.cleanup={value} is not accepted: give a list of {', '.join(known)}, such as [median_filter]")
+    steps = []
+    for part in value:
+        name, given = next(iter(part.items())) if isinstance(part, Mapping) and len(part) == 1 else (part, {})
+        if user_code.is_own(name) and isinstance(given or {}, Mapping):
+            registries.FILTERS.check(name)
+            steps.append({name: dict(given or {})})
+            continue
+        if not isinstance(name, str) or name not in known or not isinstance(given or {}, Mapping):
+            raise BCCPError(
+                f"preprocessing.cleanup: {part} is unknown: use {', '.join(known)}, as in [median_filter, {{erosion: {{size: 5}}}}]"
+                + nearest(str(name), known)
+            )
+        parameters = {key: default for key, (default, _) in known[name].parameters.items()} | dict(given or {})
+        for key, number in parameters.items():
+            if key not in known[name].parameters:
+                raise BCCPError(f"unknown key 'preprocessing.cleanup.{name}.{key}': {name} has {', '.join(known[name].parameters)}")
+            allowed = known[name].parameters[key][1]
+            if not isinstance(number, int) or isinstance(number, bool) or number not in allowed:
+                kind = "an odd" if allowed.step == 2 else "a whole"
+                raise BCCPError(
+                    f"preprocessing.cleanup.{name}.{key}={number} is out of range: give {kind} number from {allowed[0]} to {allowed[-1]}"
+                )
+        steps.append({name: parameters})
+    return steps
+
+
+def parse_augmentation(value: Any) -> str | list[Any]:
+    """The name of an augmentation, or a list of names and of what Hydra is to make."""
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, Mapping) and isinstance(value, list):
+            target = part.get("_target_")
+            if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
+                raise BCCPError(f"train.augmentation: {part} has no _target_: give it the dotted name of a class, as in my_module.MyClass")
+            user_code.place(target)
+        elif part not in AUGMENTATIONS:
+            raise BCCPError(
+                f"train.augmentation={value} is unknown: use one of {', '.join(AUGMENTATIONS)}, or a list of them and of _target_ objects"
+                + nearest(str(part), AUGMENTATIONS)
+            )
+    if not value:
+        raise BCCPError("train.augmentation=[] is not accepted: use none where images are to stay as they are")
+    return typing.cast("str | list[Any]", value)
+
+
+def parse_subset(value: Any) -> dict[str, Any] | None:
+    """Which training images are taken: ``classes`` and ``images_per_class``, or one of them."""
+    if value is None or value in ("null", "None"):
+        return None
+    given = dict(value) if isinstance(value, dict) else {}
+    classes, number = given.pop("classes", None), given.pop("images_per_class", None)
+    known = isinstance(value, dict) and not given and (classes is not None or number is not None)
+    if not known or not isinstance(classes, list | None) or classes == [] or not (number is None or (type(number) is int and number > 0)):
+        raise BCCPError(f"train.subset={value} is not accepted: give null or {{classes: [names], images_per_class: a whole number}}")
+    made: dict[str, Any] = {} if classes is None else {"classes": [str(name) for name in classes]}
+    return made if number is None else made | {"images_per_class": number}
+
+
+def _flat(section: Any) -> dict[str, Any]:
+    return dataclasses.asdict(section)
+
+
+def _without(parameters: dict[str, Any], moot: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if name not in moot}

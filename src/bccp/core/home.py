@@ -1,0 +1,133 @@
+"""The project's home, ``BCCP_HOME``: everything that is written lies under it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bccp.core.errors import BCCPError
+from bccp.core.processes import lives, process_start
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_ERROR_REPORTING": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Environment variables that keep the libraries from telling anybody anything, and the terminal too much."""
+
+PLACES = {
+    "WANDB_DIR": ".",
+    "WANDB_DATA_DIR": "wandb/data",
+    "WANDB_CACHE_DIR": "wandb/cache",
+    "WANDB_CONFIG_DIR": "wandb/config",
+    "WANDB_ARTIFACT_DIR": "wandb/artifacts",
+    "KAGGLEHUB_CACHE": "data/kaggle",
+    "MPLCONFIGDIR": "cache/matplotlib",
+    "MLFLOW_ENV_ROOT": "envs",
+    "TORCH_HOME": "cache/torch",
+}
+"""Environment variables that tell libraries where to write, and the place under the home that each gets."""
+
+WANDB_SCRATCH = "wandb/tmp"
+"""Where the temporary folders of the wandb package go, under the home, each below a folder of its process (:func:`scratch_owner`)."""
+
+
+def home() -> Path:
+    """The home's folder, made where it is missing; ``~/.bccp`` unless ``BCCP_HOME`` says otherwise.
+
+    Raises
+    ------
+    BCCPError
+        If it cannot be made or written to.
+    """
+    folder = Path(os.environ.get("BCCP_HOME") or "~/.bccp").expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BCCPError(f"BCCP_HOME={folder} cannot be made ({error.strerror}): set it to a folder you may write to") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BCCPError(f"BCCP_HOME={folder} cannot be written to: set it to a folder you may write to")
+    return folder
+
+
+def keep_within_home() -> None:
+    """Set the environment so that no library writes outside the home or phones anywhere."""
+    folder = home()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for name, place in PLACES.items():
+        os.environ.setdefault(name, str(folder / place))
+
+
+def scratch_owner() -> str:
+    """Host, id and start of this process: how the names of scratch folders begin.
+
+    By them :func:`abandoned` can tell what a killed process left behind.
+    """
+    return f"{socket.gethostname()}@{os.getpid()}.{process_start(os.getpid())}"
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A folder under the home that is gone afterwards, whatever happens."""
+    parent = home() / "tmp"
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{scratch_owner()}-{purpose}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let temporary files of this process, and of those that it starts in the block, lie in a folder."""
+    before, place = tempfile.tempdir, os.environ.get("TMPDIR")
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if place is not None:
+            os.environ["TMPDIR"] = place
+
+
+def checkpoint_path(name: str, key: str) -> Path:
+    """Where the work of a name and key keeps what it has come to until it is finished; the file may not be there."""
+    return home() / "checkpoints" / f"{name}-{key[:32]}.pt"
+
+
+def clear_scratch() -> None:
+    """Delete this process's scratch folders, those too that last as long as it does."""
+    with suppress(BCCPError):  # a home that cannot be written holds none
+        for folder in _scratch_folders(f"{glob.escape(scratch_owner())}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_scratch() -> None:
+    """Delete the scratch folders of this host's processes that are no more; other hosts may use the same home."""
+    for folder in _scratch_folders("*-*"):
+        if abandoned(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandoned(name: str) -> bool:
+    """Whether a name that begins with a :func:`scratch_owner` is that of a process of this host that is no more."""
+    owner = re.match(r"(.+)@(\d+)\.(\w*)", name)
+    return owner is not None and owner[1] == socket.gethostname() and not lives(int(owner[2]), owner[3])
+
+
+def _scratch_folders(pattern: str) -> list[Path]:
+    return [*(home() / "tmp").glob(pattern), *(home() / WANDB_SCRATCH).glob(pattern)]

@@ -1,0 +1,1 @@
+"""Images and tables: sources, preprocessing, duplicates, days and splits, corruption, data checks, replay sampling."""

@@ -1,0 +1,654 @@
+"""From image files of every kind to one array of equal pictures, and a report on what came in.
+
+N files lie in an archive; the readable ones become rows of a uint8 array of shape (n, S, S, 3). Files stream through in chunks, so memory
+does not grow with N except for the table. What is decided about a file depends on that file alone and on the layout of the folders: the
+number of threads changes nothing.
+
+Unreadable files are quarantined with a reason. The pictures carry two fingerprints: a SHA-256 of the decoded pixels (equal: the same
+picture) and a perceptual hash of 64 bits (equal: nearly the same picture).
+
+References
+----------
+N. Krawetz, "Looks Like It", The Hacker Factor Blog, 2011 (the perceptual hash by DCT).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import warnings
+import zipfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from bccp.core import progress
+from bccp.core.errors import BCCPError, few
+from bccp.data import tables
+from bccp.data.scan_filters import Cleanup, clean_up
+
+DAYS = ("monday", "tuesday")
+"""Folders at the root that are days and not classes."""
+
+FORMATS = (
+    "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "PCX", "TGA",
+)  # fmt: skip
+"""Formats that are read (MPO is a kind of JPEG). Left out: what Pillow starts another program for (EPS), and rarities."""
+
+FLAT_STD = 2.0
+"""Standard deviation in grey levels (of 255) below which a picture counts as nearly constant."""
+
+EXTREME_ASPECT = 5.0
+"""Longer side : shorter side from which a picture's shape is reported as an anomaly."""
+
+TINY_PX = 8
+"""Pictures with a side shorter than this are reported as an anomaly."""
+
+POOL_MIN_BYTES = 3000
+"""Mean file size from which threads pay (measured): decoding smaller files is mostly Python, which runs in one thread at a time."""
+
+_CHUNK_FILES = 256
+_CHUNK_BYTES = 4_000_000
+_HASH_STRIP_BYTES = 4_000_000
+_EXAMPLES = 20
+_GREY_PX = 32
+
+# Rows 0..7 of the type-II DCT on 32 points, the scale that scipy's unnormalised transform has: shape (8, 32).
+_DCT = 2 * np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_GREY_PX) + 1) / (2 * _GREY_PX))
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class UnreadableImageError(Exception):
+    """A file gives no picture; the message is the reason, ``kind`` or ``kind: detail``, that the quarantine lists."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is kept of one decoded file.
+
+    Attributes
+    ----------
+    sha256 : str
+        Of the full-size RGB pixels and their size, 64 hex digits.
+    phash : str
+        16 hex digits, or empty where there is too little in the picture to tell it from others.
+    width, height : int
+        Full size in px, upright.
+    mode, format : str
+        Pillow's names for what the file held.
+    pixels : bytes
+        S * S * 3 bytes: rows, columns, RGB.
+    """
+
+    sha256: str
+    phash: str
+    width: int
+    height: int
+    mode: str
+    format: str
+    pixels: bytes
+
+
+@contextmanager
+def pillow_limits(max_pixels: int) -> Iterator[None]:
+    """Have Pillow refuse truncated files and bombs as errors, and tell nothing through warnings; set back at the end.
+
+    These are settings of the whole process: enter this once around all decoding, before any threads start.
+
+    Parameters
+    ----------
+    max_pixels : int
+        A file whose header announces more pixels is refused before it is decoded.
+    """
+    before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+    Image.init()  # loads the decoders, which two threads must not do at once
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def decode(data: bytes) -> tuple[Image.Image, str, str]:
+    """Decode a file's bytes to an upright RGB picture; call it within ``pillow_limits``.
+
+    Of an animation the first frame counts, of a file of several pages the first page. Embedded colour profiles are not applied.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole file.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        Mode RGB, full size.
+    mode, format : str
+        Pillow's names for what the file held.
+
+    Raises
+    ------
+    UnreadableImageError
+        The bytes are no image, a damaged one, or one of too many pixels.
+    """
+    if not data:
+        raise UnreadableImageError("empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            opened.load()
+            return to_rgb(opened), opened.mode, opened.format or ""
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = f"more than preprocessing.max_pixels={Image.MAX_IMAGE_PIXELS} pixels"
+        raise UnreadableImageError(f"decompression bomb: {limit}") from None
+    except MemoryError:
+        raise  # tells about this machine, not about the file
+    except Exception as error:  # decoders of damaged files raise anything: struct.error, zlib.error, IndexError, ...
+        detail = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).split()) or type(error).__name__
+        kind = "truncated image" if "truncated" in detail.lower() else "damaged image"
+        raise UnreadableImageError(f"{kind}: {detail}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture upright by its EXIF orientation and convert any mode to RGB; transparent parts become white.
+
+    Pictures of more than 8 bits keep their top 8: 16-bit integers are divided by 257. Integers beyond 16 bits, and floats beyond both 0..1
+    and 0..255, are stretched from their minimum and maximum to 0..255.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Decoded; any mode.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB.
+
+    Raises
+    ------
+    ValueError
+        A mode without a way to RGB, or floats that are not finite.
+    """
+    upright = ImageOps.exif_transpose(image) if image.getexif() else image
+    if upright.mode.startswith(("I", "F")):
+        upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
+    if upright.has_transparency_data:
+        colours = upright.convert("RGBA")
+        canvas = Image.new("RGB", colours.size, "white")
+        canvas.paste(colours, mask=colours.getchannel("A"))
+        return canvas
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
+
+
+def _to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Grey values of any kind, shape (H, W), as uint8; see ``to_rgb``."""
+    grey = values.astype(np.float64)
+    low, high = float(grey.min()), float(grey.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("pixels that are not finite numbers")
+    full = (1.0 if high <= 1 else 255.0) if values.dtype.kind == "f" else 65535.0
+    if low < 0 or high > full:
+        grey, full = grey - low, max(high - low, 1e-300)
+    return np.rint(grey * (255 / full)).astype(np.uint8)
+
+
+def fit(image: Image.Image, size: int, how: str) -> Image.Image:
+    """Bring a picture to size x size px with an antialiased bicubic filter.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Mode RGB.
+    size : int
+        Side of the result in px.
+    how : {"stretch", "pad", "crop"}
+        ``stretch`` changes the shape, ``pad`` keeps it between black borders, ``crop`` keeps it and cuts the middle square out.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB, (size, size).
+    """
+    width, height = image.size
+    if width == height == size:
+        return image
+    if how == "pad":
+        scale = size / max(width, height)
+        inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+        canvas = Image.new("RGB", (size, size), "black")
+        inner = image.resize((inner_width, inner_height), Image.Resampling.BICUBIC)
+        canvas.paste(inner, ((size - inner_width) // 2, (size - inner_height) // 2))
+        return canvas
+    if how == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def digest(image: Image.Image) -> str:
+    """SHA-256 over an RGB picture's size and pixels, 64 hex digits; strip by strip, for a large picture's copy would double its memory."""
+    width, height = image.size
+    sha = hashlib.sha256(f"{width}x{height}\n".encode())
+    rows = max(1, _HASH_STRIP_BYTES // (3 * width))
+    if rows >= height:
+        sha.update(image.tobytes())
+    else:
+        for top in range(0, height, rows):
+            sha.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
+    return sha.hexdigest()
+
+
+def perceptual_hashes(grey: npt.NDArray[np.uint8]) -> list[str]:
+    """64-bit perceptual hashes of small grey pictures.
+
+    A bit says whether one of the 8 x 8 lowest DCT coefficients lies above their median; the bits are those of ImageHash's ``phash``. A
+    picture that is nearly constant, or that leaves half of the coefficients at their median (plain stripes), has too little in it: its
+    hash would be rounding noise or that of all its like, would call unlike pictures duplicates, and is left empty.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (n, 32, 32)
+        Luminance, resized by a Lanczos filter.
+
+    Returns
+    -------
+    list of str, length n
+        16 hex digits, or an empty string.
+    """
+    # Rounding takes away the noise of the sums, far below the steps that a change of one grey level makes.
+    coefficients = np.round(_DCT @ grey.astype(np.float64) @ _DCT.T, 6).reshape(len(grey), 64)
+    medians = np.median(coefficients, axis=1, keepdims=True)
+    clear = (np.abs(coefficients - medians) > 1e-5).sum(axis=1) > 32
+    telling = clear & (grey.std(axis=(1, 2)) >= FLAT_STD)
+    packed = np.packbits(coefficients > medians, axis=1)
+    return [bits.tobytes().hex() if good else "" for bits, good in zip(packed, telling, strict=True)]
+
+
+def has_own_days(images: Iterable[str], is_image: Callable[[str], bool]) -> bool:
+    """Whether the top folders are days: there is ``monday`` or ``tuesday``, and no other folder holds an image.
+
+    Parameters
+    ----------
+    images : iterable of str
+        Image ids. Files without any folder do not count either way.
+    is_image : callable
+        Asked about files in other folders, until it says yes.
+
+    Returns
+    -------
+    bool
+    """
+    in_folders = [(image.split("/", 1)[0], image) for image in images if "/" in image]
+    others = (image for folder, image in in_folders if folder not in DAYS)
+    return any(folder in DAYS for folder, _ in in_folders) and not any(is_image(image) for image in others)
+
+
+def place(image: str, *, own_days: bool) -> tuple[str, str] | None:
+    """Day and label that an image's folders give it.
+
+    Parameters
+    ----------
+    image : str
+        Image id.
+    own_days : bool
+        The top folders are days.
+
+    Returns
+    -------
+    (day, label) or None
+        ``day`` is empty without own days, ``label`` is empty directly under ``tuesday``; None: the image lies in no class folder.
+
+    Examples
+    --------
+    >>> place("cat/1.png", own_days=False), place("monday/cat/1.png", own_days=True), place("tuesday/1.png", own_days=True)
+    (('', 'cat'), ('monday', 'cat'), ('tuesday', ''))
+    """
+    folders = image.split("/")[:-1]
+    if not own_days:
+        return ("", folders[0]) if folders else None
+    if not folders or folders[0] not in DAYS:
+        return None
+    if len(folders) == 1:
+        return ("tuesday", "") if folders[0] == "tuesday" else None
+    return folders[0], folders[1]
+
+
+def clean(
+    archive: Path,
+    folder: Path,
+    *,
+    image_size: int,
+    resize: str,
+    max_rejected_rate: float,
+    max_pixels: int,
+    threads: int,
+    cleanup: Cleanup = (),
+    needs_classes: bool = True,
+    called: Callable[[str], str] = str,
+) -> dict[str, Any]:
+    """Write ``images.npy``, ``manifest.csv``, ``quarantine.csv`` and ``report.json`` from an archive of image files.
+
+    Rows are in the order of the sorted image ids, without gaps. The outputs do not depend on ``threads``.
+
+    Parameters
+    ----------
+    archive : Path
+        A zip file whose entries are named by the image ids.
+    folder : Path
+        Where to write; it exists.
+    image_size : int
+        Side of the square pictures, in px.
+    resize : {"stretch", "pad", "crop"}
+        See ``fit``.
+    max_rejected_rate : float
+        In [0, 1]; a larger share of unusable files is an error.
+    max_pixels : int
+        Larger pictures are taken for decompression bombs.
+    threads : int
+        Threads that decode, where files are large enough for threads to pay.
+    cleanup : sequence
+        See :func:`bccp.data.scan_filters.clean_up`; the fingerprints are those of the picture before it.
+    needs_classes : bool, default True
+        Otherwise classes may be too few or too small to be learnt from, or unknown.
+    called : callable, optional
+        How errors name the image of an id.
+
+    Returns
+    -------
+    dict
+        The report.
+
+    Raises
+    ------
+    BCCPError
+        No image in a class folder, no readable one, too many unreadable ones, or classes too few or too small.
+    """
+    with pillow_limits(max_pixels):
+        manifest, quarantine = _stream(
+            archive, folder / "images.npy", image_size=image_size, resize=resize, threads=threads, cleanup=cleanup
+        )
+    report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
+    if cleanup:
+        report["cleanup"] = list(cleanup)
+    told = quarantine.assign(image=quarantine["image"].map(called))
+    check_readable(manifest, told, max_rejected_rate=max_rejected_rate, needs_classes=needs_classes)
+    if needs_classes:
+        check_classes(manifest)
+    tables.write(manifest, folder / "manifest.csv")
+    tables.write(quarantine, folder / "quarantine.csv")
+    (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def _stream(
+    archive: Path, array: Path, *, image_size: int, resize: str, threads: int, cleanup: Cleanup
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
+    with zipfile.ZipFile(archive) as files:
+        entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
+        images = [entry.filename for entry in entries]
+        own_days = has_own_days(images, lambda image: _opens(files.read(image)))
+        if all(place(image, own_days=own_days) is None for image in images):
+            raise BCCPError(
+                f"no image lies in a class folder ({few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
+                "their own as monday/<class>/<image> and tuesday/<class>/<image> (tuesday/<image> where the label is unknown)"
+            )
+        workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
+
+        def read(chunk: list[zipfile.ZipInfo]) -> list[Picture | str]:
+            return pictures([files.read(entry) for entry in chunk], image_size=image_size, resize=resize, cleanup=cleanup)
+
+        chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
+        outcomes = (outcome for chunk in chunks for outcome in chunk)
+        return _write_rows(array, images, outcomes, image_size=image_size, own_days=own_days)
+
+
+def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[Picture | str]:
+    """Decode, fingerprint, clean up and resize some files; call it within ``pillow_limits``.
+
+    Parameters
+    ----------
+    files : sequence of bytes, length n
+        Whole files.
+    image_size, resize
+        See ``fit``.
+    cleanup
+        See :func:`bccp.data.scan_filters.clean_up`.
+
+    Returns
+    -------
+    list of Picture or str, length n
+        The picture, or the reason why there is none.
+    """
+    greys: list[bytes] = []
+    outcomes: list[tuple[str, int, int, str, str, bytes] | str] = []
+    for data in files:
+        try:
+            image, mode, kind = decode(data)
+        except UnreadableImageError as error:
+            outcomes.append(str(error))
+            continue
+        grey = image.convert("L")
+        if grey.size != (_GREY_PX, _GREY_PX):
+            grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
+        greys.append(grey.tobytes())
+        pixels = fit(clean_up(image, cleanup), image_size, resize).tobytes()
+        outcomes.append((digest(image), *image.size, mode, kind, pixels))
+    stack = np.frombuffer(b"".join(greys), np.uint8).reshape(-1, _GREY_PX, _GREY_PX)
+    hashes = iter(perceptual_hashes(stack))
+    return [found if isinstance(found, str) else Picture(found[0], next(hashes), *found[1:]) for found in outcomes]
+
+
+def _opens(data: bytes) -> bool:
+    """Whether these bytes begin like an image."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS):
+            return True
+    except Exception:  # as in ``decode``
+        return False
+
+
+def _chunks(entries: Iterable[zipfile.ZipInfo], *, picture_bytes: int) -> Iterator[list[zipfile.ZipInfo]]:
+    """Cut the work into pieces of bounded memory, the same ones whatever the number of threads."""
+    chunk: list[zipfile.ZipInfo] = []
+    held = 0
+    for entry in entries:
+        chunk.append(entry)
+        held += entry.file_size + picture_bytes
+        if held >= _CHUNK_BYTES or len(chunk) == _CHUNK_FILES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _in_order(work: Callable[[T], R], tasks: Iterator[T], workers: int) -> Iterator[R]:
+    """Results in the order of the tasks, at most two tasks a worker in flight."""
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        flying: deque[Future[R]] = deque(pool.submit(work, task) for task in islice(tasks, 2 * workers))
+        while flying:
+            result = flying.popleft().result()
+            flying.extend(pool.submit(work, task) for task in islice(tasks, 1))
+            yield result
+
+
+def _write_rows(
+    path: Path, images: Sequence[str], outcomes: Iterable[Picture | str], *, image_size: int, own_days: bool
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Append each usable picture to a .npy file, and list it or the reason why there is none.
+
+    Plain writes and not a memory map: the pages of a map that were written to would count as this process's memory.
+    """
+    rows: list[tuple[str | int, ...]] = []
+    rejected: list[tuple[str, str]] = []
+    with path.open("wb") as file:
+        _write_header(file, 0, image_size)
+        for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
+            progress.show("files", n, len(images))
+            where = place(image, own_days=own_days)
+            if isinstance(outcome, str):
+                rejected.append((image, outcome))
+            elif where is None:
+                rejected.append((image, "in no class folder"))
+            else:
+                o, (day, label) = outcome, where
+                rows.append((image, len(rows), label, day, o.sha256, o.phash, o.width, o.height, o.mode, o.format))
+                file.write(o.pixels)
+        file.seek(0)
+        _write_header(file, len(rows), image_size)
+    names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format"]
+    return pd.DataFrame(rows, columns=names), pd.DataFrame(rejected, columns=["image", "reason"])
+
+
+def _write_header(file: io.BufferedWriter, n_images: int, image_size: int) -> None:
+    """A .npy header; NumPy leaves room in it for the first axis to grow, so its length does not depend on ``n_images``."""
+    shape = (n_images, image_size, image_size, 3)
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_rejected_rate: float, needs_classes: bool) -> None:
+    """Refuse files of which too many cannot be used.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        One row an image.
+    quarantine : DataFrame
+        Columns ``image, reason``.
+    max_rejected_rate : float
+        In [0, 1].
+    needs_classes : bool
+        Whether images have to lie in class folders.
+
+    Raises
+    ------
+    BCCPError
+        Names the first culprit and what would be accepted.
+    """
+    total = len(manifest) + len(quarantine)
+    first = f"{quarantine['image'].iloc[0]!r} ({quarantine['reason'].iloc[0]})" if len(quarantine) else "there are no files"
+    if not len(manifest):
+        where = " in a class folder" if needs_classes else ""
+        raise BCCPError(f"none of the {total} files is a readable image{where}; the first: {first}")
+    if len(quarantine) > max_rejected_rate * total:
+        raise BCCPError(
+            f"{len(quarantine)} of {total} files cannot be used ({len(quarantine) / total:.2%}, more than "
+            f"preprocessing.max_rejected_rate={max_rejected_rate:g}); the first: {first}; mend or remove them, or raise the key"
+        )
+
+
+def check_classes(manifest: pd.DataFrame) -> None:
+    """Refuse images that nothing can be learned from; a label in the column ``label`` may be empty (unknown).
+
+    Raises
+    ------
+    BCCPError
+        Names the class and what would be accepted.
+    """
+    per_class = manifest.loc[manifest["label"] != "", "label"].value_counts().sort_index()
+    if len(per_class) < 2:
+        named = f"all labelled images are of one class, {per_class.index[0]!r}" if len(per_class) else "no image has a class folder"
+        raise BCCPError(f"{named}: at least two class folders with images are needed")
+    single = per_class.index[per_class == 1].tolist()
+    if single:
+        raise BCCPError(f"only one image in the class {few(single)}: each class needs at least two, and more to be split well")
+
+
+def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]:
+    """Report on the images: how many, of what kinds and sizes, which repeat, which look odd.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        One row an image: ``image, label, day, sha256, phash, width, height, mode, format``.
+    quarantine : DataFrame
+        ``image, reason``.
+
+    Returns
+    -------
+    dict
+        Ready for JSON, in a fixed order; examples are cut to the first 20.
+    """
+    total = len(manifest) + len(quarantine)
+    exact = _repeated(manifest, "sha256")
+    near = _repeated(manifest[manifest["phash"] != ""].drop_duplicates("sha256"), "phash")
+    long, short = manifest[["width", "height"]].max(axis=1), manifest[["width", "height"]].min(axis=1)
+    odd = {
+        "extreme_aspect_ratio": long >= EXTREME_ASPECT * short,
+        "nearly_constant": manifest["phash"] == "",
+        "tiny": short < TINY_PX,
+    }
+    return {
+        "images": len(manifest),
+        "rejected": len(quarantine),
+        "rejected_rate": len(quarantine) / total if total else 0.0,
+        "rejected_by_reason": _counts(quarantine["reason"].str.split(":").str[0]),
+        "classes": _counts(manifest.loc[manifest["label"] != "", "label"]),
+        "unlabelled": int((manifest["label"] == "").sum()),
+        "days": _counts(manifest.loc[manifest["day"] != "", "day"]),
+        "formats": _counts(manifest["format"] + " " + manifest["mode"]),
+        "size_px": {side: _spread(manifest[side]) for side in ("width", "height")},
+        "exact_duplicates": _groups(manifest, exact),
+        "near_duplicates": _groups(manifest, near),
+        "anomalies": {
+            name: {"images": int(mask.sum()), "examples": manifest.loc[mask, "image"].head(_EXAMPLES).tolist()}
+            for name, mask in odd.items()
+        },
+    }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def _spread(values: pd.Series[int]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    return {"min": int(values.min()), "median": float(values.median()), "max": int(values.max())}
+
+
+def _repeated(manifest: pd.DataFrame, key: str) -> list[list[int]]:
+    """Positions (index labels) of images that share a value of ``key``, group by group in the order of the first."""
+    shared = manifest[manifest.duplicated(key, keep=False)]
+    return [group.index.tolist() for _, group in shared.groupby(key, sort=False)]
+
+
+def _groups(manifest: pd.DataFrame, groups: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Count groups of repeated images, the copies in them beyond the first, and the groups whose labels contradict each other."""
+    examples, conflicts = [], []
+    for group in groups:
+        members = manifest.loc[list(group)]
+        example = members["image"].head(_EXAMPLES).tolist()
+        examples.append(example)
+        if members.loc[members["label"] != "", "label"].nunique() > 1:
+            conflicts.append(example)
+    return {
+        "groups": len(groups),
+        "copies": sum(len(group) - 1 for group in groups),
+        "across_classes": len(conflicts),
+        "examples": examples[:_EXAMPLES],
+        "examples_across_classes": conflicts[:_EXAMPLES],
+    }

@@ -1,0 +1,445 @@
+"""Cuts the images into days and splits, stratified and seeded, with duplicates kept on one side.
+
+N images, K classes. Monday has the splits train, val and test, Tuesday train and test. Images are drawn in groups of
+duplicates; a group with images of several classes counts as the most frequent one. Nothing depends on the order of the
+images: a draw orders groups by a hash of the seed, the draw's name and the group's smallest id.
+
+Tuesday is cut from one set here, or the data brings its days (folders, or a feedback file over plain class folders). A
+group that the data puts on both days stays there, but in one split: what Monday tests is tested on Tuesday, what Monday
+trains on is trained on, and Tuesday's copies of Monday's validation images are left out. So that these are few, groups on
+both days are the last to be drawn for validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp.core.errors import BCCPError, few
+from bccp.data.array_types import Index, Mask
+from bccp.data.corruption import draw_kinds
+
+LEAST = {"monday": 3, "tuesday": 2}
+"""Different images that a class needs on a day: one for each of its splits."""
+
+NEEDED = {
+    "both": "5 different images (train, val and test on Monday, train and test on Tuesday): add images, remove the class, or "
+    "set main.target_day=monday, for which 3 will do",
+    "monday": "3 different images on Monday (train, val and test): add images or remove the class",
+    "tuesday": "2 different images on Tuesday (train and test) that are no copies of Monday's validation images, or none at "
+    "all: add images or leave the class out of Tuesday",
+}
+
+N_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much goes where.
+
+    Attributes
+    ----------
+    tuesday_fraction : float
+        Share of the images that become Tuesday, where it is cut here; in (0, 1).
+    test_size : float
+        Share of each day held out for the test, in (0, 1).
+    val_size : float
+        Share of Monday's remainder held out for validation, in (0, 1).
+    monday_images, tuesday_images : int or None
+        Caps on a day's images before its split.
+    """
+
+    tuesday_fraction: float
+    test_size: float
+    val_size: float
+    monday_images: int | None = None
+    tuesday_images: int | None = None
+
+
+@dataclass(frozen=True)
+class Segregated:
+    """Days and splits.
+
+    Attributes
+    ----------
+    splits : DataFrame
+        ``image, row, day, split, label``, sorted by image; ``label`` is empty where it is not to be trusted: for the target
+        day's training images, and for all of its images whose truth is unknown.
+    true_labels : DataFrame
+        ``image, label`` of the target day's images whose truth is known.
+    classes : list of str
+        The K class names, sorted.
+    truth_known : bool
+        Whether all of the target day's images are in ``true_labels``.
+    cut_here : bool
+        Whether Tuesday was cut from one set here.
+    left_out : dict of str to int
+        Images in no split, by reason: ``no_label``, ``monday_cap``, ``tuesday_cap``, ``copies_of_val``.
+    n_duplicates : int
+        Images that have a duplicate.
+    """
+
+    splits: pd.DataFrame
+    true_labels: pd.DataFrame
+    classes: list[str]
+    truth_known: bool
+    cut_here: bool
+    left_out: dict[str, int]
+    n_duplicates: int
+
+
+def class_names(manifest: pd.DataFrame, *, target_day: str) -> list[str]:
+    """Name the classes that can be learnt: the folders, but for those that only the data's own Tuesday has.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        With the columns ``label`` and ``day``.
+    target_day : str
+        With ``monday`` all images are Monday.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+    """
+    of_monday = manifest if target_day == "monday" else manifest[manifest["day"] != "tuesday"]
+    return sorted(set(of_monday["label"]) - {""})
+
+
+def segregate(
+    manifest: pd.DataFrame,
+    groups: npt.ArrayLike,
+    shares: Shares,
+    *,
+    target_day: str,
+    seed: int,
+    folder_is_truth: bool = True,
+    named: Collection[str] | None = None,
+    given: Mapping[str, str] | None = None,
+) -> Segregated:
+    """Put each image on a day and in a split.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``image, row, label, day`` of the N images, in any order; ``label`` is a folder's name or empty, ``day`` is ``monday``
+        or ``tuesday`` for all images or empty for all.
+    groups : array-like of int, shape (N,)
+        Images with equal numbers are duplicates.
+    shares : Shares
+    target_day : str
+        The day whose labels are new. With ``monday`` all images are Monday.
+    seed : int
+        From 0 up.
+    folder_is_truth : bool, default True
+        Otherwise the target day's folders are given labels that may be wrong, and its truth is unknown.
+    named : collection of str, optional
+        Images that a feedback file names: where the data brings no days, these are Tuesday.
+    given : mapping of str to str, optional
+        Labels that users gave: they stratify images without a folder, whose truth is unknown.
+
+    Returns
+    -------
+    Segregated
+        A class's share of a split is exact to less than one image or one group of duplicates, but for classes so small
+        that each split gets only the one group that it needs.
+
+    Raises
+    ------
+    BCCPError
+        If a day has no images, a class is too small or on Tuesday alone, or a cap is too low.
+    """
+    table = manifest[["image", "row", "label", "day"]].assign(group=np.asarray(groups))
+    n_duplicates = int(table["group"].duplicated(keep=False).sum())
+    table["day"] = _find_days(table, target_day, named)
+    table["stratum"] = [label or (given or {}).get(image, "") for image, label in zip(table["image"], table["label"], strict=True)]
+    left_out = {"no_label": int((table["stratum"] == "").sum())}
+    table = table[table["stratum"] != ""]
+    cut_here = bool((table["day"] == "").any())
+    if cut_here:
+        table["day"] = _cut_days(table, shares.tuesday_fraction, seed=seed)
+    classes = _check_days(table, target_day)
+    splits, reasons = _split_days(table, shares, seed=seed)
+    on_target = splits["day"] == target_day
+    known = (splits["label"] != "") & (folder_is_truth | ~on_target)
+    true_labels = splits.loc[on_target & known, ["image", "label"]].reset_index(drop=True)
+    trusted = known & ~(on_target & (splits["split"] == "train"))
+    return Segregated(
+        splits=splits.assign(label=splits["label"].where(trusted, ""))[["image", "row", "day", "split", "label"]],
+        true_labels=true_labels,
+        classes=classes,
+        truth_known=bool(known[on_target].all()),
+        cut_here=cut_here,
+        left_out=left_out | reasons,
+        n_duplicates=n_duplicates,
+    )
+
+
+def mark_corrupted(cut: Segregated, *, corruption: str, seed: int) -> pd.DataFrame:
+    """Say which corruption each of Tuesday's images gets.
+
+    Parameters
+    ----------
+    cut : Segregated
+    corruption : str
+        A value of ``segregation.corruption``. ``auto`` is mixed where Tuesday was cut from one set here, and none where the
+        data brings its own days; a feedback file over plain class folders brings them too, as its users saw the images as
+        they are.
+    seed : int
+        From 0 up.
+
+    Returns
+    -------
+    DataFrame
+        ``cut.splits`` with the columns ``corruption`` (empty for none) and ``corrupted_row`` (0 up in the table's order, or
+        -1).
+    """
+    if corruption == "auto":
+        corruption = "mixed" if cut.cut_here else "none"
+    splits = cut.splits.assign(corruption="", corrupted_row=-1)
+    tuesday = splits["day"] == "tuesday"
+    splits.loc[tuesday, "corruption"] = draw_kinds(splits.loc[tuesday, "image"].tolist(), corruption=corruption, seed=seed)
+    changed = splits["corruption"] != ""
+    splits.loc[changed, "corrupted_row"] = np.arange(changed.sum())
+    return splits
+
+
+def draw(
+    table: pd.DataFrame,
+    share: float,
+    *,
+    seed: int,
+    purpose: str,
+    least: int,
+    least_left: int,
+    forced: Mapping[int, bool] | None = None,
+    last: Collection[int] = (),
+) -> Mask:
+    """Draw a share of the images, stratified, by whole groups of duplicates.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``image, stratum, group`` of n images.
+    share : float
+        In (0, 1).
+    seed : int
+    purpose : str
+        Makes this draw independent of others with the same seed.
+    least, least_left : int
+        How many groups of each class must be drawn, and must be left.
+    forced : mapping of int to bool, optional
+        Groups that are drawn (True) or left (False) in any case.
+    last : collection of int, optional
+        Groups that are drawn only where the others do not suffice.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        Which images are drawn. Each class's quota is its exact share rounded up or down, such that all quotas sum to the
+        rounded share of the n images; groups are taken in the drawn order as long as they fit in.
+
+    Raises
+    ------
+    BCCPError
+        If a class has not as many groups as needed.
+    """
+    units = _units(table, seed=seed, purpose=purpose, last=last)
+    sizes = units.groupby("stratum")["size"].sum()  # sorted by class
+    quotas = apportion(sizes.to_numpy(np.int64), share, low=least, left=least_left)
+    drawn: set[int] = set()
+    for (name, members), quota in zip(units.groupby("stratum"), quotas.tolist(), strict=True):
+        size_of = dict(zip(members.index.tolist(), members["size"].tolist(), strict=True))
+        chosen = _fill(size_of, quota, forced or {}, least=least, least_left=least_left)
+        if len(chosen) < least or len(size_of) - len(chosen) < least_left:
+            raise BCCPError(
+                f"class {name!r} cannot be split for the {purpose}: too many of its {sum(size_of.values())} images are copies of "
+                "images on the other day: add different images, or leave the class out of that day"
+            )
+        drawn |= chosen
+    return table["group"].isin(drawn).to_numpy()
+
+
+def apportion(sizes: Index, share: float, *, low: int, left: int) -> Index:
+    """Give each class a whole number of images near its exact share, by largest remainders.
+
+    Parameters
+    ----------
+    sizes : ndarray of int, shape (K,)
+        Images of each class, at least ``low + left``.
+    share : float
+        In (0, 1).
+    low, left : int
+        Each class gives at least ``low`` images and keeps at least ``left``.
+
+    Returns
+    -------
+    ndarray of int, shape (K,)
+        Sums to the rounded share of all images, as far as ``low`` and ``left`` allow.
+
+    Examples
+    --------
+    >>> apportion(np.array([3, 3, 3]), 0.5, low=0, left=0)
+    array([2, 2, 1])
+    """
+    total = int(np.floor(share * sizes.sum() + 0.5))
+    exact, high = share * sizes, sizes - left
+    quotas: Index = np.clip(np.floor(exact + 1e-9).astype(np.int64), low, high)
+    while quotas.sum() < total and (quotas < high).any():
+        quotas[np.argmax(np.where(quotas < high, exact - quotas, -np.inf))] += 1
+    while quotas.sum() > total and (quotas > low).any():
+        quotas[np.argmax(np.where(quotas > low, quotas - exact, -np.inf))] -= 1
+    return quotas
+
+
+def _find_days(table: pd.DataFrame, target_day: str, named: Collection[str] | None) -> list[str]:
+    """The day of each image as the data has it; empty where it has none."""
+    days = table["day"].tolist()
+    if target_day == "monday":
+        return ["monday"] * len(days)
+    if any(days):
+        if stray := table.loc[table["day"] == "", "image"].tolist():
+            raise BCCPError(
+                f"{len(stray)} images lie neither under monday/ nor under tuesday/ (such as {min(stray)!r}): "
+                "put all images under the two, or use neither"
+            )
+        if loose := table.loc[(table["day"] == "monday") & (table["label"] == ""), "image"].tolist():
+            raise BCCPError(f"the image {min(loose)!r} has no class: put Monday's images into monday/<class>/")
+        return days
+    if named is not None:
+        return ["tuesday" if image in named else "monday" for image in table["image"]]
+    return days
+
+
+def _cut_days(table: pd.DataFrame, fraction: float, *, seed: int) -> list[str]:
+    _require(table, sum(LEAST.values()), NEEDED["both"])
+    least, least_left = LEAST["tuesday"], LEAST["monday"]
+    tuesday = draw(table, fraction, seed=seed, purpose="day", least=least, least_left=least_left)
+    return ["tuesday" if drawn else "monday" for drawn in tuesday]
+
+
+def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
+    """Refuse days that cannot be learnt from, else name the classes."""
+    strata = {day: set(table.loc[table["day"] == day, "stratum"]) for day in LEAST}
+    if not strata["monday"]:
+        raise BCCPError(
+            "no image is left for Monday, whose labels are to be trusted: give images under monday/<class>/ or images that the "
+            "feedback file does not name, or set main.target_day=monday"
+        )
+    if target_day == "tuesday" and not strata["tuesday"]:
+        raise BCCPError(
+            "no image with a label is Tuesday: put images under tuesday/<class>/, or name them in noisy_labels.feedback_file "
+            "(with noisy_labels.source=file), or set main.target_day=monday"
+        )
+    if alone := sorted(strata["tuesday"] - strata["monday"]):
+        raise BCCPError(
+            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, N_EXAMPLES)}; give Monday images of "
+            "them or leave them out"
+        )
+    if len(strata["monday"]) == 1:
+        raise BCCPError(f"there is only one class, {min(strata['monday'])!r}: give at least two class folders")
+    return sorted(strata["monday"])
+
+
+def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The images that are in a split, with that, sorted by image; and how many were left out, by reason."""
+    caps = {"monday": shares.monday_images, "tuesday": shares.tuesday_images}
+    kept, left_out = {}, {}
+    for day in LEAST:
+        images = table[table["day"] == day]
+        _require(images, LEAST[day], NEEDED[day])
+        kept[day] = _cap(images, caps[day], day=day, seed=seed)
+        left_out[f"{day}_cap"] = len(images) - len(kept[day])
+    monday, tuesday = kept["monday"], kept["tuesday"]
+    monday = _split_monday(monday, shares, on_both=set(tuesday["group"]), seed=seed)
+    split_of = dict(zip(monday["group"].tolist(), monday["split"].tolist(), strict=True))
+    copies_of_val = tuesday["group"].map(split_of) == "val"
+    tuesday = _split_tuesday(tuesday[~copies_of_val], shares.test_size, split_of, seed=seed)
+    left_out["copies_of_val"] = int(copies_of_val.sum())
+    return pd.concat([monday, tuesday]).sort_values("image", ignore_index=True), left_out
+
+
+def _cap(table: pd.DataFrame, cap: int | None, *, day: str, seed: int) -> pd.DataFrame:
+    if cap is None or len(table) <= cap:
+        return table
+    least = LEAST[day]
+    kept = table[draw(table, cap / len(table), seed=seed, purpose=f"{day} cap", least=least, least_left=0)]
+    if len(kept) > cap:
+        raise BCCPError(
+            f"segregation.{day}_images={cap} is too low: each of {table['stratum'].nunique()} classes needs at least {least} "
+            f"different images with their duplicates; give {len(kept)} or more"
+        )
+    return kept
+
+
+def _split_monday(table: pd.DataFrame, shares: Shares, *, on_both: Collection[int], seed: int) -> pd.DataFrame:
+    test = draw(table, shares.test_size, seed=seed, purpose="monday test", least=1, least_left=2)
+    rest = table[~test]
+    val = draw(rest, shares.val_size, seed=seed, purpose="monday val", least=1, least_left=1, last=on_both)
+    return pd.concat([table[test].assign(split="test"), rest[val].assign(split="val"), rest[~val].assign(split="train")])
+
+
+def _split_tuesday(table: pd.DataFrame, test_size: float, monday: Mapping[int, str], *, seed: int) -> pd.DataFrame:
+    """Split Tuesday, where ``monday`` is the split of the groups that Monday has."""
+    if table.empty:
+        return table.assign(split="")
+    _require(table, LEAST["tuesday"], NEEDED["tuesday"])
+    forced = {group: monday[group] == "test" for group in set(table["group"]) & set(monday)}
+    test = draw(table, test_size, seed=seed, purpose="tuesday test", least=1, least_left=1, forced=forced)
+    return table.assign(split=np.where(test, "test", "train"))
+
+
+def _require(table: pd.DataFrame, least: int, needed: str) -> None:
+    """Refuse classes of fewer than ``least`` groups of duplicates."""
+    n_images = table["stratum"].value_counts()
+    n_groups = _majority(table).value_counts().reindex(n_images.index, fill_value=0)
+    if small := sorted(n_groups.index[n_groups < least]):
+        counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:N_EXAMPLES]]
+        more = f" and {len(small) - N_EXAMPLES} more" if len(small) > N_EXAMPLES else ""
+        raise BCCPError(f"too few images of the classes {', '.join(counts)}{more}: each class needs at least {needed}")
+
+
+def _number(n_images: int) -> str:
+    return "1 image" if n_images == 1 else f"{n_images} images"
+
+
+def _majority(table: pd.DataFrame) -> pd.Series[str]:
+    """The most frequent class of each group of duplicates (of equally frequent ones the first), indexed by group."""
+    counts = table.groupby(["group", "stratum"]).size().reset_index(name="size")
+    counts = counts.sort_values(["group", "size", "stratum"], ascending=[True, False, True])
+    return counts.drop_duplicates("group").set_index("group")["stratum"]
+
+
+def _units(table: pd.DataFrame, *, seed: int, purpose: str, last: Collection[int]) -> pd.DataFrame:
+    """``size`` and ``stratum`` of each group of duplicates, indexed by group, in the drawn order."""
+    first = table.groupby("group")["image"].min()
+    keys = [
+        (group in last, hashlib.sha256(f"{seed}:{purpose}:{image}".encode()).hexdigest())
+        for group, image in zip(first.index.tolist(), first.tolist(), strict=True)
+    ]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    units = pd.DataFrame({"size": table.groupby("group").size(), "stratum": _majority(table)})
+    return units.loc[first.index[order]]
+
+
+def _fill(size_of: Mapping[int, int], quota: int, forced: Mapping[int, bool], *, least: int, least_left: int) -> set[int]:
+    """Choose groups of one class, whose images (``size_of``, in the drawn order) fit in the quota."""
+    chosen = {group for group in size_of if forced.get(group, False)}
+    room = quota - sum(size_of[group] for group in chosen)
+    free = [group for group in size_of if group not in forced]
+    for group in free:
+        if size_of[group] <= room:
+            chosen.add(group)
+            room -= size_of[group]
+    # too few groups chosen or left: smallest first, so that the shares stay as exact as they can
+    by_size = sorted(free, key=size_of.__getitem__)
+    missing = least - len(chosen)
+    chosen |= set([group for group in by_size if group not in chosen][: max(missing, 0)])
+    surplus = min(least_left - (len(size_of) - len(chosen)), len(chosen) - least)
+    return chosen - set([group for group in by_size if group in chosen][: max(surplus, 0)])

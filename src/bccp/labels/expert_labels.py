@@ -1,0 +1,366 @@
+"""What a few checked labels are worth: they calibrate P(wrong) of all the others.
+
+N images, K classes; M of the images have been checked by an expert. The label posterior of :mod:`bccp.labels.posterior` assumes that p(z |
+x) is calibrated and that users err without looking at the image. Neither holds for people: what is hard for the model is hard for them as
+well. The checked images say by how much. A logistic judge of "the given label is wrong" is fitted to them,
+
+    logit P(wrong | x, y) = l + a + b·l + w·f + c[y],
+
+l the log odds of the label posterior, f what else p(z | x) says of the label, and c a constant for each given class. The prior of a, b, w
+and c is Gaussian around 0, where the judge repeats the posterior: a few checked labels correct its level and slope (Platt's scaling), many
+correct all of it. How firmly the prior holds is not chosen but averaged over: each combination of penalties counts by how well it
+predicts each checked label from the others.
+
+The checked images need not be drawn at random, as long as nobody chose them by their true label: the worst suspects will do, although
+they say little about the rest.
+
+References
+----------
+J. Platt: "Probabilistic Outputs for Support Vector Machines and Comparisons to Regularized Likelihood Methods", 1999.
+K. Rahnama Rad, A. Maleki: "A Scalable Estimate of the Out-of-Sample Prediction Error via Approximate Leave-One-Out Cross-Validation",
+Journal of the Royal Statistical Society B 82, 2020.
+Y. Yao, A. Vehtari, D. Simpson, A. Gelman: "Using Stacking to Average Bayesian Predictive Distributions", Bayesian Analysis 13, 2018
+(the average is their pseudo-BMA).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bccp.core.errors import BCCPError
+from bccp.data.array_types import Float, Index, Mask
+from bccp.labels import feedback
+from bccp.labels.posterior import expected_f1_cutoff
+
+LEVEL_PENALTIES = (0.1, 1.0, 10.0)
+"""Of level and slope: what the prior takes a standard deviation's worth of deviation for, in checked labels."""
+
+FEATURE_PENALTIES = (1.0, 10.0, 100.0, 1e4)
+"""Of what else p(z | x) says of the label; the last one leaves it out."""
+
+CLASS_PENALTIES = (3.0, 30.0, 1e5)
+"""Of the given classes' constants; the last one leaves them out."""
+
+LEAST_PROBABILITY = 1e-9
+"""Smaller ones count as this."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit file says.
+
+    Attributes
+    ----------
+    labels : dict of str to str
+        The checked label by image id, sorted; judged images only.
+    n_blank : int
+        Rows without a label: images that were not checked.
+    problems : dict of str to list of str
+        For each of ``feedback.PROBLEMS``, and for ``not_judged``, a description of every such row.
+    """
+
+    labels: Mapping[str, str]
+    n_blank: int
+    problems: Mapping[str, list[str]]
+
+
+class Calibration(NamedTuple):
+    """Given labels, judged with the help of checked ones.
+
+    Attributes
+    ----------
+    p_wrong : ndarray of float64, shape (N,)
+        P(given label wrong), in [0, 1]; 0 or 1 where the image was checked.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y); rows sum to 1, 1 - ``p_wrong`` at the given label; one-hot where the image was checked.
+    cutoff : float
+        The highest expected F1 of ``p_wrong``; strictly above it labels are cut off.
+    estimated_user_accuracy : float
+        The mean of 1 - ``p_wrong``; 1 for N = 0.
+    """
+
+    p_wrong: Float
+    posterior: Float
+    cutoff: float
+    estimated_user_accuracy: float
+
+
+class LogisticFit(NamedTuple):
+    """The likeliest logistic judge under a Gaussian prior around 0.
+
+    Attributes
+    ----------
+    weights : ndarray of float64, shape (D,)
+        Of the columns.
+    constants : ndarray of float64, shape (K,)
+        Of the groups.
+    left_out : ndarray of float64, shape (M,)
+        Each row's logit by the judge that is fitted to all other rows, to first order in what leaving it out changes.
+    """
+
+    weights: Float
+    constants: Float
+    left_out: Float
+
+
+def read_file(path: Path) -> feedback.FeedbackFile:
+    """The rows of an audit file, whatever is in them; raises :class:`BCCPError` where it cannot be read or lacks a column."""
+    return feedback.read(path, kind="audit file", wanted="image,label")
+
+
+def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], classes: Collection[str]) -> Audit:
+    """Read an audit file: a CSV ``image,label`` of images that an expert has checked.
+
+    It may have further columns, so that a ``label_report.csv`` with filled-in labels will do. A column ``user`` says who gave the label
+    that was checked, and is not looked at. Rows without a label are images that were not checked. All else is as in feedback files
+    (:func:`bccp.labels.feedback.sort_out`): equal rows count once, contradicting ones not at all.
+
+    Parameters
+    ----------
+    path : Path
+    images : collection of str
+        The ids of all of the data's images.
+    judged : collection of str
+        The ids of those whose given labels are judged.
+    classes : collection of str
+        The names of the classes.
+
+    Returns
+    -------
+    Audit
+        At least one label.
+
+    Raises
+    ------
+    BCCPError
+        If the file cannot be read, or no row of it is of any use.
+    """
+    file = read_file(path)
+    blank = [row.image.strip() != "" and not row.label.strip() for row in file.rows]
+    n_blank = sum(blank)
+    if n_blank and n_blank == len(blank):
+        raise BCCPError(f"none of the {n_blank} rows of the audit file {path} has a label: fill in the column label of the checked images")
+    rows = [replace(row, user="") for row, is_blank in zip(file.rows, blank, strict=True) if not is_blank]
+    said = feedback.sort_out(replace(file, rows=rows, has_users=False), images=images, classes=classes)
+    of_use = frozenset(judged)
+    labels = {image: label for (image, _), label in said.votes.items() if image in of_use}
+    not_judged = [image for image, _ in said.votes if image not in of_use]
+    if not labels:
+        raise BCCPError(
+            f"none of the {len(not_judged)} images in the audit file {path} is among the {len(of_use)} whose labels are judged "
+            f"(e.g. {not_judged[0]!r} is not): check some of those, e.g. {min(of_use, default='')!r}"
+        )
+    return Audit(labels, n_blank, {**said.problems, "not_judged": not_judged})
+
+
+def calibrate(
+    probs: npt.ArrayLike, posterior: npt.ArrayLike, given: npt.ArrayLike, audited: npt.ArrayLike, checked: npt.ArrayLike
+) -> Calibration:
+    """Judge given labels by their posterior and by the labels that were checked.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), at the temperature of the posterior; rows sum to 1; K at least 2.
+    posterior : array-like, shape (N, K)
+        P(z = j | x, y) as far as it is known without checked labels; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels, 0 to K - 1.
+    audited : array-like of int, shape (M,)
+        Positions of the checked images, each once. M may be 0: the posterior stands.
+    checked : array-like of int, shape (M,)
+        Their true labels, 0 to K - 1.
+
+    Returns
+    -------
+    Calibration
+        Permuting the images, or the checked ones, permutes the result and changes nothing else, to the bit. Where the posterior has no
+        mass beside the given label, the mass goes to the other classes in proportion to ``probs``, or else evenly.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not fit each other.
+    """
+    prior, before, labels, places, truth = _checked(probs, posterior, given, audited, checked)
+    n_images, n_classes = prior.shape
+    described = judge_features(prior, before, labels)
+    state = np.zeros(n_images, np.int64)  # 0: not checked, 1: found right, 2: found wrong
+    state[places] = np.where(truth == labels[places], 1, 2)
+    # sums of floats depend on their order: take one that belongs to the values, not to the images' places
+    order = np.lexsort([*described.T, state, labels])
+    p_wrong = np.empty(n_images)
+    p_wrong[order] = _judge(described[order], labels[order], state[order], n_classes)
+    p_wrong[places] = state[places] == 2
+    belief = _consistent(prior, before, labels, p_wrong)
+    belief[places] = np.eye(n_classes)[truth]
+    accuracy = 1 - float(np.sort(p_wrong).sum()) / n_images if n_images else 1.0
+    return Calibration(p_wrong, belief, expected_f1_cutoff(p_wrong), accuracy)
+
+
+def judge_features(probs: npt.ArrayLike, posterior: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """What the judge looks at.
+
+    Parameters
+    ----------
+    probs, posterior, given
+        As for :func:`calibrate`.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, 5)
+        The posterior's log odds of a wrong label; log p(given); log p of the likeliest other class; the difference of the two
+        probabilities; the entropy of p in nats.
+    """
+    prior, before, labels = np.asarray(probs, np.float64), np.asarray(posterior, np.float64), np.asarray(given, np.int64)
+    own, others = _part(prior, labels)
+    right, wrong = _part(before, labels)
+    best = others.max(axis=1)
+    entropy = -(prior * np.log(prior, out=np.zeros_like(prior), where=prior > 0)).sum(axis=1)  # 0·log 0 = 0
+    return np.column_stack([_log(wrong.sum(axis=1)) - _log(right), _log(own), _log(best), own - best, entropy])
+
+
+def fit_logistic(
+    columns: Float, groups: Index, target: Mask, *, offset: Float, penalties: Float, group_penalty: float, n_groups: int
+) -> LogisticFit:
+    """Fit logit P(target) = offset + columns·weights + constants[group], by Newton's method.
+
+    Parameters
+    ----------
+    columns : ndarray of float64, shape (M, D)
+    groups : ndarray of int64, shape (M,)
+        0 to ``n_groups`` - 1.
+    target : ndarray of bool, shape (M,)
+    offset : ndarray of float64, shape (M,)
+        What the logit is where all weights are 0.
+    penalties : ndarray of float64, shape (D,)
+        The prior's precisions of the weights, above 0.
+    group_penalty : float
+        That of the constants, above 0.
+    n_groups : int
+
+    Returns
+    -------
+    LogisticFit
+    """
+    weights, constants = np.zeros(columns.shape[1]), np.zeros(n_groups)
+
+    def logit(by_column: Float, by_group: Float) -> Float:
+        return offset + columns @ by_column + by_group[groups]
+
+    def loss(by_column: Float, by_group: Float) -> float:
+        prior = (penalties * by_column**2).sum() + group_penalty * (by_group**2).sum()
+        return float(log_loss(logit(by_column, by_group), target).sum() + prior / 2)
+
+    reached = loss(weights, constants)
+    for _ in range(_MOST_ROUNDS):
+        odds = logit(weights, constants)
+        p = sigmoid(odds)
+        slope, curve = p - target, p * (1 - p)
+        # the constants' block of the Hessian is diagonal: solve for the weights first (Schur complement)
+        own = np.bincount(groups, curve, n_groups) + group_penalty
+        each = np.stack([np.bincount(groups, curve * column, n_groups) for column in columns.T], axis=1)  # (K, D)
+        shared = (columns.T * curve) @ columns + np.diag(penalties) - (each.T / own) @ each
+        by_column = columns.T @ slope + penalties * weights
+        by_group = np.bincount(groups, slope, n_groups) + group_penalty * constants
+        step = np.linalg.solve(shared, by_column - (each.T / own) @ by_group)
+        group_step = (by_group - each @ step) / own
+        gain = float(by_column @ step + by_group @ group_step)
+        if gain < _ROUGH:
+            break
+        size = 1.0
+        while (after := loss(weights - size * step, constants - size * group_step)) > reached - 1e-4 * size * gain and size > _ROUGH:
+            size /= 2
+        weights, constants, reached = weights - size * step, constants - size * group_step, after
+    rest = columns - (each / own[:, np.newaxis])[groups]
+    leverage = 1 / own[groups] + (rest * np.linalg.solve(shared, rest.T).T).sum(axis=1)
+    return LogisticFit(weights, constants, odds + leverage * slope / (1 - leverage * curve))
+
+
+def sigmoid(logits: Float) -> Float:
+    """1 / (1 + exp(-logits)), without overflow."""
+    return np.asarray((1 + np.tanh(logits / 2)) / 2)
+
+
+def log_loss(logits: Float, target: Mask) -> Float:
+    """-log P(target), in nats, for each row."""
+    return np.asarray(np.logaddexp(0.0, np.where(target, -logits, logits)))
+
+
+def _judge(described: Float, labels: Index, state: Index, n_classes: int) -> Float:
+    """P(wrong) by the penalties' average, shape (N,)."""
+    offset, seen = described[:, 0], state > 0
+    if not seen.any():
+        return sigmoid(offset)
+    spread = described.std(axis=0)
+    columns = np.column_stack([np.ones(len(described)), (described - described.mean(axis=0)) / np.where(spread > _ROUGH, spread, np.inf)])
+    target = state[seen] == 2
+    losses, judged = [], []
+    for level, feature, by_class in itertools.product(LEVEL_PENALTIES, FEATURE_PENALTIES, CLASS_PENALTIES):
+        fit = fit_logistic(
+            columns[seen],
+            labels[seen],
+            target,
+            offset=offset[seen],
+            penalties=np.array([level, level] + [feature] * (described.shape[1] - 1)),
+            group_penalty=by_class,
+            n_groups=n_classes,
+        )
+        losses.append(float(log_loss(fit.left_out, target).sum()))
+        judged.append(sigmoid(offset + columns @ fit.weights + fit.constants[labels]))
+    trust = np.exp(min(losses) - np.array(losses))
+    return np.asarray((trust / trust.sum()) @ np.array(judged))
+
+
+def _consistent(prior: Float, before: Float, labels: Index, p_wrong: Float) -> Float:
+    """A posterior with ``p_wrong`` beside the given labels, shape (N, K)."""
+    belief = np.full(prior.shape, 1 / (prior.shape[1] - 1))
+    np.put_along_axis(belief, labels[:, np.newaxis], 0.0, axis=1)
+    for source in (prior, before):
+        _, others = _part(source, labels)
+        mass = others.sum(axis=1, keepdims=True)
+        np.divide(others, mass, out=belief, where=mass > np.finfo(np.float64).tiny)
+    belief *= p_wrong[:, np.newaxis]
+    np.put_along_axis(belief, labels[:, np.newaxis], 1 - p_wrong[:, np.newaxis], axis=1)
+    return belief
+
+
+def _part(probs: Float, labels: Index) -> tuple[Float, Float]:
+    """The labels' own probabilities, shape (N,), and a copy without them, shape (N, K)."""
+    own = np.take_along_axis(probs, labels[:, np.newaxis], axis=1)[:, 0]
+    others = np.array(probs, order="C")
+    np.put_along_axis(others, labels[:, np.newaxis], 0.0, axis=1)
+    return own, others
+
+
+def _log(probs: Float) -> Float:
+    return np.asarray(np.log(np.clip(probs, LEAST_PROBABILITY, 1.0)))
+
+
+def _checked(
+    probs: npt.ArrayLike, posterior: npt.ArrayLike, given: npt.ArrayLike, audited: npt.ArrayLike, checked: npt.ArrayLike
+) -> tuple[Float, Float, Index, Index, Index]:
+    prior, before = np.ascontiguousarray(probs, np.float64), np.ascontiguousarray(posterior, np.float64)
+    labels, places, truth = (np.asarray(values, np.int64) for values in (given, audited, checked))
+    if prior.ndim != 2 or prior.shape[1] < 2 or before.shape != prior.shape or labels.shape != prior.shape[:1]:
+        raise ValueError(f"probs {prior.shape} and posterior {before.shape} must be (N, K), K at least 2, and given {labels.shape} (N,)")
+    if places.ndim != 1 or truth.shape != places.shape or len(np.unique(places)) != len(places):
+        raise ValueError(f"audited {places.shape} must be (M,), each position once, and checked {truth.shape} as long")
+    for name, values, limit in (("given", labels, prior.shape[1]), ("checked", truth, prior.shape[1]), ("audited", places, len(labels))):
+        if len(values) and not 0 <= values.min() <= values.max() < limit:
+            raise ValueError(f"{name} runs from {values.min()} to {values.max()}: 0 to {limit - 1} are accepted")
+    return prior, before, labels, places, truth
+
+
+_MOST_ROUNDS = 100
+"""Of Newton's method; a dozen are usual."""
+
+_ROUGH = 1e-9
+"""What is too little to be told from 0: a gain of Newton's method in nats, a step, a column's spread."""

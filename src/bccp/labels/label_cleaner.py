@@ -1,0 +1,308 @@
+"""Finds wrong labels in arrays, in scikit-learn's manner and without the pipeline.
+
+N images, K classes. What a model that never saw the labels says of the images goes in together with the given labels; the
+probability that each label is wrong, the noise matrix, the cut-off and the cleaned labels come out.
+
+    from bccp.labels.label_cleaner import LabelCleaner
+
+    cleaner = LabelCleaner(action="relabel").fit(probs, given_labels)
+    cleaner.is_wrong_, cleaner.p_wrong_, cleaner.labels_, cleaner.posterior_
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator
+
+from bccp.data.array_types import Float, Index, Mask
+from bccp.labels import bayes_cutoff, calibration, expert_labels, posterior
+
+ACTIONS = ("soft", "relabel", "drop")
+
+SUM_TOLERANCE = 1e-3
+"""By how much a row of probabilities may miss 1, for those that were stored in half precision."""
+
+
+class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Finds wrong labels and repairs them.
+
+    Parameters
+    ----------
+    action : {"soft", "relabel", "drop"}
+        What becomes of the labels, in ``labels_``. ``soft``: each is the likeliest class (train on ``posterior_``). ``relabel``: one above
+        the cut-off gives way to the likeliest class if that has at least half of the probability, and is dropped otherwise. ``drop``: those
+        above the cut-off are dropped. Checked labels replace given ones in each case.
+    cutoff : "auto" or float
+        P(wrong) above which a label counts as wrong, in [0, 1]. ``auto``: the highest expected F1.
+    trusted : bool
+        Whether ``probs`` come from a model that was fitted to other images, with trusted labels. False: from cross-validation on these
+        images and their doubtful labels, each image's row by a model that saw neither it nor a duplicate of it.
+    max_temperature : float or None
+        The greatest temperature of ``probs`` that the given labels may ask for, above 0. 1 takes ``probs`` for calibrated or too modest, as
+        a mean over dropout masks is; for an overconfident model it is the temperature that fits trusted held-out images. None: any; then
+        no label is taken for a guess, and users who err as the model does hide.
+    max_class_ratio : float or None
+        The guardrail: no class may lose more than this times the overall share of its probably right labels, as long as that costs at
+        most a point of expected F1. At least 1; None: no guardrail.
+    classes : sequence or None
+        What the columns of ``probs`` stand for. None: the sorted labels among the given and checked ones, which have to be as many as the
+        columns.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+    temperature_ : float
+        Of ``probs``, chosen by the given labels.
+    class_offsets_ : ndarray of float64, shape (K,)
+        Of log ``probs`` at the temperature, chosen by the given labels: how much more frequent each class is than ``probs`` say.
+    noise_matrix_ : ndarray of float64, shape (K, K)
+        P(given = k | true = j) of the labels that are no guess; rows sum to 1. Without regard to checked labels.
+    guess_share_ : float
+        The share of labels that are guesses: what weaker eyes than the model's say of the image (:mod:`bccp.labels.posterior`).
+    posterior_ : ndarray of float64, shape (N, K)
+        P(true = j | image, given label); rows sum to 1.
+    p_wrong_ : ndarray of float64, shape (N,)
+        P(given label wrong), in [0, 1].
+    cutoff_ : float
+    is_wrong_ : ndarray of bool, shape (N,)
+        Whether ``p_wrong_`` is strictly above the cut-off and the guardrail lets it be.
+    labels_ : ndarray, shape (N,)
+        The final labels; as given where the image is dropped.
+    kept_ : ndarray of bool, shape (N,)
+        Whether the image is not dropped.
+    estimated_accuracy_ : float
+        The share of right labels among the given ones.
+    n_features_in_ : int
+        K.
+
+    Notes
+    -----
+    Probabilities from a model that was fitted to the very labels it judges find nothing: it agrees with them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
+    >>> given = np.repeat(["ant", "bee", "cat"], 10)
+    >>> given[0] = "cat"
+    >>> cleaner = LabelCleaner(action="relabel").fit(probs, given)
+    >>> np.flatnonzero(cleaner.is_wrong_).tolist(), str(cleaner.labels_[0])
+    ([0], 'ant')
+    """
+
+    classes_: npt.NDArray[Any]
+    temperature_: float
+    class_offsets_: Float
+    noise_matrix_: Float
+    guess_share_: float
+    posterior_: Float
+    p_wrong_: Float
+    cutoff_: float
+    is_wrong_: Mask
+    labels_: npt.NDArray[Any]
+    kept_: Mask
+    estimated_accuracy_: float
+    n_features_in_: int
+
+    def __init__(
+        self,
+        *,
+        action: str = "soft",
+        cutoff: str | float = "auto",
+        trusted: bool = True,
+        max_temperature: float | None = 1.0,
+        max_class_ratio: float | None = 1.5,
+        classes: npt.ArrayLike | None = None,
+    ) -> None:
+        self.action = action
+        self.cutoff = cutoff
+        self.trusted = trusted
+        self.max_temperature = max_temperature
+        self.max_class_ratio = max_class_ratio
+        self.classes = classes
+
+    def fit(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Self:
+        """Judge the given labels.
+
+        Parameters
+        ----------
+        probs : array-like, shape (N, K)
+            p(class | image), not negative; rows sum to 1; N at least 1, K at least 2.
+        given_labels : array-like of str or int, shape (N,)
+        audited : mapping of int to label, optional
+            Labels that an expert has checked, by position: they are taken as true and calibrate P(wrong) of the others
+            (:func:`bccp.labels.expert_labels.calibrate`).
+
+        Returns
+        -------
+        LabelCleaner
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For parameters or arrays that cannot be used.
+        """
+        self._check_parameters()
+        table = _probabilities(probs)
+        names = _one_dimensional(given_labels, "given_labels")
+        if len(names) != len(table):
+            raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
+        places, truth_names = _audited({} if audited is None else audited, len(table))
+        self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
+        given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
+
+        pure = table if self.trusted else posterior.without_noise(table, given)
+        most = self.max_temperature
+        judgement = calibration.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
+        believed = judgement.fit.posterior
+        if len(places):
+            believed = expert_labels.calibrate(judgement.probs, believed, given, places, truth).posterior
+        self.temperature_, self.class_offsets_, self.posterior_ = judgement.temperature, judgement.offsets, believed
+        self.noise_matrix_, self.guess_share_ = judgement.fit.noise_matrix, judgement.fit.guess_share
+        self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
+        self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
+        self.n_features_in_ = table.shape[1]
+        self._decide(given, places, truth)
+        return self
+
+    def fit_predict(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Mask:
+        """Judge the given labels, and say which are wrong.
+
+        Parameters
+        ----------
+        probs, given_labels, audited
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+            ``is_wrong_``.
+        """
+        return self.fit(probs, given_labels, audited=audited).is_wrong_
+
+    def _decide(self, given: Index, places: Index, truth: Index) -> None:
+        wrong = self.p_wrong_
+        self.cutoff_ = posterior.expected_f1_cutoff(wrong) if self.cutoff == "auto" else float(self.cutoff)
+        above = wrong > self.cutoff_
+        if self.max_class_ratio is not None:
+            above = bayes_cutoff.hold_back(wrong, given, above, len(self.classes_), max_ratio=self.max_class_ratio).above
+        above[places] = truth != given[places]  # what an expert has found is not held back
+        audited = np.zeros(len(given), np.bool_)
+        audited[places] = True
+        numbers = [str(k) for k in range(len(self.classes_))]
+        decided = bayes_cutoff.decide(
+            [""] * len(given),
+            given,
+            numbers,
+            score=wrong,
+            above=above,
+            action=self.action,
+            posterior=self.posterior_,
+            audited=audited,
+        ).table
+        self.is_wrong_, self.kept_ = above, (decided["action"] != "drop").to_numpy()
+        # a dropped image has no final label: here it stays as it was given
+        self.labels_ = self.classes_[np.where(self.kept_, decided["final_label"].where(self.kept_, "0").astype(int), given)]
+
+    def _check_parameters(self) -> None:
+        if not (isinstance(self.action, str) and self.action in ACTIONS):
+            raise ValueError(f"action={self.action!r}: 'soft', 'relabel' and 'drop' are accepted")
+        is_auto = isinstance(self.cutoff, str) and self.cutoff == "auto"  # an array compares element by element
+        if not is_auto and not (_is_number(self.cutoff) and 0 <= float(self.cutoff) <= 1):
+            raise ValueError(f"cutoff={self.cutoff!r}: 'auto' and numbers from 0 to 1 are accepted")
+        if not isinstance(self.trusted, bool):
+            raise ValueError(f"trusted={self.trusted!r}: True and False are accepted")
+        if self.max_temperature is not None and not (_is_number(self.max_temperature) and self.max_temperature > 0):
+            raise ValueError(f"max_temperature={self.max_temperature!r}: None and numbers above 0 are accepted")
+        if self.max_class_ratio is not None and not (_is_number(self.max_class_ratio) and self.max_class_ratio >= 1):
+            raise ValueError(f"max_class_ratio={self.max_class_ratio!r}: None and numbers from 1 are accepted")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _probabilities(probs: npt.ArrayLike) -> Float:
+    try:
+        if np.iscomplexobj(probs):  # NumPy would drop the imaginary part
+            raise ValueError("they are complex")
+        table = np.asarray(probs, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"probs is no table of numbers ({error})") from error
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
+        raise ValueError(f"probs has the shape {table.shape}: (N, K) with at least one row and two columns is accepted")
+    if not np.isfinite(table).all():
+        raise ValueError(f"probs has nan or infinite values, first in row {int(np.argmin(np.isfinite(table).all(axis=1)))}")
+    if (table < 0).any():
+        raise ValueError(f"probs has negative values, first in row {int(np.argmax((table < 0).any(axis=1)))}")
+    sums = table.sum(axis=1, keepdims=True)
+    if (off := np.abs(sums[:, 0] - 1) > SUM_TOLERANCE).any():
+        row = int(np.argmax(off))
+        raise ValueError(f"probs must be probabilities, but row {row} sums to {sums[row, 0]:.6g} and not to 1")
+    return np.asarray(table / sums)
+
+
+def _one_dimensional(values: Any, name: str) -> npt.NDArray[Any]:
+    labels = np.asarray(values)
+    if labels.ndim != 1:
+        raise ValueError(f"{name} has the shape {labels.shape}: (N,) is accepted")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError(f"{name} has nan or infinite values")
+    if labels.dtype.kind == "O" and not (all(isinstance(x, str) for x in labels) or all(_is_number(x) and x == x for x in labels)):
+        raise ValueError(f"{name} must be all str or all int, without missing ones")
+    return labels
+
+
+def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any]]:
+    if not hasattr(audited, "keys"):  # a Series has them
+        raise ValueError(f"audited={audited!r} is no mapping: give a dict of labels by position, as {{17: 'cat'}}")
+    checks = dict(audited)
+    places = list(checks)
+    for place in places:
+        if not isinstance(place, (int, np.integer)) or isinstance(place, bool) or not 0 <= place < n_images:
+            raise ValueError(f"audited names the position {place!r}: 0 to {n_images - 1} are accepted")
+    return np.array(places, np.int64), _one_dimensional(list(checks.values()), "audited")
+
+
+def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
+    if asked is None:
+        by_kind = functools.partial(sorted, key=lambda name: (isinstance(name, str), name))
+        own = set(given.tolist())
+        foreign = [name for name in truth.tolist() if name not in own]
+        mixed = [name for name in foreign if isinstance(name, str) != isinstance(next(iter(own)), str)]
+        # labels that nobody gave are classes as long as there are columns for them
+        if mixed or len(own) <= n_classes < len(own.union(foreign)):
+            raise ValueError(
+                f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(by_kind(own)))}, "
+                f"and probs {n_classes} columns; write checked labels as given ones, or say with classes= what the columns stand for"
+            )
+        found = np.array(by_kind(own.union(foreign)))
+        if len(found) != n_classes:
+            raise ValueError(
+                f"probs has {n_classes} columns, but there are {len(found)} different labels ({_some(found)}): "
+                "say with classes= what the columns stand for"
+            )
+        return found
+    classes = _one_dimensional(asked, "classes")
+    if len(classes) != n_classes or len(set(classes.tolist())) != n_classes:
+        raise ValueError(f"classes has {len(set(classes.tolist()))} different names ({_some(classes)}), but probs {n_classes} columns")
+    return classes
+
+
+def _positions(names: npt.NDArray[Any], classes: npt.NDArray[Any], what: str) -> Index:
+    position = {name: k for k, name in enumerate(classes.tolist())}
+    unknown = [name for name in names.tolist() if name not in position]
+    if unknown:
+        raise ValueError(f"{what} has {len(unknown)} unknown labels (e.g. {unknown[0]!r}): the classes are {_some(classes)}")
+    return np.array([position[name] for name in names.tolist()], np.int64)
+
+
+def _some(names: npt.NDArray[Any]) -> str:
+    return ", ".join(repr(name) for name in names[:10].tolist()) + (", …" if len(names) > 10 else "")

@@ -1,0 +1,282 @@
+"""What a person works with: each judged image with its label, how likely that is wrong, and what it looks like beside trusted ones.
+
+N images, K classes, D features. The report is a table whose column ``label`` is empty: whoever checks an image writes its true label there,
+and the table is then read as ``bayes_cutoff.audit_file``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp.core.home import scratch
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.array_types import Float32, Index
+from bccp.data.dataset import Days
+from bccp.data.galleries import UNWRITTEN, Tile, gallery, writable
+from bccp.labels.bayes_cutoff import Decision
+from bccp.models import classifier
+from bccp.models.embeddings import shared_features
+from bccp.models.feature_cache import shared_inputs
+from bccp.models.monday_model import open_monday_model
+
+COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
+MOST_DRAWN = 40
+"""Suspects in the picture."""
+
+MOST_COMPARED = 1000
+"""Suspects that get a nearest trusted image: more than anybody looks at, and all that 50,000 trusted images leave time for."""
+
+_ROWS_AT_ONCE = 128
+_NEARLY = 1e-5
+_CANDIDATES = 16
+
+
+class Suspect(NamedTuple):
+    """An image whose label is doubted.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (S, S, 3)
+    given, suggested : str
+        Class names; ``suggested`` is empty where nothing is.
+    p_wrong : float or None
+        P(given label wrong), in [0, 1], where it is known.
+    trusted : ndarray of uint8, shape (S, S, 3), or None
+        The trusted image that looks most like it.
+    trusted_label : str
+        Its class name.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    given: str
+    suggested: str
+    p_wrong: float | None
+    trusted: npt.NDArray[np.uint8] | None = None
+    trusted_label: str = ""
+
+
+def draw_suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, *, title: str) -> None:
+    """Draw images whose labels are doubted, the worst first, each beside its nearest trusted image where it has one.
+
+    Parameters
+    ----------
+    worst : sequence of Suspect
+        At least one, row by row.
+    classes : sequence of str, length K
+        The class names. One that the bundled font cannot write becomes "class k" (from 1 on, in this order), as boxes look all the same.
+    path : Path
+        The PNG file to write, at most 1600 px wide. What is too long for its place is shortened in the middle.
+    title : str
+        A headline.
+    """
+    written = writable(classes)
+    rows = []
+    for one in worst:
+        doubt = "" if one.p_wrong is None else f"P(wrong) {one.p_wrong:.1%}"
+        lines = [f"given: {written[one.given]}", f"likely: {written[one.suggested]}" if one.suggested else "", doubt]
+        tiles = [Tile(one.pixels, [line for line in lines if line])]
+        if one.trusted is not None:
+            tiles.append(Tile(one.trusted, ["nearest trusted:", written[one.trusted_label]]))
+        rows.append(tiles)
+    gallery(rows, path, title=title + ("" if all(written[name] == name for name in classes) else UNWRITTEN))
+
+
+def nearest_by_cosine(vectors: npt.ArrayLike, references: npt.ArrayLike, *, rows_at_once: int = _ROWS_AT_ONCE) -> Index:
+    """Find for each vector the reference at the smallest angle.
+
+    Parameters
+    ----------
+    vectors : array-like of float, shape (N, D)
+        Finite; may be memory-mapped.
+    references : array-like of float, shape (M, D)
+        Finite, at least one. A copy of them is held.
+    rows_at_once : int
+        Vectors whose M cosines are held at once; changes nothing but time and memory.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        Positions in ``references``; of equally near ones the smallest. A zero vector has the cosine 0 to everything.
+
+    Notes
+    -----
+    A float32 product, whose rounding differs with threads and block sizes, only names candidates: the first 16 within 1e-5 of the largest
+    cosine. Among them float64 decides, one pair at a time, rounded to 1e-6, so that copies of an image tie.
+    """
+    rows, known = np.asarray(vectors, np.float32), _directions(np.asarray(references, np.float32))
+    found = np.zeros(len(rows), np.int64)
+    for start in range(0, len(rows), rows_at_once):
+        block = _directions(rows[start : start + rows_at_once])
+        cosine = block @ known.T  # (n, M)
+        row, candidate = np.nonzero(cosine >= cosine.max(axis=1, keepdims=True) - _NEARLY)
+        first = np.arange(len(row)) - np.searchsorted(row, row) < _CANDIDATES
+        row, candidate = row[first], candidate[first]
+        exact = np.round((block[row].astype(np.float64) * known[candidate]).sum(axis=1), 6)
+        order = np.lexsort((candidate, -exact, row))
+        found[start : start + len(block)] = candidate[order][np.searchsorted(row, np.arange(len(block)))]
+    return found
+
+
+def report_table(
+    decided: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    posterior: npt.ArrayLike | None = None,
+    votes: pd.DataFrame | None = None,
+    nearest_trusted: Mapping[str, str] | None = None,
+    audited: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Put together what a person needs to check labels.
+
+    Parameters
+    ----------
+    decided : DataFrame
+        N rows; ``image, given_label, score, p_wrong`` as in :class:`bccp.labels.bayes_cutoff.Decision`.
+    classes : sequence of str, length K
+    posterior : array-like, shape (N, K), optional
+        P(z = j | x, y), row by row.
+    votes : DataFrame, optional
+        ``image, user, label``: who said what.
+    nearest_trusted : mapping of str to str, optional
+        For suspects the trusted image that they look most like.
+    audited : mapping of str to str, optional
+        Labels that an expert has given before, so that they are not lost when the report is fed back.
+
+    Returns
+    -------
+    DataFrame
+        The columns :data:`COLUMNS`, all text but ``rank``, sorted by image. ``rank`` is 1 for the highest score, equal ones by image;
+        audited images come last. What is not known is empty; probabilities have 6 decimals.
+    """
+    images, given = decided["image"].tolist(), decided["given_label"].tolist()
+    known = audited or {}
+    ranked = decided.assign(checked=decided["image"].isin(list(known)), score=-decided["score"].astype(float))
+    ranked = ranked.sort_values(["checked", "score", "image"])
+    rank = {image: place for place, image in enumerate(ranked["image"], start=1)}
+    suggested, probability = [""] * len(images), [""] * len(images)
+    if posterior is not None and len(images):
+        believed = np.asarray(posterior, np.float64)
+        suggested = [classes[k] for k in believed.argmax(axis=1)]
+        probability = [f"{p:.6f}" for p in believed.max(axis=1)]
+    users: dict[tuple[str, str], set[str]] = {}
+    if votes is not None:
+        for image, user, label in votes[["image", "user", "label"]].itertuples(index=False):
+            users.setdefault((image, label), set()).add(user)
+    columns = {
+        "image": images,
+        "label": [known.get(image, "") for image in images],
+        "given_label": given,
+        "p_wrong": ["" if p == "" else f"{float(p):.6f}" for p in decided["p_wrong"]],
+        "suggested_label": suggested,
+        "posterior": probability,
+        "user": [";".join(sorted(users.get(said, ()))) for said in zip(images, given, strict=True)],
+        "nearest_trusted": [(nearest_trusted or {}).get(image, "") for image in images],
+        "rank": [rank[image] for image in images],
+    }
+    return pd.DataFrame(columns, columns=list(COLUMNS)).sort_values("image").reset_index(drop=True)
+
+
+def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str, str]) -> pd.DataFrame:
+    """The report of the step's decision; see :func:`report_table`.
+
+    Parameters
+    ----------
+    step : Step
+        Of ``bayes_cutoff``; its input ``true_labels`` is not looked at.
+    days : Days
+    decision : Decision
+    audited : mapping of str to str
+        What is checked stays checked when this report is fed back.
+
+    Returns
+    -------
+    DataFrame
+    """
+    votes = step.input("given_labels") / "votes.csv"
+    return report_table(
+        decision.table,
+        days.classes,
+        posterior=decision.posterior,
+        votes=tables.read(votes) if votes.exists() else None,
+        nearest_trusted=_nearest_trusted(step, days, _suspects(decision)),
+        audited=audited,
+    )
+
+
+def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decision) -> None:
+    """Draw the worst suspects and say where the report lies, once it is published.
+
+    Parameters
+    ----------
+    step : Step
+        Has published ``cleansed_labels``.
+    days : Days
+    report : DataFrame
+        From :func:`make_report`.
+    decision : Decision
+        That it is made of.
+    """
+    place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
+    # the ledger's own file is not to be changed: its version would no longer be what it is
+    step.say(f"to check labels: copy {place / 'label_report.csv'}, fill in its column label, and give it as bayes_cutoff.audit_file")
+    unchecked = set(report.loc[report["label"] == "", "image"])
+    suspects = [image for image in _suspects(decision) if image in unchecked]
+    worst = report[report["image"].isin(suspects)].sort_values("rank")[:MOST_DRAWN]
+    if len(worst):
+        with scratch("suspects") as folder:
+            path = folder / "worst_suspects.png"
+            title = f"{len(worst)} most suspect of {len(suspects)} labels above the cut-off, {len(report)} judged"
+            draw_suspects(_drawn(worst, days), days.classes, path, title=title)
+            step.log_picture(path, pixels=True)
+        columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
+        step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))
+
+
+def _suspects(decision: Decision) -> list[str]:
+    """The images above the cut-off, the worst first."""
+    above = decision.table[decision.table["above_cutoff"].astype(bool)]
+    return [str(image) for image in above.sort_values(["score", "image"], ascending=[False, True])["image"]]
+
+
+def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, str]:
+    """Monday's training image that each of the worst suspects looks most like, where Monday is trusted."""
+    suspects = suspects[:MOST_COMPARED]
+    if days.target_day != "tuesday" or not suspects:
+        return {}
+    recipe, trusted = step.config.monday_model(), days.ids("monday", "train")
+    references = shared_features(step, days, trusted, embedding="monday_model", recipe=recipe)
+    model = open_monday_model(step, days, recipe)
+    found = nearest_by_cosine(classifier.embed(model, shared_inputs(step, days)(model, suspects), device=step.device), references[:])
+    return {suspect: trusted[k] for suspect, k in zip(suspects, found.tolist(), strict=True)}
+
+
+def _drawn(worst: pd.DataFrame, days: Days) -> list[Suspect]:
+    drawn = []
+    for row in worst.to_dict("records"):
+        trusted = row["nearest_trusted"]
+        drawn.append(
+            Suspect(
+                pixels=days.view([row["image"]])[0],
+                given=row["given_label"],
+                suggested=row["suggested_label"],
+                p_wrong=float(row["p_wrong"]) if row["p_wrong"] else None,
+                trusted=days.view([trusted])[0] if trusted else None,
+                trusted_label=str(days.splits.at[trusted, "label"]) if trusted else "",
+            )
+        )
+    return drawn
+
+
+def _directions(vectors: Float32) -> Float32:
+    """Vectors (n, D) of length 1; a zero vector stays what it is."""
+    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    lengths[lengths == 0] = 1
+    scaled: Float32 = vectors / lengths.astype(np.float32)[:, np.newaxis]
+    return scaled

@@ -1,0 +1,339 @@
+"""Judges given labels: what a model that never saw them says, what a refined one says, what was checked, and what is decided.
+
+N images, K classes. No probability for an image ever comes from a model that was fitted to its own given label, or to that of a duplicate;
+one that was trained on its posterior may judge it again (:mod:`bccp.labels.student`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bccp.core.config_schema import BayesCutoff
+from bccp.core.home import scratch
+from bccp.core.step_context import Step
+from bccp.data import tables
+from bccp.data.array_types import Float, Index, Mask
+from bccp.data.dataset import Days
+from bccp.data.duplicates import duplicate_groups
+from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
+from bccp.labels.bayes_cutoff import Decision, Held, Passes
+from bccp.labels.mc_dropout import assign_folds, held_out_passes, stochastic_passes
+from bccp.labels.student import student_probabilities
+from bccp.models.feature_cache import shared_inputs
+from bccp.models.monday_model import open_monday_model
+from bccp.models.training_set import one_hot
+
+MOST_CUT_OFF = 0.9
+"""A greater share above the cut-off says more about the judge than about the labels."""
+
+
+class Belief(NamedTuple):
+    """What is believed of the true labels.
+
+    Attributes
+    ----------
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x), with temperature and offsets; rows sum to 1.
+    likelihood : ndarray of float64, shape (N, K)
+        P(y | z = j) of each image's label, or of all labels that users gave it; each row up to a factor.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y); rows sum to 1.
+    noise_matrix : ndarray of float64, shape (K, K)
+        P(y = k | z = j) of labels that are no guess; rows sum to 1.
+    temperature, smoothing, guess_share : float
+        See :mod:`bccp.labels.posterior`.
+    offsets : ndarray of float64, shape (K,)
+        Of log p(z | x), at the temperature.
+    softness : float or None
+        Temperature of guesses, where labels may be some: not where users are told apart.
+    users : DataFrame or None
+        The report of :func:`bccp.labels.annotators.users_table`, where users are told apart.
+    """
+
+    probs: Float
+    likelihood: Float
+    posterior: Float
+    noise_matrix: Float
+    temperature: float
+    offsets: Float
+    smoothing: float
+    guess_share: float
+    softness: float | None
+    users: pd.DataFrame | None
+
+
+class Votes(NamedTuple):
+    """The labels that each user gave; M votes.
+
+    Attributes
+    ----------
+    image_idx, user_idx, labels : ndarray of int64, shape (M,)
+    users : list of str
+        Names of the users.
+    """
+
+    image_idx: Index
+    user_idx: Index
+    labels: Index
+    users: list[str]
+
+
+class Checked(NamedTuple):
+    """What an expert has checked.
+
+    Attributes
+    ----------
+    said : mapping of str to str
+        The true label by image id.
+    places : ndarray of int64, shape (M,)
+        Positions of the checked images.
+    labels : ndarray of int64, shape (M,)
+        Their true labels.
+    about : dict
+        What ``cutoff.json`` says of the file.
+    """
+
+    said: Mapping[str, str]
+    places: Index
+    labels: Index
+    about: dict[str, Any]
+
+
+class Verdict(NamedTuple):
+    """What the step makes of the given labels.
+
+    Attributes
+    ----------
+    decision : Decision
+    about : dict
+        What ``cutoff.json`` says: method, tier, cut-off and, with a posterior, temperature, smoothing and noise matrix.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x) that it rests on, at the temperature where there is one; rows sum to 1.
+    users : DataFrame or None
+        The report of the users, where they are told apart and there is a posterior.
+    audited : mapping of str to str
+        The checked labels by image id.
+    metrics : dict of str to float
+    """
+
+    decision: Decision
+    about: dict[str, Any]
+    probs: Float
+    users: pd.DataFrame | None
+    audited: Mapping[str, str]
+    metrics: dict[str, float]
+
+
+def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
+    """Judge given labels as the step's section says, in the tier that the data allows.
+
+    Parameters
+    ----------
+    step : Step
+        Of ``bayes_cutoff``; its input ``true_labels`` is not looked at.
+    days : Days
+    ids : list of str, length N
+        Of the judged images, sorted.
+    given : ndarray of int64, shape (N,)
+        Their given labels.
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    BCCPError
+        For a cut-off or action that the method does not have, an audit file of no use, or a model that cannot be trained.
+    """
+    config: BayesCutoff = step.config
+    plan = bayes_cutoff.plan(config.method, config.cutoff, config.action)
+    if plan.note:
+        step.say(plan.note)
+    has_posterior = config.method == "label_posterior"
+    checked = _read_audit(step, days, ids) if has_posterior and config.audit_file else None  # before hours are spent
+    tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
+    cutoff, belief, p_posterior, held, about = None, None, None, None, {}
+    if has_posterior:
+        most = calibration.most_believed(1.0 if start is None else start)
+        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
+        belief = _refine(step, days, ids, given, belief, most)
+        p_posterior = belief.posterior
+        if config.rounds:
+            tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
+        if checked is not None:
+            p_posterior = expert_labels.calibrate(belief.probs, belief.posterior, given, checked.places, checked.labels).posterior
+            tier += f", {len(checked.places)} audited images"
+        score = bayes_cutoff.probability_wrong(p_posterior, given)
+        about = _parameters(belief, score, days.classes, start) | ({} if checked is None else {"audit": checked.about})
+    elif config.method == "cleanlab":
+        score, above = bayes_cutoff.confident_learning(passes.mean_probs, given)
+    else:
+        score = getattr(passes, config.method)
+    if config.method != "cleanlab" or plan.cutoff != "auto":
+        cutoff = bayes_cutoff.cut_off(score, plan.cutoff, percentile=config.percentile, threshold=config.threshold)
+        above = score > cutoff
+    audited = np.zeros(len(ids), np.bool_)
+    if has_posterior and config.max_class_ratio is not None:
+        held = bayes_cutoff.hold_back(score, given, above, len(days.classes), max_ratio=config.max_class_ratio)
+        above = held.above
+        about["given_back"] = dict(zip(days.classes, held.given_back.tolist(), strict=True))
+    if checked is not None:
+        audited[checked.places] = True
+        above[checked.places] = checked.labels != given[checked.places]
+    step.say(_sentence(tier, belief, score, cutoff, above, held, plan.action))
+    if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
+        step.say(
+            f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
+            "raise bayes_cutoff.epochs, or give checked labels with bayes_cutoff.audit_file"
+        )
+    decision = bayes_cutoff.decide(
+        ids, given, days.classes, score=score, above=above, action=plan.action, posterior=p_posterior, audited=audited
+    )
+    what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
+    metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
+    probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
+    return Verdict(decision, what | about, probs, users, {} if checked is None else checked.said, metrics)
+
+
+def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, float | None]:
+    """Tier 1: by Monday's model, with the temperature that fits Monday's validation."""
+    config: BayesCutoff = step.config
+    seed = _seed(config.random_seed, "dropout")
+    model, inputs = open_monday_model(step, days, config.monday_model()), shared_inputs(step, days)
+    passes = stochastic_passes(model, days, ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
+    if config.method != "label_posterior":
+        return "trusted day", passes, None
+    val_ids = days.ids("monday", "val")
+    val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
+    return "trusted day", passes, calibration.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
+
+
+def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, None]:
+    """Tier 3: by models that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
+    config: BayesCutoff = step.config
+    fold, recipe = _folds(step, ids, given, "folds"), config.monday_model()
+    own = one_hot(given, len(days.classes))
+    seed = _seed(config.random_seed, "dropout")
+    with scratch("folds") as folder:
+        passes = held_out_passes(
+            days,
+            ids,
+            own,
+            fold,
+            recipe,
+            trusted=[],
+            passes=config.passes,
+            seed=seed,
+            device=step.device,
+            folder=folder,
+            inputs=shared_inputs(step, days),
+        )
+    if config.method == "label_posterior":
+        passes = passes._replace(mean_probs=posterior.without_noise(passes.mean_probs, given))
+    return f"nothing trusted, {config.folds} held-out folds", passes, None
+
+
+def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: float) -> Belief:
+    """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
+    if votes is None:
+        judged = calibration.judge_by_trusted_model(mean_probs, given, start=most, most=most)
+        fit = judged.fit
+        how = judged.temperature, judged.offsets, judged.smoothing, fit.guess_share, judged.softness
+        return Belief(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
+    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=most, most=most)
+    probs, found = pooled.probs, pooled.pooled
+    likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
+    likelihood /= likelihood.max(axis=1, keepdims=True)
+    users = annotators.users_table(votes.users, found)
+    how = pooled.temperature, pooled.offsets, pooled.smoothing, 0.0, None
+    return Belief(probs, likelihood, found.posterior, found.noise_matrix, *how, users)
+
+
+def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief, most: float) -> Belief:
+    """Judge again by models that are trained on the posteriors, round after round."""
+    config: BayesCutoff = step.config
+    recipe = config.monday_model()
+    for number in range(1, config.rounds + 1):
+        name = f"round {number}"
+        fold = _folds(step, ids, given, name) if config.refine == "cross_fit" else None
+        mean_probs = student_probabilities(
+            step,
+            days,
+            ids,
+            belief.posterior,
+            dataclasses.replace(recipe, epochs=config.refine_epochs, random_seed=_seed(config.random_seed, name) % 2**32),
+            fold=fold,
+            passes=config.passes,
+            seed=_seed(config.random_seed, "dropout"),
+        )
+        temperature, offsets, probs = calibration.judge_by_student(mean_probs, belief.likelihood, most=most)
+        believed = posterior.combine(probs, belief.likelihood)
+        belief = belief._replace(probs=probs, posterior=believed, temperature=temperature, offsets=offsets)
+    return belief
+
+
+def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
+    """Held-out folds with duplicates together."""
+    config: BayesCutoff = step.config
+    manifest = tables.read(step.input("clean_data") / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[ids]
+    groups = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
+    return assign_folds(groups, given, folds=config.folds, rng=np.random.default_rng(_seed(config.random_seed, purpose)))
+
+
+def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
+    """What each user said of the judged images, where users are told apart; one user alone is what the noise matrix is of."""
+    path = step.input("given_labels") / "votes.csv"
+    if not path.exists():
+        return None
+    table = tables.read(path)
+    place = {image: i for i, image in enumerate(ids)}
+    table = table[table["image"].isin(place.keys())]
+    users = sorted(table["user"].unique())
+    if len(users) < 2:
+        return None
+    number = {user: u for u, user in enumerate(users)}
+    images, said_by = np.array([place[i] for i in table["image"]], np.int64), np.array([number[u] for u in table["user"]], np.int64)
+    return Votes(images, said_by, days.encode(table["label"].tolist()), users)
+
+
+def _read_audit(step: Step, days: Days, ids: list[str]) -> Checked:
+    config: BayesCutoff = step.config
+    said = expert_labels.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
+    places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
+    wrong_rows = feedback.sentence(said.problems)
+    step.say(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
+    about = {"images": len(places), "blank": said.n_blank, "problems": feedback.report(said.problems)}
+    return Checked(said.labels, places, days.encode([said.labels[ids[i]] for i in places]), about)
+
+
+def _seed(random_seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose, in [0, 2**63)."""
+    return int(np.random.default_rng([random_seed, *b"bayes_cutoff ", *purpose.encode()]).integers(2**63))
+
+
+def _parameters(belief: Belief, score: Float, classes: list[str], validation_temperature: float | None) -> dict[str, Any]:
+    return {
+        "estimated_user_accuracy": 1 - float(score.mean()),
+        "validation_temperature": validation_temperature,
+        "temperature": belief.temperature,
+        "class_offsets": dict(zip(classes, belief.offsets.tolist(), strict=True)),
+        "smoothing": belief.smoothing,
+        "guess_share": belief.guess_share,
+        "guess_softness": belief.softness,
+        "classes": classes,
+        "noise_matrix": belief.noise_matrix.tolist(),
+    }
+
+
+def _sentence(tier: str, belief: Belief | None, score: Float, cutoff: float | None, above: Mask, held: Held | None, action: str) -> str:
+    noise = "" if belief is None else f"{score.mean():.1%} of the labels seem wrong (temperature {belief.temperature:.2f}); "
+    where = "by cleanlab's filter" if cutoff is None else f"score above {cutoff:.3g}"
+    back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} given back so that no class loses too many"
+    return f"{tier}: {noise}{int(above.sum())} of {len(above)} are cut off ({where}{back}), action {action}"

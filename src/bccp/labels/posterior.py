@@ -1,0 +1,434 @@
+"""What a given label is worth: the posterior of the true label, and all that it needs, estimated from the labels themselves.
+
+N images, K classes. Image i has a given label y, from a user who may be wrong, and an unknown true label z. A classifier that never saw
+y says ``probs[i, j] = p(z = j | x_i)``. The users are described by one noise matrix, ``noise[j, k] = P(y = k | z = j)``; its rows sum
+to 1. Given z, the label does not depend on the image. Then
+
+    P(z = j | x, y)  ∝  p(z = j | x) · noise[j, y]                         the label posterior
+    P(y | x)         =  Σ_j p(z = j | x) · noise[j, y]                     the marginal likelihood of a given label
+
+The second line is linear in the matrix, so the log-likelihood of all labels is concave in it: there is one maximum, and EM (Dawid and
+Skene's, with a classifier in place of the first annotator) climbs to it from wherever it starts.
+
+People err more on images that are hard to tell, and towards the classes that these resemble. So a share of the labels may be *guesses*:
+what somebody with weaker eyes than the classifier says of the image, drawn from p at a higher temperature and independent of z given the
+image. Then P(y | z = j, x) = (1 - share) · noise[j, y] + share · guess(y | x), and EM estimates the share too. A guess says nothing of z;
+the more of a label's chance is a guess, the less p is moved by it.
+
+New images mislead a classifier, and it comes to favour some classes. So log p may be shifted by an offset a class, the same for all images:
+where the likeliest offsets make the labels likelier by more than as many parameters do by chance, they are believed.
+
+What can be known. The classifier names the classes, so a matrix without a diagonal is found too, even if every label is wrong. What
+cannot be told apart is a user who errs from a classifier that errs in the same way: an image of a 3 which p calls an 8 with certainty makes
+a right label look wrong. Every such image lowers the estimated accuracy of the users; that is why p must be out of sample and
+calibrated (:func:`choose_temperature`), and why a classifier that was fitted to the given labels will not do: it agrees with
+them, the identity matrix explains everything, and nothing is ever found.
+
+References
+----------
+A. P. Dawid, A. M. Skene: "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm", Applied Statistics 28, 1979.
+C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger: "On Calibration of Modern Neural Networks", ICML 2017 (temperature).
+H. Akaike: "A New Look at the Statistical Model Identification", IEEE Transactions on Automatic Control 19, 1974 (offsets).
+Z. C. Lipton, C. Elkan, B. Naryanaswamy: "Optimal Thresholding of Classifiers to Maximize F1 Measure", ECML 2014.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bccp.data.array_types import Float, Index
+
+NO_GUESSES = 8.0
+"""The prior of the share of guesses is worth this many labels that are none: 0 is the likeliest share until labels speak against it."""
+
+
+TOLERANCE = 1e-8
+"""Of EM: the gain of a round per image, in nats, under which it stops."""
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """What EM found.
+
+    Attributes
+    ----------
+    noise_matrix : ndarray of float64, shape (K, K)
+        P(y = k | z = j); rows sum to 1; all entries above 0.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y) under it; rows sum to 1.
+    log_likelihood : float
+        Of the labels, in nats, plus the prior's term: what EM climbs.
+    left_out_likelihood : float
+        Of the labels, in nats, each under the matrix without its own contribution. It does not rise just because the matrix has learned
+        the labels by heart, and is therefore what temperatures and smoothings are compared by.
+    iterations : int
+        Of EM, its leaps among them.
+    guess_share : float
+        Share of the labels that are guesses, in [0, 1).
+    likelihood : ndarray of float64, shape (N, K)
+        P(y | z = j, x) of each image's label.
+    """
+
+    noise_matrix: Float
+    posterior: Float
+    log_likelihood: float
+    left_out_likelihood: float
+    iterations: int
+    guess_share: float
+    likelihood: Float
+
+
+def label_posterior(probs: npt.ArrayLike, given: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
+    """P(z = j | x, y), by Bayes' rule.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), not negative; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels y, 0 to K - 1.
+    noise : array-like, shape (K, K)
+        P(y = k | z = j); rows sum to 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Rows sum to 1. Where no class explains the label (all products are 0) the label says nothing, and the row is p(z | x).
+
+    Examples
+    --------
+    >>> label_posterior([[0.5, 0.5]], [1], [[0.9, 0.1], [0.1, 0.9]]).round(3).tolist()
+    [[0.1, 0.9]]
+    """
+    return combine(probs, np.asarray(noise, np.float64).T[np.asarray(given, np.int64)])
+
+
+def estimate_user_accuracy(probs: npt.ArrayLike, given: npt.ArrayLike) -> float:
+    """P(y = z), if a wrong label is any other class with the same chance: the simplest noise, one number.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x); rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels.
+
+    Returns
+    -------
+    float
+        Strictly between 0 and 1. It maximises Σ log(a·p + (1 - a)·(1 - p)/(K - 1)), p the probability of the given label, plus half a right
+        and half a wrong pseudo-label (1/2 for N = 0). The sum is concave, and the slope's only zero is found by bisection.
+    """
+    right = given_probability(probs, given)
+    wrong = (1 - right) / (np.shape(probs)[1] - 1)
+    low, high = 0.0, 1.0
+    for _ in range(50):  # to a width of 1e-15
+        a = (low + high) / 2
+        slope = np.sum((right - wrong) / (a * right + (1 - a) * wrong)) + 0.5 / a - 0.5 / (1 - a)
+        low, high = (a, high) if slope > 0 else (low, a)
+    return (low + high) / 2
+
+
+def uniform_noise(accuracy: float, n_classes: int) -> Float:
+    """The noise matrix of users who are right with one probability, and else name any other class alike.
+
+    Parameters
+    ----------
+    accuracy : float
+        In [0, 1].
+    n_classes : int
+        K, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, K)
+        Rows sum to 1.
+    """
+    matrix = np.full((n_classes, n_classes), (1 - accuracy) / (n_classes - 1))
+    np.fill_diagonal(matrix, accuracy)
+    return matrix
+
+
+def estimate_noise_matrix(
+    probs: npt.ArrayLike,
+    given: npt.ArrayLike,
+    *,
+    smoothing: float = 10.0,
+    guesses: npt.ArrayLike | None = None,
+    tolerance: float = TOLERANCE,
+    max_iter: int = 1000,
+) -> NoiseFit:
+    """Estimate P(y | z) and the posterior of the true labels by EM.
+
+    Each row of the matrix has a Dirichlet prior worth ``smoothing`` labels, whose mean is the uniform noise that fits these labels best
+    (:func:`estimate_user_accuracy`). So a class without images gets that uniform row, one with three images stays near
+    it, and one with hundreds says what its own row is.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(z = j | x), from a model that was not fitted to these labels; not negative, rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels, 0 to K - 1. Classes may be missing.
+    smoothing : float
+        Pseudo-labels a class, above 0.
+    guesses : array-like, shape (N,), optional
+        guess(y | x) of each image's label, if it is a guess; without them no label is one.
+    tolerance : float
+        EM stops when a round gains less than this per image, in nats.
+    max_iter : int
+        Rounds of EM at most, at least 1; each leap in the rounds' direction, kept where the log-likelihood does not fall, counts as one.
+
+    Returns
+    -------
+    NoiseFit
+        Permuting the images permutes the posterior and changes nothing else, to the bit. The log-likelihood never falls from
+        round to round.
+
+    Raises
+    ------
+    ValueError
+        For arrays that do not fit each other, fewer than 2 classes, or a smoothing that is not above 0.
+    """
+    prior, labels = checked_labels(probs, given)
+    if not smoothing > 0:
+        raise ValueError(f"smoothing={smoothing} must be above 0")
+    guess = np.zeros(len(prior)) if guesses is None else np.asarray(guesses, np.float64)
+    # sums of floats depend on their order: take one that belongs to the values, not to the images' places
+    order = canonical_order(prior, labels)
+    prior, labels, guess = prior[order], labels[order], guess[order]
+    n_images, n_classes = prior.shape
+    pseudo = smoothing * uniform_noise(estimate_user_accuracy(prior, labels), n_classes)  # (K, K)
+
+    def visit(noise: Float, share: float) -> _Place:
+        meant = (1 - share) * (prior * noise.T[labels]).sum(axis=1)  # (N,), P(y, no guess | x)
+        evidence = meant + share * guess  # (N,), P(y | x)
+        reached = float(np.log(evidence).sum() + (pseudo * np.log(noise)).sum()) + NO_GUESSES * float(np.log1p(-share))
+        counts = _count(prior * ((1 - share) / evidence)[:, np.newaxis], labels) * noise + pseudo  # (K, K), expected labels
+        n_guessed = float((share * guess / evidence).sum())
+        better = counts / counts.sum(axis=1, keepdims=True), n_guessed / (n_images + NO_GUESSES)
+        return _Place(noise, share, reached, counts, n_guessed, better)
+
+    here, iterations = visit(pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE), 1
+    while iterations < max_iter:
+        before, here = here, visit(*here.better)
+        iterations += 1
+        if here.reached - before.reached <= tolerance * n_images:
+            break
+        far = _leap(before, here)
+        if far is not None and iterations < max_iter:
+            leapt = visit(*far)
+            iterations += 1
+            here = leapt if leapt.reached >= here.reached else here
+    noise, share, reached, counts, n_guessed, _ = here
+    likelihood = (1 - share) * noise.T[labels] + share * guess[:, np.newaxis]  # (N, K), P(y | z = j, x)
+    joint = prior * likelihood  # (N, K), P(z = j, y | x)
+    evidence = joint.sum(axis=1, keepdims=True)  # (N, 1), P(y | x)
+    # each label's row and share without itself
+    no_guess = (1 - share) * prior * noise.T[labels] / evidence  # (N, K), P(z = j, no guess | x, y)
+    without = (counts.T[labels] - no_guess) / (counts.sum(axis=1) - no_guess)
+    others = (n_guessed - share * guess / evidence[:, 0]) / (n_images - 1 + NO_GUESSES)
+    left_out = float(np.log((prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)).sum())
+    back = np.argsort(order)
+    return NoiseFit(noise, (joint / evidence)[back], reached, left_out, iterations, share, likelihood[back])
+
+
+def confident_noise_matrix(probs: npt.ArrayLike, given: npt.ArrayLike, *, smoothing: float = 10.0) -> Float:
+    """P(y | z), counted on the images that a model is sure of, even if it was fitted to labels as wrong as these.
+
+    A model that was fitted to wrong labels is unsure of everything, but more so of some classes than of others. So an image counts as class
+    j if p(j | x) is at least what images labelled j have in the mean, and as the likeliest of several such classes.
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(label = j | x) from held-out folds; rows sum to 1; K at least 2.
+    given : array-like of int, shape (N,)
+        The given labels. Classes may be missing: no image counts as one that is no one's label.
+    smoothing : float
+        Pseudo-labels a class, spread like the uniform noise that fits the counts, above 0.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, K)
+        Rows sum to 1; all entries above 0.
+
+    References
+    ----------
+    C. Northcutt, L. Jiang, I. Chuang: "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70, 2021.
+    """
+    prior, labels = checked_labels(probs, given)
+    n_classes = prior.shape[1]
+    n_given = np.bincount(labels, minlength=n_classes)
+    # sorted sums, so that the images' order does not matter to the bit
+    own = given_probability(prior, labels)
+    usual = np.array([np.sort(own[labels == k]).sum() / n if n else np.inf for k, n in enumerate(n_given)])  # (K,)
+    sure = np.where(prior >= usual, prior, -1.0)
+    counted = sure.max(axis=1) >= 0
+    counts = np.zeros((n_classes, n_classes))
+    np.add.at(counts, (sure.argmax(axis=1)[counted], labels[counted]), 1)
+    accuracy = (np.trace(counts) + 0.5) / (counts.sum() + 1)
+    counts += smoothing * uniform_noise(accuracy, n_classes)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True), np.float64)
+
+
+def remove_noise(probs: npt.ArrayLike, noise: npt.ArrayLike) -> Float:
+    """p(z | x) from p(y | x) = Σ_j p(z = j | x) · noise[j, y].
+
+    Parameters
+    ----------
+    probs : array-like, shape (N, K)
+        p(y = k | x); rows sum to 1.
+    noise : array-like, shape (K, K)
+        P(y = k | z = j); rows sum to 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        ``probs`` times the inverse of the matrix, made probabilities again: at least 1% / K each before rows are scaled to 1. Directions in
+        which the matrix keeps less than a tenth of what it keeps at most are left out, so that a singular one does no harm.
+
+    References
+    ----------
+    G. Patrini, A. Rozza, A. Menon, R. Nock, L. Qu: "Making Deep Neural Networks Robust to Label Noise", CVPR 2017 (backward correction).
+    """
+    mixed = np.asarray(probs, np.float64)
+    pure = np.maximum(mixed @ np.linalg.pinv(np.asarray(noise, np.float64), rcond=0.1), 0.01 / mixed.shape[1])
+    return np.asarray(pure / pure.sum(axis=1, keepdims=True), np.float64)
+
+
+def without_noise(mean_probs: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """p(z | x) of models that were fitted to other images' given labels: the noise that they learned is counted and taken out.
+
+    Such a model says p(y | x), a mixture of the noise matrix's rows. Taken for p(z | x) it would agree with the labels, and no noise be
+    found. So the noise is counted where the model is sure (:func:`confident_noise_matrix`) and taken out (:func:`remove_noise`). It rests
+    on two assumptions: for most images the true class is plain to see (else too much noise is found), and most labels of a class are
+    right (nothing else says what the classes are).
+
+    Parameters
+    ----------
+    mean_probs : array-like, shape (N, K)
+        p(y = j | x) of each image, from a model that was fitted neither to it nor to a duplicate of it; rows sum to 1.
+    given : array-like of int, shape (N,)
+        The given labels.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        Rows sum to 1.
+    """
+    return remove_noise(mean_probs, confident_noise_matrix(mean_probs, given))
+
+
+def combine(probs: npt.ArrayLike, likelihood: npt.ArrayLike) -> Float:
+    """P(z = j | x, y) ∝ p(z = j | x) · P(y | z = j), shape (N, K); a row that is 0 everywhere is p(z | x)."""
+    prior = np.asarray(probs, np.float64)
+    joint = prior * np.asarray(likelihood, np.float64)
+    joint = np.where(joint.sum(axis=1, keepdims=True) > 0, joint, prior)
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True), np.float64)
+
+
+def expected_f1_cutoff(p_wrong: npt.ArrayLike) -> float:
+    """The cut-off under which "the label is wrong" has the highest expected F1.
+
+    Of n labels that are cut off, Σ p are wrong in expectation; with P = Σ p over all labels the F1 is 2·Σ p / (n + P). The best cut takes
+    the largest p, and one more is worth taking as long as its p is above half of the F1 reached: so the cut-off is F1 / 2.
+
+    Parameters
+    ----------
+    p_wrong : array-like, shape (N,)
+        P(given label wrong), in [0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 0.5]; labels *strictly* above it are cut off, equal ones are never parted. 0 where all are 0 (nothing is cut off) or N = 0.
+
+    References
+    ----------
+    Lipton, Elkan and Naryanaswamy, see the module's text.
+
+    Examples
+    --------
+    >>> expected_f1_cutoff([1.0, 1.0, 0.0, 0.0])
+    0.5
+    """
+    falling = np.sort(np.asarray(p_wrong, np.float64))[::-1]
+    if not falling.any():
+        return 0.0
+    found = np.cumsum(falling)
+    return float(np.max(found / (np.arange(1, len(falling) + 1) + found[-1])))
+
+
+_FIRST_SHARE = 0.05
+"""Of guesses, where EM begins."""
+
+TINY = float(np.finfo(np.float64).tiny)
+
+
+class _Place(NamedTuple):
+    """Where EM has come to: the log-likelihood there, the expected numbers of labels and guesses, and the matrix and share they ask for."""
+
+    noise: Float
+    share: float
+    reached: float
+    counts: Float
+    n_guessed: float
+    better: tuple[Float, float]
+
+
+def _leap(before: _Place, here: _Place) -> tuple[Float, float] | None:
+    """Where the last round of EM and the next one point to; None where that is invalid, or no further than the next round itself.
+
+    References
+    ----------
+    R. Varadhan, C. Roland: "Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM Algorithm", Scandinavian
+    Journal of Statistics 35, 2008 (SQUAREM, third step length).
+    """
+    first, second, third = (np.append(noise, share) for noise, share in (before[:2], here[:2], here.better))
+    step, change = second - first, third - 2 * second + first
+    length = float(np.sqrt((step @ step) / (change @ change))) if change.any() else 0.0
+    end = first + 2 * length * step + length**2 * change
+    noise, share = end[:-1].reshape(here.noise.shape), float(end[-1])
+    if length <= 1 or not (noise > 0).all() or not 0 <= share < 1:
+        return None
+    return noise / noise.sum(axis=1, keepdims=True), share
+
+
+def checked_labels(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Index]:
+    prior, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
+    if prior.ndim != 2 or labels.shape != prior.shape[:1] or prior.shape[1] < 2:
+        raise ValueError(f"probs {prior.shape} must be (N, K) with K at least 2, and given {labels.shape} be (N,)")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < prior.shape[1]:
+        raise ValueError(f"given labels run from {labels.min()} to {labels.max()}: 0 to {prior.shape[1] - 1} are accepted")
+    return prior, labels
+
+
+def given_probability(probs: npt.ArrayLike, given: npt.ArrayLike) -> Float:
+    """The probability of each image's given label, shape (N,)."""
+    return np.take_along_axis(np.asarray(probs, np.float64), np.asarray(given, np.int64)[:, np.newaxis], axis=1)[:, 0]
+
+
+def clipped_log(probs: npt.ArrayLike) -> Float:
+    # a probability that was rounded to 0 is not impossible
+    return np.asarray(np.log(np.maximum(np.asarray(probs, np.float64), TINY)))
+
+
+def canonical_order(prior: Float, labels: Index) -> Index:
+    """An order by given label, then by the row's bytes: equal for the same images in any order, up to rows that are the same."""
+    rows = np.ascontiguousarray(prior)
+    by_bytes = np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0], kind="stable")
+    return np.asarray(by_bytes[np.argsort(labels[by_bytes], kind="stable")], np.int64)
+
+
+def _count(shares: Float, labels: Index) -> Float:
+    """Sum of column j over the images with label k, shape (K, K); the labels are sorted."""
+    counts = np.zeros((shares.shape[1],) * 2)
+    present, first = np.unique(labels, return_index=True)
+    if len(present):
+        counts[:, present] = np.add.reduceat(shares, first, axis=0).T
+    return counts

@@ -1,0 +1,1 @@
+"""Training of a classifier: options, losses, schedules, batches, checkpoints."""

@@ -1,0 +1,96 @@
+"""Weights from elsewhere: published ones by name, and state dicts in files, ours or in torchvision's shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bccp.core.errors import BCCPError, nearest
+from bccp.core.registries import BACKBONES
+from bccp.models import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
+from bccp.models.architectures import AUXILIARY, ImageClassifier
+
+import torchvision.models as torchvision_models  # isort: skip
+
+State = dict[str, Tensor]
+
+
+def published_weights(name: str, weights: str) -> Any:
+    """A member of the model's torchvision enumeration of weights."""
+    if name in BACKBONES:
+        raise BCCPError(f"weights={weights!r} is no file, and no weights are published for {name}: use null or a local file")
+    choices = torchvision_models.get_model_weights(name)
+    short = weights.removeprefix(f"{choices.__name__}.")
+    if short not in choices.__members__:
+        raise BCCPError(
+            f"weights={weights!r} is neither a file nor published for {name}: use null, a local file, {' or '.join(choices.__members__)}"
+            + nearest(short, choices.__members__)
+        )
+    return choices[short]
+
+
+def load_file(model: ImageClassifier, path: Path, last: str, *, whole: bool = False) -> None:
+    """Fill a model with the weights of a file, ours or torchvision's; ``last`` is the name of torchvision's last layer.
+
+    A last layer that is for other classes starts anew (``note`` says so); where the model is wanted as a ``whole`` that is an error.
+    """
+    state = read_state(path / "model.pt" if path.is_dir() else path)
+    ours = any(key.startswith("backbone.") for key in state)
+    if not ours:
+        state = _from_torchvision(state, model.architecture, last)
+    wanted = model.state_dict()
+    optional = {key for key in wanted if key.endswith("num_batches_tracked") or key in ("mean", "std")}
+    optional |= set() if whole else {key for key in wanted if key.startswith("head.")}
+    weight = state.get("head.1.weight")
+    if weight is not None and weight.ndim == 2 and len(weight) != model.n_classes:
+        if whole:
+            raise BCCPError(
+                f"{path} holds no saved model: model.json names {model.n_classes} classes, but the weights in model.pt tell {len(weight)} "
+                "apart; give a folder as the step train makes it"
+            )
+        model.note = f"the last layer of {path} is for {len(weight)} classes, not {model.n_classes}: it starts anew"
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    for key in [*wanted, *state]:
+        spoken = key.removeprefix("" if ours else "backbone.")
+        if key not in state and key not in optional:
+            problem = f"{spoken} is missing"
+        elif key not in wanted:
+            problem = f"{spoken} is unknown"
+        elif key in state and state[key].shape != wanted[key].shape:
+            problem = f"{spoken} has the shape {tuple(state[key].shape)}, not {tuple(wanted[key].shape)}"
+        else:
+            continue
+        raise BCCPError(f"the weights file {path} does not fit the model {model.architecture}: {problem}; give a file made for it")
+    model.load_state_dict(state, strict=False)
+
+
+def read_state(path: Path) -> State:
+    """The state dict in a file; nothing in the file is run."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in every way there is
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BCCPError(f"the weights file {path} cannot be read ({reason[:120]}): give a state dict saved by torch.save") from error
+    held = held.get("state_dict", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+        raise BCCPError(f"the weights file {path} holds no state dict but {type(held).__name__}: save model.state_dict() by torch.save")
+    return {str(key): value for key, value in held.items()}
+
+
+def _from_torchvision(state: State, architecture: str, last: str) -> State:
+    """A state dict under our names."""
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(AUXILIARY.get(architecture, ("\0",))):
+            continue
+        if last and key.startswith(f"{last}."):
+            # a 1 x 1 convolution after which only an average follows is a linear layer
+            renamed["head.1" + key.removeprefix(last)] = value.flatten(1) if value.ndim > 1 else value
+        else:
+            # published files of the densenets have the names of an older version
+            renamed["backbone." + re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", key)] = value
+    return renamed if "head.1.bias" in renamed else {key: value for key, value in renamed.items() if not key.startswith("head.")}

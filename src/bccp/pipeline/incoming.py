@@ -1,0 +1,435 @@
+"""Checks incoming images against known ones, and keeps them apart until they are accepted.
+
+``bccp check-new --data PLACE`` and ``bccp accept ID``.
+
+A batch is fetched, cleaned and checked like the pipeline's own data, and then lies under ``incoming/<id>`` in the home, where ``id`` begins
+the checksum of its files. It becomes part of no run and changes no data. An accepted batch gets ``data.zip``: the known images as Monday's
+(or as they are, where they have days), and the batch as Tuesday's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bccp.core import config, config_schema
+from bccp.core.errors import BCCPError
+from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
+from bccp.core.redaction import shown_url
+from bccp.core.runtime.threads import default_threads
+from bccp.data import checks, drift, preprocessing, sources, tables
+from bccp.data.checks import Finding
+from bccp.pipeline.compose import compose
+from bccp.reporting import data_checks_page
+from bccp.tracking import finished_runs
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
+
+ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"
+"""Of a batch's folder: what it is, its files, and once it is accepted those of the reference with them."""
+
+NAMES = ("the known data", "the new data")
+
+_TUESDAY = "tuesday/"
+_OWN = "incoming:"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The images that a batch is compared with.
+
+    Attributes
+    ----------
+    shown : str
+        For the user.
+    versions : tuple of str
+        What it consists of: ``clean_data:<digest>``, ``incoming:<id>``.
+    clean : tuple of Path
+        The folder of each, as ``clean_data`` is laid out.
+    archive : Path or None
+        Their original files, in a zip file; None where these are gone.
+    """
+
+    shown: str
+    versions: tuple[str, ...]
+    clean: tuple[Path, ...]
+    archive: Path | None
+
+    @property
+    def size(self) -> tuple[int, str]:
+        """``preprocessing.image_size`` and ``.resize`` that it was cleaned with."""
+        report = json.loads((self.clean[0] / "report.json").read_text(encoding="utf-8"))
+        return report["image_size"], report["resize"]
+
+
+class _Joined:
+    """Images of several arrays, one after another, or some of them; read when they are indexed."""
+
+    def __init__(self, arrays: Sequence[npt.NDArray[np.uint8]], rows: npt.NDArray[np.int64]) -> None:
+        self._arrays, self._rows = arrays, rows
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.shape: tuple[int, ...] = (len(rows), *arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, positions: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        rows = self._rows[positions]
+        pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        for number, array in enumerate(self._arrays):
+            own = which == number
+            pixels[own] = array[rows[own] - self._starts[number]]
+        return pixels
+
+
+def find_reference(named: str, ledger: Ledger) -> Reference | None:
+    """Find the images to compare with.
+
+    Parameters
+    ----------
+    named : str
+        A pipeline as :func:`bccp.tracking.finished_runs.find` takes it, ``clean_data:<digest>``, the id of an accepted batch, or ``none``.
+        Empty: the batch that was accepted last, else the newest finished pipeline's data.
+    ledger : Ledger
+
+    Returns
+    -------
+    Reference or None
+        None where there is nothing to compare with.
+
+    Raises
+    ------
+    BCCPError
+        If what is named is not there.
+    """
+    if named == "none":
+        return None
+    accepted = sorted(_accepted().items(), key=lambda item: (item[1]["accepted"], item[0]))
+    if not named and accepted:
+        return _of_batch(accepted[-1][0], ledger)
+    if found := [batch for batch, _ in accepted if named and batch.startswith(named)]:
+        return _of_batch(found[0], ledger)
+    if named.startswith("clean_data:"):
+        digest = ledger.full_digest(named)
+        return _of_version(f"clean_data:{digest[:12]}", digest, ledger)
+    pipeline = finished_runs.find(named, ledger, option="REFERENCE") if named else finished_runs.newest(ledger, with_artifact="clean_data")
+    if pipeline is None:
+        return None
+    if "clean_data" not in pipeline.versions:
+        raise BCCPError(f"REFERENCE={named} has no clean_data: choose a run in which the step preprocessing took part")
+    return _of_version(pipeline.shown, pipeline.versions["clean_data"], ledger)
+
+
+def _of_version(shown: str, digest: str, ledger: Ledger) -> Reference:
+    raw = finished_runs.raw_of(digest, ledger)
+    archive = ledger.fetch(f"raw_data:{raw['raw_data']}") / ARCHIVE if raw else None
+    return Reference(shown, (f"clean_data:{digest}",), (ledger.fetch(f"clean_data:{digest}"),), archive)
+
+
+def _of_batch(batch: str, ledger: Ledger) -> Reference:
+    versions = (*_about(batch)["reference"], f"{_OWN}{batch}")
+    clean = tuple(_place(v.removeprefix(_OWN)) / "clean_data" if v.startswith(_OWN) else ledger.fetch(v) for v in versions)
+    return Reference(f"the accepted batch {batch} and what it was checked against", versions, clean, _place(batch) / DATA)
+
+
+def check(data: str, reference: Reference | None, options: Sequence[str], *, ledger: Ledger) -> tuple[str, list[Finding]]:
+    """Fetch, clean and check a batch, and keep it under ``incoming``.
+
+    Parameters
+    ----------
+    data : str
+        A folder, an archive, or an archive's URL.
+    reference : Reference or None
+    options : sequence of str
+        Hydra overrides. Images are made as large as those of the reference.
+    ledger : Ledger
+
+    Returns
+    -------
+    batch : str
+        Its id.
+    findings : list of Finding
+
+    Raises
+    ------
+    BCCPError
+        If the images cannot be fetched or read; nothing is kept then.
+    """
+    checked = _configured(data, options)
+    with scratch("incoming") as parent:
+        folder = parent / "batch"
+        clean = folder / "clean_data"
+        clean.mkdir(parents=True)
+        with _told_as_given():
+            files = sources.fetch(checked.data, parent / ARCHIVE, cache=home() / "data", fetch_ledger=ledger.fetch).files
+        batch = sources.files_digest(files["image"].tolist(), files["sha256"].tolist())[:12]
+        if batch in _accepted():
+            raise BCCPError(f"DATA={data} is the batch {batch}, which was accepted already: {_place(batch)} holds it")
+        prefix = _as_tuesday(parent / ARCHIVE, folder / ARCHIVE)
+        section = checked.preprocessing
+        size, resize = reference.size if reference else (section.image_size, section.resize)
+        preprocessing.clean(
+            folder / ARCHIVE,
+            clean,
+            image_size=size,
+            resize=resize,
+            max_rejected_rate=section.max_rejected_rate,
+            max_pixels=section.max_pixels,
+            threads=checked.main.threads or default_threads(),
+            needs_classes=False,
+            called=lambda image: _as_given(data, image.removeprefix(prefix)),
+        )
+        findings = _examine(batch, folder, clean, reference, section.checks, seed=checked.main.random_seed)
+        over = [found.check for found in findings if found.verdict == "over"]
+        about = {"data": data, "status": "refused" if over else "waiting", "over": over}
+        about |= {"reference": list(reference.versions) if reference else [], "archive": str(reference.archive or "") if reference else ""}
+        _write(folder / ABOUT, about)
+        place = _place(batch)
+        place.parent.mkdir(exist_ok=True)
+        if place.exists():  # it was checked before
+            place.rename(parent / "before")
+        folder.rename(place)
+    return batch, findings
+
+
+def accept(batch: str) -> list[str]:
+    """Accept a batch: it can be used as Tuesday's images, beside the reference as Monday's.
+
+    Parameters
+    ----------
+    batch : str
+        Its id, or how it begins.
+
+    Returns
+    -------
+    list of str
+        Lines for the user, the last one of which is the command that uses it.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such batch, or it was refused.
+    """
+    known = _batches()
+    found = [name for name in known if batch and name.startswith(batch)]
+    if len(found) != 1:
+        there = f"the batches are {', '.join(known)}" if known else "there is none; bccp check-new --data folder checks one"
+        raise BCCPError(f"ID={batch} {'names several batches' if found else 'is no batch that was checked'}: {there}")
+    place, about = _place(found[0]), known[found[0]]
+    if about["status"] == "refused":
+        raise BCCPError(
+            f"the batch {found[0]} was refused, as it is over the limit of {', '.join(about['over'])}: mend it, or check it again with "
+            "another limit"
+        )
+    if about["status"] != "accepted":
+        archive = Path(about["archive"]) if about["reference"] else None
+        if archive is not None and not archive.is_file():
+            raise BCCPError(
+                f"the files that the batch {found[0]} was checked against are gone ({about['archive'] or 'no run has them'}): "
+                "check it again, with REFERENCE= another run"
+            )
+        with scratch("accept") as folder:
+            _join(archive, place / ARCHIVE, folder / DATA, batch=found[0])
+            (folder / DATA).replace(place / DATA)
+        n_accepted = max((other["accepted"] for other in _accepted().values()), default=0) + 1
+        _write(place / ABOUT, about | {"status": "accepted", "accepted": n_accepted})
+    return _how_to_use(found[0])
+
+
+def _configured(data: str, options: Sequence[str]) -> config_schema.Config:
+    if not data:
+        raise BCCPError("which images? give a folder or an archive: bccp check-new --data folder")
+    place = Path(data).expanduser()
+    is_url, is_folder = data.lower().startswith(("http://", "https://")), place.is_dir()
+    if not is_url and not place.exists():
+        shown = shown_url(data) if "://" in data else data
+        raise sources.missing(place, f"DATA={shown}", "a folder, an archive or an archive's URL")
+    composed = compose(options)
+    composed.data.source, composed.data.path = "folder" if is_folder else "archive", data
+    return config.load(composed, base=Path.cwd())
+
+
+@contextmanager
+def _told_as_given() -> Iterator[None]:
+    """Let errors name ``DATA``, which the user gave, instead of the option that it becomes."""
+    try:
+        yield
+    except BCCPError as error:
+        raise BCCPError(str(error).replace("set data.source=archive data.path=", "give DATA=").replace("data.path=", "DATA=")) from error
+
+
+def _as_given(data: str, image: str) -> str:
+    """An image as the user has it: in the folder that was given, where it lies there under this name."""
+    place = Path(data) / image
+    return str(place) if place.expanduser().is_file() else image
+
+
+def _as_tuesday(archive: Path, target: Path) -> str:
+    """Copy files so that all are Tuesday's: in a class folder, or without a label; what their names begin with that was not given so."""
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
+        names = source.namelist()
+        tops = {name.partition("/")[0] for name in names if "/" in name}
+        if "monday" in tops:
+            raise BCCPError("the incoming images have a folder monday/, whose labels would be trusted: give new images only, with no days")
+        has_day = tops == {"tuesday"} and not any("/" not in name for name in names)
+        prefix = "" if has_day else _TUESDAY
+        for name in names:
+            _copy(source, name, copy, prefix + name)
+    return prefix
+
+
+def _join(reference: Path | None, archive: Path, target: Path, *, batch: str) -> None:
+    """The reference's files and a batch's in one archive; without a reference the batch alone has no days."""
+    with zipfile.ZipFile(archive) as new, zipfile.ZipFile(target, "w") as copy:
+        taken: set[str] = set()
+        if reference is not None:
+            with zipfile.ZipFile(reference) as known:
+                names = known.namelist()
+                tops = {name.partition("/")[0] for name in names if "/" in name}
+                prefix = "" if tops & set(preprocessing.DAYS) and tops <= set(preprocessing.DAYS) else "monday/"
+                for name in names:
+                    _copy(known, name, copy, prefix + name)
+                    taken.add(prefix + name)
+        for name in new.namelist():
+            path = PurePosixPath(name)
+            told_apart = str(path.with_name(f"{path.stem}-{batch}{path.suffix}")) if name in taken else name
+            _copy(new, name, copy, told_apart if reference is not None else name.removeprefix(_TUESDAY))
+
+
+def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name: str) -> None:
+    entry = zipfile.ZipInfo(new_name, (1980, 1, 1, 0, 0, 0))
+    entry.file_size = source.getinfo(name).file_size  # over 2 GB it decides on the format of the entry
+    with source.open(name) as file, target.open(entry, "w") as copy:
+        shutil.copyfileobj(file, copy)
+
+
+def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None, limits: Any, *, seed: int) -> list[Finding]:
+    """Check a batch and write its page."""
+    alone = checks.check_images(clean, limits)
+    findings, parts = alone.findings, data_checks_page.parts_of_images(clean, alone)
+    if reference is not None:
+        known, new = _manifest(reference.clean), _manifest([clean])
+        views = _once(known, reference.clean), _once(new, [clean])
+        rng = np.random.default_rng(seed)
+        found = drift.drifted(*views, rng=rng)
+        against = checks.limited(checks.of_days(known, new, found, names=NAMES), limits)
+        shown = data_checks_page.side_by_side(list(zip(("known", "new"), views, strict=True)), rng)
+        findings, parts = [*against, *findings], [data_checks_page.changes(found, NAMES), shown, *parts]
+    place = folder / "data_checks"
+    place.mkdir()
+    compared = f"<p class='note'>Compared with {escape(reference.shown)}.</p>" if reference else ""
+    n_images = len(tables.read(clean / "manifest.csv"))
+    data_checks_page.write(place, f"Incoming batch {batch}: {n_images} images", findings, [compared, *parts])
+    return findings
+
+
+def _manifest(folders: Sequence[Path]) -> pd.DataFrame:
+    """Manifests one below another; ``row`` counts through all arrays."""
+    table = pd.concat([tables.read(folder / "manifest.csv", dtypes=checks.COLUMNS) for folder in folders], ignore_index=True)
+    return table.assign(row=np.arange(len(table)))
+
+
+def _once(manifest: pd.DataFrame, folders: Sequence[Path]) -> _Joined:
+    """Different images, each once."""
+    arrays = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
+    return _Joined(arrays, drift.once_each(manifest)["row"].to_numpy(np.int64))
+
+
+def _how_to_use(batch: str) -> list[str]:
+    place = _place(batch)
+    manifest = tables.read(place / "clean_data" / "manifest.csv")
+    options = ["data.source=archive", f"data.path={shlex.quote(str(place / DATA))}"]
+    lines = [f"accepted: batch {batch}, {len(manifest)} images"]
+    if not _about(batch)["reference"]:
+        lines.append("there was nothing to compare it with: it is a data set of its own")
+    elif (manifest["label"] == "").any():
+        options += ["noisy_labels.source=file", "noisy_labels.feedback_file=feedback.csv"]
+        lines.append("its labels are to come from feedback.csv, with the columns image,label[,user] and images named tuesday/<file>")
+    else:
+        options.append("noisy_labels.source=folder")
+        lines.append("its folders are labels that may be wrong")
+    return [*lines, f"bccp run {' '.join(options)}"]
+
+
+def _incoming() -> Path:
+    return home() / "incoming"
+
+
+def _place(batch: str) -> Path:
+    return _incoming() / batch
+
+
+def _about(batch: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads((_place(batch) / ABOUT).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BCCPError(f"the batch {batch} in {_place(batch)} is gone or damaged: check its images again") from error
+
+
+def _batches() -> dict[str, dict[str, Any]]:
+    """What is known of each batch, by id."""
+    return {path.parent.name: _about(path.parent.name) for path in sorted(_incoming().glob(f"*/{ABOUT}"))}
+
+
+def _accepted() -> dict[str, dict[str, Any]]:
+    return {batch: about for batch, about in _batches().items() if about["status"] == "accepted"}
+
+
+def _write(path: Path, about: Mapping[str, Any]) -> None:
+    """Write a small file, whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def check_batch(data: str, named: str, options: Sequence[str]) -> tuple[str, list[Finding], Path]:
+    """Check a batch, say what it is compared with, and keep it apart.
+
+    Parameters
+    ----------
+    data : str
+        As for :func:`check`.
+    named : str
+        As for :func:`find_reference`.
+    options : sequence of str
+        Hydra overrides.
+
+    Returns
+    -------
+    batch : str
+        Its id.
+    findings : list of Finding
+    page : Path
+        What was found, for people to look at.
+    """
+    keep_within_home()
+    sweep_scratch()
+    uri, note = ledger_uri(finished_runs.configured_uri(named, option="REFERENCE"))
+    if note:
+        print(note, flush=True)
+    ledger = Ledger(uri)
+    reference = find_reference(named, ledger)
+    print(f"compared with {reference.shown}" if reference else "there is nothing to compare with: the images are checked by themselves")
+    batch, findings = check(data, reference, options, ledger=ledger)
+    return batch, findings, _place(batch) / "data_checks" / data_checks_page.PAGE
+
+
+def accept_batch(batch: str) -> list[str]:
+    """Accept a batch as :func:`accept` does, in the home that this process uses."""
+    keep_within_home()
+    sweep_scratch()
+    return accept(batch)

@@ -1,0 +1,1 @@
+"""Sweeps: their plan, jobs, shared resources, and the search with Optuna."""

@@ -1,0 +1,1 @@
+"""Pages (HTML) and tables on runs, sweeps, comparisons and data checks."""

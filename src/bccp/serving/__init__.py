@@ -1,0 +1,1 @@
+"""Finished models at work: prediction of folders of images, export for other runtimes."""

@@ -1,0 +1,272 @@
+"""Classes of image files, by a trained model: ``predictions.csv``.
+
+``bccp predict --model MODEL --images FOLDER_OR_FILE``. Files are decoded and resized as for training, a few at a time, so that
+memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from bccp.core.errors import BCCPError
+from bccp.core.home import scratch, scratch_owner
+from bccp.data.archives import is_hidden
+from bccp.tracking import finished_runs, registry
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
+
+if TYPE_CHECKING:
+    from bccp.models.predictor import Answer, ServedModel
+
+COLUMNS = ("image", "class", "probability", "top_3", "error")
+
+MAX_BYTES = 500_000_000
+"""A larger file is not read."""
+
+_CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000
+_SHOWN = 10
+
+
+def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
+    """The files of a model that is named in one of the ways that a user may have at hand.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    model : str
+        ``models:/name@alias``, ``models:/name/version``, ``name@alias``, ``model:<digest>``, a pipeline as for
+        :func:`bccp.tracking.finished_runs.find`, the id of its step train or test, or a folder that holds ``model.json``.
+    folder : Path
+        Where to put what has to be copied.
+
+    Returns
+    -------
+    Path
+        The folder that holds ``model.json``.
+
+    Raises
+    ------
+    BCCPError
+        If there is none.
+    """
+    if not model:
+        raise BCCPError("which model? give MODEL=models:/name@alias, a run's id or model:<digest>")
+    if (Path(model).expanduser() / "model.json").is_file():
+        return Path(model).expanduser()
+    if re.fullmatch(r"model:(d-)?[0-9a-f]{12,64}", model):
+        return ledger.fetch(model)
+    if re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+|[^/@:]+@[^/@:]+", model):
+        uri = model if model.startswith("models:/") else f"models:/{model}"
+        return registry.fetch(ledger, registry.find(ledger, uri, option="MODEL"), folder)
+    return ledger.fetch(f"model:{_model_of_run(ledger, model)}")
+
+
+def _model_of_run(ledger: Ledger, run_id: str) -> str:
+    """The version of the model that a run, or a pipeline's step, has made or read."""
+    client = ledger.client
+    if (summary := finished_runs.summary_file(run_id, option="MODEL")) is not None:
+        steps = finished_runs.read_summary(summary, option="MODEL")["steps"]
+        made = [step["outputs"]["model"] for step in steps if "model" in step["outputs"]]
+        if not made:
+            raise BCCPError(f"the run {summary} has made no model: give a pipeline's run in which the step train took part")
+        return str(made[0])
+    runs = finished_runs.named_runs(run_id, ledger)
+    if not runs:
+        raise BCCPError(f"MODEL={run_id} is neither a registered model (models:/name@alias) nor a run in {ledger.uri}: give one of them")
+    if len(runs) > 1:
+        raise BCCPError(f"MODEL={run_id} is the beginning or end of {len(runs)} runs' names: give more of it")
+    run = runs[0]
+    run_id = run.info.run_id
+    reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith(("bccp.reused.", "bccp.left_out."))]
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'")
+    for tag in ("bccp.output.model", "bccp.input.model"):
+        for one in (run, *nested, *reused):
+            if tag in one.data.tags:
+                return str(one.data.tags[tag])
+    raise BCCPError(f"the run {run_id} has made no model: give a pipeline's run in which the step train took part")
+
+
+def image_files(place: Path, *, but: Path) -> Iterator[Path]:
+    """A file itself, or all files below a folder, sorted within each folder; hidden ones are left out, as in ``fetch_data``.
+
+    The file ``but`` is left out too: the table of an earlier run may lie among the images.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such file or folder.
+    """
+    if place.is_file():
+        yield place
+        return
+    if not place.is_dir():
+        raise BCCPError(f"IMAGES={place} does not exist: give a folder of images or an image file")
+    for folder, folders, names in os.walk(place, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        paths = (Path(folder) / name for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in paths if path.name != but.name or path.resolve() != but.resolve())
+
+
+def _refuse(error: OSError) -> None:
+    raise BCCPError(f"{error.filename} cannot be read ({error.strerror}): make it readable, or give another folder") from error
+
+
+def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) -> tuple[int, int, list[str]]:
+    """Write the answers for all files, as they come.
+
+    Parameters
+    ----------
+    model : ServedModel
+    files : iterator of Path
+        See :func:`image_files`.
+    root : Path
+        The folder that they are below.
+    out : text file
+        Gets a table with :data:`COLUMNS`; ``image`` is the path below the root, ``top_3`` is JSON: classes with their probabilities, the
+        likeliest first.
+
+    Returns
+    -------
+    n_files : int
+    n_unreadable : int
+        Files without an answer.
+    examples : list of str
+        The first of them, each with the reason.
+    """
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    n_files, n_unreadable = 0, 0
+    examples: list[str] = []
+    for names, answers in _answered(model, files, root):
+        for name, answer in zip(names, answers, strict=True):
+            top = "" if answer.top is None else json.dumps({label: round(p, 6) for label, p in answer.top.items()}, ensure_ascii=False)
+            probability = "" if answer.probability is None else f"{answer.probability:.6f}"
+            writer.writerow((name, answer.label or "", probability, top, answer.error or ""))
+            if answer.error is not None:
+                n_unreadable += 1
+                examples += [f"{name}: {answer.error}"] if n_unreadable <= _SHOWN else []
+        n_files += len(names)
+    return n_files, n_unreadable, examples
+
+
+def _answered(model: ServedModel, files: Iterator[Path], root: Path) -> Iterator[tuple[list[str], list[Answer]]]:
+    """Chunks of names and answers; a chunk's files are in memory together, up to so many bytes and one file more."""
+    from bccp.models.predictor import Answer
+
+    while chunk := list(islice(files, _CHUNK_FILES)):
+        names = [path.relative_to(root).as_posix() for path in chunk]
+        answers: dict[int, Answer] = {}
+        held: dict[int, bytes] = {}
+        for place, path in enumerate(chunk):
+            data = _read(path)
+            if isinstance(data, str):
+                answers[place] = Answer(None, None, None, data)
+            else:
+                held[place] = data
+            if sum(map(len, held.values())) > _CHUNK_BYTES or place == len(chunk) - 1:
+                answers |= dict(zip(held, model.answers(list(held.values())), strict=True))
+                held.clear()
+        yield names, [answers[place] for place in range(len(chunk))]
+
+
+def _read(path: Path) -> bytes | str:
+    """A file's bytes, or why there are none."""
+    try:
+        if not path.is_file():
+            return "no file, or a broken link"
+        if path.stat().st_size > MAX_BYTES:
+            return f"larger than {MAX_BYTES} bytes"
+        return path.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+@contextmanager
+def _whole_or_not_at_all(out: Path) -> Iterator[TextIO]:
+    """A text file that takes its place when the block ends well, and is gone when it does not."""
+    partial = out.with_name(f".{out.name}.{scratch_owner()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        partial.replace(out)
+    except OSError as error:
+        raise BCCPError(f"OUT={out} cannot be written ({error.strerror}): choose another file") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was predicted.
+
+    Attributes
+    ----------
+    table : Path
+    n_files, n_unreadable : int
+        All files, and those without an answer.
+    examples : list of str
+        The first without an answer, each with the reason.
+    """
+
+    table: Path
+    n_files: int
+    n_unreadable: int
+    examples: list[str]
+
+
+def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
+    """Classify files by a model that is named as for :func:`find_model`.
+
+    Parameters
+    ----------
+    model : str
+    images : str
+        A folder or a file.
+    place_of_table : str
+        The table to write, which may replace one of predictions and no other file.
+
+    Raises
+    ------
+    BCCPError
+        If there is no such model, there are no files, or the table cannot be written.
+    """
+    if not images:
+        raise BCCPError("of what? give IMAGES=a folder of images or an image file")
+    out = Path(place_of_table).expanduser()
+    place = Path(images).expanduser()
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
+    if out.exists() and not _is_table(out):
+        raise BCCPError(f"OUT={out} exists and is no table of predictions: choose another file")
+    if next(image_files(place, but=out), None) is None:
+        raise BCCPError(f"IMAGES={place} holds no files: give a folder of images or an image file")
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    with scratch("model") as folder:
+        found = find_model(Ledger(uri), model, folder)
+        from bccp.models import predictor  # loads PyTorch
+
+        loaded = predictor.load(found)
+        with _whole_or_not_at_all(out) as file:
+            done = predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+    return Predicted(out.resolve(), *done)
+
+
+def _is_table(out: Path) -> bool:
+    """Whether a file is empty or begins as a table of predictions does, so that nothing is lost where another takes its place."""
+    header = ",".join(COLUMNS).encode()
+    try:
+        with out.open("rb") as file:
+            return out.is_file() and file.read(len(header)) in (b"", header)
+    except OSError as error:
+        raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another file") from error
