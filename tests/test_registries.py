@@ -46,7 +46,11 @@ def test_an_unknown_name_is_refused_with_those_that_there_are_and_the_nearest_on
 
 @pytest.mark.parametrize(
     ("step", "inside", "outside"),
-    [("train", "losses/gce", "samplers"), ("cp_sampling", "samplers", "cleanup"), ("preprocessing", "cleanup", "samplers")],
+    [
+        ("train", "models/fitting/losses/gce", "data/replay_samplers"),
+        ("cp_sampling", "data/replay_samplers", "data/scan_filters"),
+        ("preprocessing", "data/scan_filters", "data/replay_samplers"),
+    ],
 )
 def test_a_steps_key_has_the_modules_of_the_tables_that_it_looks_up_alone(root: Path, step: str, inside: str, outside: str) -> None:
     found = set(cache_keys.source_digests(root / step / "run.py"))
@@ -70,4 +74,4 @@ def test_each_module_of_a_table_is_named_once() -> None:
             "z": Entry("bccp.data.replay_samplers:h"),
         },
     )
-    assert table.modules() == ["bccp.models.fitting.losses.gce", "bccp.data.replay_samplers"]
+    assert table.modules() == ["bccp.data.replay_samplers", "bccp.models.fitting.losses.gce"]

@@ -160,12 +160,12 @@ def test_the_pipeline_runs_predicts_and_exports_from_a_wheel(python: Path, empty
         said([*command, *QUICK], empty)
         assert [step["status"] for step in summary(home)["steps"]] == ["reused"] * 8
 
-    said([python, "-m", "bccp.pipeline.export_dataset", "--out", "cleaned", "--run", ""], empty)
+    said([python.with_name("bccp"), "export-data", "--out", "cleaned"], empty)
     image = next((empty / "cleaned").rglob("*.png"))
     model = steps[-1]["run_id"]
-    said([python, "-m", "bccp.serving.batch_predict", "--model", model, "--images", image, "--out", "predictions.csv"], empty)
+    said([python.with_name("bccp"), "predict", "--model", model, "--images", image, "--out", "predictions.csv"], empty)
     assert (empty / "predictions.csv").read_text().count("\n") == 2
-    said([python, "-m", "bccp.serving.export_model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
+    said([python.with_name("bccp"), "export-model", "--model", model, "--format", "torchscript", "--out", "model.pt"], empty)
     assert (empty / "model.pt").stat().st_size > 10_000
     assert {path.name for path in empty.iterdir()} == {"cleaned", "predictions.csv", "model.pt", "model.pt.json"}
 
