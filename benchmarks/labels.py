@@ -537,7 +537,7 @@ def _surroundings() -> dict[str, Any]:
     """The code, packages and device that results come from."""
     return {
         "benchmark": file_digest(Path(__file__)),
-        "code": {step: cache_keys.source_digest(ROOT / step / "run.py") for step in step_graph.STEPS},
+        "code": {step: cache_keys.source_digests(ROOT / step / "run.py") for step in step_graph.STEPS},
         "config": file_digest(ROOT / "config.yaml"),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "device": device.device_type(),

@@ -18,7 +18,7 @@ from bccp.core import config, config_schema, step_graph
 from bccp.core.runtime.requirements import pins
 from bccp.core.step_graph import SPECS
 from bccp.pipeline import mlproject_files
-from bccp.pipeline.cache_keys import _imported_files
+from bccp.pipeline.cache_keys import imported_files
 
 FOLDERS = [*step_graph.STEPS, "."]
 
@@ -139,7 +139,7 @@ def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step
     while todo:
         path = todo.pop()
         seen.add(path)
-        todo += set(_imported_files(path)) - seen
+        todo += set(imported_files(path)) - seen
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", None) or ""]
             imported |= {name.partition(".")[0] for name in names}

@@ -185,7 +185,7 @@ def test_what_is_computed_in_is_part_of_every_key(step: SharingStep, monkeypatch
         monkeypatch.setattr(device, "features_dtype", lambda device, dtype=dtype: dtype)
         found.append(feature_cache.shared_inputs(step, days)(model, days.ids("monday", "train"))[:])
         steps.append(cache_keys.step_key("train", Section(), {}, isolated=False)[1]["dtype"]["frozen"])
-        shared.append(cache_keys.shared_parts("monday_model")["dtype"]["frozen"])
+        shared.append(cache_keys.shared_parts("bccp.models.monday_model")["dtype"]["frozen"])
     assert [key["dtype"] for key in step.keys["frozen_features"]] == steps == shared == ["float32", "bfloat16"]
     assert not np.array_equal(*found)
     np.testing.assert_allclose(found[1], found[0], rtol=0.05, atol=0.05)

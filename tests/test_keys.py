@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from bccp.core import config, config_schema, paths, registries, step_graph
+from bccp.core import config, paths, registries, step_graph
 from bccp.core.runtime import device, requirements
-from bccp.core.step_graph import SPECS
 from bccp.pipeline import cache_keys
-from bccp.tracking import store
 
 
 @pytest.fixture
@@ -69,43 +68,190 @@ def test_a_change_of_what_the_step_runs_changes_the_key(checkout: Path, root: Pa
 
 def test_the_module_that_changed_is_named_also_where_only_another_module_imports_it(checkout: Path, root: Path) -> None:
     before = parts(root)
-    assert "masking" not in (checkout / "noisy_labels" / "run.py").read_text()
-    edit(checkout / "src/bccp/core/redaction.py")
-    (change,) = cache_keys.differences(before, parts(root))
-    assert change.startswith('code.src/bccp/core/redaction.py: "')
+    assert "array_types" not in (checkout / "noisy_labels" / "run.py").read_text()
+    edit(checkout / "src/bccp/data/array_types.py")
+    assert cache_keys.differences("noisy_labels", before, parts(root)) == ["src/bccp/data/array_types.py changed"]
+
+
+PLATFORM_NAMES = {
+    "core.config_schema.BayesCutoff",
+    "core.config_schema.Data",
+    "core.config_schema.MondayModel",
+    "core.config_schema.NOISES",
+    "core.config_schema.Train",
+    "core.digests.digest_once",
+    "core.digests.file_digest",
+    "core.digests.folder_digest",
+    "core.errors.BCCPError",
+    "core.errors.few",
+    "core.errors.nearest",
+    "core.home.scratch",
+    "core.logs.say",
+    "core.paths.PACKAGE",
+    "core.paths.ROOT",
+    "core.progress.on_terminal",
+    "core.progress.show",
+    "core.redaction.shown_text",
+    "core.redaction.shown_url",
+    "core.registries.BACKBONES",
+    "core.registries.FILTERS",
+    "core.registries.LOSSES",
+    "core.registries.SAMPLERS",
+    "core.registries.SOURCES",
+    "core.registries.SamplerEntry",
+    "core.runtime.device.features_dtype",
+    "core.runtime.requirements.pins",
+    "core.runtime.wandb_import.import_wandb",
+    "core.step_context.Step",
+    "core.user_code.digest",
+    "core.user_code.is_own",
+    "core.user_code.load",
+    "core.user_code.place",
+    "core.user_code.targets",
+    "core.user_code.why",
+    "tracking.registry.CHAMPION",
+    "tracking.registry.champion",
+    "tracking.registry.fetch",
+    "tracking.registry.find",
+    "tracking.registry.promote",
+    "tracking.registry.register",
+    "tracking.registry.rolled_back_versions",
+}
+"""What science takes from other packages, types included."""
+
+SOURCE = paths.PACKAGE.parent
+MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in paths.PACKAGE.rglob("*.py"))
+SHARED = ("bccp.models.monday_model", "bccp.models.feature_cache", "bccp.models.offline_augmentation", "bccp.labels.student")
+"""Whose functions do work that steps share."""
+
+
+def python_imports(path: Path, *, types_too: bool = False) -> set[str]:
+    """What a file imports of the package, as Python's own parser tells it: modules, and names that may be modules."""
+    tree = ast.parse(path.read_bytes())
+    if not types_too:
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if node.module == "bccp.core.registries":
+                tables = [getattr(registries, alias.name) for alias in node.names]
+                imported |= {name for table in tables if isinstance(table, registries.Registry) for name in table.modules()}
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
+    # Python runs the packages around a module first
+    return imported | {name.rsplit(".", depth)[0] for name in imported for depth in range(1, name.count("."))}
+
+
+def dotted(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+@functools.cache
+def science_needed_by(file: Path) -> frozenset[str]:
+    """The modules of science that a file rests on, without a look at the code under test."""
+    science = {dotted(name): name for name in MODULES if name.split("/")[1] in ("data", "models", "labels", "evaluation")}
+    needed: set[str] = set()
+    todo = [file]
+    while todo:
+        found = {science[name] for name in python_imports(todo.pop()) if name in science} - needed
+        needed |= found
+        todo += [SOURCE / name for name in found]
+    return frozenset(needed)
+
+
+def test_every_module_is_looked_at_by_the_next_test() -> None:
+    assert len(MODULES) == 166
+
+
+@pytest.fixture(scope="module")
+def whole_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("copy")
+    for part in ("src", *step_graph.STEPS):
+        shutil.copytree(paths.ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    return copy
+
+
+def digests(copy: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A digest of the code in the key of each step, and of all work that steps share."""
+    monkeypatch.setattr(paths, "ROOT", copy)
+    monkeypatch.setattr(paths, "PACKAGE", copy / "src" / "bccp")
+    cache_keys.source_digests.cache_clear()
+    of_steps = {step: json.dumps(cache_keys.source_digests(copy / step / "run.py")) for step in step_graph.STEPS}
+    of_shared = {name: json.dumps(cache_keys.shared_parts(name)["code"]) for name in SHARED}
+    cache_keys.source_digests.cache_clear()
+    return of_steps | of_shared
+
+
+@pytest.fixture(scope="module")
+def before(whole_copy: Path) -> dict[str, str]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return digests(whole_copy, monkeypatch)
+
+
+@pytest.mark.parametrize("file", MODULES)
+def test_a_changed_module_runs_again_exactly_what_rests_on_it_and_nothing_where_it_is_no_science(
+    whole_copy: Path, before: dict[str, str], file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = {step: paths.ROOT / step / "run.py" for step in step_graph.STEPS}
+    readers |= {name: SOURCE / f"{name.replace('.', '/')}.py" for name in SHARED}
+    expected = {name for name, path in readers.items() if file in science_needed_by(path) or path == SOURCE / file}
+    text = (whole_copy / "src" / file).read_text()
+    try:
+        edit(whole_copy / "src" / file)
+        after = digests(whole_copy, monkeypatch)
+    finally:
+        (whole_copy / "src" / file).write_text(text)
+    assert {name for name in before if before[name] != after[name]} == expected
+    if file.split("/")[1] not in cache_keys.SCIENCE:
+        assert not expected
+
+
+def test_science_rests_on_these_names_of_the_platform_and_a_new_one_is_a_decision() -> None:
+    """What changes in them changes no key: where it changes what a step makes, ``RUNTIME_VERSION`` is to be raised."""
+    taken: set[str] = set()
+    for file in MODULES:
+        if file.split("/")[1] not in cache_keys.SCIENCE:
+            continue
+        tree = ast.parse((SOURCE / file).read_bytes())
+        modules: dict[str, str] = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bccp."):
+                for alias in node.names:
+                    full = f"{node.module}.{alias.name}"
+                    if full.split(".")[1] in cache_keys.SCIENCE:
+                        continue
+                    if f"{full.replace('.', '/')}.py" in MODULES:
+                        modules[alias.asname or alias.name] = full
+                    else:
+                        taken.add(full)
+        taken |= {
+            f"{modules[node.value.id]}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+        }
+    assert {name.removeprefix("bccp.") for name in taken} == PLATFORM_NAMES
 
 
 def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> None:
-    source = root / "src"
-    modules = {}
-    for file in (source / "bccp").rglob("*.py"):
-        parts = file.relative_to(source).with_suffix("").parts
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    assert len(modules) > 90
-    assert any(name.count(".") > 1 for name in modules)  # some lie in a package within the package
+    modules = {dotted(file): SOURCE / file for file in MODULES}
+    del modules["bccp"]  # it only offers names
+    assert any(name.count(".") > 2 for name in modules)  # some lie in a package within a package
     for path in (*modules.values(), *(root / step / "run.py" for step in step_graph.STEPS)):
-        imported: set[str] = set()
-        tree = ast.parse(path.read_bytes())
-        tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bccp":
-                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-                if node.module == "bccp.core.registries":
-                    tables = [getattr(registries, alias.name) for alias in node.names]
-                    imported |= {name for table in tables if isinstance(table, registries.Registry) for name in table.modules()}
-            elif isinstance(node, ast.Import):
-                imported |= {alias.name for alias in node.names if alias.name.split(".")[0] == "bccp"}
-        # Python runs the packages around a module first; that of all of them only offers names
-        imported |= {name.rsplit(".", depth)[0] for name in imported for depth in range(1, name.count("."))}
-        expected = {file for name, file in modules.items() if name in imported}
-        assert set(cache_keys._imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
+        expected = {file for name, file in modules.items() if name in python_imports(path)}
+        assert set(cache_keys.imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
 
 
 @pytest.mark.parametrize(
-    "line", ["import bccp.rooms.inner.shelf", "from bccp.rooms.inner import shelf", "from bccp.rooms.inner.shelf import (\n    BOOKS,\n)"]
+    "line",
+    [
+        "import bccp.data.rooms.inner.shelf",
+        "from bccp.data.rooms.inner import shelf",
+        "from bccp.data.rooms.inner.shelf import (\n    BOOKS,\n)",
+    ],
 )
 def test_a_module_in_a_package_within_the_package_counts_and_so_do_the_packages_around_it(checkout: Path, root: Path, line: str) -> None:
-    files = [f"src/bccp/rooms/{name}" for name in ("__init__.py", "inner/__init__.py", "inner/shelf.py", "inner/window.py")]
+    files = [f"src/bccp/data/rooms/{name}" for name in ("__init__.py", "inner/__init__.py", "inner/shelf.py", "inner/window.py")]
     (checkout / files[2]).parent.mkdir(parents=True)
     for file in files:
         (checkout / file).write_text("BOOKS = 3\n")
@@ -116,17 +262,11 @@ def test_a_module_in_a_package_within_the_package_counts_and_so_do_the_packages_
     for file in files[:3]:
         edit(checkout / file)
         after = parts(root)
-        assert [change.partition(": ")[0] for change in cache_keys.differences(before, after)] == [f"code.{file}"]
+        assert cache_keys.differences("noisy_labels", before, after) == [f"{file} changed"]
         before = after
 
 
-@pytest.mark.parametrize("step", step_graph.STEPS)
-def test_what_runs_the_steps_and_tells_of_them_is_in_no_key(root: Path, step: str) -> None:
-    imported = {Path(name).stem for name in cache_keys.source_digests(root / step / "run.py")}
-    assert not imported & {"pipeline", "pipeline_page", "pipeline_report", "pages", "plan", "sweeps", "environments", "wandb_reused"}
-
-
-@pytest.mark.parametrize("name", ["monday_model", "frozen_features"])
+@pytest.mark.parametrize("name", SHARED[:2])
 def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Path, name: str) -> None:
     before = cache_keys.shared_parts(name)
     edit(checkout / "src/bccp/labels/noisy_labels.py")
@@ -134,16 +274,11 @@ def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Pat
     assert cache_keys.shared_parts(name) == before
     edit(checkout / "src/bccp/models/classifier.py")
     cache_keys.source_digests.cache_clear()
-    (change,) = cache_keys.differences(before, cache_keys.shared_parts(name))
-    assert change.startswith("code.src/bccp/models/classifier.py: ")
-
-
-@pytest.mark.parametrize("step", step_graph.STEPS)
-def test_what_a_key_is_made_of_fits_into_a_tag(root: Path, step: str) -> None:
-    longest = {f.name: "x" * 200 for f in dataclasses.fields(config_schema.section_type(step)) if f.type in ("Any", "str | None")}
-    inputs = dict.fromkeys(SPECS[step].all_inputs, "true_labels:" + "a" * 64)
-    _, made_of = cache_keys.step_key(step, section(root, step, **longest), inputs, isolated=False)
-    assert len(json.dumps(made_of)) < store._TAG_LIMIT
+    assert cache_keys.differences("train", before, cache_keys.shared_parts(name)) == ["src/bccp/models/classifier.py changed"]
+    trains = (
+        name == "bccp.models.monday_model"
+    )  # a frozen backbone is not trained, and the step test, which reads its features, has no lightning
+    assert ("lightning" in before["installed"]) is trains
 
 
 @pytest.mark.parametrize(
@@ -195,7 +330,7 @@ def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monke
     other = parts(root, "train")
     assert other["dtype"] == {"training": "float32", "frozen": "bfloat16"}
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert cache_keys.differences(other, parts(root, "train")) == ['device: "cpu" -> "cuda"']
+    assert cache_keys.differences("train", other, parts(root, "train")) == ["device cpu → cuda"]
     assert parts(root) == labels
     assert cache_keys.parts_key(train) != cache_keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
 
@@ -207,14 +342,12 @@ def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
     train = parts(root, "train")
     assert parts(root, "train", accelerator="cpu") == train
     other = parts(root, "train", precision="bfloat16")
-    assert cache_keys.differences(train, other) == [
-        'dtype.training: "float32" -> "bfloat16"',
-        'parameters.precision: "float32" -> "bfloat16"',
-    ]
+    expected = ["train.precision float32 → bfloat16", "dtype.training float32 → bfloat16"]
+    assert cache_keys.differences("train", train, other) == expected
     assert parts(root, "train", strategy="ddp_fork") == train
     assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert cache_keys.differences(train, parts(root, "train", accelerator="cpu")) == []
+    assert cache_keys.differences("train", train, parts(root, "train", accelerator="cpu")) == []
     assert parts(root, "train")["device"] == "cuda"
 
 
@@ -222,13 +355,53 @@ def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     checkout: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, installed = parts(root, "train"), requirements.metadata.version
-    for changed, seen in (("torch", ["installed.torch"]), ("matplotlib", [])):
+    for changed, seen in (("torch", ["torch"]), ("matplotlib", [])):
         monkeypatch.setattr(requirements.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
         requirements.installed_version.cache_clear()
-        assert [change.partition(":")[0] for change in cache_keys.differences(before, parts(root, "train"))] == seen
+        assert [change.partition(" ")[0] for change in cache_keys.differences("train", before, parts(root, "train"))] == seen
 
 
 def test_differences_name_what_changed_from_old_to_new() -> None:
-    old = {"step": "train", "parameters": {"epochs": 3, "model": "a"}, "inputs": {"model": "x" * 64}}
-    new = {"step": "train", "parameters": {"epochs": 4, "model": "a"}, "inputs": {"model": "y" * 64}}
-    assert cache_keys.differences(old, new) == [f'inputs.model: "{"x" * 23}… -> "{"y" * 23}…', "parameters.epochs: 3 -> 4"]
+    files = {"train/run.py": "1", "src/bccp/data/tables.py": "1", "src/bccp/data/drift.py": "1"}
+    old = {
+        "step": "train",
+        "runtime": 1,
+        "code": files,
+        "environment": "a",
+        "parameters": {"epochs": 3, "model": "a", "weights": None, "monday_model": {"epochs": 25, "decay": 0.9}, "subset": "x" * 80},
+        "installed": {"torch": "2.12"},
+        "inputs": {"model": "x" * 64, "cleansed_labels": "b" * 64},
+    }
+    new = {
+        "step": "train",
+        "runtime": 2,
+        "code": {"train/run.py": "1", "src/bccp/data/tables.py": "2", "src/bccp/data/dataset.py": "1"},
+        "environment": "b",
+        "parameters": {"epochs": 4, "model": "a", "weights": "my file", "monday_model": {"epochs": 9, "decay": 0.9}, "subset": "y" * 80},
+        "installed": {"torch": "2.13"},
+        "inputs": {"model": "y" * 64, "cleansed_labels": f"true_labels:{'b' * 64}"},
+    }
+    assert cache_keys.differences("train", old, old) == []
+    of_inputs = [
+        f"input cleansed_labels {'b' * 12} → true_labels:{'b' * 12}",
+        f"input model {'x' * 12} → {'y' * 12}",
+    ]
+    others = [
+        "train.epochs 3 → 4",
+        "train.monday_model.epochs 25 → 9",
+        f"train.subset {'x' * 24}… → {'y' * 24}…",
+        'train.weights null → "my file"',
+        "src/bccp/data/dataset.py is new",
+        "src/bccp/data/drift.py is not used any more",
+        "src/bccp/data/tables.py changed",
+        "train/conda.yml changed",
+        "torch 2.12 → 2.13",
+    ]
+    assert cache_keys.differences("train", old, new) == [*others, *of_inputs, "runtime 1 → 2"]
+    assert cache_keys.differences("train", old, new, with_inputs=False) == [*others, "runtime 1 → 2"]
+    of_earlier_version = {name: value for name, value in old.items() if name != "runtime"} | {"code": {"src/bccp/train.py": "1"}}
+    assert cache_keys.differences("train", of_earlier_version, old) == ["the code was an earlier version's"]
+
+
+def test_keys_of_the_step_that_fetches_are_called_after_its_section() -> None:
+    assert cache_keys.differences("fetch_data", {"parameters": {"path": "a"}}, {"parameters": {"path": "b"}}) == ["data.path a → b"]

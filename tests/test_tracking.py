@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from bccp.core.digests import digest_once, folder_digest
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch, sweep_scratch
 from bccp.core.processes import Interrupted, terminable
+from bccp.tracking import store
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -274,3 +276,25 @@ def test_a_refused_write_is_told_with_its_place_and_other_errors_stay_what_they_
     assert str(database).startswith(f"the disk that holds {home} is full")
     bug = FileNotFoundError(2, "No such file", "x")
     assert exit_codes.told(bug) is bug
+
+
+def test_a_tag_of_any_length_comes_back_whole(home: Path) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    run_id = ledger.start("train", tags={"bccp.step": "train"})
+    parts = {"parameters": {f"option_{number}": "x" * 90 for number in range(150)}}
+    assert len(json.dumps(parts)) > 3 * store.TAG_LIMIT
+    ledger.tag(run_id, {"bccp.key_parts": json.dumps(parts), "bccp.empty": ""})
+    ledger.end(run_id, "FINISHED")
+    assert ledger.finished("train")[0].key_parts == parts
+    tags = ledger.client.get_run(run_id).data.tags
+    assert store.tag_value(tags, "bccp.key_parts") == json.dumps(parts)
+    assert (tags["bccp.empty"], store.tag_value(tags, "bccp.none")) == ("", "")
+
+
+def test_a_parameter_that_is_cut_says_so(home: Path) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    run_id = ledger.start("train")
+    ledger.log_params(run_id, {"short": "x", "full": "x" * store.TAG_LIMIT, "long": "x" * (store.TAG_LIMIT + 1)})
+    params = ledger.client.get_run(run_id).data.params
+    assert (params["short"], params["full"]) == ("x", "x" * store.TAG_LIMIT)
+    assert params["long"] == "x" * (store.TAG_LIMIT - 1) + "…"

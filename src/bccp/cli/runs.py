@@ -114,8 +114,11 @@ def why(name: str, words: tuple[str, ...], as_json: bool) -> None:
     from bccp.pipeline.explain import explain_options
 
     with talk(as_json):
-        lines = explain_options(name, split(words))
-    emit({"step": name, "overrides": split(words), "explanation": lines}) if as_json else print("\n".join(lines), flush=True)
+        found = explain_options(name, split(words))
+    if as_json:
+        emit({"step": name, "overrides": split(words), "explanation": [dataclasses.asdict(one) for one in found]})
+    else:
+        print("\n".join(line for one in found for line in one.lines()), flush=True)
 
 
 @click.command(context_settings=HYDRA_WORDS)

@@ -1,8 +1,12 @@
 """A step's key: what its result depends on, and nothing else.
 
-The key is the SHA-256 of a canonical JSON of its parts: the source of the modules that the step imports (transitively), its environment
-file, the installed versions of its pinned packages (where it runs in the caller's environment), its parameters (a path counts as what it
-holds), dtype, device type, and the versions of its inputs. The seed is one of the parameters. The number of threads is not in it.
+The key is the SHA-256 of a canonical JSON of its parts: the source of its ``run.py`` and of the modules that this imports, directly or not,
+from the packages of :data:`SCIENCE`; its environment file; the installed versions of its pinned packages (where it runs in the caller's
+environment); its parameters (a path counts as what it holds); dtype, device type, and the versions of its inputs. The seed is one of the
+parameters. The number of threads is not in it.
+
+What runs the steps (logs, the store, the command line, the pages) changes no result, so it is in no key. Where it does after all, such as a
+digest that is computed in another way, :data:`RUNTIME_VERSION` is raised by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +28,14 @@ from bccp.core.digests import file_digest, folder_digest
 from bccp.core.runtime import device
 from bccp.core.runtime.requirements import installed_version, pins
 
+SCIENCE = ("data", "models", "labels", "evaluation")
+"""The packages whose code decides what a step makes. What they take from other packages is frozen by a test."""
+
+RUNTIME_VERSION = 1
+"""To be raised with a change outside of :data:`SCIENCE` that changes what any step makes: then every step runs again."""
+
 _DIGITS = 16
-"""Hex digits of a file's digest in a key's parts, so that those of 50 files fit into a tag; only changes by chance are to be noticed."""
+"""Hex digits of a file's digest in a key's parts: only changes by chance are to be noticed."""
 
 _IMPORT = re.compile(r"^\s*(?:from\s+(bccp[\w.]*)\s+import\s*(\([^)]*\)|.*)|import\s+(bccp[\w.]*))", re.MULTILINE)
 
@@ -34,6 +44,8 @@ _TYPES = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+.*\n|\n)+", re.MULTILINE)
 
 _LONGEST_VALUE = 100
 """Characters of a parameter's value in a key's parts."""
+
+_LONGEST_SHOWN = 40
 
 
 def step_key(
@@ -66,6 +78,7 @@ def step_key(
     environment = paths.ROOT / step / "conda.yml"
     parts: dict[str, Any] = {
         "step": step,
+        "runtime": RUNTIME_VERSION,
         "code": _code(paths.ROOT / step / "run.py"),
         "environment": file_digest(environment),
         "parameters": parameters,
@@ -85,37 +98,103 @@ def parts_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between the parts of two keys, as ``name: old -> new``, longest values shortened."""
+def differences(step: str, old: Mapping[str, Any], new: Mapping[str, Any], *, with_inputs: bool = True) -> list[str]:
+    """Say in lines what differs between the parts of two keys of a step.
+
+    Parameters
+    ----------
+    step : str
+        One of ``STEPS``.
+    old, new : mapping
+        Parts from :func:`step_key`.
+    with_inputs : bool
+        Compare the versions of the inputs too; false where they are not known yet.
+
+    Returns
+    -------
+    list of str
+        Such as ``train.epochs 30 → 20``, ``src/bccp/models/weights.py changed``, ``input clean_data 68c2cd11d20d → 6d4fe82fc910``; long
+        values are shortened.
+
+    Examples
+    --------
+    >>> differences("train", {"parameters": {"epochs": 30}, "device": "cpu"}, {"parameters": {"epochs": 20}, "device": "cuda"})
+    ['train.epochs 30 → 20', 'device cpu → cuda']
+    """
+    found = _changes(old.get("parameters", {}), new.get("parameters", {}), f"{config_schema.section_name(step)}.")
+    earlier = "code" in old and "runtime" not in old  # it names all modules, by names that are not used any more
+    if earlier:
+        found.append("the code was an earlier version's")
+    else:
+        found += [f"{name} {_change(before, after)}" for name, before, after in _differing(old.get("code", {}), new.get("code", {}))]
+    if old.get("environment") != new.get("environment"):
+        found.append(f"{step}/conda.yml changed")
+    found += _changes(old.get("installed", {}), new.get("installed", {}), "")
+    if with_inputs:
+        found += _changes(old.get("inputs", {}), new.get("inputs", {}), "input ", shown=_short_version)
+    named = {"step", "parameters", "code", "environment", "installed", "inputs"} | ({"runtime"} if earlier else set())
+    before, after = ({name: value for name, value in parts.items() if name not in named} for parts in (old, new))
+    return found + _changes(before, after, "")
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str, *, shown: Callable[[Any], str] | None = None) -> list[str]:
+    """The values that differ, those of nested mappings by themselves."""
     found = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
+    for name, before, after in _differing(old, new):
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name}: {_short(before)} -> {_short(after)}")
+            found += _changes(before, after, f"{prefix}{name}.", shown=shown)
+        else:
+            found.append(f"{prefix}{name} {(shown or _short)(before)} → {(shown or _short)(after)}")
     return found
 
 
-def source_digest(run_file: Path) -> str:
-    """SHA-256 over what :func:`source_digests` gives."""
-    return hashlib.sha256(json.dumps(source_digests(run_file), sort_keys=True).encode()).hexdigest()
+def _change(before: str | None, after: str | None) -> str:
+    return "is new" if before is None else "is not used any more" if after is None else "changed"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) and value and not re.search(r"\s", value) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 16] + "…"
+
+
+def _short_version(version: str | None) -> str:
+    name, colon, digest = (version or "none").rpartition(":")
+    return f"{name}{colon}{digest[:12]}"
 
 
 @functools.cache
-def source_digests(run_file: Path) -> dict[str, str]:
-    """SHA-256, by path, of a step's ``run.py`` and every module of this package that it imports, directly or not, anywhere in a file but
-    for its types' sake.
+def source_digests(file: Path) -> dict[str, str]:
+    """Digest a file and all that it imports of :data:`SCIENCE`.
+
+    Parameters
+    ----------
+    file : Path
+        A step's ``run.py``, or a module.
+
+    Returns
+    -------
+    dict of str to str
+        SHA-256 by path (:func:`bccp.core.paths.name_of`), of the file itself and of every module of :data:`SCIENCE` that it imports,
+        directly or through others of them, anywhere in a file but for its types' sake.
     """
     seen: dict[str, str] = {}
-    todo = [run_file]
+    todo = [file]
     while todo:
         path = todo.pop()
         name = paths.name_of(path)
         if name not in seen:
             seen[name] = file_digest(path)
-            todo += _imported_files(path)
+            todo += [imported for imported in imported_files(path) if is_science(imported)]
     return seen
+
+
+def is_science(file: Path) -> bool:
+    """Return True for a module of :data:`SCIENCE`."""
+    return file.relative_to(paths.PACKAGE).parts[0] in SCIENCE
 
 
 def _code(file: Path) -> dict[str, str]:
@@ -123,8 +202,17 @@ def _code(file: Path) -> dict[str, str]:
 
 
 @functools.cache
-def _imported_files(path: Path) -> list[Path]:
-    """The files of this package that a file imports, told by its text: to parse 50 files takes half a second of each start."""
+def imported_files(path: Path) -> Sequence[Path]:
+    """Find the files of this package that a file imports.
+
+    They are read from its text, as to parse all files takes half a second of each start. The package's own ``__init__.py`` is not among
+    them: it only offers names.
+
+    Parameters
+    ----------
+    path : Path
+        A file with absolute imports only, which the linter sees to.
+    """
     files: list[Path] = []
     for base, imported, alone in _IMPORT.findall(_TYPES.sub("", path.read_text(encoding="utf-8"))):
         words = re.findall(r"\w+", imported)
@@ -136,7 +224,7 @@ def _imported_files(path: Path) -> list[Path]:
             stem = paths.PACKAGE.joinpath(*name.split(".")[1:])
             packages = [stem, *(folder for folder in stem.parents if paths.PACKAGE in folder.parents)]  # Python runs these too
             files += [f for f in (stem.with_suffix(".py"), *(folder / "__init__.py" for folder in packages)) if f.is_file()]
-    return files
+    return [file for file in files if file != paths.PACKAGE / "__init__.py"]
 
 
 def _dtypes() -> dict[str, str]:
@@ -148,12 +236,21 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return {"python": platform.python_version()} | {name: installed_version(name) or "missing" for name in packages}
 
 
-def shared_parts(name: str) -> dict[str, Any]:
-    """What work shared by steps depends on beside its parameters: its module ``bccp.<name>``, torch's versions, dtype and device."""
+def shared_parts(module: str) -> dict[str, Any]:
+    """Give the parts that the key of work shared by steps has beside its parameters: code, packages, dtype, device.
+
+    Parameters
+    ----------
+    module : str
+        Dotted name of the module whose function does the work.
+    """
+    code = _code(paths.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    # what is not trained needs no lightning, which the step test does not have
+    trains = any(name.endswith("/fitting/training.py") for name in code)
     return {
-        "code": _code(paths.PACKAGE / f"{name}.py"),
-        # a frozen backbone is not trained, and the step test, which shares its features, has no lightning
-        "installed": _versions(("numpy", "torch", "torchvision") + (("lightning",) if name != "frozen_features" else ())),
+        "runtime": RUNTIME_VERSION,
+        "code": code,
+        "installed": _versions(("numpy", "torch", "torchvision", *(("lightning",) if trains else ()))),
         "dtype": _dtypes(),
         "device": device.device_type(),
     }
@@ -180,8 +277,3 @@ def _by_content(section: Any, name: str, value: Any) -> Any:
         return {key: _by_content(getattr(section, name), key, v) for key, v in value.items()}
     text = json.dumps(value)
     return value if len(text) <= _LONGEST_VALUE else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:24] + "…"

@@ -83,10 +83,24 @@ class Plan:
         return cache_keys.step_key(name, section, self.inputs(name), isolated=self.isolated, resolved=resolved)
 
 
-def nearest_run(ledger: Ledger, name: str, parts: Mapping[str, Any]) -> tuple[FinishedRun, list[str]] | None:
-    """The finished run of a step whose key differs least from one with these parts, and what differs; None where none has finished.
+def nearest_run(ledger: Ledger, name: str, parts: Mapping[str, Any], *, with_inputs: bool = True) -> tuple[FinishedRun, list[str]] | None:
+    """Find the finished run of a step whose key differs least from one with these parts.
 
-    Nothing differs where its outputs are damaged or gone.
+    Parameters
+    ----------
+    ledger : Ledger
+    name : str
+        The step.
+    parts : mapping
+        From :func:`bccp.pipeline.cache_keys.step_key`.
+    with_inputs : bool
+        Compare the versions of the inputs too; false where they are not known yet.
+
+    Returns
+    -------
+    run : FinishedRun
+    differences : list of str
+        Empty where the run has the same key, but its outputs are damaged or gone. None in place of both where no run has finished.
     """
-    runs = [(run, cache_keys.differences(run.key_parts, parts)) for run in ledger.finished(name)]
+    runs = [(run, cache_keys.differences(name, run.key_parts, parts, with_inputs=with_inputs)) for run in ledger.finished(name)]
     return min(runs, key=lambda found: len(found[1]), default=None)

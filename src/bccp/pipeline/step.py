@@ -135,16 +135,17 @@ class RunningStep:
         name : str
             The artifact's name.
         key : mapping
-            Everything that the result depends on, as plain values; versions of the code and of the packages are added.
+            Everything that the result depends on, as plain values; versions of the packages and of the code that ``compute`` is part of are
+            added.
         compute : callable
-            Fills the folder that it is given.
+            Fills the folder that it is given; a function of the module that does the work.
 
         Returns
         -------
         Path
             The artifact's folder, not to be changed.
         """
-        parts = {"shared": name, "parameters": dict(key), **cache_keys.shared_parts(name)}
+        parts = {"shared": name, "parameters": dict(key), **cache_keys.shared_parts(compute.__module__)}
         digest = cache_keys.parts_key(parts)
         lock = self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes"))
         with self._watch.going(False), lock if self.context.cache else nullcontext():  # nobody's result is waited for where none is taken

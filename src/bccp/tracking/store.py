@@ -33,7 +33,9 @@ from bccp.tracking.backends import Uninterrupted, create_sqlite, ledger_uri, loc
 from bccp.tracking.versions import split_version
 
 EXPERIMENT = "bccp"
-_TAG_LIMIT = 5000  # characters that every MLflow store takes in a tag
+TAG_LIMIT = 5000
+"""Characters that every MLflow store takes in a tag and in a parameter."""
+
 _ADOPTED_WITHIN_SECONDS = 86_400.0  # what is between is the building of an environment
 
 
@@ -176,16 +178,24 @@ class Ledger:
                 self.end(run.info.run_id, status)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags; a value over the store's limit is cut."""
+        """Set tags; a value over the store's limit goes on in ``<name>.1``, ``<name>.2`` and so forth, which :func:`tag_value` joins."""
         for name, value in tags.items():
-            self.client.set_tag(run_id, name, value[:_TAG_LIMIT])
+            for number, start in enumerate(range(0, max(len(value), 1), TAG_LIMIT)):
+                self.client.set_tag(run_id, f"{name}.{number}" if number else name, value[start : start + TAG_LIMIT])
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Record parameters in one batch; names that ``mlflow run`` has recorded already keep its (quoted) values."""
+        """Record parameters in one batch; names that ``mlflow run`` has recorded already keep its (quoted) values.
+
+        They are for people to look at: what is longer than the store's limit ends with an ellipsis there, and is whole in ``summary.json``.
+        """
         from mlflow.entities import Param
 
         known = self.client.get_run(run_id).data.params
-        batch = [Param(name, value[:_TAG_LIMIT]) for name, value in params.items() if name not in known]
+        batch = [
+            Param(name, value if len(value) <= TAG_LIMIT else f"{value[: TAG_LIMIT - 1]}…")
+            for name, value in params.items()
+            if name not in known
+        ]
         for start in range(0, len(batch), 100):
             self.client.log_batch(run_id, params=batch[start : start + 100])
 
@@ -389,6 +399,14 @@ class Ledger:
             lock.release()
 
 
+def tag_value(tags: Mapping[str, str], name: str) -> str:
+    """Return the whole value of a tag that :meth:`Ledger.tag` has set, empty where there is none."""
+    parts = [tags.get(name, "")]
+    while more := tags.get(f"{name}.{len(parts)}"):
+        parts.append(more)
+    return "".join(parts)
+
+
 def _finished(run: Any) -> FinishedRun:
     tags = run.data.tags
     prefix = "bccp.output."
@@ -396,7 +414,7 @@ def _finished(run: Any) -> FinishedRun:
         run_id=run.info.run_id,
         outputs={name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)},
         metrics=dict(run.data.metrics),
-        key_parts=json.loads(tags.get("bccp.key_parts", "{}")),
+        key_parts=json.loads(tag_value(tags, "bccp.key_parts") or "{}"),
         artifact_uri=run.info.artifact_uri,
     )
 
