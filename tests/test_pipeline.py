@@ -189,7 +189,7 @@ def test_steps_left_out_without_a_fitting_run_are_named_with_what_differs(story:
     with pytest.raises(BCCPError) as refused:
         bccp.run([*story.options, "main.execute_steps='train,test'", "noisy_labels.user_accuracy=0.61"])
     assert "noisy_labels" in str(refused.value)
-    assert "parameters.user_accuracy: 0.7 -> 0.61" in str(refused.value)
+    assert "noisy_labels.user_accuracy 0.7 → 0.61" in str(refused.value)
     assert "add noisy_labels to main.execute_steps" in str(refused.value)
 
 
