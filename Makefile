@@ -27,6 +27,7 @@ lint: .venv/.dev
 	ruff check .
 	ruff format --check .
 	mypy
+	lint-imports --no-logo
 	bandit -q -r src main.py fetch_data preprocessing segregation noisy_labels bayes_cutoff cp_sampling train test -c pyproject.toml
 
 benchmark: .venv/.dev  ## the figures of the README; takes minutes

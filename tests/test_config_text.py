@@ -11,9 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import OmegaConf
 
-from bccp.core import config, config_source, config_text
+from bccp.core import config
 from bccp.core.paths import ROOT
-from bccp.pipeline import hydra_app
+from bccp.pipeline import config_source, config_text, hydra_app
 
 
 def leaves(values: object, place: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from uv_stand_in import Tool
 
 import bccp
 from bccp.core import step_graph
+from bccp.core.errors import BCCPError
 from bccp.core.paths import ROOT
 from bccp.core.runtime.requirements import pins
 from bccp.pipeline import environments
@@ -177,6 +178,6 @@ def test_an_isolated_step_runs_the_code_of_its_own_checkout_as_it_is_now(
 
 def test_a_missing_tool_is_told_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(bccp.errors.BCCPError, match=r"main\.env_manager=uv needs the command uv on PATH"):
+    with pytest.raises(BCCPError, match=r"main\.env_manager=uv needs the command uv on PATH"):
         bccp.run(["main.env_manager=uv"])
     assert not (home / "artifacts").exists()

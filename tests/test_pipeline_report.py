@@ -27,10 +27,10 @@ from wandb_stand_in import WandbStandIn
 
 import bccp
 from bccp.cli.app import call
+from bccp.core import config, provenance
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import split_options
 from bccp.core.run_summary import PAGE
-from bccp.core.runtime import provenance
 from bccp.core.step_graph import STEPS
 from bccp.data import tables
 from bccp.pipeline import hydra_app
@@ -196,7 +196,7 @@ def config_of(options: Sequence[str]) -> dict[str, Any]:
     """What a summary has of a configuration."""
     from dataclasses import asdict
 
-    return asdict(bccp.config.load(compose(list(options)), base=Path("/nowhere")))
+    return asdict(config.load(compose(list(options)), base=Path("/nowhere")))
 
 
 def told(text: str) -> str:

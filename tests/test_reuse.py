@@ -102,8 +102,11 @@ def test_looking_ahead_imports_nothing_heavy_where_all_names_are_our_own() -> No
     script = """
 import sys
 from pathlib import Path
-from bccp import ahead, config, pipeline
-ahead.check(config.load(pipeline.compose(["train.model=resnet_small"]), base=Path()), config.STEPS, isolated=False)
+from bccp.core import config
+from bccp.core.step_graph import STEPS
+from bccp.pipeline import preflight
+from bccp.pipeline.compose import compose
+preflight.check(config.load(compose(["train.model=resnet_small"]), base=Path()), STEPS, isolated=False)
 print(sorted({"torch", "lightning", "torchvision"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -21,12 +21,12 @@ Stubs = stub_steps.Stubs
 
 LOOP = """
 import sys
-from bccp import bars, step_log
-with bars.display("train", done=6, total=8):
+from bccp.core import logs, progress
+with progress.display("train", done=6, total=8):
     for epoch in (1, 2, 3):
-        bars.show("epochs", epoch, 3)
-        step_log.say(f"  epoch {epoch}")
-    step_log.say("[bold] " + "a/path " * 30)
+        progress.show("epochs", epoch, 3)
+        logs.say(f"  epoch {epoch}")
+    logs.say("[bold] " + "a/path " * 30)
 print("rich" in sys.modules)
 """
 

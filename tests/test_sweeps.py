@@ -129,7 +129,7 @@ def test_what_the_processes_of_a_job_say_goes_to_its_log_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(jobs.PARENT, f"{os.getppid()} {process_start(os.getppid())}")  # as in a launcher's process
-    monkeypatch.setattr(sweep, "end_with", lambda _: None)
+    monkeypatch.setattr(jobs, "end_with", lambda _: None)
     with jobs.job(tmp_path / "0"):
         subprocess.run(["sh", "-c", "echo said; echo told >&2"], check=True)
     print("after")

@@ -134,7 +134,7 @@ def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monke
     job = composed(*search.hydra.overrides.task)
     assert job.main.threads == 1
     (begun.folder / "0" / ".hydra").mkdir(parents=True)
-    OmegaConf.save(job, sweep.folder / "0" / ".hydra" / "config.yaml")
+    OmegaConf.save(job, begun.folder / "0" / ".hydra" / "config.yaml")
     run_summary.Summary(metrics={optuna_search.METRIC: 0.5}).write(begun.folder / "0")
     optuna_search.conclude(begun.folder)
     assert (begun.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]

@@ -14,8 +14,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from bccp.core import config_text
 from bccp.core.errors import BCCPError, nearest
+from bccp.pipeline import config_text
 
 HYDRA_WORDS: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 """Context settings of a command that hands Hydra's flags and overrides on as they are."""

@@ -20,7 +20,7 @@ from bccp.cli.parameters import (
     talk,
     words_argument,
 )
-from bccp.core import config_text
+from bccp.pipeline import config_text
 
 ALL_HYDRA = {**HYDRA_WORDS, "allow_interspersed_args": False}
 """Context settings of a command that has no options of its own behind the first of Hydra's words."""

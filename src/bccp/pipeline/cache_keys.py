@@ -244,7 +244,8 @@ def shared_parts(module: str) -> dict[str, Any]:
     module : str
         Dotted name of the module whose function does the work.
     """
-    code = _code(paths.PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py"))
+    top, *rest = module.split(".")
+    code = _code(paths.PACKAGE.joinpath(*rest).with_suffix(".py") if top == "bccp" else Path(str(sys.modules[module].__file__)))
     # what is not trained needs no lightning, which the step test does not have
     trains = any(name.endswith("/fitting/training.py") for name in code)
     return {

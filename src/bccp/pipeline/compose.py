@@ -22,8 +22,8 @@ def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    from bccp.core import config_source
     from bccp.core.overrides import check_overrides, quote_step_list
+    from bccp.pipeline import config_source
 
     config_source.register()
     overrides = check_overrides([quote_step_list(word) for word in overrides])

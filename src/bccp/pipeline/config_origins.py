@@ -11,10 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core import config, config_text
+from bccp.core import config
 from bccp.core.errors import BCCPError
 from bccp.core.paths import ROOT
 from bccp.core.redaction import shown
+from bccp.pipeline import config_text
 from bccp.pipeline.compose import compose
 
 _WIDEST = 48

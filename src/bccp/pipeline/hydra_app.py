@@ -16,7 +16,6 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core import config_source, config_text
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import failed, told
 from bccp.core.home import home
@@ -25,6 +24,7 @@ from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, callers, end_with
 from bccp.core.redaction import hide, shown, shown_text
 from bccp.core.run_summary import PAGE, Summary
+from bccp.pipeline import config_source, config_text
 from bccp.pipeline.runner import new_run_folder, notes, report, run_composed
 from bccp.pipeline.sweeps import jobs, sweep
 from bccp.pipeline.sweeps.optuna_search import search_concluded

@@ -11,9 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bccp.core import config, config_schema, config_text, step_graph
+from bccp.core import config, config_schema, step_graph
 from bccp.core.paths import ROOT
 from bccp.core.step_graph import MAKER, SPECS
+from bccp.pipeline import config_text
 
 
 def mlproject(step: str) -> str:

@@ -16,14 +16,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core import config, config_schema, logs, naming, paths, progress, step_graph
+from bccp.core import config, config_schema, logs, naming, paths, progress, provenance, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import ending, told
 from bccp.core.home import home, keep_within_home, sweep_scratch
 from bccp.core.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
 from bccp.core.redaction import hide, shown, shown_text
 from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
-from bccp.core.runtime import provenance
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import SPECS

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp.core.errors import BCCPError
-from bccp.core.runtime.provenance import Difference, command, differences
+from bccp.core.provenance import Difference, command, differences
 from bccp.data import tables
 from bccp.data.dataset import Days, open_days
 from bccp.tracking.store import Ledger
@@ -187,7 +187,7 @@ class Story:
     differences : sequence of Difference
     command : str
     environment : mapping
-        From :func:`bccp.core.runtime.provenance.environment`.
+        From :func:`bccp.core.provenance.environment`.
     verdict : tuple of str
         What was decided on the model and why; empty where nothing was.
     data, labels, history, evaluation
