@@ -10,10 +10,10 @@ from bccp.core.processes import importing
 
 with importing(ours=True):
     from bccp.core.home import clear_scratch
-    from bccp.pipeline.hydra_app import main
+    from bccp.pipeline.hydra_app import hydra_main
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
+    status = hydra_main(sys.argv[1:])
     clear_scratch()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -31,14 +31,14 @@ def run(step: Step) -> None:
     judged = config.enabled and config.label != "ground_truth"
     if judged:
         from bccp.labels import label_report  # torch, which takes a second to import, is needed from here on only
-        from bccp.labels.label_scoring import judge
+        from bccp.labels.label_scoring import score_labels
 
-        verdict = judge(step, days, ids, given)
+        verdict = score_labels(step, days, ids, given)
         decision, about = verdict.decision, verdict.about
         to_check = label_report.make_report(step, days, decision, verdict.audited)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
-        step.say(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
+        step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
     with step.output("cleansed_labels") as folder:
         tables.write(decision.table, folder / "cleansed_labels.csv")
         np.save(folder / "posterior.npy", decision.targets)

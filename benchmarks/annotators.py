@@ -185,14 +185,14 @@ def real(data: Path, votes_file: Path, architecture: str, epochs: int) -> tuple[
         ids = ["/".join(PurePosixPath(n).parts[-2:]) for n in names]
         pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names])
     classes, true = np.unique([i.split("/")[0] for i in ids], return_inverse=True)
-    said = feedback.sort_out(feedback.read(votes_file), images=ids, classes=classes.tolist()).votes
+    said = feedback.sort_out(feedback.read_feedback(votes_file), images=ids, classes=classes.tolist()).votes
     row = {image: n for n, image in enumerate(sorted({image for image, _ in said}))}
     users = sorted({user for _, user in said})
     place = {name: n for n, name in enumerate(ids)}
     new = np.array([place[image] for image in row])
     trusted = np.random.default_rng(RANDOM_SEED).permutation(np.setdiff1d(np.arange(len(ids)), new))
     held, trained = np.split(trusted, [len(trusted) // 10])
-    model = classifier.build(architecture, len(classes), image_size=pixels.shape[1], dropout=0.5, seed=RANDOM_SEED)
+    model = classifier.build_classifier(architecture, len(classes), image_size=pixels.shape[1], dropout=0.5, seed=RANDOM_SEED)
     one_hot = np.eye(len(classes), dtype=np.float32)[true]
     with tempfile.TemporaryDirectory() as folder:
         training.fit(

@@ -163,7 +163,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     ledger.end(run_id, "FINISHED")
 
     weights = place / "weights.pt"
-    backbone = classifier.build(BACKBONES[dimension], n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0)
+    backbone = classifier.build_classifier(BACKBONES[dimension], n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0)
     torch.save(backbone.state_dict(), weights)
     changed = {"model": BACKBONES[dimension], "weights": str(weights), "freeze_backbone": True}
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").bayes_cutoff, resolve=True)
@@ -179,7 +179,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     context = Context(ledger.uri, "disabled", None, "bccp", False, "benchmark", 1)
     step = Step("bayes_cutoff", section, versions, context, ledger, run_id, NoMirror())
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model = classifier.build(
+    model = classifier.build_classifier(
         section.model, n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0, weights=section.weights, freeze_backbone=True
     )
     with mock.patch.object(classifier, "embed", synthetic):

@@ -61,7 +61,7 @@ def measure(n_images: int, n_classes: int, n_resamples: int, place: Path) -> dic
         "figures with intervals": lambda: scores.metrics_table(*judged, classes, top_k=3, n_resamples=n_resamples, seed=0),
         "figures by class": lambda: (scores.evaluate(predictions, classes), scores.per_class(predictions, classes)),
         "errors": explain,
-        "pictures": lambda: evaluate.draw(place, judged, classes, history, ""),
+        "pictures": lambda: evaluate.draw_evaluation(place, judged, classes, history, ""),
     }
     seconds = {}
     for name, work in parts.items():

@@ -70,7 +70,7 @@ FORWARD = 1 / 3
 class Monday(NamedTuple):
     """What one or more models that know only Monday make of the judged images, and what training them took."""
 
-    belief: label_scoring.Belief
+    belief: label_scoring.LabelPosterior
     most: float
     n_models: int
     seconds: float

@@ -286,7 +286,7 @@ def grid(place: Path, sizes: Sizes) -> Iterator[Row]:
 
 def backbone(image_px: int, images: ImageView) -> ImageClassifier:
     """A frozen MobileNetV2 with random weights, and the batch statistics of some images: without them its features vanish."""
-    model = classifier.build("mobilenet_v2", N_CLASSES, image_size=image_px, dropout=0.2, seed=0)
+    model = classifier.build_classifier("mobilenet_v2", N_CLASSES, image_size=image_px, dropout=0.2, seed=0)
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None

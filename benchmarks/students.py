@@ -116,7 +116,7 @@ def fit_with_term(days: Days, recipe: MondayModel, ids: list[str], targets: npt.
         On the CPU, in evaluation mode.
     """
     seed, mirror = recipe.random_seed, recipe.mirror == "always"
-    model = classifier.build(
+    model = classifier.build_classifier(
         recipe.model, len(days.classes), image_size=days.image_size, dropout=recipe.dropout, seed=seed, weights=recipe.weights
     )
     model.mirrored = mirror

@@ -34,7 +34,7 @@ def run(step: Step) -> None:
     distances = sample["distance"][sample["pair"] != ""].astype(float)
     mean = {"mean_distance": distances.mean()} if len(distances) else {}
     step.log_metrics({"images": len(sample), "pairs": len(distances) // 2} | mean)
-    step.say(f"{len(sample)} images are replayed ({why})" if len(sample) else f"nothing is replayed ({why})")
+    step.emit(f"{len(sample)} images are replayed ({why})" if len(sample) else f"nothing is replayed ({why})")
 
 
 def choose(step: Step, days: Days) -> tuple[pd.DataFrame, str]:
@@ -45,14 +45,14 @@ def choose(step: Step, days: Days) -> tuple[pd.DataFrame, str]:
         return pd.DataFrame(columns=["image", "pair", "distance"]), f"type={config.type}, target_day={config.target_day}"
     share = "all" if config.type == "all" else f"ratio {config.ratio:g}"
     embeddings, why = None, f"{share} of Monday's {len(ids)} training images, {config.type}"
-    sampler, entry = replay_samplers.find(config.type)
+    sampler, entry = replay_samplers.find_sampler(config.type)
     if entry.needs_embeddings and n_chosen:
         from bccp.models.embeddings import shared_features  # torch, which takes a second to import, is needed here only
 
         embeddings = shared_features(step, days, ids, embedding=config.embedding, recipe=config.monday_model)
         why += f" on {config.embedding}"
     if not n_chosen and entry.uses_ratio:
-        sampler, _ = replay_samplers.find("none")
+        sampler, _ = replay_samplers.find_sampler("none")
     rng = np.random.default_rng([config.random_seed, *b"cp_sampling"])
     found = sampler(embeddings, days.labels(ids), n_chosen=n_chosen, rng=rng)
     pairs = ["" if number < 0 else str(number) for number in found.pair]

@@ -25,7 +25,7 @@ def run(step: Step) -> None:
     count, size = len(fetched.files), int(fetched.files["bytes"].sum())
     step.log_metrics({"files": count, "bytes": size, "left_out": fetched.left_out})
     hidden = f", {fetched.left_out} hidden ones left out" if fetched.left_out else ""
-    step.say(f"{count} files, {size / 1e6:.1f} MB from {step.config.source}{hidden}")
+    step.emit(f"{count} files, {size / 1e6:.1f} MB from {step.config.source}{hidden}")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ def run(step: Step) -> None:
     elif source == "file":
         if not step.has_input("feedback"):
             raise BCCPError("noisy_labels.source=file needs feedback=feedback:<digest>: the step segregation makes it of the feedback file")
-        said = feedback.load(step.input("feedback"))
-        settled = noisy_labels.settle(said, doubtful=doubtful, in_splits=days.splits.index, seed=config.random_seed)
+        said = feedback.load_feedback(step.input("feedback"))
+        settled = noisy_labels.resolve_votes(said, doubtful=doubtful, in_splits=days.splits.index, seed=config.random_seed)
         given, votes = settled.labels, feedback.votes_table(settled.votes) if said.has_users else None
-        about |= {"rows": said.n_rows, "ties": settled.n_ties, "problems": feedback.report(settled.problems)}
-        step.say(f"{said.n_rows} rows, {len(settled.votes)} used; {feedback.sentence(settled.problems) or 'nothing wrong'}")
+        about |= {"rows": said.n_rows, "ties": settled.n_ties, "problems": feedback.problem_counts(settled.problems)}
+        step.emit(f"{said.n_rows} rows, {len(settled.votes)} used; {feedback.problems_sentence(settled.problems) or 'nothing wrong'}")
     else:
         if unknown := [image for image in doubtful if image not in truth]:
             raise BCCPError(
@@ -73,7 +73,7 @@ def run(step: Step) -> None:
             tables.write(votes, folder / "votes.csv")
         (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     step.log_metrics({"images": len(given), "without_label": len(doubtful) - len(given)})
-    step.say(f"{len(given)} given labels ({source}), {len(doubtful) - len(given)} images left out without one")
+    step.emit(f"{len(given)} given labels ({source}), {len(doubtful) - len(given)} images left out without one")
     if all(image in truth for image in labelled):
         step.log_metrics({"true_user_accuracy": sum(given[image] == truth[image] for image in labelled) / len(labelled)})
 

@@ -36,7 +36,7 @@ def run(step: Step) -> None:
         found = checks.check_images(folder, config.checks)
         with step.report("data_checks") as place:
             data_checks_page.write_images(place, folder, found)
-        page = f"{step.reports['data_checks']}/{data_checks_page.PAGE}"
+        page = f"{step.reports['data_checks']}/{data_checks_page.DATA_CHECKS_PAGE}"
         step.log_metrics(checks.figures(found.findings))
         checks.gate(found.findings, page)
     exact, near = report["exact_duplicates"], report["near_duplicates"]
@@ -51,13 +51,13 @@ def run(step: Step) -> None:
         }
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected_by_reason"].items())
-    step.say(
+    step.emit(
         f"{report['images']} images of {len(report['classes'])} classes, {report['rejected']} files rejected"
         + (f" ({reasons})" if reasons else "")
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
     )
-    step.say(checks.sentence(found.findings, page))
+    step.emit(checks.findings_sentence(found.findings, page))
 
 
 if __name__ == "__main__":

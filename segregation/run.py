@@ -28,13 +28,13 @@ from bccp.reporting import data_checks_page
 def run(step: Step) -> None:
     """Load, cut, corrupt, save, report."""
     config, clean = step.config, step.input("clean_data")
-    manifest = tables.read(clean / "manifest.csv", dtypes=checks.COLUMNS)
+    manifest = tables.read(clean / "manifest.csv", dtypes=checks.MANIFEST_DTYPES)
     images = np.load(clean / "images.npy", mmap_mode="r")
     said: feedback.Feedback | None = None
     given: dict[str, str] = {}
     if config.label_source == "file":
         classes = segregation.class_names(manifest, target_day=config.target_day)
-        said = feedback.sort_out(feedback.read(Path(config.feedback_file)), images=manifest["image"], classes=classes)
+        said = feedback.sort_out(feedback.read_feedback(Path(config.feedback_file)), images=manifest["image"], classes=classes)
         given = feedback.majority(said.votes, seed=config.random_seed)[0]
     cut = segregation.segregate(
         manifest,
@@ -66,16 +66,16 @@ def run(step: Step) -> None:
         found = checks.check_days(days, manifest, config.checks, with_labels=cut.truth_known, seed=seed)
         with step.report("data_checks") as place:
             data_checks_page.write_days(place, found, seed=seed)
-        page = f"{step.reports['data_checks']}/{data_checks_page.PAGE}"
+        page = f"{step.reports['data_checks']}/{data_checks_page.DATA_CHECKS_PAGE}"
         step.log_metrics(checks.figures(found.findings))
         checks.gate(found.findings, page)
     with step.output("true_labels") as folder:
         tables.write(cut.true_labels, folder / "true_labels.csv")
     if said:
         with step.output("feedback") as folder:
-            feedback.save(said, folder)
+            feedback.save_feedback(said, folder)
     report(step, splits, cut)
-    step.say(checks.sentence(found.findings, page))
+    step.emit(checks.findings_sentence(found.findings, page))
 
 
 def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:
@@ -84,11 +84,11 @@ def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> Non
     corrupted = int((splits["corruption"] != "").sum())
     totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
     step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
-    step.say(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
+    step.emit(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
     if reasons := [f"{n} {reason.replace('_', ' ')}" for reason, n in cut.left_out.items() if n]:
-        step.say(f"left out: {', '.join(reasons)}")
+        step.emit(f"left out: {', '.join(reasons)}")
     if step.config.target_day == "monday" and step.config.corruption not in ("auto", "none"):
-        step.say(f"segregation.corruption={step.config.corruption} changes nothing: with main.target_day=monday there is no Tuesday")
+        step.emit(f"segregation.corruption={step.config.corruption} changes nothing: with main.target_day=monday there is no Tuesday")
 
 
 if __name__ == "__main__":

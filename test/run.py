@@ -19,7 +19,7 @@ from bccp.core.step_context import Step
 from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import evaluate, model_cards, scores
-from bccp.evaluation.promotion import settle
+from bccp.evaluation.promotion import register_and_promote
 from bccp.models import classifier, mlflow_flavor
 from bccp.pipeline.step_runner import command_line
 
@@ -28,7 +28,7 @@ def run(step: Step) -> None:
     """Load, predict, measure, save and report."""
     config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    model, about = classifier.load(step.input("model"))
+    model, about = classifier.load_classifier(step.input("model"))
     scores.check_classes(about["class_names"], days.classes)
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
     references, n_left_out = scores.reference_labels(days.splits, target_day=days.target_day, **labels)
@@ -36,8 +36,8 @@ def run(step: Step) -> None:
     before = mlflow_flavor.trained_on(step.input("model"), mlflow_flavor.TRAINED_ON_BEFORE)
     known = mlflow_flavor.known(manifest.set_index("image")["sha256"][references["image"]], before)
     references, n_known = scores.without_known(references, known)
-    judged = evaluate.judge(step, days, model, references, manifest)
-    predictions, explained = judged.predictions, evaluate.explain(step, days, model, judged, manifest)
+    judged = evaluate.evaluate_model(step, days, model, references, manifest)
+    predictions, explained = judged.predictions, evaluate.explain_errors(step, days, model, judged, manifest)
     drawn = {"top_k": config.top_k, "n_resamples": config.bootstrap, "seed": config.random_seed, "own": config.metrics}
     measured = scores.metrics_table(*judged, days.classes, **drawn)
     figures = scores.evaluate(predictions, days.classes) | scores.run_figures(measured)
@@ -48,22 +48,22 @@ def run(step: Step) -> None:
         written = {"metrics": measured, "per_class": by_class, "predictions": predictions, "errors": explained.errors}
         for name, table in (written | explained.tables).items():
             tables.write(table, folder / f"{name}.csv")
-        for picture in evaluate.draw(folder, judged, days.classes, step.input("model") / "history.csv", note):
+        for picture in evaluate.draw_evaluation(folder, judged, days.classes, step.input("model") / "history.csv", note):
             step.log_picture(picture)
         if explained.gallery:
             step.log_picture(evaluate.draw_errors(folder, explained, days.classes, note), pixels=True)
-        model_cards.write(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
+        model_cards.write_cards(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
     step.log_metrics(figures)
     step.log_table("errors", explained.errors.to_dict("records"), (days.view([image])[0] for image in explained.errors["image"]))
     by_day = [f"accuracy_{day} {figures[f'accuracy_{day}']:.1%}" for day in ("monday", "tuesday") if f"accuracy_{day}" in figures]
-    step.say(", ".join([f"{len(predictions)} test images, {figures['accuracy']:.1%} right", *by_day]))
+    step.emit(", ".join([f"{len(predictions)} test images, {figures['accuracy']:.1%} right", *by_day]))
     if note:
-        step.say(note)
+        step.emit(note)
     for why, number in (("they have no label at all", n_left_out), ("the model that training started from was trained on them", n_known)):
         if number:
-            step.say(f"test images left out, as {why}: {number}")
+            step.emit(f"test images left out, as {why}: {number}")
     if step.config.registered_model_name:
-        settle(step, days, references, judged.probs)
+        register_and_promote(step, days, references, judged.probs)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class FakeStep:
         """Keep a picture, and whether it shows images."""
         self.pictures[path.name] = (path.read_bytes(), pixels)
 
-    def say(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         """Keep a line."""
         self.said.append(line)
 

@@ -18,12 +18,12 @@ from bccp.core.paths import ROOT
 from bccp.core.step_context import Context, Step
 from bccp.data import tables
 from bccp.data.dataset import open_days
-from bccp.evaluation.promotion import settle
+from bccp.evaluation.promotion import register_and_promote
 from bccp.evaluation.scores import reference_labels
 from bccp.models import classifier
 from bccp.models.monday_model import shared_monday_model
 from bccp.pipeline.runner import load_step
-from bccp.pipeline.step_runner import execute, what_is_meant
+from bccp.pipeline.step_runner import execute, resolve_external_refs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -38,10 +38,10 @@ def _ask_and_settle(step: Step) -> None:
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     truth = tables.read(step.input("true_labels") / "true_labels.csv")
     references, _ = reference_labels(days.splits, target_day=days.target_day, true_labels=truth)
-    probs = classifier.probabilities(classifier.load(step.input("model"))[0], days.view(references["image"].tolist()))
+    probs = classifier.probabilities(classifier.load_classifier(step.input("model"))[0], days.view(references["image"].tolist()))
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text("{}", encoding="utf-8")
-    settle(step, days, references, probs)
+    register_and_promote(step, days, references, probs)
 
 
 class World:
@@ -83,7 +83,7 @@ class World:
         return self._publish("train", "model", folder)
 
     def save_model(self, folder: Path, *, wrong: Iterable[str] = (), seed: int = 0, classes: list[str] = CLASSES) -> None:
-        model = classifier.build("small_cnn", len(classes), image_size=8, dropout=0.2, seed=seed)
+        model = classifier.build_classifier("small_cnn", len(classes), image_size=8, dropout=0.2, seed=seed)
         answers = self.label_idx.copy()
         for image in wrong:
             answers[[*MONDAY, *TUESDAY].index(image)] += 1
@@ -92,7 +92,7 @@ class World:
         if len(classes) == 3:
             model.head[1].load_state_dict({"weight": torch.tensor(weight[:-1].T.copy()), "bias": torch.tensor(weight[-1])})
         history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_accuracy": [0.5]})
-        classifier.save(model, folder, {"class_names": classes, "resize": "stretch"}, history=history)
+        classifier.save_classifier(model, folder, {"class_names": classes, "resize": "stretch"}, history=history)
 
     def test(self, model: str, *, sweep: str | None = None, wandb: str = "disabled", whole: bool = False, **options: Any) -> Step:
         """Run the step test on a model with ``registered_model_name=made-up``; without its tables and plots, unless ``whole``."""
@@ -105,7 +105,7 @@ class World:
             context=Context(self.ledger.uri, wandb, None, "bccp", True, "tests", 1, sweep=sweep),
             ledger=self.ledger,
             key="test",
-            key_parts=what_is_meant("test", section, self.ledger),
+            key_parts=resolve_external_refs("test", section, self.ledger),
         )
 
     def config(self, **options: Any) -> config_schema.Config:

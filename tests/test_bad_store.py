@@ -36,7 +36,7 @@ def summaries(home: Path) -> list[dict[str, object]]:
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run, and return what the command line ends with."""
     capsys.readouterr()
-    assert hydra_app.main(words) == 1
+    assert hydra_app.hydra_main(words) == 1
     told = capsys.readouterr()
     assert "Traceback" not in told.err + told.out
     last = told.err.splitlines()[-1]
@@ -64,7 +64,7 @@ def test_a_password_in_the_servers_address_is_told_and_recorded_nowhere(
     home: Path, words: list[str], flags: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    assert hydra_app.main([*flags, *words, "tracking.mlflow_uri='http://me:passw0rd@127.0.0.1:1/x'"]) == 1
+    assert hydra_app.hydra_main([*flags, *words, "tracking.mlflow_uri='http://me:passw0rd@127.0.0.1:1/x'"]) == 1
     (summary,) = summaries(home)
     assert summary["config"]["tracking"]["mlflow_uri"] == "http://127.0.0.1:1/x"  # type: ignore[index]
     assert "the tracking server http://127.0.0.1:1/x does not answer" in str(summary["error"])
@@ -82,9 +82,9 @@ def test_an_old_file_store_lying_about_is_neither_used_nor_touched(
     (old / "meta.yaml").write_text("artifact_location: file:///x\nexperiment_id: '0'\nlifecycle_stage: active\nname: Default\n")
     monkeypatch.chdir(tmp_path / "work")
     words.append("main.execute_steps=[fetch_data]")
-    assert hydra_app.main(words) == 0
+    assert hydra_app.hydra_main(words) == 0
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:./mlruns")
-    assert hydra_app.main(words) == 0
+    assert hydra_app.hydra_main(words) == 0
     assert "MLFLOW_TRACKING_URI=file:./mlruns is not used" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "work").rglob("*")] == ["mlruns", "0", "meta.yaml"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -167,7 +167,7 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_the_next_run_on_a_larger_o
     monkeypatch: pytest.MonkeyPatch,
     kilobytes: int,
 ) -> None:
-    assert hydra_app.main(words) == 0
+    assert hydra_app.hydra_main(words) == 0
     expected = summaries(home)[0]
     disk = small_disk(f"{kilobytes}k")
     monkeypatch.setenv("BCCP_HOME", str(disk / "home"))
@@ -185,7 +185,7 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_the_next_run_on_a_larger_o
             assert ledger.find(run.data.tags["bccp.step"], run.data.tags["bccp.key"]) is None
         if run.info.status == "RUNNING":
             ledger.tag(run.info.run_id, {"bccp.started": "1"})  # as if this process were another by now
-    assert hydra_app.main(words) == 0
+    assert hydra_app.hydra_main(words) == 0
     whole = summaries(disk / "home")[-1]
     assert [step["outputs"] for step in whole["steps"]] == [step["outputs"] for step in expected["steps"]]  # type: ignore[attr-defined]
     assert "RUNNING" not in {run.info.status for run in ledger.client.search_runs([ledger.experiment_id])}

@@ -72,20 +72,20 @@ def test_percentile_and_threshold_cut_strictly_above():
 
 
 def test_methods_without_a_posterior_say_what_they_do_instead():
-    assert bayes_cutoff.plan("label_posterior", "auto", "soft") == ("auto", "soft", "")
-    assert bayes_cutoff.plan("logit_variance", "percentile", "drop") == ("percentile", "drop", "")
-    replaced = bayes_cutoff.plan("mutual_information", "auto", "soft")
+    assert bayes_cutoff.plan_cutoff("label_posterior", "auto", "soft") == ("auto", "soft", "")
+    assert bayes_cutoff.plan_cutoff("logit_variance", "percentile", "drop") == ("percentile", "drop", "")
+    replaced = bayes_cutoff.plan_cutoff("mutual_information", "auto", "soft")
     assert replaced[:2] == ("percentile", "drop")
     assert replaced.note == "mutual_information has no posterior: auto becomes percentile and soft becomes drop"
-    assert bayes_cutoff.plan("cleanlab", "auto", "soft") == ("auto", "drop", "cleanlab has no posterior: soft becomes drop")
+    assert bayes_cutoff.plan_cutoff("cleanlab", "auto", "soft") == ("auto", "drop", "cleanlab has no posterior: soft becomes drop")
 
 
 @pytest.mark.parametrize("method", [*bayes_cutoff.UNCERTAINTIES, "cleanlab"])
 def test_methods_without_a_posterior_refuse_what_needs_one(method):
     with pytest.raises(BCCPError, match=rf"cutoff=threshold .*\.method={method} "):
-        bayes_cutoff.plan(method, "threshold", "drop")
+        bayes_cutoff.plan_cutoff(method, "threshold", "drop")
     with pytest.raises(BCCPError, match=rf"action=relabel .*\.method={method} "):
-        bayes_cutoff.plan(method, "auto", "relabel")
+        bayes_cutoff.plan_cutoff(method, "auto", "relabel")
 
 
 def test_soft_trains_every_image_on_its_posterior():
@@ -469,7 +469,7 @@ def test_other_methods_drop_what_they_distrust(tmp_path, run_step, method):
 
 @pytest.mark.parametrize("changed", [{"enabled": False}, {"label": "ground_truth"}])
 def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch, changed):
-    monkeypatch.setattr(label_scoring, "judge", None)
+    monkeypatch.setattr(label_scoring, "score_labels", None)
     step = run_step(make_data(tmp_path / "data"), "out", **changed)
     table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"weight": float})
     assert (table["final_label"] == table["given_label"]).all()
@@ -481,7 +481,7 @@ def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch
 def test_chunks_change_nothing_but_rounding(tmp_path):
     data = make_data(tmp_path / "data")
     days = open_days(data["segregated_data"], data["clean_data"])
-    model = classifier.build("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
+    model = classifier.build_classifier("small_cnn", 3, image_size=16, dropout=0.5, seed=0).eval()
     ids = days.ids("tuesday", "train")
     whole, parts = (mc_dropout.stochastic_passes(model, days, ids, passes=3, seed=5, device="cpu", chunk=chunk) for chunk in (100, 7))
     for one, other in zip(whole, parts, strict=True):

@@ -72,7 +72,7 @@ def test_a_batch_that_has_drifted_is_refused_and_changes_nothing(known: Path, tm
     assert "darker" in last
     ((batch, status),) = batches(known).items()
     assert status == "refused"
-    assert f"incoming/{batch}/data_checks/{data_checks_page.PAGE}" in last
+    assert f"incoming/{batch}/data_checks/{data_checks_page.DATA_CHECKS_PAGE}" in last
     assert content(known) == before
     assert list((known / "tmp").iterdir()) == []
     assert call(["accept", batch[:6]]) == 1

@@ -117,7 +117,7 @@ def test_clean_data_is_filtered_before_it_is_resized_and_says_so_and_fingerprint
         made[name] = np.load(tmp_path / name / "images.npy")
         assert json.loads((tmp_path / name / "report.json").read_text()) == report
         assert report.get("cleanup", []) == steps
-    expected = preprocessing.fit(
+    expected = preprocessing.fit_to_square(
         clean_up(noise(40, 40, seed=hash_of("cat/1")), [{"median_filter": {"size": 3}}, {"erosion": {"size": 3}}]), 16, "stretch"
     )
     np.testing.assert_array_equal(made["filtered"][0], np.asarray(expected))

@@ -87,9 +87,11 @@ def test_a_wrong_call_is_one_sentence_with_status_2(words: list[str], sentence: 
 
 
 def test_a_missing_extra_ends_with_status_2_and_any_other_error_with_1(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr("bccp.tracking.wandb_dashboard.save", lambda *_: (_ for _ in ()).throw(MissingExtraError("pip install it")))
+    monkeypatch.setattr(
+        "bccp.tracking.wandb_dashboard.save_dashboard", lambda *_: (_ for _ in ()).throw(MissingExtraError("pip install it"))
+    )
     assert call(["wandb", "dashboard", "me/bccp"]) == 2
-    monkeypatch.setattr("bccp.tracking.wandb_dashboard.save", lambda *_: (_ for _ in ()).throw(BCCPError("no such project")))
+    monkeypatch.setattr("bccp.tracking.wandb_dashboard.save_dashboard", lambda *_: (_ for _ in ()).throw(BCCPError("no such project")))
     assert call(["wandb", "dashboard", "me/bccp"]) == 1
 
 
@@ -104,7 +106,7 @@ def test_a_signal_ends_a_command_with_its_status_and_without_scratch(
 
 def test_hydras_words_go_on_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
-    monkeypatch.setattr(hydra_app, "main", lambda words: given.append(words) or 0)
+    monkeypatch.setattr(hydra_app, "hydra_main", lambda words: given.append(words) or 0)
     for words in (
         ["run", "-m", "train.epochs=1,2", "--config-dir", "mine"],
         ["run", "--", "-cn", "x"],

@@ -76,7 +76,7 @@ def test_the_page_leaves_the_ends_of_each_runs_intervals_to_the_file() -> None:
     named = {"test/mcc": 0.1, "test/mcc_low": 0.05, "test/mcc_high": 0.2, "bayes_cutoff/right_dropped_low": 0.3}
     figures = pd.DataFrame([(name, value, 0.0, -value, *[np.nan] * 3) for name, value in named.items()], columns=compare._COLUMNS)
     none = pd.DataFrame(columns=["image", "change", "a", "b"])
-    page = compare.page(compare.Comparison("A", "B", None, none, none, figures, []))
+    page = compare.comparison_page(compare.RunComparison("A", "B", None, none, none, figures, []))
     assert "| test/mcc " in page
     assert "mcc_low" not in page
     assert "mcc_high" not in page
@@ -175,7 +175,7 @@ def test_data_versions_are_compared_through_the_newest_run_on_them(home: Path, t
     unused = tmp_path / "clean_data"
     unused.mkdir()
     tables.write(pd.DataFrame({"image": ["x"], "sha256": "x", "label": "cat"}), unused / "manifest.csv")
-    told(run, f"clean_data:{ledger.keep('clean_data', unused)}")
+    told(run, f"clean_data:{ledger.import_artifact('clean_data', unused)}")
     page = capsys.readouterr().out
     assert "(no finished run)" in page
     assert "B has no evaluation: nothing is paired" in page

@@ -42,7 +42,7 @@ def test_a_comment_below_a_key_is_its_example_and_no_part_of_its_meaning() -> No
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_prints_every_key_by_section_with_its_comment(flag: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hydra_app.main(["train.epochs=3", flag]) == 0
+    assert hydra_app.hydra_main(["train.epochs=3", flag]) == 0
     said = capsys.readouterr().out
     for section in config_text.sections():
         assert f"\n{section}:" in said
@@ -53,7 +53,7 @@ def test_help_prints_every_key_by_section_with_its_comment(flag: str, home: Path
 
 
 def test_hydra_sees_no_folder_of_the_checkout_but_its_groups() -> None:
-    config_source.register()
+    config_source.register_source()
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT)):
         loader = GlobalHydra.instance().config_loader()

@@ -153,7 +153,7 @@ def test_a_stream_gives_the_same_images_in_chunks(monkeypatch: pytest.MonkeyPatc
     rows = np.array([9, 0, 4, 3, 7])
     chosen = [ids[row] for row in rows]
     kinds = corruption.draw_kinds(chosen, corruption="mixed", seed=1)
-    monkeypatch.setattr(corruption, "CHUNK_BYTES", 2 * images[0].nbytes)
+    monkeypatch.setattr(corruption, "CORRUPTED_AT_ONCE_BYTES", 2 * images[0].nbytes)
     chunks = list(corruption.stream(images, rows, chosen, kinds, seed=1))
     assert [len(chunk) for chunk in chunks] == [2, 2, 1]
     np.testing.assert_array_equal(np.concatenate(chunks), corruption.corrupt(images[rows], chosen, kinds, seed=1))

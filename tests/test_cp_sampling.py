@@ -362,8 +362,10 @@ def test_pairs_on_a_torchscript_file_are_pairs_of_two_classes_with_their_distanc
 
 
 def test_a_published_model_looks_at_each_image_once_for_embeddings_and_for_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, build = make_data(tmp_path / "data"), classifier.build
-    monkeypatch.setattr(classifier, "build", lambda *_, weights, **how: build("small_cnn", 3, **how))  # its weights would be downloaded
+    data, build = make_data(tmp_path / "data"), classifier.build_classifier
+    monkeypatch.setattr(
+        classifier, "build_classifier", lambda *_, weights, **how: build("small_cnn", 3, **how)
+    )  # its weights would be downloaded
     step, sample = run_step(data, tmp_path / "out", type="l2_norm", ratio=0.2, embedding="resnet18")
     assert len(sample) == 12
     model = build("small_cnn", 3, image_size=8, dropout=0, seed=0)
@@ -376,10 +378,10 @@ def test_a_published_model_looks_at_each_image_once_for_embeddings_and_for_heads
 
 def test_pairs_on_mondays_model_lie_as_far_apart_as_its_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
-    model = classifier.build("small_cnn", 3, image_size=8, dropout=0.5, seed=1)
+    model = classifier.build_classifier("small_cnn", 3, image_size=8, dropout=0.5, seed=1)
     (tmp_path / "monday").mkdir()
-    classifier.save(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
-    monkeypatch.setattr(embeddings, "open_monday_model", lambda *_: classifier.load(tmp_path / "monday")[0])
+    classifier.save_classifier(model, tmp_path / "monday", {"class_names": ["ant", "bee", "cow"]})
+    monkeypatch.setattr(embeddings, "open_monday_model", lambda *_: classifier.load_classifier(tmp_path / "monday")[0])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "monday_model").write_text("a file that is called so is not meant")
     step, sample = run_step(data, tmp_path / "out", type="l1_norm", ratio=0.2, monday_model=SimpleNamespace(freeze_backbone=False))

@@ -88,7 +88,7 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     assert findings["enlarged"].value == 2 / 29
     assert {found.verdict for found in findings.values()} == {"no limit"}
     data_checks_page.write_images(tmp_path, clean, checks.check_images(clean, NO_LIMITS))
-    listed = tables.read(tmp_path / data_checks_page.TABLE)
+    listed = tables.read(tmp_path / data_checks_page.FINDINGS_TABLE)
     assert listed["check"].tolist() == list(config_schema.IMAGE_CHECKS)
     assert tables.read(tmp_path / data_checks_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
 
@@ -263,19 +263,19 @@ def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path)
     )
     limits = dataclasses.replace(NO_LIMITS, imbalance=1.0, copies=0.5)
     data_checks_page.write_images(tmp_path, clean, checks.check_images(clean, limits))
-    page = Page(tmp_path / data_checks_page.PAGE)
+    page = Page(tmp_path / data_checks_page.DATA_CHECKS_PAGE)
     assert page.open == []
     assert nasty.replace("/", "") in page.text
     assert "Within all limits (2 set)." in page.text
     assert set(config_schema.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert (tmp_path / data_checks_page.PAGE).stat().st_size < 200_000
+    assert (tmp_path / data_checks_page.DATA_CHECKS_PAGE).stat().st_size < 200_000
 
 
 def test_a_browser_is_told_to_load_nothing_for_the_page_and_to_run_nothing_in_it(tmp_path: Path) -> None:
-    data_checks_page.write(tmp_path, "Data checks", [], [])
+    data_checks_page.write_page(tmp_path, "Data checks", [], [])
     (tmp_path / "report.html").write_text(html.document("Report", []), encoding="utf-8")
-    told = Page(tmp_path / data_checks_page.PAGE).policy
+    told = Page(tmp_path / data_checks_page.DATA_CHECKS_PAGE).policy
     rules = {kind: sources for kind, *sources in (rule.split() for rule in told.split(";"))}
     assert rules == {"default-src": ["'none'"], "style-src": ["'unsafe-inline'"], "img-src": ["data:"]}
     assert told == Page(tmp_path / "report.html").policy  # as on every other page
@@ -288,7 +288,7 @@ def options(home: Path, image_folder: Callable[..., Path]) -> list[str]:
 
 
 def reports() -> list[Path]:
-    return sorted(the_home().glob(f"artifacts/*/artifacts/data_checks/{data_checks_page.PAGE}"))
+    return sorted(the_home().glob(f"artifacts/*/artifacts/data_checks/{data_checks_page.DATA_CHECKS_PAGE}"))
 
 
 def test_a_limit_stops_the_step_that_it_is_for_and_leaves_its_report_and_nothing_half_made(

@@ -82,7 +82,7 @@ def test_a_registered_model_loads_in_a_process_of_its_own_with_the_code_that_it_
 def test_a_registered_model_loads_in_a_process_that_has_todays_code(home: Path, tmp_path: Path, ledger: Ledger) -> None:
     """What MLflow calls is looked up in the package that is imported already, whatever code the model brings."""
     expected = champions_answers(home)
-    packed = Path(unquote(urlparse(registry.find(ledger, f"models:/{MODEL}@champion", option="MODEL").source).path))
+    packed = Path(unquote(urlparse(registry.find_version(ledger, f"models:/{MODEL}@champion", option="MODEL").source).path))
     about = yaml.safe_load((packed / "MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
     model = importlib.import_module(about["loader_module"])._load_pyfunc(str(packed / about["data"]))
     answers = model.predict(pd.DataFrame({"image": [(tmp_path / "images" / image).read_bytes() for image in expected.index]}))

@@ -49,15 +49,15 @@ def test_an_environment_is_built_once_for_its_requirements_and_anew_for_others(t
     step = project("impossible==1")
     with pytest.raises(BCCPError, match=rf"environment of the step step could not be built by main\.env_manager=uv from {step}/conda.yml"):
         environments.prepare(step, "uv")
-    assert not environments.place(step, "uv").exists()
+    assert not environments.environment_folder(step, "uv").exists()
 
-    first = environments.place(project("this==1"), "uv")
+    first = environments.environment_folder(project("this==1"), "uv")
     environments.prepare(step, "uv")
     environments.prepare(step, "uv")
     assert tool.asked() == ["venv", "pip", *["venv", "pip", "end"]]
     assert (first / "bin" / "installed").read_text() == "this==1"
 
-    second = environments.place(project("this==2"), "uv")
+    second = environments.environment_folder(project("this==2"), "uv")
     environments.prepare(step, "uv")
     assert (second / "bin" / "installed").read_text() == "this==2"
     assert (first / "bin" / "installed").read_text() == "this==1"
@@ -66,7 +66,7 @@ def test_an_environment_is_built_once_for_its_requirements_and_anew_for_others(t
 @pytest.mark.slow
 def test_two_that_want_it_at_once_build_it_once(tool: Tool, project: Callable[[str], Path], capfd: pytest.CaptureFixture[str]) -> None:
     step = project("this==1")
-    place = environments.place(step, "uv")
+    place = environments.environment_folder(step, "uv")
     (place / "bin").mkdir(parents=True)
     (place / "bin" / "python").symlink_to("/nonexistent/python")  # whole once, but its Python was uninstalled since
     (place / environments.WHOLE).touch()
@@ -97,7 +97,7 @@ def test_a_build_ends_with_the_process_that_wants_it_and_half_an_environment_is_
     wants.join()
     until(lambda: not any(lives(*child) for child in children), 10 if number == signal.SIGKILL else 0)
     tool.hold.unlink()
-    assert environments.place(step, "uv").exists()
+    assert environments.environment_folder(step, "uv").exists()
     environments.prepare(step, "uv")
     assert tool.asked() == ["venv", "pip", *["venv", "pip", "end"]]
 
@@ -111,7 +111,9 @@ def test_nothing_is_built_beside_what_a_killed_build_has_left_running(
     with ThreadPoolExecutor() as threads:
         killed = threads.submit(environments.prepare, step, "uv")
         until(lambda: tool.asked() == ["venv", "pip"])
-        builder = next(pid for pid, _ in descendants(os.getpid()) if b"environments.build" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        builder = next(
+            pid for pid, _ in descendants(os.getpid()) if b"environments.build_environment" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        )
         os.kill(builder, signal.SIGKILL)
         with pytest.raises(BCCPError, match="could not be built"):
             killed.result(60)
@@ -142,7 +144,7 @@ esac
     for _ in range(2):
         environments.prepare(step, "conda")
     assert tool.asked().count("env-create") == 1
-    assert environments.place(step, "conda").parent == home / "envs"
+    assert environments.environment_folder(step, "conda").parent == home / "envs"
 
 
 @pytest.mark.parametrize(("manager", "command"), [("virtualenv", "pyenv"), ("uv", "uv"), ("conda", "conda")])

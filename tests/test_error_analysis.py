@@ -206,7 +206,7 @@ def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_
     judged = evaluate.Judged(scores.predictions_table(references, probs, days.classes), probs, None)
     step = TestingStep("test", tmp_path / "out", data)
     manifest = tables.read(data["clean_data"] / "manifest.csv")
-    found = evaluate.explain(step, days, classifier.load(data["model"])[0], judged, manifest)
+    found = evaluate.explain_errors(step, days, classifier.load_classifier(data["model"])[0], judged, manifest)
     assert found.errors["image"].tolist() == ["20.png", "05.png"]
     assert found.errors["rank"].tolist() == [1, 2]
     assert found.errors["nearest"].iloc[0].split(";")[0] == "35.png"

@@ -280,7 +280,7 @@ def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_c
     rng = np.random.default_rng(0)
     names = [f"class  {k} costs $5_{k} and has a long name {k}" if k % 3 == 0 else f"数{k}" for k in range(n_classes)]
     matrix = (rng.random((n_classes, n_classes)) < 3 / n_classes) + np.diag(np.full(n_classes, 30))
-    plots.confusion_matrix(matrix, names, tmp_path / "c.png", title="29 test images", note=LONG_NOTE)
+    plots.plot_confusion_matrix(matrix, names, tmp_path / "c.png", title="29 test images", note=LONG_NOTE)
     pixels = picture(tmp_path / "c.png")
     assert min(pixels.shape[:2]) > 300
     assert max(pixels.shape[:2]) < 2600
@@ -294,8 +294,8 @@ def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_c
 def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: int, tmp_path: Path) -> None:
     history = pd.DataFrame({"train_loss": np.linspace(2, 1, n_epochs), "val_loss": np.linspace(2, 1.5, n_epochs), "val_accuracy": 0.5})
     draw: list[Callable[[Path], None]] = [
-        lambda path: plots.training_curves(history, path, title="Training"),
-        lambda path: plots.confusion_matrix(np.eye(3, dtype=np.int64) * 7, ["a", "b", "c"], path, title="t"),
+        lambda path: plots.plot_training_curves(history, path, title="Training"),
+        lambda path: plots.plot_confusion_matrix(np.eye(3, dtype=np.int64) * 7, ["a", "b", "c"], path, title="t"),
     ]
     for picture_of in draw:
         picture_of(tmp_path / "1.png")
@@ -310,14 +310,14 @@ def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: i
 def test_a_reliability_diagram_is_drawn_also_for_a_single_image(n_images: int, tmp_path: Path) -> None:
     _, probs, _ = with_slices(n_images, n_classes=4)
     label_idx = probs.argmax(axis=1) * (np.arange(n_images) % 3 > 0)
-    plots.reliability(metrics.reliability(label_idx, probs), tmp_path / "r.png", title="400 images", note=LONG_NOTE)
+    plots.plot_reliability(metrics.reliability(label_idx, probs), tmp_path / "r.png", title="400 images", note=LONG_NOTE)
     pixels = picture(tmp_path / "r.png")
     assert (pixels[:8] == 255).all()
     assert (pixels[..., 2].astype(int) - pixels[..., 0] > 60).mean() > 0.002, "there is blue"
 
 
 def test_a_training_without_validation_is_drawn_too(tmp_path: Path) -> None:
-    plots.training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
+    plots.plot_training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
     assert (picture(tmp_path / "t.png") != 255).any()
 
 
@@ -375,8 +375,8 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
     about = {"clean_data": "c" * 64, "truth_known": truth_known, "target_day": "tuesday"}
     (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
     history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "val_accuracy": [0.5, 0.75]})
-    model = classifier.build("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
-    classifier.save(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
+    model = classifier.build_classifier("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
+    classifier.save_classifier(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
     return folders
 
 
@@ -392,7 +392,7 @@ def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
     predictions = tables.read(step.folders["evaluation"] / "predictions.csv", dtypes={"probability": float})
     assert predictions["image"].tolist() == [f"{i:02d}.png" for i in range(30)]
     days = open_days(data["segregated_data"], data["clean_data"])
-    probs = classifier.probabilities(classifier.load(data["model"])[0], days.view(predictions["image"].tolist()))
+    probs = classifier.probabilities(classifier.load_classifier(data["model"])[0], days.view(predictions["image"].tolist()))
     assert predictions["predicted_label"].tolist() == [days.classes[k] for k in probs.argmax(axis=1)]
     assert predictions["probability"].to_numpy() == pytest.approx(probs.max(axis=1), abs=1e-6)
     assert predictions["true_label"].tolist() == days.splits.loc[predictions["image"], "label"].tolist()
@@ -444,11 +444,11 @@ def test_forgetting_is_measured_against_the_model_that_the_labels_were_judged_wi
     (tmp_path / "monday").mkdir()
     days = open_days(data["segregated_data"], data["clean_data"])
     ids = days.ids("monday", "test")
-    right = classifier.probabilities(classifier.load(data["model"])[0], days.view(ids)).argmax(1) == days.labels(ids)
+    right = classifier.probabilities(classifier.load_classifier(data["model"])[0], days.view(ids)).argmax(1) == days.labels(ids)
     often = np.bincount(days.labels(ids)).argmax()
-    former = classifier.build("small_cnn", 2, image_size=8, dropout=0.5, seed=3)
+    former = classifier.build_classifier("small_cnn", 2, image_size=8, dropout=0.5, seed=3)
     former.head[1].bias.data[often] += 100  # it always says so
-    classifier.save(former, tmp_path / "monday", {"class_names": ["ant", "bee"]})
+    classifier.save_classifier(former, tmp_path / "monday", {"class_names": ["ant", "bee"]})
     step = run_step(data | {"monday_model": tmp_path / "monday"}, tmp_path / "out")
     assert right.mean() != (days.labels(ids) == often).mean()
     assert step.metrics["forgetting"] == pytest.approx((days.labels(ids) == often).mean() - right.mean())
@@ -497,6 +497,6 @@ def test_many_classes_are_drawn_as_the_worst_ten_and_one_class_as_nothing(tmp_pa
     predictions = pd.DataFrame({"true_label": rng.choice(classes[:-1], 300)})
     curves = scores.threshold_curves(predictions, rng.dirichlet(np.ones(12), 300), classes)
     assert list(curves) == classes[:-1], "no test image is of the last"
-    plots.threshold_curves(curves, tmp_path / "many.png", title="many", note="a note")
-    plots.threshold_curves({}, tmp_path / "none.png", title="none")
+    plots.plot_threshold_curves(curves, tmp_path / "many.png", title="many", note="a note")
+    plots.plot_threshold_curves({}, tmp_path / "none.png", title="none")
     assert all(path.stat().st_size < 200_000 for path in tmp_path.iterdir())

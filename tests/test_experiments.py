@@ -127,7 +127,7 @@ def test_a_choice_that_is_not_there_is_one_sentence(
 ) -> None:
     Plugins.instance()  # now, so that what is taken away stays away
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml")
-    assert hydra_app.main(words) == (2 if "package that is not installed" in sentence else 1)
+    assert hydra_app.hydra_main(words) == (2 if "package that is not installed" in sentence else 1)
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
 
 

@@ -36,7 +36,7 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
     about = json.loads((tmp_path / f"{out.name}.json").read_text(encoding="utf-8"))
     assert (about["class_names"], about["image_size"], about["resize"]) == (CLASSES, 8, "stretch")
     ask = export_model.FORMATS[format_name][1](out)
-    model, _ = classifier.load(world.ledger.fetch(f"model:{digest}"))
+    model, _ = classifier.load_classifier(world.ledger.fetch(f"model:{digest}"))
     for n in (1, 3, 60):
         assert np.asarray(ask(world.images[:n])) == pytest.approx(classifier.probabilities(model, world.images[:n]), abs=1e-5)
 
@@ -47,10 +47,10 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
 def test_a_network_of_torchvisions_is_exported_too(tmp_path: Path, one_thread: None, home: Path, format_name: str) -> None:
     folder, out = tmp_path / "made", tmp_path / "model"
     folder.mkdir()
-    model = classifier.build("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
-    classifier.save(model, folder, {"class_names": CLASSES})
+    model = classifier.build_classifier("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
+    classifier.save_classifier(model, folder, {"class_names": CLASSES})
     said = export_model.export_model(folder, format_name, out)
-    assert said["largest_difference"] <= export_model.TOLERANCE
+    assert said["largest_difference"] <= export_model.EXPORT_TOLERANCE
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     assert np.asarray(export_model.FORMATS[format_name][1](out)(images)) == pytest.approx(classifier.probabilities(model, images), abs=1e-5)
 

@@ -27,7 +27,7 @@ from bccp.evaluation import metrics, scores
 from bccp.models import classifier, mlflow_flavor, predictor
 from bccp.models.fitting import losses
 from bccp.pipeline import preflight
-from bccp.pipeline.step_runner import what_is_meant
+from bccp.pipeline.step_runner import resolve_external_refs
 
 WRONG = """
 
@@ -121,7 +121,7 @@ def test_a_module_that_is_not_there_is_refused_before_anything_runs(my_module: P
 )
 def test_a_loss_that_will_not_do_is_refused_in_one_sentence(my_module: Path, name: str, sentence: str) -> None:
     with pytest.raises(BCCPError, match=re.escape(sentence)) as refused:
-        losses.find(name)
+        losses.find_loss(name)
     assert "\n" not in str(refused.value)
 
 
@@ -137,25 +137,25 @@ def test_a_module_that_cannot_be_imported_is_refused_before_the_first_step(my_mo
 
 def test_the_sampler_of_the_documentation_chooses_the_farthest(my_module: Path) -> None:
     embeddings, labels = np.array([[0.0], [1], [9], [5], [5], [8]]), np.array([0, 0, 0, 1, 1, 1])
-    sampler, entry = replay_samplers.find("my_module.hardest")
+    sampler, entry = replay_samplers.find_sampler("my_module.hardest")
     sample = sampler(embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
     assert entry.needs_embeddings
     assert (sample.image_idx.tolist(), sample.pair.tolist()) == ([0, 2], [-1, -1])
     sys.modules["my_module"].hardest.needs_embeddings = False  # type: ignore[attr-defined]
-    assert not replay_samplers.find("my_module.hardest")[1].needs_embeddings
+    assert not replay_samplers.find_sampler("my_module.hardest")[1].needs_embeddings
     for name, sentence in (("twice", "chooses an image twice"), ("fails", r"fails \(ValueError: no\)")):
         with pytest.raises(BCCPError, match=rf"^cp_sampling\.type: my_module\.{name} {sentence}"):
-            replay_samplers.find(f"my_module.{name}")[0](embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
+            replay_samplers.find_sampler(f"my_module.{name}")[0](embeddings, labels, n_chosen=2, rng=np.random.default_rng(0))
 
 
 def test_the_loss_of_the_documentation_is_cross_entropy_with_smoothed_targets(my_module: Path) -> None:
     logits, targets = torch.tensor([[2.0, 0, 0, 0]]), torch.eye(4)[:1]
-    found = losses.find("my_module.smoothed")
+    found = losses.find_loss("my_module.smoothed")
     expected = LOSSES["cross_entropy"](logits, torch.tensor([[0.925, 0.025, 0.025, 0.025]]))
     torch.testing.assert_close(found.per_image(logits, targets), expected)
     assert found.l1 == 0
     sys.modules["my_module"].smoothed.l1 = 0.5  # type: ignore[attr-defined]
-    assert losses.find("my_module.smoothed").l1 == 0.5
+    assert losses.find_loss("my_module.smoothed").l1 == 0.5
 
 
 def test_the_metric_of_the_documentation_is_in_the_table_with_its_interval(my_module: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_source_of_the_documentation_is_fetched_packed_and_told_by_its_finge
     data = load(data={"source": "my_module.Stripes", "path": "3"}).data
     fetched = sources.fetch(data, tmp_path / "images.zip", cache=tmp_path / "cache", fetch_ledger=lambda name: tmp_path)
     assert fetched.files["image"].tolist() == [f"{name}/{number}.png" for name in ("lying", "standing") for number in range(3)]
-    meant = what_is_meant("fetch_data", data, None)  # type: ignore[arg-type]
+    meant = resolve_external_refs("fetch_data", data, None)  # type: ignore[arg-type]
     assert meant["path"] == "my_module.Stripes 3 stripes"
     assert set(meant) == {"path", "own_code"}
     data.path = "many"
@@ -206,28 +206,28 @@ def test_a_filter_is_packed_with_a_registered_model_which_answers_without_the_us
     cleanup = [{"my_module.threshold": {"level": 100}}]
     trained = tmp_path / "model"
     trained.mkdir()
-    model = classifier.build("small_cnn", 2, image_size=8, dropout=0.0, seed=0)
+    model = classifier.build_classifier("small_cnn", 2, image_size=8, dropout=0.0, seed=0)
     about = {"class_names": ["ant", "bee"], "resize": "stretch", "cleanup": cleanup}
-    classifier.save(model, trained, about, last_state=model.state_dict(), history=pd.DataFrame({"epoch": [1]}))
-    mlflow_flavor.write(tmp_path / "packed", trained, seen=np.array([], np.uint64))
+    classifier.save_classifier(model, trained, about, last_state=model.state_dict(), history=pd.DataFrame({"epoch": [1]}))
+    mlflow_flavor.write_model(tmp_path / "packed", trained, seen=np.array([], np.uint64))
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
-    expected = predictor.load(trained).answers([file.getvalue()])
+    expected = predictor.load_predictor(trained).answers([file.getvalue()])
     sys.modules.pop("my_module")
     my_module.unlink()
     importlib.invalidate_caches()
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(my_module.parent)])
     with pytest.raises(BCCPError, match="there is no module 'my_module'"):
-        predictor.load(trained).answers([file.getvalue()])
+        predictor.load_predictor(trained).answers([file.getvalue()])
     (place,) = (path.parent for path in (tmp_path / "packed").rglob("model.json"))
-    assert predictor.load(place).answers([file.getvalue()]) == expected
+    assert predictor.load_predictor(place).answers([file.getvalue()]) == expected
 
 
 def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_module: Path) -> None:
     loaded: Any = load(train={"loss": "my_module.smoothed"}, cp_sampling={"type": "my_module.hardest"})
-    before = {step: what_is_meant(step, loaded.section(step), None) for step in ("cp_sampling", "train", "test")}  # type: ignore[arg-type]
+    before = {step: resolve_external_refs(step, loaded.section(step), None) for step in ("cp_sampling", "train", "test")}  # type: ignore[arg-type]
     assert {step: set(meant) for step, meant in before.items()} == {"cp_sampling": {"own_code"}, "train": {"own_code"}, "test": set()}
     my_module.write_text(my_module.read_text().replace("0.9 *", "0.8 *"))
     user_code._digest.cache_clear()
-    assert what_is_meant("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
-    assert what_is_meant("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]
+    assert resolve_external_refs("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
+    assert resolve_external_refs("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]

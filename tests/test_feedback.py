@@ -16,7 +16,7 @@ CLASSES = ["cat", "dog"]
 def sorted_out(path: Path, content: str | bytes) -> feedback.Feedback:
     path = path / "feedback.csv"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return feedback.sort_out(feedback.read(path), images=IMAGES, classes=CLASSES)
+    return feedback.sort_out(feedback.read_feedback(path), images=IMAGES, classes=CLASSES)
 
 
 def counts(said: feedback.Feedback) -> dict[str, int]:
@@ -55,14 +55,14 @@ def test_harmless_differences_are_tolerated(tmp_path: Path, content: bytes) -> N
 def test_a_name_that_the_data_has_is_never_respelled(tmp_path: Path) -> None:
     path = tmp_path / "feedback.csv"
     path.write_text("image,label\na\\b.png,two  blanks \na/b.png,x\n", encoding="utf-8")
-    said = feedback.sort_out(feedback.read(path), images=["a\\b.png", "a/b.png"], classes=["two  blanks ", "x"])
+    said = feedback.sort_out(feedback.read_feedback(path), images=["a\\b.png", "a/b.png"], classes=["two  blanks ", "x"])
     assert said.votes == {("a\\b.png", ""): "two  blanks ", ("a/b.png", ""): "x"}
 
 
 def test_names_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "feedback.csv"
     path.write_text("image,label,user\n007,NA,01\n", encoding="utf-8")
-    said = feedback.sort_out(feedback.read(path), images=["007"], classes=["NA", "x"])
+    said = feedback.sort_out(feedback.read_feedback(path), images=["007"], classes=["NA", "x"])
     assert said.votes == {("007", "01"): "NA"}
 
 
@@ -138,7 +138,7 @@ def test_a_file_of_no_use_is_refused_in_one_sentence(tmp_path: Path, content: by
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(BCCPError, match=r"cannot be read .*image,label\[,user\]") as caught:
-            feedback.read(path)
+            feedback.read_feedback(path)
         assert str(path) in str(caught.value)
 
 
@@ -159,8 +159,8 @@ def test_ties_are_counted_and_decided_by_seed_and_image_in_any_order() -> None:
 
 def test_a_report_counts_all_and_shows_five() -> None:
     problems = {"unknown_image": [str(i) for i in range(9)], "repeated": []}
-    assert feedback.report(problems) == {
+    assert feedback.problem_counts(problems) == {
         "unknown_image": {"count": 9, "examples": ["0", "1", "2", "3", "4"]},
         "repeated": {"count": 0, "examples": []},
     }
-    assert feedback.sentence(problems) == "9 unknown image (e.g. 0)"
+    assert feedback.problems_sentence(problems) == "9 unknown image (e.g. 0)"

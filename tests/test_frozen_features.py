@@ -100,7 +100,9 @@ class SharingStep(FakeStep):
 
 
 def make_model(seed: int = 0, **changed: Any) -> ImageClassifier:
-    return classifier.build("small_cnn", 3, **{"image_size": SIZE, "dropout": 0.5, "seed": seed, "freeze_backbone": True} | changed)
+    return classifier.build_classifier(
+        "small_cnn", 3, **{"image_size": SIZE, "dropout": 0.5, "seed": seed, "freeze_backbone": True} | changed
+    )
 
 
 @pytest.fixture
@@ -206,7 +208,7 @@ def test_torch_says_the_same_of_this_processor() -> None:
 
 @pytest.mark.parametrize(("name", "n_left"), [("small_cnn", 0), ("mobilenet_v3_small", 0), ("resnet18", 17)])
 def test_folded_batch_norms_change_no_feature_and_the_model_stays_as_it_is(name: str, n_left: int, one_thread: None) -> None:
-    model = classifier.build(name, 3, image_size=32, dropout=0, seed=0)
+    model = classifier.build_classifier(name, 3, image_size=32, dropout=0, seed=0)
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     with torch.no_grad():
         for _ in range(5):
@@ -299,7 +301,7 @@ def test_the_new_model_is_tested_on_the_features_that_it_was_trained_on(
         (tmp_path / name).mkdir()
     tables.write(tested.reset_index()[["image", "label"]], tmp_path / "true" / "true_labels.csv")
     history = pd.DataFrame({"epoch": [1], "train_loss": [1.0], "val_loss": [1.0], "val_accuracy": [0.5]})
-    classifier.save(model, tmp_path / "model", {"class_names": CLASSES}, history=history)
+    classifier.save_classifier(model, tmp_path / "model", {"class_names": CLASSES}, history=history)
     tester.device, tester.shared, tester.has_input = "cpu", step.shared, lambda name: name in tester.folders
     tester.log_picture, tester.log_table = (lambda *_, **__: None), (lambda *_: None)
     look = ImageClassifier.embed

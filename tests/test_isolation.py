@@ -104,7 +104,7 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         summary, _ = pipeline(ROOT, home, f"main.env_manager={request.param}", **variables)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_ENV_ROOT", str(home / "envs"))
-            places = {step: environments.place(ROOT / step, request.param) for step in step_graph.STEPS}
+            places = {step: environments.environment_folder(ROOT / step, request.param) for step in step_graph.STEPS}
         yield Isolated(summary, records(home), places)
     finally:
         shutil.rmtree(home)

@@ -70,7 +70,7 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
     before = parts(root)
     assert "array_types" not in (checkout / "noisy_labels" / "run.py").read_text()
     edit(checkout / "src/bccp/data/array_types.py")
-    assert cache_keys.differences("noisy_labels", before, parts(root)) == ["src/bccp/data/array_types.py changed"]
+    assert cache_keys.key_differences("noisy_labels", before, parts(root)) == ["src/bccp/data/array_types.py changed"]
 
 
 PLATFORM_NAMES = {
@@ -86,13 +86,13 @@ PLATFORM_NAMES = {
     "core.errors.few",
     "core.errors.nearest",
     "core.home.scratch",
-    "core.logs.say",
+    "core.logs.emit",
     "core.paths.PACKAGE",
     "core.paths.ROOT",
     "core.progress.on_terminal",
     "core.progress.show",
-    "core.redaction.shown_text",
-    "core.redaction.shown_url",
+    "core.redaction.redact_text",
+    "core.redaction.redact_url",
     "core.registries.BACKBONES",
     "core.registries.FILTERS",
     "core.registries.LOSSES",
@@ -103,16 +103,16 @@ PLATFORM_NAMES = {
     "core.runtime.requirements.pins",
     "core.runtime.wandb_import.import_wandb",
     "core.step_context.Step",
-    "core.user_code.digest",
-    "core.user_code.is_own",
-    "core.user_code.load",
-    "core.user_code.place",
+    "core.user_code.describe_error",
+    "core.user_code.import_object",
+    "core.user_code.is_dotted_name",
+    "core.user_code.source_digest",
+    "core.user_code.source_location",
     "core.user_code.targets",
-    "core.user_code.why",
     "tracking.registry.CHAMPION",
     "tracking.registry.champion",
-    "tracking.registry.fetch",
-    "tracking.registry.find",
+    "tracking.registry.fetch_model",
+    "tracking.registry.find_version",
     "tracking.registry.promote",
     "tracking.registry.register",
     "tracking.registry.rolled_back_versions",
@@ -262,7 +262,7 @@ def test_a_module_in_a_package_within_the_package_counts_and_so_do_the_packages_
     for file in files[:3]:
         edit(checkout / file)
         after = parts(root)
-        assert cache_keys.differences("noisy_labels", before, after) == [f"{file} changed"]
+        assert cache_keys.key_differences("noisy_labels", before, after) == [f"{file} changed"]
         before = after
 
 
@@ -274,7 +274,7 @@ def test_work_shared_by_steps_has_the_code_that_it_runs_in_its_key(checkout: Pat
     assert cache_keys.shared_parts(name) == before
     edit(checkout / "src/bccp/models/classifier.py")
     cache_keys.source_digests.cache_clear()
-    assert cache_keys.differences("train", before, cache_keys.shared_parts(name)) == ["src/bccp/models/classifier.py changed"]
+    assert cache_keys.key_differences("train", before, cache_keys.shared_parts(name)) == ["src/bccp/models/classifier.py changed"]
     trains = (
         name == "bccp.models.monday_model"
     )  # a frozen backbone is not trained, and the step test, which reads its features, has no lightning
@@ -330,7 +330,7 @@ def test_the_device_counts_where_torch_is_used(checkout: Path, root: Path, monke
     other = parts(root, "train")
     assert other["dtype"] == {"training": "float32", "frozen": "bfloat16"}
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert cache_keys.differences("train", other, parts(root, "train")) == ["device cpu → cuda"]
+    assert cache_keys.key_differences("train", other, parts(root, "train")) == ["device cpu → cuda"]
     assert parts(root) == labels
     assert cache_keys.parts_key(train) != cache_keys.parts_key(train | {"dtype": {"training": "bfloat16", "frozen": "bfloat16"}})
 
@@ -343,11 +343,11 @@ def test_what_training_computes_in_and_on_counts_and_not_how_it_was_said(
     assert parts(root, "train", accelerator="cpu") == train
     other = parts(root, "train", precision="bfloat16")
     expected = ["train.precision float32 → bfloat16", "dtype.training float32 → bfloat16"]
-    assert cache_keys.differences("train", train, other) == expected
+    assert cache_keys.key_differences("train", train, other) == expected
     assert parts(root, "train", strategy="ddp_fork") == train
     assert parts(root, "train", strategy="ddp_fork", devices=2) != parts(root, "train", devices=2) != train
     monkeypatch.setattr(device, "device_type", lambda: "cuda")
-    assert cache_keys.differences("train", train, parts(root, "train", accelerator="cpu")) == []
+    assert cache_keys.key_differences("train", train, parts(root, "train", accelerator="cpu")) == []
     assert parts(root, "train")["device"] == "cuda"
 
 
@@ -358,7 +358,7 @@ def test_the_installed_version_of_each_pinned_package_counts_and_no_other(
     for changed, seen in (("torch", ["torch"]), ("matplotlib", [])):
         monkeypatch.setattr(requirements.metadata, "version", lambda name, changed=changed: "0.0.1" if name == changed else installed(name))
         requirements.installed_version.cache_clear()
-        assert [change.partition(" ")[0] for change in cache_keys.differences("train", before, parts(root, "train"))] == seen
+        assert [change.partition(" ")[0] for change in cache_keys.key_differences("train", before, parts(root, "train"))] == seen
 
 
 def test_differences_name_what_changed_from_old_to_new() -> None:
@@ -381,7 +381,7 @@ def test_differences_name_what_changed_from_old_to_new() -> None:
         "installed": {"torch": "2.13"},
         "inputs": {"model": "y" * 64, "cleansed_labels": f"true_labels:{'b' * 64}"},
     }
-    assert cache_keys.differences("train", old, old) == []
+    assert cache_keys.key_differences("train", old, old) == []
     of_inputs = [
         f"input cleansed_labels {'b' * 12} → true_labels:{'b' * 12}",
         f"input model {'x' * 12} → {'y' * 12}",
@@ -397,11 +397,11 @@ def test_differences_name_what_changed_from_old_to_new() -> None:
         "train/conda.yml changed",
         "torch 2.12 → 2.13",
     ]
-    assert cache_keys.differences("train", old, new) == [*others, *of_inputs, "runtime 1 → 2"]
-    assert cache_keys.differences("train", old, new, with_inputs=False) == [*others, "runtime 1 → 2"]
+    assert cache_keys.key_differences("train", old, new) == [*others, *of_inputs, "runtime 1 → 2"]
+    assert cache_keys.key_differences("train", old, new, with_inputs=False) == [*others, "runtime 1 → 2"]
     of_earlier_version = {name: value for name, value in old.items() if name != "runtime"} | {"code": {"src/bccp/train.py": "1"}}
-    assert cache_keys.differences("train", of_earlier_version, old) == ["the code was an earlier version's"]
+    assert cache_keys.key_differences("train", of_earlier_version, old) == ["the code was an earlier version's"]
 
 
 def test_keys_of_the_step_that_fetches_are_called_after_its_section() -> None:
-    assert cache_keys.differences("fetch_data", {"parameters": {"path": "a"}}, {"parameters": {"path": "b"}}) == ["data.path a → b"]
+    assert cache_keys.key_differences("fetch_data", {"parameters": {"path": "a"}}, {"parameters": {"path": "b"}}) == ["data.path a → b"]

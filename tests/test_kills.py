@@ -42,7 +42,7 @@ def pipeline(home: str, said: str, words: list[str]) -> None:
     os.environ["BCCP_HOME"] = home
     for number in (1, 2):  # the steps' processes inherit them
         os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), number)
-    os._exit(hydra_app.main(words))
+    os._exit(hydra_app.hydra_main(words))
 
 
 def isolated_pipeline(home: str, said: str, words: list[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_step_in_a_process_of_its_own_does_not_outlive_the_orchestrator(
     runs = {run.info.run_name.partition("-20")[0]: run.info.status for run in ledger.client.search_runs([ledger.experiment_id])}
     assert runs.pop("fetch_data") == "KILLED"  # the step itself has said so
     assert list(runs.values()) == ["RUNNING" if number == signal.SIGKILL else "KILLED"]
-    assert ledger.mend() == (number == signal.SIGKILL)
+    assert ledger.close_orphaned_runs() == (number == signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_the_table_says_for_each_image_what_a_person_needs() -> None:
     report = label_report.report_table(
         shuffled, CLASSES, posterior=POSTERIOR[[2, 0, 3, 1]], votes=votes, nearest_trusted={"y": "mon/1.png"}, audited={"x": "cow"}
     )
-    assert tuple(report.columns) == label_report.COLUMNS
+    assert tuple(report.columns) == label_report.REPORT_COLUMNS
     assert report.to_numpy().tolist() == [
         ["w", "", "ant", "0.100000", "ant", "0.900000", "", "", 3],
         ["x", "cow", "ant", "0.800000", "bee", "0.700000", "bob;zoe", "", 4],

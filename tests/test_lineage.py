@@ -51,7 +51,7 @@ def test_a_step_alone_reads_the_images_that_its_splits_index_and_no_others(home:
     folder = place / "splits"
     folder.mkdir()
     (folder / "clean_data.json").write_text(json.dumps({"clean_data": images}), encoding="utf-8")
-    splits = ledger.keep("segregated_data", folder)
+    splits = ledger.import_artifact("segregated_data", folder)
     labels = made(ledger, place, "cleansed_labels", "labels")
     context = Context(ledger.uri, "disabled", None, "bccp", True, "alone", 1)
     named = {"segregated_data": f"segregated_data:{splits[:12]}", "cleansed_labels": f"cleansed_labels:{labels}"}

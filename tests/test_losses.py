@@ -11,7 +11,7 @@ import torch
 
 from bccp.core import config_schema
 from bccp.core.registries import LOSSES
-from bccp.models.fitting.losses import find
+from bccp.models.fitting.losses import find_loss
 
 PROBS = (0.5, 0.3, 0.2)
 
@@ -90,7 +90,7 @@ def test_robust_losses_are_bounded_however_wrong_a_label_is(name: str, most: flo
 
 
 def test_only_the_active_negative_losses_shrink_the_weights() -> None:
-    assert {name: find(name).l1 for name in LOSSES if find(name).l1} == {"anl_ce": 5e-5, "anl_fl": 5e-5}
+    assert {name: find_loss(name).l1 for name in LOSSES if find_loss(name).l1} == {"anl_ce": 5e-5, "anl_fl": 5e-5}
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import bccp
 from bccp.core.errors import BCCPError
-from bccp.core.redaction import hide, reveal, shown, shown_url
+from bccp.core.redaction import from_env_ref, redact, redact_url, to_env_ref
 from bccp.pipeline import runner
 from bccp.pipeline.step_runner import command_line
 
@@ -32,8 +32,8 @@ from bccp.pipeline.step_runner import command_line
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, expected: str) -> None:
-    assert shown_url(url) == expected
-    assert shown({"tracking": [url, 1]}) == {"tracking": [expected, 1]}
+    assert redact_url(url) == expected
+    assert redact({"tracking": [url, 1]}) == {"tracking": [expected, 1]}
 
 
 def test_an_error_shows_no_secret_of_the_urls_in_it() -> None:
@@ -52,10 +52,10 @@ def test_an_error_shows_no_secret_of_the_urls_in_it() -> None:
     ],
 )
 def test_what_hydra_and_mlflow_record_refers_to_the_environment(text: str, secrets: list[str]) -> None:
-    hidden = hide(text)
+    hidden = to_env_ref(text)
     assert not any(secret in hidden for secret in secrets)
     assert hidden.count("${oc.env:BCCP_SECRET_") == len(secrets)
-    assert reveal(hidden) == text
+    assert from_env_ref(hidden) == text
     if secrets:
         assert OmegaConf.create({"x": hidden})["x"] == text  # as Hydra reads it
 

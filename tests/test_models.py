@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name: str = "small_cnn", n_classes: int = 3, **options: Any) -> ImageClassifier:
-    return classifier.build(name, n_classes, **({"image_size": 32, "dropout": 0.5, "seed": 0} | options))
+    return classifier.build_classifier(name, n_classes, **({"image_size": 32, "dropout": 0.5, "seed": 0} | options))
 
 
 def make_images(n: int = 5, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -213,8 +213,8 @@ def test_the_models_that_people_ask_for_learn_and_are_saved_and_loaded(tmp_path:
     if n_blocks == 0:
         assert {key for key, p in model.named_parameters() if p.requires_grad} == {"head.1.weight", "head.1.bias"}
         assert all(torch.equal(value, statistics[key]) for key, value in model.named_buffers())
-    classifier.save(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
-    loaded, _ = classifier.load(tmp_path)
+    classifier.save_classifier(model.eval(), tmp_path, {"class_names": ["a", "b", "c"]})
+    loaded, _ = classifier.load_classifier(tmp_path)
     assert loaded.frozen == (n_blocks == 0)
     np.testing.assert_array_equal(classifier.logits(loaded, images), classifier.logits(model, images))
 
@@ -344,11 +344,11 @@ def test_equal_models_are_saved_as_equal_bytes_and_loaded_as_they_were(tmp_path:
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
         model = make(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-        classifier.save(model, tmp_path / place, about, last_state=make(seed=9).state_dict())
+        classifier.save_classifier(model, tmp_path / place, about, last_state=make(seed=9).state_dict())
         digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / place).iterdir()})
     assert digests[0] == digests[1]
     assert set(digests[0]) == {"model.pt", "last.pt", "model.json", "README.md"}
-    loaded, said = classifier.load(tmp_path / "one")
+    loaded, said = classifier.load_classifier(tmp_path / "one")
     assert said == json.loads((tmp_path / "one" / "model.json").read_text(encoding="utf-8"))
     assert said["class_names"] == about["class_names"]
     assert (said["architecture"], said["image_size"], said["dropout"], said["resize"]) == ("small_cnn", 32, 0.5, "pad")
@@ -369,16 +369,16 @@ def test_equal_models_are_saved_as_equal_bytes_and_loaded_as_they_were(tmp_path:
     ],
 )
 def test_a_saved_model_that_contradicts_itself_or_says_too_little_is_refused(tmp_path: Path, changed: Any, words: str) -> None:
-    classifier.save(make(), tmp_path, {"class_names": ["a", "b", "c"]})
+    classifier.save_classifier(make(), tmp_path, {"class_names": ["a", "b", "c"]})
     about = json.loads((tmp_path / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps(about | changed if changed else changed))
     with pytest.raises(BCCPError, match=re.escape(words)):
-        classifier.load(tmp_path)
+        classifier.load_classifier(tmp_path)
 
 
 def test_a_saved_model_can_be_given_as_weights(tmp_path: Path) -> None:
     source = make(seed=4, mean=(0, 0, 0))
-    classifier.save(source, tmp_path, {"class_names": list("abc")})
+    classifier.save_classifier(source, tmp_path, {"class_names": list("abc")})
     for weights in (tmp_path, tmp_path / "model.pt"):
         np.testing.assert_array_equal(
             classifier.logits(make(weights=str(weights)), make_images()), classifier.logits(source, make_images())
@@ -387,19 +387,19 @@ def test_a_saved_model_can_be_given_as_weights(tmp_path: Path) -> None:
 
 def test_pixels_can_be_normalised_by_a_half_whatever_the_weights(tmp_path: Path) -> None:
     saved = make()
-    classifier.save(saved, tmp_path, {"class_names": ["a", "b", "c"]})
+    classifier.save_classifier(saved, tmp_path, {"class_names": ["a", "b", "c"]})
     for options in ({}, {"weights": str(tmp_path)}):
         plain, half = make(**options), make(normalization="half", **options)
         assert torch.equal(plain.mean, saved.mean)
         assert half.mean.flatten().tolist() == half.std.flatten().tolist() == [0.5, 0.5, 0.5]
         assert torch.equal(half.head[1].weight, plain.head[1].weight)
-    classifier.save(half, tmp_path, {"class_names": ["a", "b", "c"]})
-    assert classifier.load(tmp_path)[1]["mean"] == [0.5, 0.5, 0.5]
+    classifier.save_classifier(half, tmp_path, {"class_names": ["a", "b", "c"]})
+    assert classifier.load_classifier(tmp_path)[1]["mean"] == [0.5, 0.5, 0.5]
 
 
 def test_training_can_start_from_a_saved_model_of_the_same_kind_only(tmp_path: Path) -> None:
     source = make(seed=4)
-    classifier.save(source, tmp_path, {"class_names": list("abc")})
+    classifier.save_classifier(source, tmp_path, {"class_names": list("abc")})
     model = make()
     classifier.initialise(model, tmp_path, class_names=list("abc"))
     assert torch.equal(model.head[1].weight, source.head[1].weight)
@@ -471,9 +471,9 @@ def test_a_mirrored_model_averages_the_features_of_both_views_in_evaluation_only
         torch.testing.assert_close(model(images), model.head[1](by_hand))
         plain = make().train()
         torch.testing.assert_close(model.train().embed(images), plain.embed(images))
-    classifier.save(model.eval(), tmp_path, {"class_names": list("abc")})
-    assert classifier.load(tmp_path)[0].mirrored
+    classifier.save_classifier(model.eval(), tmp_path, {"class_names": list("abc")})
+    assert classifier.load_classifier(tmp_path)[0].mirrored
     about = json.loads((tmp_path / "model.json").read_text())
     del about["mirrored"]  # as an older version wrote it
     (tmp_path / "model.json").write_text(json.dumps(about))
-    assert not classifier.load(tmp_path)[0].mirrored
+    assert not classifier.load_classifier(tmp_path)[0].mirrored

@@ -111,7 +111,7 @@ def test_what_is_wrong_at_a_high_accuracy_is_wrong_at_a_lower_one() -> None:
 def test_votes_on_other_images_are_named_and_not_used() -> None:
     votes = {("new", "ann"): "a", ("new", "bob"): "b", ("new", "cy"): "b", ("old", "ann"): "a", ("gone", "ann"): "b"}
     said = feedback.Feedback(votes, frozenset(image for image, _ in votes), 5, {"repeated": []}, has_users=True)
-    settled = noisy_labels.settle(said, doubtful=["new", "silent"], in_splits=["new", "silent", "old"], seed=0)
+    settled = noisy_labels.resolve_votes(said, doubtful=["new", "silent"], in_splits=["new", "silent", "old"], seed=0)
     assert settled.labels == {"new": "b"}
     assert set(settled.votes) == {("new", "ann"), ("new", "bob"), ("new", "cy")}
     assert settled.problems == {"repeated": [], "trusted_image": ["old"], "left_out_image": ["gone"]}
@@ -163,7 +163,7 @@ def run_on(data: Mapping[str, Path], place: Path, **changed: Any) -> FakeStep:
         inputs["feedback"] = place.with_name(f"{place.name}-feedback")
         inputs["feedback"].mkdir()
         images, classes = (tables.read(data[artifact] / name)[column] for artifact, name, column in SORTED_BY)
-        feedback.save(feedback.sort_out(feedback.read(Path(file)), images=images, classes=classes), inputs["feedback"])
+        feedback.save_feedback(feedback.sort_out(feedback.read_feedback(Path(file)), images=images, classes=classes), inputs["feedback"])
     step = FakeStep("noisy_labels", place, inputs, **changed)
     load_run("noisy_labels")(step)
     return step

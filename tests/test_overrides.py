@@ -95,26 +95,26 @@ def test_a_wrong_option_is_refused_by_name(option: str, sentence: str) -> None:
     ],
 )
 def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hydra_app.main(words) == 1
+    assert hydra_app.hydra_main(words) == 1
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for steps in ("train, test", "'train, test'"):
-        assert hydra_app.main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
+        assert hydra_app.hydra_main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0
         assert OmegaConf.create(capsys.readouterr().out).main.execute_steps == "train, test"
     assert compose.compose(["main.execute_steps=train,test"]).main.execute_steps == "train,test"  # as bccp.run has it
 
 
 def test_a_group_that_is_not_there_is_told_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hydra_app.main(["+experiment=smoke"]) == 1
+    assert hydra_app.hydra_main(["+experiment=smoke"]) == 1
     assert "error: unknown section 'experiment' (did you mean 'experiments'?)" in capsys.readouterr().err
 
 
 def test_a_folder_of_ones_own_may_bring_groups(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "short.yaml").write_text("# @package _global_\ntrain:\n  epochs: 2\n", encoding="utf-8")
-    assert hydra_app.main(["--config-dir", str(tmp_path / "mine"), "+experiment=short", "--cfg", "job"]) == 0
+    assert hydra_app.hydra_main(["--config-dir", str(tmp_path / "mine"), "+experiment=short", "--cfg", "job"]) == 0
     assert OmegaConf.create(capsys.readouterr().out).train.epochs == 2
 
 

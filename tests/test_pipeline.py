@@ -268,7 +268,7 @@ def test_the_model_says_how_to_load_it_and_that_works(story: Story) -> None:
     from bccp.models import classifier
 
     folder = story.ledger().fetch(f"model:{story.outputs['model']}")
-    model, about = classifier.load(folder)
+    model, about = classifier.load_classifier(folder)
     assert about["class_names"] == ["ant  hill", "bee", "cat"]
     assert "models.load" in (folder / "README.md").read_text()
     assert classifier.probabilities(model, np.zeros((2, 16, 16, 3), np.uint8), batch_size=2).shape == (2, 3)

@@ -399,7 +399,7 @@ def stubs(home: Path, monkeypatch: pytest.MonkeyPatch) -> Stubs:
 def test_every_pipeline_ends_with_its_page_and_says_where_it_is(
     stubs: Stubs, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert hydra_app.main(["main.threads=1", "tracking.wandb=disabled"]) == 0
+    assert hydra_app.hydra_main(["main.threads=1", "tracking.wandb=disabled"]) == 0
     (folder,) = (home / "outputs").iterdir()
     assert capfd.readouterr().out.splitlines()[-1] == f"  report      {folder / PAGE}"
     text = (folder / PAGE).read_text(encoding="utf-8")
@@ -410,7 +410,7 @@ def test_every_pipeline_ends_with_its_page_and_says_where_it_is(
     assert kept.read_text(encoding="utf-8") == text
 
     stubs.failing = "train"
-    assert hydra_app.main(["main.threads=1", "tracking.wandb=disabled", "train.epochs=2"]) == 1
+    assert hydra_app.hydra_main(["main.threads=1", "tracking.wandb=disabled", "train.epochs=2"]) == 1
     out, err = capfd.readouterr()
     (other,) = [place for place in (home / "outputs").iterdir() if place != folder]
     assert out.splitlines()[-1] == f"report: {other / PAGE}"

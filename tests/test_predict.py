@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_number_of_files(world: World, tmp_path: P
         def answers(self, files: Any) -> list[predictor.Answer]:
             return [predictor.Answer("ant", 1.0, {"ant": 1.0}, None) for _ in files]
 
-    model = Blind(*classifier.load(world.ledger.fetch(f"model:{world.model()}")))
+    model = Blind(*classifier.load_classifier(world.ledger.fetch(f"model:{world.model()}")))
     peaks = []
     for n_files in (200, 800):
         folder = tmp_path / str(n_files)
@@ -177,6 +177,6 @@ def test_files_are_cleaned_up_as_for_training(monkeypatch: pytest.MonkeyPatch) -
         about = {"class_names": ["ant", "bee"], "resize": "pad", "cleanup": filters}
         predictor.ServedModel(cast("Any", SimpleNamespace(image_size=8)), about).answers([file.getvalue()])
         trained_on = preprocessing.pictures([file.getvalue()], image_size=8, resize="pad", cleanup=filters)[0]
-        assert isinstance(trained_on, preprocessing.Picture)
+        assert isinstance(trained_on, preprocessing.DecodedPicture)
         assert seen[-1].tobytes() == trained_on.pixels
     assert seen[0].tobytes() != seen[1].tobytes()

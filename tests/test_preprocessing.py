@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from bccp.core.errors import BCCPError
 from bccp.data import preprocessing, tables
 from bccp.data.duplicates import duplicate_groups
-from bccp.data.preprocessing import UnreadableImageError, decode, fit, has_own_days, pillow_limits, place
+from bccp.data.preprocessing import UnreadableImageError, day_and_label, decode, fit_to_square, has_own_days, pillow_limits
 
 MAX_PIXELS = 1_000_000
 
@@ -239,7 +239,7 @@ def test_pillows_settings_are_strict_inside_and_come_back_after_an_error() -> No
 @pytest.mark.parametrize("how", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (1000, 1), (1, 1000), (8, 8), (33, 32)])
 def test_every_shape_fits_the_square(how: str, size: tuple[int, int]) -> None:
-    fitted = fit(Image.new("RGB", size, "red"), 32, how)
+    fitted = fit_to_square(Image.new("RGB", size, "red"), 32, how)
     assert fitted.size == (32, 32)
     red = (np.asarray(fitted) == [255, 0, 0]).all(axis=2)
     if how == "pad":
@@ -253,8 +253,8 @@ def test_every_shape_fits_the_square(how: str, size: tuple[int, int]) -> None:
 def test_crop_cuts_the_middle_and_pad_centres() -> None:
     flag = Image.new("RGB", (96, 32), "red")
     flag.paste("lime", (32, 0, 64, 32))
-    assert (np.asarray(fit(flag, 32, "crop")) == [0, 255, 0]).all()
-    padded = np.asarray(fit(flag, 96, "pad"))
+    assert (np.asarray(fit_to_square(flag, 32, "crop")) == [0, 255, 0]).all()
+    padded = np.asarray(fit_to_square(flag, 96, "pad"))
     assert (padded[32:64] == np.asarray(flag)).all()
     assert not padded[:32].any()
     assert not padded[64:].any()
@@ -262,17 +262,17 @@ def test_crop_cuts_the_middle_and_pad_centres() -> None:
 
 def test_shrinking_averages_instead_of_picking_pixels() -> None:
     checks = Image.fromarray(np.kron(np.indices((64, 64)).sum(0) % 2 * 255, np.ones((1, 1))).astype(np.uint8)).convert("RGB")
-    inner = np.asarray(fit(checks, 8, "stretch"))[1:-1, 1:-1]
+    inner = np.asarray(fit_to_square(checks, 8, "stretch"))[1:-1, 1:-1]
     assert np.abs(inner.astype(int) - 128).max() <= 2
 
 
 def test_the_digest_covers_size_and_pixels_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(size=(40, 30))
     expected = hashlib.sha256(b"40x30\n" + image.tobytes()).hexdigest()
-    assert preprocessing.digest(image) == expected
+    assert preprocessing.pixel_digest(image) == expected
     monkeypatch.setattr(preprocessing, "_HASH_STRIP_BYTES", 1000)
-    assert preprocessing.digest(image) == expected
-    assert preprocessing.digest(Image.new("RGB", (2, 6))) != preprocessing.digest(Image.new("RGB", (6, 2)))
+    assert preprocessing.pixel_digest(image) == expected
+    assert preprocessing.pixel_digest(Image.new("RGB", (2, 6))) != preprocessing.pixel_digest(Image.new("RGB", (6, 2)))
 
 
 @pytest.mark.usefixtures("_pillow")
@@ -344,7 +344,7 @@ def test_folders_named_by_days_are_days_only_where_no_other_folder_holds_an_imag
     ],
 )
 def test_the_folders_give_day_and_label(image: str, own_days: bool, expected: tuple[str, str] | None) -> None:
-    assert place(image, own_days=own_days) == expected
+    assert day_and_label(image, own_days=own_days) == expected
 
 
 def test_rows_follow_the_sorted_ids_without_gaps_and_the_rest_is_quarantined(tmp_path: Path) -> None:
@@ -359,8 +359,8 @@ def test_rows_follow_the_sorted_ids_without_gaps_and_the_rest_is_quarantined(tmp
     assert (pixels.shape, pixels.dtype) == ((7, 24, 24, 3), np.uint8)
     for image, row, sha256 in manifest[["image", "row", "sha256"]].itertuples(index=False):
         source = Image.open(io.BytesIO(files[image]))
-        assert (pixels[row] == np.asarray(fit(source, 24, "stretch"))).all()
-        assert sha256 == preprocessing.digest(source)
+        assert (pixels[row] == np.asarray(fit_to_square(source, 24, "stretch"))).all()
+        assert sha256 == preprocessing.pixel_digest(source)
     reasons = reasons_of(tmp_path)
     assert list(reasons) == bad
     assert reasons["cover.png"] == "in no class folder"

@@ -20,7 +20,7 @@ from bccp.core.run_summary import Summary
 from bccp.evaluation import promotion
 from bccp.models import mlflow_flavor, predictor
 from bccp.pipeline.runner import _Pipeline
-from bccp.pipeline.step_runner import what_is_meant
+from bccp.pipeline.step_runner import resolve_external_refs
 from bccp.tracking import registry, wandb_sync
 from bccp.tracking.registry import VERSION_TAG
 from bccp.tracking.store import Ledger
@@ -126,7 +126,7 @@ def test_verdicts_and_the_champion_are_aliases_in_wandb_and_the_champions_goes_t
 
 def test_who_is_champion_is_in_the_key_of_the_step(world: World) -> None:
     def meant(**options: Any) -> dict[str, str]:
-        return what_is_meant("test", world.config(**options).test, world.ledger)
+        return resolve_external_refs("test", world.config(**options).test, world.ledger)
 
     poor, good = world.model(wrong=TUESDAY[:20], seed=1), world.model(seed=2)
     assert meant(registered_model_name=None) == {}
@@ -188,7 +188,7 @@ def test_a_champion_of_other_classes_is_not_compared(world: World) -> None:
         NAME,
         other,
         run_id=world.ledger.start("elsewhere"),
-        write=lambda place: mlflow_flavor.write(place, world.ledger.fetch(f"model:{other}"), seen=np.array([], np.uint64)),
+        write=lambda place: mlflow_flavor.write_model(place, world.ledger.fetch(f"model:{other}"), seen=np.array([], np.uint64)),
     )
     registry.promote(world.ledger, NAME, str(version.version))
     name, reason = verdict(world, world.model(seed=1))
@@ -208,7 +208,7 @@ def test_the_interval_of_a_gain_is_that_of_drawing_images_one_by_one() -> None:
     rng = np.random.default_rng(1)
     days = np.repeat(["monday", "tuesday"], [50, 150])
     champion, challenger = rng.random(200) < 0.8, rng.random(200) < 0.85
-    found = promotion.compare(days, challenger, champion, rng=np.random.default_rng(2))
+    found = promotion.compare_models(days, challenger, champion, rng=np.random.default_rng(2))
     slow = []
     for _ in range(4000):
         drawn = np.concatenate([rng.choice(np.flatnonzero(days == day), (days == day).sum()) for day in ("monday", "tuesday")])
@@ -226,8 +226,8 @@ def test_equal_models_are_seldom_promoted() -> None:
     """Two models of one accuracy: the challenger wins in about 5% of the cases, at most in 12% (100 draws, three standard errors)."""
     rng = np.random.default_rng(3)
     verdicts = [
-        promotion.decide(
-            promotion.compare(["monday"] * 200, rng.random(200) < 0.8, rng.random(200) < 0.8, rng=np.random.default_rng(0)),
+        promotion.decide_promotion(
+            promotion.compare_models(["monday"] * 200, rng.random(200) < 0.8, rng.random(200) < 0.8, rng=np.random.default_rng(0)),
             max_regression=1,
         )
         for _ in range(100)
@@ -242,13 +242,13 @@ def test_a_packed_model_answers_as_the_model_itself_and_holds_no_pickle(
 
     monkeypatch.setattr(sys, "path", [*sys.path])  # MLflow puts the model's code in front
     version = world.model(seed=1)
-    mlflow_flavor.write(tmp_path / "packed", world.ledger.fetch(f"model:{version}"), seen=np.array([3, 1], np.uint64))
+    mlflow_flavor.write_model(tmp_path / "packed", world.ledger.fetch(f"model:{version}"), seen=np.array([3, 1], np.uint64))
     assert not [path for path in (tmp_path / "packed").rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle")]
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "packed"))
     example = loaded.input_example
     assert len(example) == 2
     said = loaded.predict(example)
-    own = predictor.load(world.ledger.fetch(f"model:{version}")).answers(example["image"].tolist())
+    own = predictor.load_predictor(world.ledger.fetch(f"model:{version}")).answers(example["image"].tolist())
     assert said["class"].tolist() == [answer.label for answer in own]
     assert said["probability"].tolist() == pytest.approx([answer.probability for answer in own])
 
@@ -268,6 +268,6 @@ def test_a_model_that_is_registered_can_be_opened_by_its_name(world: World) -> N
     digest = world.model(seed=1)
     world.test(digest)
     ledger = Ledger(world.ledger.uri)
-    place = registry.fetch(ledger, registry.find(ledger, f"models:/{NAME}@champion"), world.place)
-    assert predictor.load(place).classes == CLASSES
+    place = registry.fetch_model(ledger, registry.find_version(ledger, f"models:/{NAME}@champion"), world.place)
+    assert predictor.load_predictor(place).classes == CLASSES
     assert (place / mlflow_flavor.TRAINED_ON).is_file()

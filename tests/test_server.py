@@ -172,7 +172,7 @@ def test_with_a_server_the_pipeline_does_what_it_does_with_the_local_store(
         left = ledger.start("left by a kill", tags={"bccp.started": "1"})
         far = ledger.start("far", tags={"bccp.host": "another-host", "bccp.started": "1"})
         mine = ledger.start("mine")
-        assert ledger.mend() == 1
+        assert ledger.close_orphaned_runs() == 1
         assert [ledger.client.get_run(run).info.status for run in (left, far, mine)] == ["KILLED", "RUNNING", "RUNNING"]
 
 

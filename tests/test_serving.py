@@ -105,7 +105,7 @@ def test_the_served_champion_answers_on_image_files_and_survives_garbage(
         assert call(["rollback", "--model", "made-up"]) == 0
         assert str(registry.champion(world.ledger, "made-up").version) == "1"
         with served("models:/made-up@champion", tmp_path, world.ledger.uri) as (address, process):
-            own = predictor.load(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))
+            own = predictor.load_predictor(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))
             rows = [{"image": base64.b64encode(data).decode()} for data in files().values()]
             status, said = post(address, {"dataframe_records": rows})
             assert status == 200

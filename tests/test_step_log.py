@@ -25,8 +25,8 @@ from bccp.core import logs, progress
 with progress.display("train", done=6, total=8):
     for epoch in (1, 2, 3):
         progress.show("epochs", epoch, 3)
-        logs.say(f"  epoch {epoch}")
-    logs.say("[bold] " + "a/path " * 30)
+        logs.emit(f"  epoch {epoch}")
+    logs.emit("[bold] " + "a/path " * 30)
 print("rich" in sys.modules)
 """
 
@@ -43,7 +43,7 @@ def test_a_log_has_what_is_said_logged_and_warned_of_and_the_error_but_no_passwo
     path = tmp_path / "run" / "train.log"
 
     def work() -> None:
-        logs.say("  train: from https://me:passw0rd@host/x")
+        logs.emit("  train: from https://me:passw0rd@host/x")
         logging.getLogger("a.library").warning("is near")
         logging.getLogger("a.library").debug("a detail")
         warnings.warn("is old", FutureWarning, stacklevel=1)
@@ -53,7 +53,7 @@ def test_a_log_has_what_is_said_logged_and_warned_of_and_the_error_but_no_passwo
         warnings.simplefilter("always")
         with pytest.raises(ValueError, match="too far"), logs.logged(path):
             work()
-        logs.say("afterwards")
+        logs.emit("afterwards")
         logging.getLogger("a.library").warning("afterwards")
     text = path.read_text(encoding="utf-8")
     parts = (
@@ -74,7 +74,7 @@ def test_a_log_that_cannot_be_written_is_done_without(tmp_path: Path, capfd: pyt
     (tmp_path / "run").touch()
     for path in (tmp_path / "run" / "train.log", Path("/dev/full"), None):
         with logs.logged(path):
-            logs.say("said")
+            logs.emit("said")
     assert capfd.readouterr() == ("said\n" * 3, "")
 
 
@@ -89,7 +89,7 @@ def test_every_step_that_runs_has_a_log_and_the_error_of_one_names_it(
 
     stubs.failing = "segregation"
     capfd.readouterr()
-    assert hydra_app.main([*stub_steps.QUIET, stub_steps.FEW]) == 1
+    assert hydra_app.hydra_main([*stub_steps.QUIET, stub_steps.FEW]) == 1
     last = capfd.readouterr().err.splitlines()[-1]
     log = Path(last.partition("its log: ")[2].partition(")")[0])
     assert last == f"error: RuntimeError: segregation breaks (its log: {log}) (this is a fault in BCCP: please report it)"

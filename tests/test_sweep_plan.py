@@ -10,11 +10,11 @@ import pytest
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.pipeline import hydra_app
-from bccp.pipeline.sweeps.plan import plan
+from bccp.pipeline.sweeps.plan import plan_sweep
 
 
 def test_jobs_and_the_different_runs_of_each_step_are_counted(home: Path) -> None:
-    made = plan(["+experiments=smoke"])
+    made = plan_sweep(["+experiments=smoke"])
     assert made.n_jobs == 12
     assert made.swept["cp_sampling.type"] == ["none", "random", "diverse"]
     # two accuracies; for each none once, the two others with each of two ratios
@@ -24,16 +24,18 @@ def test_jobs_and_the_different_runs_of_each_step_are_counted(home: Path) -> Non
     }
     assert (made.refused, made.needs) == ([], [])
     assert not (home / "outputs").exists()
-    assert plan(["+experiments=smoke", "cp_sampling.type=none", "train.epochs=1,2,3"]).n_jobs == 12  # the command line goes before the file
+    assert (
+        plan_sweep(["+experiments=smoke", "cp_sampling.type=none", "train.epochs=1,2,3"]).n_jobs == 12
+    )  # the command line goes before the file
 
 
 def test_steps_that_are_left_out_and_sources_that_differ_count(home: Path, tmp_path: Path) -> None:
-    made = plan(["data.source=folder", f"data.path={tmp_path}/a,{tmp_path}/b", "main.execute_steps=[fetch_data,preprocessing]"])
+    made = plan_sweep(["data.source=folder", f"data.path={tmp_path}/a,{tmp_path}/b", "main.execute_steps=[fetch_data,preprocessing]"])
     assert made.steps == {"fetch_data": 2, "preprocessing": 2}
 
 
 def test_a_job_that_could_not_run_is_told(home: Path) -> None:
-    made = plan(["bayes_cutoff.method=label_posterior,cleanlab", "bayes_cutoff.action=relabel"])
+    made = plan_sweep(["bayes_cutoff.method=label_posterior,cleanlab", "bayes_cutoff.action=relabel"])
     assert made.n_jobs == 2
     assert made.steps["bayes_cutoff"] == 1
     (refused,) = made.refused
@@ -42,7 +44,7 @@ def test_a_job_that_could_not_run_is_told(home: Path) -> None:
 
 def test_a_search_has_no_number_of_jobs_but_needs_all_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    made = plan(["train.learning_rate=interval(0.001,0.01)", "tracking.wandb=online"])
+    made = plan_sweep(["train.learning_rate=interval(0.001,0.01)", "tracking.wandb=online"])
     assert made.n_jobs is None
     assert [need.what for need in made.needs] == ["a W&B login"]
 
@@ -72,11 +74,11 @@ def test_a_sweep_that_lacks_something_is_refused_before_its_first_job(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setattr(hydra_app, "_job", pytest.fail)
-    assert hydra_app.main(["-m", "hydra/launcher=basic", *words]) == 1
+    assert hydra_app.hydra_main(["-m", "hydra/launcher=basic", *words]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
 
 
 def test_flags_are_none_of_a_plan(home: Path) -> None:
     with pytest.raises(BCCPError, match="so -m is not accepted"):
-        plan(["-m", "train.epochs=1,2"])
+        plan_sweep(["-m", "train.epochs=1,2"])
     assert call(["sweep", "--json", "train.epochs=1,2"]) == 2

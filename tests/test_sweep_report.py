@@ -29,7 +29,7 @@ from bccp.core.run_summary import Summary
 from bccp.core.step_graph import STEPS
 from bccp.pipeline import hydra_app
 from bccp.reporting import sweep_data, sweep_plots, sweep_report
-from bccp.reporting.sweep_data import Job, Sweep, aggregate, best, gather, interval
+from bccp.reporting.sweep_data import Job, SweepData, aggregate, best, gather, seed_interval
 from bccp.tracking import wandb_sync
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -125,11 +125,11 @@ def paper(home: Path) -> Path:
     return folder
 
 
-def of(jobs: Sequence[Job]) -> Sweep:
+def of(jobs: Sequence[Job]) -> SweepData:
     return gather("a-sweep", jobs)
 
 
-def measured(jobs: Sequence[Sequence[str]], value: Callable[[list[str]], float]) -> Sweep:
+def measured(jobs: Sequence[Sequence[str]], value: Callable[[list[str]], float]) -> SweepData:
     return of([record(number, words, test_accuracy=value(list(words))) for number, words in enumerate(jobs)])
 
 
@@ -186,15 +186,15 @@ def test_the_report_of_a_sweep_in_which_jobs_failed_were_killed_and_never_began(
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_intervals_are_students(n: int) -> None:
     values = np.random.default_rng(n).normal(0.9, 0.02, n)
-    mean, half = interval(list(values))
+    mean, half = seed_interval(list(values))
     low, high = scipy.stats.t.interval(0.95, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high))
 
 
 def test_an_interval_by_hand_and_none_from_one_seed() -> None:
-    assert interval([0.8, 0.9]) == pytest.approx((0.85, 12.7062 * 0.05), rel=1e-5)  # of t with one degree of freedom; sd / sqrt(2)
-    assert interval([0.9, 0.9, 0.9]) == pytest.approx((0.9, 0))
-    mean, half = interval([0.8])
+    assert seed_interval([0.8, 0.9]) == pytest.approx((0.85, 12.7062 * 0.05), rel=1e-5)  # of t with one degree of freedom; sd / sqrt(2)
+    assert seed_interval([0.9, 0.9, 0.9]) == pytest.approx((0.9, 0))
+    mean, half = seed_interval([0.8])
     assert mean == 0.8
     assert math.isnan(half)
 
@@ -276,7 +276,7 @@ def test_a_summary_may_hold_anything(said: Any) -> None:
     assert job.overrides[-1] == "data.path='(hidden)'"
     sweep = of([job])
     assert sweep.figures == []
-    assert "No finished job has measured anything" in sweep_report.page(sweep, [])
+    assert "No finished job has measured anything" in sweep_report.sweep_page(sweep, [])
 
 
 def test_the_best_is_found_under_each_condition_with_how_many_it_is_not_told_apart_from() -> None:
@@ -301,7 +301,7 @@ def test_the_best_is_found_under_each_condition_with_how_many_it_is_not_told_apa
     by_validation, _ = best(of(jobs), "train/val_accuracy")
     assert by_validation.setting == {"loss": "b"}
     assert by_validation.figures["test/accuracy"][0] == pytest.approx(0.7)
-    text = re.sub(r"<[^>]*>", "|", sweep_report.page(of(jobs), []))
+    text = re.sub(r"<[^>]*>", "|", sweep_report.sweep_page(of(jobs), []))
     assert re.search(r"\|0\.5\|+loss=a\|+test/accuracy\|+72\.0 ± 5\.0\|+85\.0 ± 0\.0\|+3\|+1 of 2 others\|", text)
     assert re.search(r"\|0\.5\|+loss=b\|+train/val_accuracy\|+70\.0 ± 2\.5\|+95\.0 ± 0\.0\|", text)
     assert re.search(r"\|0\.9\|+loss=b\|+both\|+90\.0\|+95\.0\|+1\|+one seed, no interval\|", text)
@@ -331,9 +331,9 @@ LOSSES = ["gce", "anl_ce", "jal_ce"]
 )
 def test_any_sweep_gets_the_pictures_that_it_lends_itself_to(jobs: list[list[str]], names: list[str]) -> None:
     sweep = measured(jobs, lambda words: 0.6 + 0.001 * sum(map(ord, "".join(words))) % 0.3)
-    pictures = sweep_plots.draw(sweep, "test/accuracy")
+    pictures = sweep_plots.draw_sweep(sweep, "test/accuracy")
     assert [picture.name.removeprefix("test-accuracy-") for picture in pictures] == names
-    text = sweep_report.page(sweep, pictures[:1])
+    text = sweep_report.sweep_page(sweep, pictures[:1])
     assert text.count("<svg") == len(pictures[:1])
     assert "var(--ink)" in text
 
@@ -348,7 +348,7 @@ def test_a_heat_map_shows_mean_and_interval_in_each_cell_and_what_ignores_the_ra
     cells = sweep_plots._cells(aggregate(sweep.table, sweep.keys, sweep.seeds, "test/accuracy"), kind, ratio)
     half = 12.7062 * 0.05
     np.testing.assert_allclose(cells, [[[0.5, 0, 1], [0.5, 0, 1]], [[0.15, half, 0], [0.45, half, 0]]], rtol=1e-4)
-    (text,) = [picture.svg() for picture in sweep_plots.draw(sweep, "test/accuracy") if "heat" in picture.name]
+    (text,) = [picture.svg() for picture in sweep_plots.draw_sweep(sweep, "test/accuracy") if "heat" in picture.name]
     shown = re.findall(r">([^<>]+)</text>", text)
     assert [figure for figure in shown if re.fullmatch(r"\d\d\.\d", figure)] == ["50.0", "15.0", "45.0"]
 
@@ -358,14 +358,14 @@ def test_a_cell_in_which_jobs_failed_says_so() -> None:
         record(n, words, test_accuracy=0.5 + n / 10) for n, words in enumerate(grid(train__loss=["gce", "anl_ce"], train__epochs=[5, 10]))
     ]
     jobs[2] = record(2, grid(train__loss=["anl_ce"], train__epochs=[5])[0], "failed", "out of memory")
-    (heat_map, _) = sweep_plots.draw(of(jobs), "test/accuracy")
+    (heat_map, _) = sweep_plots.draw_sweep(of(jobs), "test/accuracy")
     assert ">failed<" in heat_map.svg()
 
 
 def test_a_page_that_would_be_too_large_names_the_pictures_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = measured(grid(train__epochs=[5, 10]), lambda _: 0.9)
     monkeypatch.setattr(sweep_report, "MOST_DRAWN", 100)
-    text = sweep_report.page(sweep, sweep_plots.draw(sweep, "test/accuracy"))
+    text = sweep_report.sweep_page(sweep, sweep_plots.draw_sweep(sweep, "test/accuracy"))
     assert "<svg" not in text
     assert "<a href='report/test-accuracy-over-epochs-1.png'>" in text
 
@@ -379,7 +379,7 @@ def test_an_interval_that_is_wider_than_all_else_does_not_flatten_the_curves() -
 def test_a_figure_that_is_missing_is_replaced_by_the_next() -> None:
     jobs = [record(n, words, f1=0.8 + n / 100) for n, words in enumerate(grid(bayes_cutoff__passes=[3, 5]))]
     assert of(jobs).figures == ["bayes_cutoff/f1"]
-    assert [picture.name for picture in sweep_plots.draw(of(jobs), "bayes_cutoff/f1")] == ["bayes_cutoff-f1-over-passes-1"]
+    assert [picture.name for picture in sweep_plots.draw_sweep(of(jobs), "bayes_cutoff/f1")] == ["bayes_cutoff-f1-over-passes-1"]
 
 
 @pytest.fixture
@@ -440,7 +440,7 @@ def test_offline_the_report_is_recorded_once_and_synced_later(
 def test_where_it_cannot_be_recorded_the_report_is_made_and_one_line_says_so(two: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracking = {"tracking": {"mlflow_uri": "${oc.env:BCCP_SECRET_0}", "wandb": "disabled"}}
     (two / "0" / ".hydra" / "config.yaml").write_text(yaml.safe_dump(tracking))
-    sweep_report.conclude(two)
+    sweep_report.conclude_sweep(two)
     warning, made = capsys.readouterr().out.splitlines()
     assert warning == (
         "warning: the sweep's report is not recorded (the sweep's ledger has a password, which is written nowhere: "
@@ -497,10 +497,10 @@ def test_a_sweep_ends_with_its_report_also_when_a_job_fails_and_a_report_that_fa
     monkeypatch.setattr(hydra_app, "run_composed", run)
     monkeypatch.setattr(hydra_app, "report", lambda *_: "")
     sweep = ["-m", "hydra/launcher=basic", "train.epochs=1,2,3", QUIET]  # another runs jobs elsewhere, where nothing is replaced
-    assert hydra_app.main(sweep) == 1
+    assert hydra_app.hydra_main(sweep) == 1
     (folder,) = (home / "outputs").iterdir()
     assert f"sweep report: {folder}/sweep.html" in capsys.readouterr().out.splitlines()
     assert "2 of 3" in (folder / "sweep.html").read_text()
     monkeypatch.setattr(sweep_report, "read_sweep", lambda folder: 1 / 0)
-    assert hydra_app.main([*sweep[:2], "train.epochs=1,3", QUIET]) == 0
+    assert hydra_app.hydra_main([*sweep[:2], "train.epochs=1,3", QUIET]) == 0
     assert "warning: the sweep has no report (division by zero): bccp sweep-report " in capsys.readouterr().out

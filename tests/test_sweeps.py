@@ -209,15 +209,15 @@ def test_a_launcher_whose_package_is_missing_is_named_with_the_command_that_brin
 ) -> None:
     Plugins.instance()  # fills the store once
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["launcher"], "ray.yaml", raising=False)
-    assert hydra_app.main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 2
+    assert hydra_app.hydra_main(["-m", "hydra/launcher=ray", "train.epochs=1,2"]) == 2
     sentence = "error: hydra/launcher=ray needs a package that is not installed: pip install 'bccp[ray]'\n"
     assert capsys.readouterr().err == sentence
-    assert hydra_app.main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
+    assert hydra_app.hydra_main(["-m", "hydra/launcher=rai", "train.epochs=1,2"]) == 1
     assert "error: hydra/launcher=rai is unknown (did you mean 'ray'?): use one of basic, joblib, ray," in capsys.readouterr().err
 
 
 def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hydra_app.main(["-m", "hydra.launcher.n_jobs=1000", "train.epochs=1,2"]) == 1
+    assert hydra_app.hydra_main(["-m", "hydra.launcher.n_jobs=1000", "train.epochs=1,2"]) == 1
     sentence = f"1000 jobs at once with main.threads=1 need 1000 cores, and there are {default_threads()}"
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
     (path,) = (home / "outputs").glob("**/summary.json")
@@ -233,7 +233,7 @@ def test_a_sweep_that_wants_too_much_is_refused_before_anything_starts(home: Pat
     ],
 )
 def test_no_job_and_no_trial_is_refused(home: Path, capsys: pytest.CaptureFixture[str], option: str, sentence: str) -> None:
-    assert hydra_app.main(["-m", "hydra/sweeper=optuna", option, "train.learning_rate=interval(0.1,0.2)"]) == 1
+    assert hydra_app.hydra_main(["-m", "hydra/sweeper=optuna", option, "train.learning_rate=interval(0.1,0.2)"]) == 1
     assert capsys.readouterr().err == f"error: {option} {sentence}\n"
 
 
@@ -296,7 +296,7 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
 
     shutil.copytree(there, missing)
     next(missing.rglob("*.png")).unlink()
-    assert hydra_app.main(["-m", *words, *QUIET, "hydra/launcher=basic"]) == 0
+    assert hydra_app.hydra_main(["-m", *words, *QUIET, "hydra/launcher=basic"]) == 0
     assert f"[3] data.path={missing} preprocessing.image_size=24: finished in" in capsys.readouterr().out
     summaries = [json.loads((newest(home) / str(job) / "summary.json").read_text()) for job in range(4)]
     again = [[step["status"] for step in summary["steps"][:2]] for summary in summaries]
@@ -305,7 +305,7 @@ def test_jobs_at_once_do_a_step_once_and_the_next_sweep_does_what_has_failed(
 
 def test_the_command_line_narrows_the_grid_of_an_experiment(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["+experiments=smoke", "cp_sampling.type=none", "cp_sampling.ratio=0.25", "noisy_labels.user_accuracy=0.8,0.9"]
-    assert hydra_app.main(["-m", *words, FIRST, *QUIET, "hydra/launcher=basic"]) == 0
+    assert hydra_app.hydra_main(["-m", *words, FIRST, *QUIET, "hydra/launcher=basic"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("sweep: 2 jobs, ")
     told = "[1] noisy_labels.user_accuracy=0.9: finished"
@@ -361,7 +361,7 @@ def test_a_worker_that_is_killed_is_told_and_what_is_left_can_be_done(home: Path
 def test_a_sweep_registers_its_models_and_promotes_none(home: Path, image_folder: Callable[..., Path]) -> None:
     images = image_folder({"ant": 24, "bee": 24})
     words = [*QUIET, *QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9", "hydra/launcher=basic"]
-    assert hydra_app.main(["-m", *words, "test.registered_model_name=tried"]) == 0
+    assert hydra_app.hydra_main(["-m", *words, "test.registered_model_name=tried"]) == 0
     client = ledger().client
     versions = client.search_model_versions("name = 'tried'")
     assert [version.tags["bccp.verdict"] for version in versions] == ["not asked"] * 2

@@ -172,7 +172,7 @@ def test_runs_that_a_kill_left_running_are_mended_and_living_ones_are_not(ledger
     ledger.tag(killed, {"bccp.pid": str(_dead_pid())})
     reused_pid = ledger.start("reused")
     ledger.tag(reused_pid, {"bccp.started": "1"})
-    assert ledger.mend() == 2
+    assert ledger.close_orphaned_runs() == 2
     status = {
         name: ledger.client.get_run(run).info.status
         for name, run in locals().items()
@@ -191,7 +191,7 @@ def test_a_run_that_nobody_has_taken_over_for_a_day_is_closed(ledger: Ledger) ->
     by_somebody = ledger.client.create_run(ledger.experiment_id, now - 25 * 3_600_000).info.run_id
     adopted = ledger.client.create_run(ledger.experiment_id, now - 25 * 3_600_000, {"mlflow.source.type": "PROJECT"}).info.run_id
     ledger.start("bccp", run_id=adopted)
-    assert ledger.mend() == 1
+    assert ledger.close_orphaned_runs() == 1
     status = {name: ledger.client.get_run(run_id).info.status for name, run_id in by_mlflow.items()}
     assert status == {"old": "KILLED", "young": "RUNNING"}
     assert {ledger.client.get_run(run_id).info.status for run_id in (by_somebody, adopted)} == {"RUNNING"}
@@ -269,13 +269,13 @@ def test_four_processes_may_use_a_new_home_at_once(tmp_path: Path) -> None:
 
 
 def test_a_refused_write_is_told_with_its_place_and_other_errors_stay_what_they_are(tmp_path: Path, home: Path) -> None:
-    full = exit_codes.told(OSError(28, "No space left on device", str(tmp_path)))
+    full = exit_codes.to_bccp_error(OSError(28, "No space left on device", str(tmp_path)))
     assert isinstance(full, BCCPError)
     assert str(full).startswith(f"the disk that holds {tmp_path} is full")
-    database = exit_codes.told(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
+    database = exit_codes.to_bccp_error(RuntimeError("(sqlite3.OperationalError) database or disk is full"))
     assert str(database).startswith(f"the disk that holds {home} is full")
     bug = FileNotFoundError(2, "No such file", "x")
-    assert exit_codes.told(bug) is bug
+    assert exit_codes.to_bccp_error(bug) is bug
 
 
 def test_a_tag_of_any_length_comes_back_whole(home: Path) -> None:

@@ -27,7 +27,7 @@ from bccp.data.dataset import Days, open_days
 from bccp.models import batch_preview, classifier, initialization, mlflow_flavor, monday_model, training_set
 from bccp.models.fitting import training
 from bccp.models.fitting.training_options import TrainingOptions
-from bccp.pipeline.step_runner import what_is_meant
+from bccp.pipeline.step_runner import resolve_external_refs
 from bccp.tracking.registry import register
 from bccp.tracking.store import Ledger
 
@@ -214,7 +214,7 @@ def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path
     assert files == ["README.md", "history.csv", "last.pt", "model.json", "model.pt"]
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    model, about = classifier.load(tmp_path / "a")
+    model, about = classifier.load_classifier(tmp_path / "a")
     assert (about["class_names"], model.dropout, model.image_size) == (CLASSES, 0.5, 16)
     assert len(tables.read(tmp_path / "a" / "history.csv")) == 2
 
@@ -292,7 +292,7 @@ def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = Fals
 def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -> None:
     step = make_step(tmp_path, class_weights=True)
     load_run("train")(step)
-    model, about = classifier.load(step.folders["model"])
+    model, about = classifier.load_classifier(step.folders["model"])
     assert about["class_names"] == CLASSES
     assert about["resize"] == "pad"
     assert model.dropout == 0.2
@@ -337,7 +337,7 @@ def test_the_step_shows_the_first_batch_as_it_is_trained_on(tmp_path: Path, home
 @pytest.mark.parametrize(("n", "side", "shape"), [(2, 32, (104, 204)), (5, 20, (2 * 84 + 4, 3 * 84 + 4)), (70, 200, (804, 804))])
 def test_the_grid_is_nearly_square_and_of_bounded_size(tmp_path: Path, n: int, side: int, shape: tuple[int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
-    batch_preview.draw(images, tmp_path / "grid.png")
+    batch_preview.draw_batch(images, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as opened:
         assert opened.size == shape[::-1]
 
@@ -373,7 +373,7 @@ def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Pa
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     model, trained_on = initialization.starting_model(step, days, step.config)
     assert len(trained_on) == 0
-    monday, _ = classifier.load(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
+    monday, _ = classifier.load_classifier(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
     assert torch.equal(model.head[1].weight, monday.head[1].weight)
     assert model.dropout == 0.2
     initialization.starting_model(step, days, step.config)
@@ -396,12 +396,12 @@ def test_starts_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
 def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_was_trained_on(tmp_path: Path, home: Path) -> None:
     step = make_step(tmp_path, init="models:/champion@best")
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    source = classifier.build("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
+    source = classifier.build_classifier("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
     ledger = step.ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
     with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best is not in the registry"):
         initialization.starting_model(step, days, step.config)
     (tmp_path / "made").mkdir()
-    classifier.save(source, tmp_path / "made", {"class_names": CLASSES})
+    classifier.save_classifier(source, tmp_path / "made", {"class_names": CLASSES})
     run_id = ledger.start("train")
     digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
     ledger.end(run_id, "FINISHED")
@@ -416,9 +416,9 @@ def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_wa
     step.config.init = "models:/champion2@best"
     model, _ = initialization.starting_model(step, days, step.config)
     assert torch.equal(model.head[1].weight, source.head[1].weight)
-    assert what_is_meant("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
+    assert resolve_external_refs("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
     load_run("train")(step)
-    mlflow_flavor.write(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
+    mlflow_flavor.write_model(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
     assert mlflow_flavor.trained_on(tmp_path / "next" / "data" / "next-data").tolist() == [7, 9, 11]
     assert not any("not recorded" in line for line in step.said)
     step.config.init = "models:/champion0@best"
@@ -436,7 +436,9 @@ def test_a_frozen_random_backbone_is_told_of(tmp_path: Path, frozen: dict[str, A
 def test_the_last_blocks_of_mondays_model_learn_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
     step = make_step(tmp_path, init="monday_model", trainable_blocks=2, ema_decay=0.5, balanced_sampling=True)
     load_run("train")(step)
-    monday, new = (classifier.load(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"]))
+    monday, new = (
+        classifier.load_classifier(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"])
+    )
     changed = {key for key, value in new.items() if not torch.equal(value, monday[key])}
     assert {key.rpartition(".")[0] for key in changed} == {"backbone.6", "backbone.7", "backbone.10", "backbone.11", "head.1"}
 
@@ -507,4 +509,4 @@ def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path,
     assert step.said[0] == "images are not mirrored"  # noise tells nothing
     expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
     assert {name: getattr(seen[0], name) for name in expected} == expected
-    assert not classifier.load(step.folders["model"])[0].mirrored
+    assert not classifier.load_classifier(step.folders["model"])[0].mirrored

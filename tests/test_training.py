@@ -44,7 +44,7 @@ def make_data(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_model(**options: Any) -> ImageClassifier:
-    return classifier.build("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
+    return classifier.build_classifier("small_cnn", N_CLASSES, **({"image_size": SIZE, "dropout": 0.3, "seed": 0} | options))
 
 
 def fit(model: ImageClassifier, folder: Path, data: Any = None, val: Any = None, **changes: Any) -> History:

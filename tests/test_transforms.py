@@ -20,7 +20,7 @@ from bccp.core.registries import LOSSES
 from bccp.models import batch_augmentation, classifier, transforms
 from bccp.models.fitting import training
 from bccp.models.fitting.training_options import TrainingData, TrainingOptions
-from bccp.pipeline.step_runner import what_is_meant
+from bccp.pipeline.step_runner import resolve_external_refs
 
 SIZE = 24
 NAMES = [name for name in config_schema.AUGMENTATIONS if name != "none"]
@@ -216,7 +216,7 @@ def test_a_users_own_class_beside_the_configuration_needs_no_path(root: Path, mo
     (tmp_path / "own_beside.py").write_text(OWN_CLASSES)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(transforms.sys, "path", [*transforms.sys.path])
-    assert user_code.place("own_beside.Stains") == tmp_path / "own_beside.py"
+    assert user_code.source_location("own_beside.Stains") == tmp_path / "own_beside.py"
     assert not torch.equal(change(pictures(), [{"_target_": "own_beside.Stains", "most": 0.4}]), pictures())
 
 
@@ -239,14 +239,14 @@ def test_the_source_of_own_classes_counts_and_that_of_installed_ones_does_not(ow
     assert user_code.targets("generic") == []
     section: Any = SimpleNamespace(init="scratch", augmentation=own)
     ledger: Any = None
-    before = what_is_meant("train", section, ledger)
+    before = resolve_external_refs("train", section, ledger)
     assert list(before) == ["augmentation_code"]
     own_module.write_text(OWN_CLASSES.replace("/ 3", "/ 4"))
-    assert what_is_meant("train", section, ledger) == before  # this process has imported it
+    assert resolve_external_refs("train", section, ledger) == before  # this process has imported it
     user_code._digest.cache_clear()
-    assert what_is_meant("train", section, ledger) != before
+    assert resolve_external_refs("train", section, ledger) != before
     section.augmentation = ["rotate", {"_target_": "torchvision.transforms.v2.RandomInvert"}, {"_target_": "math.sqrt"}]
-    assert what_is_meant("train", section, ledger) == {}
+    assert resolve_external_refs("train", section, ledger) == {}
 
 
 def test_a_package_of_ones_own_counts_with_all_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,10 +254,10 @@ def test_a_package_of_ones_own_counts_with_all_its_modules(tmp_path: Path, monke
     for name in ("__init__", "inner"):
         (tmp_path / "own_package").mkdir(exist_ok=True)
         (tmp_path / "own_package" / f"{name}.py").write_text("")
-    before = user_code.digest(["own_package.inner.Stains"])
+    before = user_code.source_digest(["own_package.inner.Stains"])
     (tmp_path / "own_package" / "inner.py").write_text("x = 1")
     user_code._digest.cache_clear()
-    assert user_code.digest(["own_package.inner.Stains"]) != before
+    assert user_code.source_digest(["own_package.inner.Stains"]) != before
 
 
 def test_cutmix_puts_a_part_of_one_image_into_another_and_mixes_the_weighted_losses_by_its_area() -> None:
@@ -316,7 +316,7 @@ def test_training_with_all_of_it_is_repeatable_whatever_else_draws(tmp_path: Pat
     states = []
     for change_of_strength in ({}, {}, {"augment_strength": 0.5}):
         random.random(), np.random.rand(), torch.rand(1)
-        model = classifier.build("small_cnn", 3, image_size=SIZE, dropout=0.2, seed=0)
+        model = classifier.build_classifier("small_cnn", 3, image_size=SIZE, dropout=0.2, seed=0)
         options = TrainingOptions(**settings, **change_of_strength)
         training.fit(model, TrainingData(images, targets), None, options, seed=1, folder=tmp_path)
         states.append(model.state_dict())

@@ -39,7 +39,7 @@ def composed(*overrides: str, hydra: bool = False) -> Any:
 )
 def test_differences_are_the_options_that_give_the_same_configuration(options: list[str]) -> None:
     wanted = composed(*options)
-    found = optuna_search.differences(wanted)
+    found = optuna_search.changed_options(wanted)
     text = " ".join(found)
     words = hydra_app.split_options(text)
     assert words == found
@@ -84,7 +84,7 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
     home: Path, light_steps: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = ["-m", HERE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=5", *PLAIN, "main.random_seed=3", SPACE]
-    assert hydra_app.main(search) == 0
+    assert hydra_app.hydra_main(search) == 0
     told, folder, rates = capsys.readouterr(), newest(home), list(light_steps)
     assert len(set(rates)) == 5
     failed = [str(number) for number, rate in enumerate(rates) if rate > 0.01]
@@ -98,16 +98,16 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
     assert options.strip() in told.out
 
     light_steps.clear()
-    assert hydra_app.main(search) == 0  # the same trials, whose finished steps are reused
+    assert hydra_app.hydra_main(search) == 0  # the same trials, whose finished steps are reused
     assert light_steps == [rate for rate in rates if rate > 0.01]
     assert (newest(home) / "best.txt").read_text() == options
     light_steps.clear()
-    assert hydra_app.main([*search, "main.random_seed=2", "hydra.sweeper.n_trials=1"]) == 0
+    assert hydra_app.hydra_main([*search, "main.random_seed=2", "hydra.sweeper.n_trials=1"]) == 0
     assert len(light_steps) == 1
     assert light_steps[0] not in rates
 
     light_steps.clear()
-    assert hydra_app.main([f"--hydra-options={options}"]) == 0
+    assert hydra_app.hydra_main([f"--hydra-options={options}"]) == 0
     assert light_steps == []
     single, trial = (json.loads((place / "summary.json").read_text()) for place in (newest(home), folder / str(rates.index(best))))
     assert single["metrics"] == trial["metrics"]
@@ -117,7 +117,7 @@ def test_a_search_is_repeatable_goes_on_past_failures_and_leaves_options_that_on
 @OLD_OPTUNA
 def test_a_search_that_finds_nothing_is_one_sentence(home: Path, light_steps: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     search = ["-m", HERE, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", *PLAIN, "train.learning_rate=interval(0.02,0.05)"]
-    assert hydra_app.main(search) == 1
+    assert hydra_app.hydra_main(search) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: no trial of the search gave train/val_accuracy: see the error of each above")
     assert len(light_steps) == 2
@@ -136,12 +136,12 @@ def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monke
     (begun.folder / "0" / ".hydra").mkdir(parents=True)
     OmegaConf.save(job, begun.folder / "0" / ".hydra" / "config.yaml")
     run_summary.Summary(metrics={optuna_search.METRIC: 0.5}).write(begun.folder / "0")
-    optuna_search.conclude(begun.folder)
+    optuna_search.conclude_search(begun.folder)
     assert (begun.folder / "best.txt").read_text().split() == [*given, "train.epochs=3"]
 
 
 def test_an_interval_without_a_search_is_one_sentence(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert hydra_app.main(["-m", SPACE]) == 1
+    assert hydra_app.hydra_main(["-m", SPACE]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: values between two ends (interval) are for a search")
 
 

@@ -108,7 +108,7 @@ def test_a_sweep_is_one_group_whose_pipelines_can_be_told_apart_online_and_synce
 ) -> None:
     sweep = ["-m", "hydra/launcher=basic", TWO, "preprocessing.image_size=16,24"]
     for mode in ("online", "offline"):
-        assert hydra_app.main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
+        assert hydra_app.hydra_main([*sweep, f"tracking.wandb={mode}", "main.cache=false"]) == 0
     wandb_sync.sync()
     groups = sorted({str(run.group) for run in server.runs.values()})
     assert groups == sorted(path.name for path in (home / "outputs").iterdir())

@@ -40,10 +40,10 @@ def run(step: Step) -> None:
     validation = training_set.validation_set(days, cleansed, posterior)
     model, trained_on_before = starting_model(step, days, config)
     if model.note:
-        step.say(model.note)
+        step.emit(model.note)
     mirror = training_set.mirrors(config.mirror, days, images)
     if config.mirror == "auto":
-        step.say(f"images are {'' if mirror else 'not '}mirrored")
+        step.emit(f"images are {'' if mirror else 'not '}mirrored")
     model.mirrored, inputs = model.mirrored or mirror, shared_inputs(step, days)
     if config.augment_to:
         pixels, images = augmented_set(step, model, days, images, mirror=mirror)
@@ -60,13 +60,13 @@ def run(step: Step) -> None:
             hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
         )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
-        classifier.save(model, folder, about, last_state=history.last_state, history=history.table())
+        classifier.save_classifier(model, folder, about, last_state=history.last_state, history=history.table())
         if len(trained_on_before):
             np.save(folder / mlflow_flavor.TRAINED_ON_BEFORE, trained_on_before)
     step.log_metrics({"images": len(images.ids)} | history.figures() | spent)
     step.log_history(history.rows())
     known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"
-    step.say(f"{known}; epoch {history.best_epoch} of {len(history.train_loss)} was best")
+    step.emit(f"{known}; epoch {history.best_epoch} of {len(history.train_loss)} was best")
 
 
 if __name__ == "__main__":

@@ -20,28 +20,28 @@ from bccp.cli.parameters import WrongCall
 from bccp.core.errors import BCCPError, nearest
 
 COMMANDS = {
-    "run": "bccp.cli.runs:run",
+    "run": "bccp.cli.runs:run_command",
     "sweep": "bccp.cli.runs:sweep",
     "step": "bccp.cli.runs:step",
-    "why": "bccp.cli.runs:why",
+    "why": "bccp.cli.runs:why_command",
     "config": "bccp.cli.runs:config",
     "ui": "bccp.cli.results:ui",
-    "report": "bccp.cli.results:report",
+    "report": "bccp.cli.results:report_command",
     "sweep-report": "bccp.cli.results:sweep_report",
-    "compare": "bccp.cli.results:compare",
+    "compare": "bccp.cli.results:compare_command",
     "export-data": "bccp.cli.data:export_data",
     "check-new": "bccp.cli.data:check_new",
-    "accept": "bccp.cli.data:accept",
-    "predict": "bccp.cli.models:predict",
-    "export-model": "bccp.cli.models:export_model",
+    "accept": "bccp.cli.data:accept_command",
+    "predict": "bccp.cli.models:predict_command",
+    "export-model": "bccp.cli.models:export_model_command",
     "rollback": "bccp.cli.models:rollback",
     "wandb": "bccp.cli.app:wandb",
     "gc": "bccp.cli.home:gc",
-    "mlproject": "bccp.cli.runs:mlproject",
+    "mlproject": "bccp.cli.runs:mlproject_command",
 }
 """Where each subcommand is defined, in the order in which they are listed."""
 
-WANDB_COMMANDS = {"sync": "bccp.cli.wandb:sync", "dashboard": "bccp.cli.wandb:dashboard"}
+WANDB_COMMANDS = {"sync": "bccp.cli.wandb:sync_command", "dashboard": "bccp.cli.wandb:dashboard"}
 """The same of ``bccp wandb``."""
 
 

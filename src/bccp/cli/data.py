@@ -7,14 +7,14 @@ import functools
 
 import click
 
-from bccp.cli.parameters import HYDRA_WORDS, RUN, emit, ending, json_option, split, talk, words_argument
+from bccp.cli.parameters import HYDRA_WORDS, RUN, emit, handle_errors, json_option, split, talk, words_argument
 
 
 @click.command("export-data")
 @click.option("--out", required=True, metavar="FOLDER", help="Folder to make; it must not exist, or be empty.")
 @click.option("--run", type=RUN, default="", help="A finished run.  [default: the newest with cleansed labels]")
 @json_option
-@ending
+@handle_errors
 def export_data(out: str, run: str, as_json: bool) -> None:
     """Write the cleaned data set: the original files in class folders by their final labels.
 
@@ -24,7 +24,7 @@ def export_data(out: str, run: str, as_json: bool) -> None:
     Example:
       bccp export-data --out cleaned
     """
-    from bccp.pipeline.export_dataset import LIST, export_run, sentence
+    from bccp.pipeline.export_dataset import LIST, export_run, export_sentence
 
     with talk(as_json):
         table, shown, place = export_run(out, run)
@@ -32,7 +32,7 @@ def export_data(out: str, run: str, as_json: bool) -> None:
         counts = {str(action): int(n) for action, n in table["action"].value_counts().items()}
         emit({"folder": str(place), "list": str(place / LIST), "from": shown, "files": int((table["file"] != "").sum()), "actions": counts})
     else:
-        print(f"{sentence(table)}: {place}, from {shown}; {LIST} lists every image", flush=True)
+        print(f"{export_sentence(table)}: {place}, from {shown}; {LIST} lists every image", flush=True)
 
 
 @click.command("check-new", context_settings=HYDRA_WORDS)
@@ -43,7 +43,7 @@ def export_data(out: str, run: str, as_json: bool) -> None:
 @click.option("--accept", "accept_it", is_flag=True, help="Accept the batch where it is within all limits.")
 @words_argument
 @json_option
-@functools.partial(ending, interrupted="interrupted; nothing was kept")
+@functools.partial(handle_errors, interrupted="interrupted; nothing was kept")
 def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...], as_json: bool) -> None:
     """Check incoming images against known ones, and keep them apart until they are accepted.
 
@@ -54,10 +54,10 @@ def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...]
       bccp check-new --data /new/photos preprocessing.checks.drift=0.1
     """
     from bccp.data.checks import gate
-    from bccp.pipeline.incoming import accept_batch, check_batch
+    from bccp.pipeline.incoming import accept_incoming, check_incoming
 
     with talk(as_json):
-        batch, findings, page = check_batch(data, reference, split(words))
+        batch, findings, page = check_incoming(data, reference, split(words))
         if as_json:
             over = [found.check for found in findings if found.verdict == "over"]
             kept = {"batch": batch, "page": str(page), "over": over, "findings": [dataclasses.asdict(found) for found in findings]}
@@ -67,18 +67,18 @@ def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...]
                 print(f"  {found.check:<{width}}  {found.verdict:<8}  {found.said}")
             print(f"batch {batch}: {page}", flush=True)
     if as_json:
-        accepted = accept_batch(batch) if accept_it and not over else []
+        accepted = accept_incoming(batch) if accept_it and not over else []
         emit({**kept, "accepted": bool(accepted)})
         gate(findings, str(page))
     else:
         gate(findings, str(page))
-        print("\n".join(accept_batch(batch)) if accept_it else f"it is kept apart until: bccp accept {batch}", flush=True)
+        print("\n".join(accept_incoming(batch)) if accept_it else f"it is kept apart until: bccp accept {batch}", flush=True)
 
 
 @click.command()
 @click.argument("batch", metavar="ID")
-@ending
-def accept(batch: str) -> None:
+@handle_errors
+def accept_command(batch: str) -> None:
     """Accept a batch that was checked, as Tuesday's images.
 
     ID is what check-new has called it, or its beginning.
@@ -87,6 +87,6 @@ def accept(batch: str) -> None:
     Example:
       bccp accept 0123456789ab
     """
-    from bccp.pipeline.incoming import accept_batch
+    from bccp.pipeline.incoming import accept_incoming
 
-    print("\n".join(accept_batch(batch)), flush=True)
+    print("\n".join(accept_incoming(batch)), flush=True)

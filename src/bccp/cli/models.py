@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from bccp.cli.parameters import emit, ending, json_option, talk
+from bccp.cli.parameters import emit, handle_errors, json_option, talk
 from bccp.core.errors import BCCPError
 
 MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, or a folder."
@@ -17,8 +17,8 @@ MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, s
 @click.option("--images", required=True, metavar="PLACE", help="Folder of images, or an image file.")
 @click.option("--out", default="predictions.csv", show_default=True, metavar="FILE", help="Table to write.")
 @json_option
-@ending
-def predict(model: str, images: str, out: str, as_json: bool) -> None:
+@handle_errors
+def predict_command(model: str, images: str, out: str, as_json: bool) -> None:
     """Classify image files by a trained model.
 
     A file without an answer has the reason in the column error, and makes the exit code 1.
@@ -45,8 +45,8 @@ def predict(model: str, images: str, out: str, as_json: bool) -> None:
 @click.option("--format", "format_name", required=True, metavar="FORMAT", help="onnx, torchscript or torch_export.")
 @click.option("--out", required=True, metavar="FILE", help="File to write; FILE.json beside it says what goes in and out.")
 @json_option
-@ending
-def export_model(model: str, format_name: str, out: str, as_json: bool) -> None:
+@handle_errors
+def export_model_command(model: str, format_name: str, out: str, as_json: bool) -> None:
     """Write a model for other runtimes, checked against its own answers.
 
     \b
@@ -69,7 +69,7 @@ def export_model(model: str, format_name: str, out: str, as_json: bool) -> None:
 
 @click.command()
 @click.option("--model", default="bccp", show_default=True, metavar="NAME", help="Name of the registered model.")
-@ending
+@handle_errors
 def rollback(model: str) -> None:
     """Make the champion before this one the champion again.
 

@@ -116,7 +116,7 @@ def split(words: Sequence[str]) -> list[str]:
     return [word for text in words for word in split_options(text)]
 
 
-def ending(work: Callable[..., Any], *, interrupted: str = "interrupted") -> Callable[..., int]:
+def handle_errors(work: Callable[..., Any], *, interrupted: str = "interrupted") -> Callable[..., int]:
     """Give a command's function the exit status of its end; signals end it as an exception, so that scratch folders are cleared.
 
     Errors of the disk and of the store become :class:`bccp.core.errors.BCCPError`; any other is a fault in BCCP and is raised.
@@ -125,7 +125,7 @@ def ending(work: Callable[..., Any], *, interrupted: str = "interrupted") -> Cal
 
     @functools.wraps(work)
     def wrapped(*arguments: Any, **options: Any) -> int:
-        from bccp.core.exit_codes import failed, told
+        from bccp.core.exit_codes import failed, to_bccp_error
         from bccp.core.processes import Interrupted, terminable
 
         try:
@@ -138,7 +138,7 @@ def ending(work: Callable[..., Any], *, interrupted: str = "interrupted") -> Cal
         except (BCCPError, click.ClickException):
             raise
         except Exception as error:
-            if not isinstance(known := told(error), BCCPError):
+            if not isinstance(known := to_bccp_error(error), BCCPError):
                 raise
             raise known from error
         return status if isinstance(status, int) else 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from bccp.cli.parameters import RUN, emit, ending, json_option, talk
+from bccp.cli.parameters import RUN, emit, handle_errors, json_option, talk
 
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the page.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: other machines reach it too.")
-@ending
+@handle_errors
 def ui(port: int, host: str) -> None:
     """Open MLflow's page on the store that runs are recorded in.
 
@@ -26,7 +26,7 @@ def ui(port: int, host: str) -> None:
       bccp ui --port 5001
     """
     from bccp.core.home import keep_within_home
-    from bccp.core.redaction import shown
+    from bccp.core.redaction import redact
     from bccp.tracking.backends import ledger_uri
     from bccp.tracking.store import Ledger
 
@@ -34,11 +34,11 @@ def ui(port: int, host: str) -> None:
     if note:
         print(note, flush=True)
     if uri.startswith("http"):
-        print(f"runs are recorded on a tracking server: {shown(uri)}", flush=True)
+        print(f"runs are recorded on a tracking server: {redact(uri)}", flush=True)
         return
     keep_within_home()
     Ledger(uri)  # made where there is none, so that the page opens on a store that is whole
-    print(f"MLflow's page on {shown(uri)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    print(f"MLflow's page on {redact(uri)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port)]
     environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": uri}  # not an argument: others see those, a password too
     os.execve(sys.executable, command, environment)  # nosec B606
@@ -48,8 +48,8 @@ def ui(port: int, host: str) -> None:
 @click.argument("run", type=RUN, default="")
 @click.option("--open/--no-open", "open_it", default=True, help="Open it in a browser, where there is a screen.")
 @json_option
-@ending
-def report(run: str, open_it: bool, as_json: bool) -> None:
+@handle_errors
+def report_command(run: str, open_it: bool, as_json: bool) -> None:
     """Make the page on a run, and open it where there is a screen.
 
     RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json; the newest where it is left out.
@@ -74,7 +74,7 @@ def report(run: str, open_it: bool, as_json: bool) -> None:
 @click.command("sweep-report")
 @click.argument("folder", metavar="[DIR]", default="")
 @json_option
-@ending
+@handle_errors
 def sweep_report(folder: str, as_json: bool) -> None:
     """Make the page on a sweep, whatever became of its jobs.
 
@@ -96,8 +96,8 @@ def sweep_report(folder: str, as_json: bool) -> None:
 @click.argument("b", type=RUN)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to.  [default: compare/A_B in BCCP_HOME]")
 @json_option
-@ending
-def compare(a: str, b: str, out: Path | None, as_json: bool) -> None:
+@handle_errors
+def compare_command(a: str, b: str, out: Path | None, as_json: bool) -> None:
     """Put two runs, or two versions of the data, side by side.
 
     A and B are runs as for report, or clean_data:<digest>. Differences are B minus A, with a paired 95% interval where both were
@@ -107,13 +107,13 @@ def compare(a: str, b: str, out: Path | None, as_json: bool) -> None:
     Example:
       bccp compare ab12cd 34ef56
     """
-    from bccp.reporting.compare import FIGURES, IMAGES, PAGE, compare_runs, page
+    from bccp.reporting.compare import COMPARISON_PAGE, FIGURES, IMAGES, compare_named, comparison_page
 
     with talk(as_json):
-        found, place = compare_runs(a, b, out)
+        found, place = compare_named(a, b, out)
     if as_json:
         tables = {"settings": found.settings, "versions": found.versions, "images": found.images, "figures": found.figures}
         rows = {name: None if table is None else table.to_dict("records") for name, table in tables.items()}
         emit({"a": found.a, "b": found.b, **rows, "notes": found.notes, "folder": str(place)})
     else:
-        print(f"{page(found)}\nwritten: {place / PAGE}, {FIGURES}, {IMAGES}", flush=True)
+        print(f"{comparison_page(found)}\nwritten: {place / COMPARISON_PAGE}, {FIGURES}, {IMAGES}", flush=True)

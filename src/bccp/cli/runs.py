@@ -13,7 +13,7 @@ from bccp.cli.parameters import (
     WrongCall,
     complete_section,
     emit,
-    ending,
+    handle_errors,
     json_option,
     section_of,
     split,
@@ -41,12 +41,12 @@ def _hydra(words: Sequence[str]) -> int:
 
     with importing(ours=True):
         from bccp.pipeline import hydra_app
-    return hydra_app.main(list(words))
+    return hydra_app.hydra_main(list(words))
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
 @words_argument
-def run(words: tuple[str, ...]) -> int:
+def run_command(words: tuple[str, ...]) -> int:
     """Run the pipeline; finished steps with the same key are reused.
 
     OVERRIDES are Hydra's: section.key=value, +experiments=NAME, +data_sets=NAME, and its flags, -m among them.
@@ -77,12 +77,12 @@ def sweep(ctx: click.Context, plan_only: bool, as_json: bool, words: tuple[str, 
     return _hydra(["-m", *words])
 
 
-@ending
+@handle_errors
 def _plan(words: tuple[str, ...], as_json: bool) -> None:
-    from bccp.pipeline.sweeps.plan import plan
+    from bccp.pipeline.sweeps.plan import plan_sweep
 
     with talk(as_json):
-        made = plan(list(words))
+        made = plan_sweep(list(words))
     emit(dataclasses.asdict(made)) if as_json else print(made.text(), flush=True)
 
 
@@ -103,8 +103,8 @@ def step(name: str, words: tuple[str, ...]) -> int:
 @click.argument("name", type=STEP, metavar="STEP")
 @words_argument
 @json_option
-@ending
-def why(name: str, words: tuple[str, ...], as_json: bool) -> None:
+@handle_errors
+def why_command(name: str, words: tuple[str, ...], as_json: bool) -> None:
     """Say why STEP would run, or be reused, under OVERRIDES; nothing is run.
 
     \b
@@ -125,7 +125,7 @@ def why(name: str, words: tuple[str, ...], as_json: bool) -> None:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SECTION] [OVERRIDES]...", shell_complete=complete_section)
 @json_option
 @click.pass_context
-@ending
+@handle_errors
 def config(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
     """Print the composed configuration, or one SECTION of it, and where each value comes from.
 
@@ -143,8 +143,8 @@ def config(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@ending
-def mlproject() -> None:
+@handle_errors
+def mlproject_command() -> None:
     """Rewrite the steps' MLproject files after a change of config.yaml.
 
     \b

@@ -6,13 +6,13 @@ import re
 
 import click
 
-from bccp.cli.parameters import HYDRA_WORDS, WrongCall, ending, split, words_argument
+from bccp.cli.parameters import HYDRA_WORDS, WrongCall, handle_errors, split, words_argument
 
 
 @click.command(context_settings=HYDRA_WORDS)
 @words_argument
-@ending
-def sync(words: tuple[str, ...]) -> None:
+@handle_errors
+def sync_command(words: tuple[str, ...]) -> None:
     """Upload to W&B what was recorded offline, with its lineage; a second call changes nothing.
 
     Of OVERRIDES only tracking.mlflow_uri counts: where the runs are recorded.
@@ -31,7 +31,7 @@ def sync(words: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("project", metavar="ENTITY/PROJECT")
 @click.pass_context
-@ending
+@handle_errors
 def dashboard(ctx: click.Context, project: str) -> None:
     """Make a dashboard in W&B, or replace it.
 
@@ -42,6 +42,6 @@ def dashboard(ctx: click.Context, project: str) -> None:
     place = re.fullmatch(r"([^/\s]+)/([^/\s]+)", project)
     if place is None:
         raise WrongCall("which project? give the W&B entity and project: bccp wandb dashboard entity/project", ctx)
-    from bccp.tracking.wandb_dashboard import save
+    from bccp.tracking.wandb_dashboard import save_dashboard
 
-    print(f"W&B: the dashboard is {save(place[1], place[2])}", flush=True)
+    print(f"W&B: the dashboard is {save_dashboard(place[1], place[2])}", flush=True)

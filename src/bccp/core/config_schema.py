@@ -535,16 +535,16 @@ def own_names(step: str, section: Any) -> list[tuple[str, str]]:
         value = getattr(section, key, None)
         for part in value if isinstance(value, list) else [value]:
             names: list[Any] = list(part) if isinstance(part, Mapping) else [part]
-            found += [(f"{section_name(step)}.{key}", name) for name in names if user_code.is_own(name)]
+            found += [(f"{section_name(step)}.{key}", name) for name in names if user_code.is_dotted_name(name)]
     return found
 
 
 def parse_metrics(value: Any) -> list[str]:
     """A list of dotted names."""
-    if not isinstance(value, list) or not all(map(user_code.is_own, value)):
+    if not isinstance(value, list) or not all(map(user_code.is_dotted_name, value)):
         raise BCCPError(f"test.metrics={value} is not accepted: give a list of the dotted names of your functions, such as [my_module.f]")
     for name in value:
-        user_code.place(name, "test.metrics")
+        user_code.source_location(name, "test.metrics")
     return value
 
 
@@ -556,7 +556,7 @@ def parse_cleanup(value: Any) -> list[dict[str, dict[str, Any]]]:
     steps = []
     for part in value:
         name, given = next(iter(part.items())) if isinstance(part, Mapping) and len(part) == 1 else (part, {})
-        if user_code.is_own(name) and isinstance(given or {}, Mapping):
+        if user_code.is_dotted_name(name) and isinstance(given or {}, Mapping):
             registries.FILTERS.check(name)
             steps.append({name: dict(given or {})})
             continue
@@ -586,7 +586,7 @@ def parse_augmentation(value: Any) -> str | list[Any]:
             target = part.get("_target_")
             if not isinstance(target, str) or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", target):
                 raise BCCPError(f"train.augmentation: {part} has no _target_: give it the dotted name of a class, as in my_module.MyClass")
-            user_code.place(target)
+            user_code.source_location(target)
         elif part not in AUGMENTATIONS:
             raise BCCPError(
                 f"train.augmentation={value} is unknown: use one of {', '.join(AUGMENTATIONS)}, or a list of them and of _target_ objects"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from bccp.core.redaction import shown_text
+from bccp.core.redaction import redact_text
 
 
 class BCCPError(Exception):
@@ -19,7 +19,7 @@ class BCCPError(Exception):
     """Of a command that ends with it."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(shown_text(sentence))
+        super().__init__(redact_text(sentence))
 
 
 class MissingExtraError(BCCPError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import home
-from bccp.core.redaction import shown_text
+from bccp.core.redaction import redact_text
 
 
 def exit_status(work: Callable[[], object], *, interrupted: str = "interrupted") -> int:
@@ -26,15 +26,15 @@ def exit_status(work: Callable[[], object], *, interrupted: str = "interrupted")
     Returns
     -------
     int
-        0; 1 (2 where an extra is missing) after an error that :func:`bccp.core.exit_codes.told` knows, 130 after Ctrl-C. Any other error is
-        raised: it is a fault in BCCP.
+        0; 1 (2 where an extra is missing) after an error that :func:`bccp.core.exit_codes.to_bccp_error` knows, 130 after Ctrl-C. Any other
+        error is raised: it is a fault in BCCP.
     """
     try:
         work()
     except KeyboardInterrupt:
         return failed(interrupted, 130)
     except Exception as error:
-        if not isinstance(known := told(error), BCCPError):
+        if not isinstance(known := to_bccp_error(error), BCCPError):
             raise
         return failed(str(known), known.exit_status)
     return 0
@@ -47,7 +47,7 @@ def failed(sentence: str, status: int = 1) -> int:
     return status
 
 
-def told(error: Exception) -> Exception:
+def to_bccp_error(error: Exception) -> Exception:
     """A write that the disk refused, or a server that has gone, as a :class:`BCCPError`; any other error as it is."""
     if isinstance(error, BCCPError):
         return error
@@ -60,13 +60,13 @@ def told(error: Exception) -> Exception:
         return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
     if "attempt to write a readonly database" in str(error):
         return BCCPError(f"the store in {home()} cannot be written: make it writable or set BCCP_HOME to another folder")
-    text = shown_text(str(error))
+    text = redact_text(str(error))
     if gone := re.search(r"API request to (https?://[^/\s]+)\S* failed|server closed the connection|connection to server at", text):
         server = f"the tracking server {gone[1]}" if gone[1] else "the tracking server"
         return BCCPError(f"{server} has stopped answering: start it and run again; finished steps are kept")
     return error
 
 
-def ending(error: BaseException) -> str:
+def run_status(error: BaseException) -> str:
     """The status of a run that an exception ended: FAILED for errors, KILLED for interrupts."""
     return "FAILED" if isinstance(error, Exception) else "KILLED"

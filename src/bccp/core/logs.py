@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bccp.core import progress
-from bccp.core.redaction import shown_text
+from bccp.core.redaction import redact_text
 
 SAID = logging.getLogger("bccp.said")
 """Lines that are printed too; they are for the log, and not for the handlers of others."""
@@ -20,7 +20,7 @@ SAID.setLevel(logging.INFO)
 SAID.addHandler(logging.NullHandler())  # without a file they go nowhere
 
 
-def say(line: str) -> None:
+def emit(line: str) -> None:
     """Print a line, and write it into the log."""
     progress.line(line)
     SAID.info(line.strip())
@@ -31,7 +31,7 @@ class _File(logging.FileHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         """A line, or several, without secrets in URLs."""
-        return shown_text(super().format(record))
+        return redact_text(super().format(record))
 
     def close(self) -> None:
         """Write what is left, if there is room."""

@@ -13,7 +13,7 @@ _URL = re.compile(r"^\w+://.*|(?<=')\w+://[^']+|(?<=\")\w+://[^\"]+|\w+://[^\s,'
 _LONGEST_LINE = 300
 
 
-def shown_url(url: str) -> str:
+def redact_url(url: str) -> str:
     """A URL without user, password, query and fragment, which may hold a key.
 
     Examples
@@ -27,15 +27,15 @@ def shown_url(url: str) -> str:
     return scheme + mark + re.split(r"[?#]", re.sub(r"^[^/?#]*@", "", rest))[0]
 
 
-def shown_text(text: str) -> str:
-    """A text in which each URL is as :func:`shown_url` has it.
+def redact_text(text: str) -> str:
+    """A text in which each URL is as :func:`redact_url` has it.
 
     Examples
     --------
     >>> shown_text("no answer (http://me:secret@example.org/x?token=1): start it")
     'no answer (http://example.org/x): start it'
     """
-    return re.sub(r"\w+://[^\s'\"]+?(?=[)\],.:;]*(?:[\s'\"]|$))", lambda url: shown_url(url[0]), text)
+    return re.sub(r"\w+://[^\s'\"]+?(?=[)\],.:;]*(?:[\s'\"]|$))", lambda url: redact_url(url[0]), text)
 
 
 def first_line(error: BaseException) -> str:
@@ -47,21 +47,21 @@ def first_line(error: BaseException) -> str:
     ('no answer from http://example.org/x', 'KeyError')
     """
     lines = str(error).strip().splitlines()
-    return shown_text(lines[0])[:_LONGEST_LINE] if lines else type(error).__name__  # a cut before could hide where a password ends
+    return redact_text(lines[0])[:_LONGEST_LINE] if lines else type(error).__name__  # a cut before could hide where a password ends
 
 
-def shown(value: Any) -> Any:
+def redact(value: Any) -> Any:
     """A value, or all of a mapping or list, as records may show it: URLs without their secrets."""
     if isinstance(value, Mapping):
-        return {name: shown(one) for name, one in value.items()}
+        return {name: redact(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [shown(one) for one in value]
+        return [redact(one) for one in value]
     if not isinstance(value, str):
         return value
-    return shown_url(value) if re.match(r"[\w+.-]+://", value) else shown_text(value)
+    return redact_url(value) if re.match(r"[\w+.-]+://", value) else redact_text(value)
 
 
-def hide(text: str) -> str:
+def to_env_ref(text: str) -> str:
     """Put URLs with secrets into the environment, and references to it in their place, for what Hydra or MLflow records on its own.
 
     Examples
@@ -71,7 +71,7 @@ def hide(text: str) -> str:
     """
 
     def refer(url: re.Match[str]) -> str:
-        if shown_url(url[0]) == url[0] or "${" in url[0]:
+        if redact_url(url[0]) == url[0] or "${" in url[0]:
             return url[0]
         name = f"BCCP_SECRET_{secrets.token_hex(4).upper()}"
         os.environ[name] = url[0]
@@ -80,6 +80,6 @@ def hide(text: str) -> str:
     return _URL.sub(refer, text)
 
 
-def reveal(text: str) -> str:
-    """Put back what :func:`hide` has hidden, here or in a process that started this one."""
+def from_env_ref(text: str) -> str:
+    """Put back what :func:`to_env_ref` has hidden, here or in a process that started this one."""
     return re.sub(r"\$\{oc\.env:(BCCP_SECRET_\w+)\}", lambda reference: os.environ.get(reference[1], reference[0]), text)

@@ -112,7 +112,7 @@ class Registry(Mapping[str, Any], Generic[E]):
         if name in self.entries:
             return self[name]
         self.check(name)
-        return user_code.load(name, self.key)
+        return user_code.import_object(name, self.key)
 
     def modules(self) -> list[str]:
         """The modules that hold the entries, each once, sorted."""
@@ -125,8 +125,8 @@ class Registry(Mapping[str, Any], Generic[E]):
         ------
         BCCPError
         """
-        if user_code.is_own(name):
-            user_code.place(name, self.key)
+        if user_code.is_dotted_name(name):
+            user_code.source_location(name, self.key)
         elif name not in self.entries:
             raise BCCPError(f"{self.key}={name} is unknown: use one of {', '.join(self)}" + nearest(str(name), self))
 

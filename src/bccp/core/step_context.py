@@ -145,5 +145,5 @@ class Step(Protocol):
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Log rows of a table, each with the image (H, W, 3) that it describes; W&B shows the first of them."""
 
-    def say(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         """Print one line of output."""

@@ -26,12 +26,12 @@ def targets(value: Any) -> list[str]:
     return [found for part in value for found in targets(part)] if isinstance(value, list | tuple) else []
 
 
-def is_own(name: Any) -> bool:
+def is_dotted_name(name: Any) -> bool:
     """Whether this is a dotted name, as of what stands in a module: ``my_module.hardest``."""
     return isinstance(name, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name) is not None
 
 
-def place(target: str, key: str = "train.augmentation") -> Path | None:
+def source_location(target: str, key: str = "train.augmentation") -> Path | None:
     """Where the code of a target lies, as far as it is the user's own.
 
     Parameters
@@ -66,7 +66,7 @@ def place(target: str, key: str = "train.augmentation") -> Path | None:
     return None if installed else where
 
 
-def load(target: str, key: str) -> Any:
+def import_object(target: str, key: str) -> Any:
     """Import a function or class by its dotted name.
 
     Parameters
@@ -80,14 +80,14 @@ def load(target: str, key: str) -> Any:
     BCCPError
         If there is no such module, it cannot be imported, or it has nothing callable of that name.
     """
-    place(target, key)
+    source_location(target, key)
     module, _, name = target.rpartition(".")
     if str(paths.ROOT) not in sys.path:  # last, so that it hides nothing
         sys.path.append(str(paths.ROOT))
     try:
         found = vars(importlib.import_module(module))
     except Exception as error:
-        raise BCCPError(f"{key}: {target} cannot be imported ({why(error)}): mend the module {module}") from error
+        raise BCCPError(f"{key}: {target} cannot be imported ({describe_error(error)}): mend the module {module}") from error
     if name not in found:
         raise BCCPError(f"{key}: {target} is not found: the module {module} has no {name!r}{nearest(name, found)}")
     if not callable(found[name]):
@@ -95,7 +95,7 @@ def load(target: str, key: str) -> Any:
     return found[name]
 
 
-def why(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception of a user's code in one line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
@@ -110,10 +110,10 @@ def _digest(where: Path) -> str:
     return found.hexdigest()
 
 
-def digest(names: Iterable[str]) -> str | None:
+def source_digest(names: Iterable[str]) -> str | None:
     """SHA-256 of the source of some targets' top modules and packages; None where none is the user's own.
 
     What these import in turn does not count, nor does the version of an installed package.
     """
-    places = sorted({where for where in map(place, names) if where is not None})
+    places = sorted({where for where in map(source_location, names) if where is not None})
     return hashlib.sha256("".join(map(_digest, places)).encode()).hexdigest() if places else None

@@ -33,7 +33,7 @@ from bccp.data.drift import SURE, Drift, drifted, once_each
 from bccp.data.duplicates import duplicate_groups
 from bccp.data.image_statistics import BLURRED, BRIGHT, DARK, MOST_PIXELS, quality
 
-COLUMNS = {"row": int, "width": int, "height": int}
+MANIFEST_DTYPES = {"row": int, "width": int, "height": int}
 """The numbers of a manifest."""
 
 
@@ -242,7 +242,7 @@ def check_images(clean: Path, limits: Any) -> ImageChecks:
     -------
     ImageChecks
     """
-    manifest = tables.read(clean / "manifest.csv", dtypes=COLUMNS)
+    manifest = tables.read(clean / "manifest.csv", dtypes=MANIFEST_DTYPES)
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     measured = quality(np.load(clean / "images.npy", mmap_mode="r"))
     return ImageChecks(limited(of_images(manifest, report, measured), limits), measured)
@@ -273,7 +273,7 @@ def check_days(days: Days, manifest: pd.DataFrame, limits: Any, *, with_labels: 
     ----------
     days : Days
     manifest : DataFrame
-        Of the ``clean_data`` that they index, with :data:`COLUMNS`.
+        Of the ``clean_data`` that they index, with :data:`MANIFEST_DTYPES`.
     limits : config.Checks
     with_labels : bool
         The manifest's labels are true: looks are compared class by class.
@@ -329,7 +329,7 @@ def gate(findings: Sequence[Finding], page: str) -> None:
     )
 
 
-def sentence(findings: Sequence[Finding], page: str) -> str:
+def findings_sentence(findings: Sequence[Finding], page: str) -> str:
     """What the checks have found, in one line."""
     seen = [one for one in findings if one.value > 0 and one.sure and one.check != "imbalance"]
     found = [f"{one.check} {one.value:.3f}" if one.check == "drift" else f"{one.check} {one.value:.1%}" for one in seen]
@@ -341,7 +341,7 @@ def figures(findings: Sequence[Finding]) -> dict[str, float]:
     return {f"check_{found.check}": found.value for found in findings if not np.isnan(found.value)}
 
 
-def table(findings: Sequence[Finding]) -> pd.DataFrame:
+def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
     """The findings as a table: ``check, value, limit, verdict, said``."""
     rows = [(f.check, f.value, "" if f.limit is None else f.limit, f.verdict, f.said) for f in findings]
     return pd.DataFrame(rows, columns=["check", "value", "limit", "verdict", "said"])

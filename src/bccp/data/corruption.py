@@ -22,13 +22,13 @@ from bccp.data.array_types import Float, Index, UInt8
 KINDS = ("random_boxes", "mosaic", "random_lines")
 """The corruptions that ``mixed`` draws from."""
 
-SIDE = (0.1, 0.2)
+_SIDE = (0.1, 0.2)
 """Least and greatest side of a box or patch (in sides of the image), and thickness of a line (in its diagonals)."""
 
 BOXES = (10, 20)
 PATCHES = (20, 30)
 
-CHUNK_BYTES = 2**22
+CORRUPTED_AT_ONCE_BYTES = 2**22
 """Pixels that are corrupted at a time; the sums behind a mosaic need some ten times as much."""
 
 N_DRAWS = 1 + 4 * PATCHES[1]
@@ -87,7 +87,7 @@ def stream(images: UInt8, rows: Index, ids: Sequence[str], kinds: Sequence[str],
     ndarray of uint8, shape (m, S, S, 3)
         The next m images, in the order of ``rows``.
     """
-    chunk = max(1, CHUNK_BYTES // max(1, images[:1].nbytes))
+    chunk = max(1, CORRUPTED_AT_ONCE_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(rows), chunk):
         part = slice(start, start + chunk)
         yield corrupt(images[rows[part]], ids[part], kinds[part], seed=seed)
@@ -198,7 +198,7 @@ def random_lines(images: UInt8, draws: Float) -> UInt8:
     along, across = draws[:, 0] - 0.5, np.full(len(draws), 0.5)
     from_left = draws[:, 1] < 0.5
     dy, dx = np.where(from_left, along, across), np.where(from_left, across, along)
-    thickness = (SIDE[0] + (SIDE[1] - SIDE[0]) * draws[:, 2]) * np.sqrt(2)
+    thickness = (_SIDE[0] + (_SIDE[1] - _SIDE[0]) * draws[:, 2]) * np.sqrt(2)
     centre = (np.arange(size) + 0.5) / size - 0.5  # of pixels, from the image's centre
     distance = np.abs(np.outer(dx, centre)[:, :, np.newaxis] - np.outer(dy, centre)[:, np.newaxis, :])  # (n, S, S)
     crossed = distance <= (thickness / 2 * np.hypot(dx, dy))[:, np.newaxis, np.newaxis]
@@ -223,7 +223,7 @@ def _boxes(draws: Float, bounds: tuple[int, int], size: int, *, square: bool) ->
     least, most = bounds
     n_boxes = least + np.floor(draws[:, 0] * (most - least + 1))
     places, shares = np.split(draws[:, 1 : 1 + 4 * most].reshape(-1, most, 4), 2, axis=2)
-    sides = np.maximum(np.rint((SIDE[0] + (SIDE[1] - SIDE[0]) * shares) * size), 1)
+    sides = np.maximum(np.rint((_SIDE[0] + (_SIDE[1] - _SIDE[0]) * shares) * size), 1)
     if square:
         sides = np.repeat(sides[:, :, :1], 2, axis=2)
     tops = np.floor(places * (size - sides + 1))

@@ -142,7 +142,7 @@ class FeatureView:
         return FeatureView(self._arrays, self._array[positions], self._row[positions], self._n_features)
 
 
-class Source(NamedTuple):
+class PixelSource(NamedTuple):
     """Images, each once.
 
     Attributes
@@ -201,12 +201,12 @@ class Days:
         return ImageView(self._clean, self._corrupted, row, chosen["corrupted_row"].to_numpy(np.int64))
 
     @cached_property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[PixelSource]:
         """What all images of both days look like: as they came, and those that were corrupted as they were after it."""
         ids = pd.Index(sorted(self.splits.index))
         changed = ids[self.splits.loc[ids, "corrupted_row"].to_numpy() >= 0]
         clean = ImageView(self._clean, None, self.splits.loc[ids, "row"].to_numpy(np.int64), np.full(len(ids), -1))
-        return [Source(places, view, view.digest()) for places, view in ((ids, clean), (changed, self.view(changed.tolist())))]
+        return [PixelSource(places, view, view.digest()) for places, view in ((ids, clean), (changed, self.view(changed.tolist())))]
 
     def labels(self, ids: Sequence[str]) -> Index:
         """Class indices of images whose labels are trusted, shape (n,); a missing label raises KeyError."""

@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from bccp.core.digests import file_digest, folder_digest
 from bccp.core.errors import BCCPError
-from bccp.core.redaction import shown_text
+from bccp.core.redaction import redact_text
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.data.archives import CHUNK_BYTES, Listing, too_large
 
@@ -286,7 +286,7 @@ def _library(shown: str, advice: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """An error's text in one line, short and without what URLs may hide."""
     text = re.sub(r"HTTPS?ConnectionPool\(host='([^']+)'.*", r"no connection to \1", " ".join(str(error).split()))
-    return shown_text(text)[:200]
+    return redact_text(text)[:200]
 
 
 def drive_id(text: str) -> tuple[str, str | None]:

@@ -78,7 +78,7 @@ def drift(
     -------
     Drift
     """
-    sides = [draw(images.shape[0], MOST_COMPARED, rng=rng) for images in (known, new)]
+    sides = [draw_sample(images.shape[0], MOST_COMPARED, rng=rng) for images in (known, new)]
     told = pd.concat([looks(images, side) for images, side in zip((known, new), sides, strict=True)], ignore_index=True)
     is_new = np.repeat([False, True], [len(side) for side in sides])
     labels = [np.asarray(of, dtype=object)[side] for of, side in zip(strata, sides, strict=True)] if strata else None
@@ -91,7 +91,7 @@ def drift(
     return Drift(distance, p_value, ordered, len(sides[0]), len(sides[1]))
 
 
-def draw(n: int, most: int, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def draw_sample(n: int, most: int, *, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """At most so many of n positions, at random, sorted."""
     return np.sort(rng.choice(n, min(n, most), replace=False, shuffle=False))
 

@@ -26,7 +26,7 @@ MOST_LOSS = 1 / 3
 MOST_CLASS_LOSS = 0.5
 """The same for each single class, where the loss is beyond doubt."""
 
-SURE = 3.0
+_SURE = 3.0
 """Standard errors beyond which something is beyond doubt."""
 
 _CHUNK_BYTES = 32 * 2**20
@@ -72,11 +72,11 @@ def mirror_symmetric(images: Images, labels: npt.ArrayLike, val_images: Images, 
     recall, mirrored = (np.array([hits[truth == k].mean() for k in classes]) for hits in (right, right_mirrored))
     error = np.sqrt(sum(chance * (1 - chance) / (truth == k).sum() for k in classes)) / len(classes)
     above = recall.mean() - chance
-    if above <= SURE * error or mirrored.mean() - chance < (1 - MOST_LOSS) * above:
+    if above <= _SURE * error or mirrored.mean() - chance < (1 - MOST_LOSS) * above:
         return False
     lost = np.array([(right & ~right_mirrored)[truth == k].sum() for k in classes])
     won = np.array([(~right & right_mirrored)[truth == k].sum() for k in classes])
-    sure = lost - won > SURE * np.sqrt(lost + won)
+    sure = lost - won > _SURE * np.sqrt(lost + won)
     return not bool((sure & (recall - mirrored > MOST_CLASS_LOSS * (recall - chance))).any())
 
 

@@ -42,7 +42,7 @@ from bccp.data.scan_filters import Cleanup, clean_up
 DAYS = ("monday", "tuesday")
 """Folders at the root that are days and not classes."""
 
-FORMATS = (
+IMAGE_FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "PCX", "TGA",
 )  # fmt: skip
 """Formats that are read (MPO is a kind of JPEG). Left out: what Pillow starts another program for (EPS), and rarities."""
@@ -77,7 +77,7 @@ class UnreadableImageError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedPicture:
     """What is kept of one decoded file.
 
     Attributes
@@ -151,7 +151,7 @@ def decode(data: bytes) -> tuple[Image.Image, str, str]:
     if not data:
         raise UnreadableImageError("empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
             opened.load()
             return to_rgb(opened), opened.mode, opened.format or ""
     except UnidentifiedImageError:
@@ -211,7 +211,7 @@ def _to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.rint(grey * (255 / full)).astype(np.uint8)
 
 
-def fit(image: Image.Image, size: int, how: str) -> Image.Image:
+def fit_to_square(image: Image.Image, size: int, how: str) -> Image.Image:
     """Bring a picture to size x size px with an antialiased bicubic filter.
 
     Parameters
@@ -245,7 +245,7 @@ def fit(image: Image.Image, size: int, how: str) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def digest(image: Image.Image) -> str:
+def pixel_digest(image: Image.Image) -> str:
     """SHA-256 over an RGB picture's size and pixels, 64 hex digits; strip by strip, for a large picture's copy would double its memory."""
     width, height = image.size
     sha = hashlib.sha256(f"{width}x{height}\n".encode())
@@ -303,7 +303,7 @@ def has_own_days(images: Iterable[str], is_image: Callable[[str], bool]) -> bool
     return any(folder in DAYS for folder, _ in in_folders) and not any(is_image(image) for image in others)
 
 
-def place(image: str, *, own_days: bool) -> tuple[str, str] | None:
+def day_and_label(image: str, *, own_days: bool) -> tuple[str, str] | None:
     """Day and label that an image's folders give it.
 
     Parameters
@@ -393,7 +393,7 @@ def clean(
     told = quarantine.assign(image=quarantine["image"].map(called))
     check_readable(manifest, told, max_rejected_rate=max_rejected_rate, needs_classes=needs_classes)
     if needs_classes:
-        check_classes(manifest)
+        _check_classes(manifest)
     tables.write(manifest, folder / "manifest.csv")
     tables.write(quarantine, folder / "quarantine.csv")
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -408,14 +408,14 @@ def _stream(
         entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
         own_days = has_own_days(images, lambda image: _opens(files.read(image)))
-        if all(place(image, own_days=own_days) is None for image in images):
+        if all(day_and_label(image, own_days=own_days) is None for image in images):
             raise BCCPError(
                 f"no image lies in a class folder ({few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
                 "their own as monday/<class>/<image> and tuesday/<class>/<image> (tuesday/<image> where the label is unknown)"
             )
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
 
-        def read(chunk: list[zipfile.ZipInfo]) -> list[Picture | str]:
+        def read(chunk: list[zipfile.ZipInfo]) -> list[DecodedPicture | str]:
             return pictures([files.read(entry) for entry in chunk], image_size=image_size, resize=resize, cleanup=cleanup)
 
         chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
@@ -423,7 +423,7 @@ def _stream(
         return _write_rows(array, images, outcomes, image_size=image_size, own_days=own_days)
 
 
-def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[Picture | str]:
+def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[DecodedPicture | str]:
     """Decode, fingerprint, clean up and resize some files; call it within ``pillow_limits``.
 
     Parameters
@@ -452,17 +452,17 @@ def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: C
         if grey.size != (_GREY_PX, _GREY_PX):
             grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
         greys.append(grey.tobytes())
-        pixels = fit(clean_up(image, cleanup), image_size, resize).tobytes()
-        outcomes.append((digest(image), *image.size, mode, kind, pixels))
+        pixels = fit_to_square(clean_up(image, cleanup), image_size, resize).tobytes()
+        outcomes.append((pixel_digest(image), *image.size, mode, kind, pixels))
     stack = np.frombuffer(b"".join(greys), np.uint8).reshape(-1, _GREY_PX, _GREY_PX)
     hashes = iter(perceptual_hashes(stack))
-    return [found if isinstance(found, str) else Picture(found[0], next(hashes), *found[1:]) for found in outcomes]
+    return [found if isinstance(found, str) else DecodedPicture(found[0], next(hashes), *found[1:]) for found in outcomes]
 
 
 def _opens(data: bytes) -> bool:
     """Whether these bytes begin like an image."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS):
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS):
             return True
     except Exception:  # as in ``decode``
         return False
@@ -496,7 +496,7 @@ def _in_order(work: Callable[[T], R], tasks: Iterator[T], workers: int) -> Itera
 
 
 def _write_rows(
-    path: Path, images: Sequence[str], outcomes: Iterable[Picture | str], *, image_size: int, own_days: bool
+    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, own_days: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Append each usable picture to a .npy file, and list it or the reason why there is none.
 
@@ -508,7 +508,7 @@ def _write_rows(
         _write_header(file, 0, image_size)
         for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
             progress.show("files", n, len(images))
-            where = place(image, own_days=own_days)
+            where = day_and_label(image, own_days=own_days)
             if isinstance(outcome, str):
                 rejected.append((image, outcome))
             elif where is None:
@@ -560,7 +560,7 @@ def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_reje
         )
 
 
-def check_classes(manifest: pd.DataFrame) -> None:
+def _check_classes(manifest: pd.DataFrame) -> None:
     """Refuse images that nothing can be learned from; a label in the column ``label`` may be empty (unknown).
 
     Raises

@@ -29,7 +29,7 @@ from bccp.data.closest_pairs import closest_pairs, random_sample
 from bccp.data.dataset import FeatureView
 
 Embeddings = npt.NDArray[np.floating] | FeatureView
-Labels = npt.NDArray[np.integer]
+_Labels = npt.NDArray[np.integer]
 
 _CHUNK_ROWS = 4096
 _CANDIDATES = 1024  # of the images farthest from all centres: as many as can become centres before all distances are brought up to date
@@ -89,27 +89,27 @@ class Sampler(Protocol):
         Of pairs: if the buffer does not hold so many.
     """
 
-    def __call__(self, embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+    def __call__(self, embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
         """Choose."""
         ...
 
 
-def sample_none(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_none(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose no image."""
     return Sample.single([])
 
 
-def sample_all(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_all(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose every image."""
     return Sample.single(np.arange(len(labels)))
 
 
-def sample_randomly(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_randomly(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose uniformly."""
     return Sample.single(random_sample(len(labels), n_chosen=n_chosen, rng=rng))
 
 
-def sample_classes_alike(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_classes_alike(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose as many of each class as :func:`class_budgets` says, uniformly within the class."""
     classes, counts = np.unique(labels, return_counts=True)
     budgets = class_budgets(counts, n_chosen=n_chosen, rng=rng)
@@ -117,7 +117,7 @@ def sample_classes_alike(embeddings: Embeddings | None, labels: Labels, *, n_cho
     return Sample.single(np.concatenate(chosen) if chosen else [])
 
 
-def sample_by_herding(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_by_herding(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose as many of each class as :func:`class_budgets` says, by :func:`herd`; the rng decides only which classes get the remainder."""
     vectors = _given(embeddings)
     classes, counts = np.unique(labels, return_counts=True)
@@ -130,7 +130,7 @@ def sample_by_herding(embeddings: Embeddings | None, labels: Labels, *, n_chosen
     return Sample.single(np.concatenate(chosen))
 
 
-def sample_diversely(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+def sample_diversely(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
     """Choose over the whole buffer, whatever the classes, by :func:`spread`, from a first image that is drawn uniformly."""
     vectors = _given(embeddings)
     if not n_chosen:
@@ -139,7 +139,7 @@ def sample_diversely(embeddings: Embeddings | None, labels: Labels, *, n_chosen:
 
 
 def _pairs_by(metric: str) -> Sampler:
-    def sample(embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
+    def sample(embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator) -> Sample:
         """Choose closest pairs."""
         pairs = closest_pairs(_given(embeddings), labels, n_pairs=n_chosen // 2, metric=metric, rng=rng)
         numbers = np.arange(n_chosen // 2)
@@ -153,7 +153,7 @@ sample_l2_pairs = _pairs_by("l2_norm")
 sample_cosine_pairs = _pairs_by("cosine_similarity")
 
 
-def find(name: str) -> tuple[Sampler, SamplerEntry]:
+def find_sampler(name: str) -> tuple[Sampler, SamplerEntry]:
     """The sampler of a name in ``bccp.core.registries.SAMPLERS``, or of a user's own function, and what has to be known of it.
 
     A user's own function may give positions in place of a :class:`Sample`, and is given embeddings unless it has the attribute
@@ -171,7 +171,7 @@ def find(name: str) -> tuple[Sampler, SamplerEntry]:
 
 
 def _checked(
-    name: str, own: Callable[..., Any], embeddings: Embeddings | None, labels: Labels, *, n_chosen: int, rng: np.random.Generator
+    name: str, own: Callable[..., Any], embeddings: Embeddings | None, labels: _Labels, *, n_chosen: int, rng: np.random.Generator
 ) -> Sample:
     """Call a user's own sampler, and refuse what is no choice of images."""
     accepted = f"give a function that returns positions of images, none twice, from 0 to {len(labels) - 1}"
@@ -181,7 +181,7 @@ def _checked(
     except BCCPError:
         raise
     except Exception as error:
-        raise BCCPError(f"cp_sampling.type: {name} fails ({user_code.why(error)}): {accepted}") from error
+        raise BCCPError(f"cp_sampling.type: {name} fails ({user_code.describe_error(error)}): {accepted}") from error
     positions = sample.image_idx
     if positions.ndim != 1 or len(np.unique(positions)) != len(positions) or not ((positions >= 0) & (positions < len(labels))).all():
         raise BCCPError(f"cp_sampling.type: {name} chooses an image twice, or one that is not there: {accepted}")

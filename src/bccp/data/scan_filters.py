@@ -54,7 +54,7 @@ def _filtered(name: str, pixels: UInt8, parameters: Mapping[str, Any]) -> UInt8:
     try:
         found = own(pixels, **parameters)
     except Exception as error:
-        raise BCCPError(f"preprocessing.cleanup: {name} fails on a picture ({user_code.why(error)}): {accepted}") from error
+        raise BCCPError(f"preprocessing.cleanup: {name} fails on a picture ({user_code.describe_error(error)}): {accepted}") from error
     if not isinstance(found, np.ndarray) or found.shape != pixels.shape or found.dtype != np.uint8:
         kind = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
         raise BCCPError(f"preprocessing.cleanup: {name} makes {kind} of uint8 {pixels.shape}: {accepted}")

@@ -27,7 +27,7 @@ from bccp.data.corruption import draw_kinds
 LEAST = {"monday": 3, "tuesday": 2}
 """Different images that a class needs on a day: one for each of its splits."""
 
-NEEDED = {
+_NEEDED = {
     "both": "5 different images (train, val and test on Monday, train and test on Tuesday): add images, remove the class, or "
     "set main.target_day=monday, for which 3 will do",
     "monday": "3 different images on Monday (train, val and test): add images or remove the class",
@@ -35,7 +35,7 @@ NEEDED = {
     "all: add images or leave the class out of Tuesday",
 }
 
-N_EXAMPLES = 10
+_N_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def mark_corrupted(cut: Segregated, *, corruption: str, seed: int) -> pd.DataFra
     return splits
 
 
-def draw(
+def _draw(
     table: pd.DataFrame,
     share: float,
     *,
@@ -318,9 +318,9 @@ def _find_days(table: pd.DataFrame, target_day: str, named: Collection[str] | No
 
 
 def _cut_days(table: pd.DataFrame, fraction: float, *, seed: int) -> list[str]:
-    _require(table, sum(LEAST.values()), NEEDED["both"])
+    _require(table, sum(LEAST.values()), _NEEDED["both"])
     least, least_left = LEAST["tuesday"], LEAST["monday"]
-    tuesday = draw(table, fraction, seed=seed, purpose="day", least=least, least_left=least_left)
+    tuesday = _draw(table, fraction, seed=seed, purpose="day", least=least, least_left=least_left)
     return ["tuesday" if drawn else "monday" for drawn in tuesday]
 
 
@@ -339,7 +339,7 @@ def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
         )
     if alone := sorted(strata["tuesday"] - strata["monday"]):
         raise BCCPError(
-            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, N_EXAMPLES)}; give Monday images of "
+            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, _N_EXAMPLES)}; give Monday images of "
             "them or leave them out"
         )
     if len(strata["monday"]) == 1:
@@ -353,7 +353,7 @@ def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.D
     kept, left_out = {}, {}
     for day in LEAST:
         images = table[table["day"] == day]
-        _require(images, LEAST[day], NEEDED[day])
+        _require(images, LEAST[day], _NEEDED[day])
         kept[day] = _cap(images, caps[day], day=day, seed=seed)
         left_out[f"{day}_cap"] = len(images) - len(kept[day])
     monday, tuesday = kept["monday"], kept["tuesday"]
@@ -369,7 +369,7 @@ def _cap(table: pd.DataFrame, cap: int | None, *, day: str, seed: int) -> pd.Dat
     if cap is None or len(table) <= cap:
         return table
     least = LEAST[day]
-    kept = table[draw(table, cap / len(table), seed=seed, purpose=f"{day} cap", least=least, least_left=0)]
+    kept = table[_draw(table, cap / len(table), seed=seed, purpose=f"{day} cap", least=least, least_left=0)]
     if len(kept) > cap:
         raise BCCPError(
             f"segregation.{day}_images={cap} is too low: each of {table['stratum'].nunique()} classes needs at least {least} "
@@ -379,9 +379,9 @@ def _cap(table: pd.DataFrame, cap: int | None, *, day: str, seed: int) -> pd.Dat
 
 
 def _split_monday(table: pd.DataFrame, shares: Shares, *, on_both: Collection[int], seed: int) -> pd.DataFrame:
-    test = draw(table, shares.test_size, seed=seed, purpose="monday test", least=1, least_left=2)
+    test = _draw(table, shares.test_size, seed=seed, purpose="monday test", least=1, least_left=2)
     rest = table[~test]
-    val = draw(rest, shares.val_size, seed=seed, purpose="monday val", least=1, least_left=1, last=on_both)
+    val = _draw(rest, shares.val_size, seed=seed, purpose="monday val", least=1, least_left=1, last=on_both)
     return pd.concat([table[test].assign(split="test"), rest[val].assign(split="val"), rest[~val].assign(split="train")])
 
 
@@ -389,9 +389,9 @@ def _split_tuesday(table: pd.DataFrame, test_size: float, monday: Mapping[int, s
     """Split Tuesday, where ``monday`` is the split of the groups that Monday has."""
     if table.empty:
         return table.assign(split="")
-    _require(table, LEAST["tuesday"], NEEDED["tuesday"])
+    _require(table, LEAST["tuesday"], _NEEDED["tuesday"])
     forced = {group: monday[group] == "test" for group in set(table["group"]) & set(monday)}
-    test = draw(table, test_size, seed=seed, purpose="tuesday test", least=1, least_left=1, forced=forced)
+    test = _draw(table, test_size, seed=seed, purpose="tuesday test", least=1, least_left=1, forced=forced)
     return table.assign(split=np.where(test, "test", "train"))
 
 
@@ -400,8 +400,8 @@ def _require(table: pd.DataFrame, least: int, needed: str) -> None:
     n_images = table["stratum"].value_counts()
     n_groups = _majority(table).value_counts().reindex(n_images.index, fill_value=0)
     if small := sorted(n_groups.index[n_groups < least]):
-        counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:N_EXAMPLES]]
-        more = f" and {len(small) - N_EXAMPLES} more" if len(small) > N_EXAMPLES else ""
+        counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:_N_EXAMPLES]]
+        more = f" and {len(small) - _N_EXAMPLES} more" if len(small) > _N_EXAMPLES else ""
         raise BCCPError(f"too few images of the classes {', '.join(counts)}{more}: each class needs at least {needed}")
 
 

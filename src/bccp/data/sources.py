@@ -25,7 +25,7 @@ from bccp.core import user_code
 from bccp.core.digests import digest_once, file_digest
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.home import scratch
-from bccp.core.redaction import shown_url
+from bccp.core.redaction import redact_url
 from bccp.core.registries import SOURCES
 from bccp.data import archives, downloads
 from bccp.data.archives import File, Listing
@@ -88,7 +88,7 @@ def fetch(
         If there is nothing to fetch, it cannot be fetched or read, is unsafe, or has another checksum. The zip file is then of no use.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    to = Destination(cache, fetch_ledger, fetch_wandb)
+    to = FetchContext(cache, fetch_ledger, fetch_wandb)
     with source(data).bring(to) as brought, _opened(brought, data, cache) as (listing, verified):
         table = pack(listing.finished(data.subfolder), archive, shown=listing.shown)
     if data.sha256 and not verified:
@@ -194,7 +194,7 @@ def source(data: Data) -> Source:
 
 
 @dataclass(frozen=True)
-class Destination:
+class FetchContext:
     """Where a source brings its images, and whom it may ask.
 
     Attributes
@@ -219,7 +219,7 @@ class Source(Protocol):
         """What it holds, in few characters: see :func:`source_fingerprint`."""
         ...
 
-    def bring(self, to: Destination) -> AbstractContextManager[Path | Listing]:
+    def bring(self, to: FetchContext) -> AbstractContextManager[Path | Listing]:
         """Give the images as a file or folder of this machine, or as a list of files that are read where they are, within the block."""
         ...
 
@@ -239,7 +239,7 @@ class Digits:
         return f"digits of scikit-learn {metadata.version('scikit-learn')}"
 
     @contextmanager
-    def bring(self, to: Destination) -> Iterator[Listing]:
+    def bring(self, to: FetchContext) -> Iterator[Listing]:
         """Drawn on the fly."""
         yield digits(self.data.max_bytes)
 
@@ -280,7 +280,7 @@ class _Placed:
         return f"{self.data.source} {hashlib.sha256(address.encode()).hexdigest()[:16]} {version}"
 
     @contextmanager
-    def bring(self, to: Destination) -> Iterator[Path | Listing]:
+    def bring(self, to: FetchContext) -> Iterator[Path | Listing]:
         """As it lies here, or downloaded."""
         if (local := self.local()) is not None:
             yield local
@@ -365,7 +365,7 @@ class Fsspec(_Placed):
         return downloads.from_fsspec(self.place, limits)
 
     @contextmanager
-    def bring(self, to: Destination) -> Iterator[Path | Listing]:
+    def bring(self, to: FetchContext) -> Iterator[Path | Listing]:
         """Read a remote folder from where it is."""
         if self.local() is None and "" not in (remote := downloads.open_remote(self.place, self.shown)).files:
             yield remote.listing(self.shown, self.data.max_bytes)
@@ -387,7 +387,7 @@ class Artifact(_Placed):
         return fixed[1] if fixed else downloads.wandb_version(self.place)
 
     @contextmanager
-    def bring(self, to: Destination) -> Iterator[Path]:
+    def bring(self, to: FetchContext) -> Iterator[Path]:
         """From the ledger, or from W&B where the place names an entity or project."""
         if "/" not in self.place:
             yield to.fetch_ledger(self.place)
@@ -414,8 +414,8 @@ class _Own:
             raise
         except Exception as error:
             raise BCCPError(
-                f"data.source={self.name}: {what} ({user_code.why(error)}): give a class that is made from the section data, with "
-                "the methods fingerprint() and fetch(folder)"
+                f"data.source={self.name}: {what} ({user_code.describe_error(error)}): give a class that is made from the section data, "
+                "with the methods fingerprint() and fetch(folder)"
             ) from error
 
     def fingerprint(self) -> str:
@@ -423,7 +423,7 @@ class _Own:
         return f"{self.name} {self._call('fingerprint fails', lambda: self.own.fingerprint())}"
 
     @contextmanager
-    def bring(self, to: Destination) -> Iterator[Path]:
+    def bring(self, to: FetchContext) -> Iterator[Path]:
         """What its own method fetches."""
         with scratch("download") as folder:
             place = self._call("fetch fails", lambda: self.own.fetch(folder))
@@ -446,7 +446,7 @@ def _folder_digest(folder: Path, data: Data) -> str:
 def _shown(data: Data) -> str:
     """How errors name the source."""
     place = data.path
-    return f"data.path={shown_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
+    return f"data.path={redact_url(place) if '://' in place else place}" if place else f"data.source={data.source}"
 
 
 def _is_url(place: str) -> bool:

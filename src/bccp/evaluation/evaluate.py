@@ -24,10 +24,10 @@ from bccp.models.feature_cache import Inputs, shared_inputs
 MOST_EXPLAINED = 1000
 """Errors that get nearest training images, the costliest: more than anybody looks at."""
 
-MOST_COMPARED = 20_000
+_MOST_COMPARED = 20_000
 """Training images that they are looked for among."""
 
-MOST_DRAWN, MOST_BESIDE = 12, 3
+_MOST_DRAWN, MOST_BESIDE = 12, 3
 """Errors in the gallery, and training images beside each."""
 
 _AT_ONCE = 4096
@@ -53,7 +53,7 @@ class Judged(NamedTuple):
     former_probs: Float32 | None
 
 
-def judge(step: Step, days: Days, model: ImageClassifier, references: pd.DataFrame, manifest: pd.DataFrame) -> Judged:
+def evaluate_model(step: Step, days: Days, model: ImageClassifier, references: pd.DataFrame, manifest: pd.DataFrame) -> Judged:
     """Ask the model, and the one before it.
 
     Parameters
@@ -82,7 +82,7 @@ def judge(step: Step, days: Days, model: ImageClassifier, references: pd.DataFra
     return Judged(
         predictions=scores.predictions_table(references, probs, days.classes, corruptions=corruptions, sizes=sizes),
         probs=probs,
-        former_probs=ask(classifier.load(former)[0], on_monday) if former and len(on_monday) else None,
+        former_probs=ask(classifier.load_classifier(former)[0], on_monday) if former and len(on_monday) else None,
     )
 
 
@@ -106,7 +106,7 @@ class Explained(NamedTuple):
     gallery: list[list[galleries.Tile]]
 
 
-def explain(step: Step, days: Days, model: ImageClassifier, judged: Judged, manifest: pd.DataFrame) -> Explained:
+def explain_errors(step: Step, days: Days, model: ImageClassifier, judged: Judged, manifest: pd.DataFrame) -> Explained:
     """Gather the errors, beside the training images that are nearest in the model's own features.
 
     Parameters
@@ -160,7 +160,7 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
     Returns
     -------
     DataFrame
-        ``image, given, believed, doubted, bad``, sorted by image; :data:`MOST_COMPARED` of them, evenly spread, where there are more.
+        ``image, given, believed, doubted, bad``, sorted by image; :data:`_MOST_COMPARED` of them, evenly spread, where there are more.
         ``believed`` is the likeliest label by ``cleansed_labels``, and ``doubted`` says that it is another than the given one, or that
         the given one lies above the cut-off.
     """
@@ -170,7 +170,7 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
         told = tables.read(step.input("given_labels") / "given_labels.csv").set_index("image")["label"]
         given = given.where(given != "", told.reindex(given.index).fillna(""))
     given = given[given != ""]
-    given = given.iloc[np.unique(np.linspace(0, len(given) - 1, min(len(given), MOST_COMPARED)).astype(np.int64))]
+    given = given.iloc[np.unique(np.linspace(0, len(given) - 1, min(len(given), _MOST_COMPARED)).astype(np.int64))]
     # lists: without pyarrow two columns of one array would be one memory, and what is believed would overwrite what was given
     table = pd.DataFrame({"image": given.index, "given": given.tolist(), "believed": given.tolist(), "doubted": False})
     if step.has_input("cleansed_labels"):
@@ -188,7 +188,7 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
 
 def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt.NDArray[np.int64]) -> list[list[galleries.Tile]]:
     written, groups = galleries.writable(days.classes), []
-    for error, places in zip(errors[:MOST_DRAWN].to_dict("records"), near, strict=False):
+    for error, places in zip(errors[:_MOST_DRAWN].to_dict("records"), near, strict=False):
         measured = "true" if error["verified"] == "true" else "given"
         lines = [
             f"{measured}: {written[error['true_label']]}",
@@ -204,7 +204,7 @@ def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt
     return groups
 
 
-def draw(folder: Path, judged: Judged, classes: list[str], history: Path, note: str) -> list[Path]:
+def draw_evaluation(folder: Path, judged: Judged, classes: list[str], history: Path, note: str) -> list[Path]:
     """Draw ``confusion_matrix.png``, ``threshold_curves.png`` (ROC, precision and recall), ``reliability.png`` and ``training_curves.png``.
 
     Parameters
@@ -229,15 +229,15 @@ def draw(folder: Path, judged: Judged, classes: list[str], history: Path, note: 
     )
     counts, label_idx = scores.confusion(predictions, classes), scores.positions(predictions["true_label"], classes)
     title = f"{len(predictions)} test images, {np.diag(counts).sum() / len(predictions):.1%} right"
-    plots.confusion_matrix(counts, classes, matrix, title=title, note=note)
-    plots.threshold_curves(
+    plots.plot_confusion_matrix(counts, classes, matrix, title=title, note=note)
+    plots.plot_threshold_curves(
         scores.threshold_curves(predictions, probs, classes), thresholds, title="Each class against the others", note=note
     )
     bins = metrics.reliability(label_idx, probs)
     off = np.abs(bins.n_images * (bins.accuracy - bins.confidence)).sum() / len(predictions)
-    plots.reliability(bins, calibration, title=f"Sure and right: calibration error {off:.3f}", note=note)
+    plots.plot_reliability(bins, calibration, title=f"Sure and right: calibration error {off:.3f}", note=note)
     rows = tables.read(history, dtypes=dict.fromkeys(plots.CURVES, float))
-    plots.training_curves(rows, training, title="Training", note=note)
+    plots.plot_training_curves(rows, training, title="Training", note=note)
     return [matrix, thresholds, calibration, training]
 
 

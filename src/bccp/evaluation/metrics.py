@@ -231,15 +231,15 @@ def own(name: str) -> Metric:
     BCCPError
         If there is no such function; when it is called, if it fails or gives no number.
     """
-    function = user_code.load(name, "test.metrics")
+    function = user_code.import_object(name, "test.metrics")
 
     def compute(counts: Counts) -> Float:
         try:
             return np.array([float(function(counts.label_idx, counts.probs, row)) for row in counts.weights])
         except Exception as error:
             raise BCCPError(
-                f"test.metrics: {name} fails ({user_code.why(error)}): give a function of label_idx (N,), probs (N, K) and weights (N,) "
-                "that returns a number"
+                f"test.metrics: {name} fails ({user_code.describe_error(error)}): give a function of label_idx (N,), "
+                "probs (N, K) and weights (N,) that returns a number"
             ) from error
 
     return Metric(compute, lowest=-np.inf, highest=np.inf)

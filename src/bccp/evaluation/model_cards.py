@@ -24,7 +24,7 @@ _MOST_CLASSES = 50
 """Rows of a table of classes; of more, those with the lowest F1 are shown."""
 
 
-def write(folder: Path, *, model: Path, clean: Path, days: Days) -> None:
+def write_cards(folder: Path, *, model: Path, clean: Path, days: Days) -> None:
     """Write both cards into an evaluation; equal runs give equal bytes.
 
     Parameters

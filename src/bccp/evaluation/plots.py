@@ -29,7 +29,7 @@ CURVES = ("train_loss", "val_loss", "val_accuracy")
 """The columns of a history that are drawn."""
 
 
-def confusion_matrix(confusion: npt.NDArray[np.int64], classes: Sequence[str], path: Path, *, title: str, note: str = "") -> None:
+def plot_confusion_matrix(confusion: npt.NDArray[np.int64], classes: Sequence[str], path: Path, *, title: str, note: str = "") -> None:
     """Draw a confusion matrix: colour is the share of the label's images, numbers are images.
 
     Parameters
@@ -84,7 +84,7 @@ def _write_counts(axes: Axes, confusion: npt.NDArray[np.int64], darkness: npt.ND
         axes.text(column, row, text, ha="center", va="center", fontsize=fitting, color="white" if light else _INK, in_layout=False)
 
 
-def training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str = "") -> None:
+def plot_training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str = "") -> None:
     """Draw loss and validation accuracy over the epochs, with the best epoch marked.
 
     Parameters
@@ -140,7 +140,7 @@ class ThresholdCurve(NamedTuple):
     average_precision: float
 
 
-def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title: str, note: str = "") -> None:
+def plot_threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title: str, note: str = "") -> None:
     """Draw ROC and precision-recall curves, one class against the others.
 
     Parameters
@@ -174,7 +174,7 @@ def threshold_curves(curves: Mapping[str, ThresholdCurve], path: Path, *, title:
     save_png(figure, path)
 
 
-def reliability(bins: Bins, path: Path, *, title: str, note: str = "") -> None:
+def plot_reliability(bins: Bins, path: Path, *, title: str, note: str = "") -> None:
     """Draw accuracy over confidence, by bin, and how many images each bin holds.
 
     Parameters

@@ -29,14 +29,14 @@ from bccp.tracking import registry
 if TYPE_CHECKING:
     from bccp.core.step_context import Step
 
-SURE = 0.95
+_SURE = 0.95
 """Share of resamples in which the challenger has to be ahead."""
 
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Two models on the same images.
 
     Attributes
@@ -60,7 +60,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PromotionDecision:
     """What becomes of a challenger.
 
     Attributes
@@ -79,7 +79,7 @@ class Verdict:
         return self.name in ("promoted", "forced")
 
 
-def compare(days: Sequence[str], challenger_right: Mask, champion_right: Mask, *, rng: np.random.Generator) -> Comparison:
+def compare_models(days: Sequence[str], challenger_right: Mask, champion_right: Mask, *, rng: np.random.Generator) -> PairedComparison:
     """Compare by a paired bootstrap: images are drawn again within each day, and with each both models' answers.
 
     Parameters
@@ -102,7 +102,7 @@ def compare(days: Sequence[str], challenger_right: Mask, champion_right: Mask, *
         counts = rng.multinomial(len(part), [float((part == kind).mean()) for kind in (1, 0, -1)], size=RESAMPLES)
         drawn += counts[:, 0] - counts[:, 2]
     low, high = np.percentile(drawn / len(difference), [2.5, 97.5])
-    return Comparison(
+    return PairedComparison(
         images=len(difference),
         gain=float(difference.mean()),
         low=float(low),
@@ -112,7 +112,7 @@ def compare(days: Sequence[str], challenger_right: Mask, champion_right: Mask, *
     )
 
 
-def decide(found: Comparison, *, max_regression: float) -> Verdict:
+def decide_promotion(found: PairedComparison, *, max_regression: float) -> PromotionDecision:
     """Promote what is surely better overall and on no day worse by more than is borne.
 
     Examples
@@ -123,15 +123,15 @@ def decide(found: Comparison, *, max_regression: float) -> Verdict:
     overall = f"overall {100 * found.gain:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f}) on {found.images} images"
     for day, gain in found.by_day.items():
         if gain < -max_regression - 1e-9:  # 0.01 is not to be exceeded by 1 of 100
-            return Verdict(
+            return PromotionDecision(
                 "rejected", f"worse by {-100 * gain:.1f} points on {day}, more than test.max_regression={max_regression:g}; {overall}"
             )
-    if found.ahead < SURE:
-        return Verdict("rejected", f"not surely better: {overall}")
-    return Verdict("promoted", overall)
+    if found.ahead < _SURE:
+        return PromotionDecision("rejected", f"not surely better: {overall}")
+    return PromotionDecision("promoted", overall)
 
 
-def settle(step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32) -> Verdict:
+def register_and_promote(step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32) -> PromotionDecision:
     """Register the step's model, compare it with the champion, and promote it if it deserves it and ``test.promote`` lets it.
 
     A rerun finishes what a stopped one has begun; nothing is registered twice.
@@ -160,36 +160,36 @@ def settle(step: Step, days: Days, references: pd.DataFrame, probs: array_types.
     manifest = tables.read(step.input("clean_data") / "manifest.csv").set_index("image")["sha256"]
     seen = mlflow_flavor.fingerprints(manifest[days.splits.index[days.splits["split"] != "test"]])
     lock = f"registry-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    with ledger.lock(lock, lambda: step.say(f"waits for another process that registers {name}")), scratch("champion") as folder:
+    with ledger.lock(lock, lambda: step.emit(f"waits for another process that registers {name}")), scratch("champion") as folder:
         version = registry.register(
-            ledger, name, digest, run_id=step.run_id, write=lambda place: mlflow_flavor.write(place, step.input("model"), seen=seen)
+            ledger, name, digest, run_id=step.run_id, write=lambda place: mlflow_flavor.write_model(place, step.input("model"), seen=seen)
         )
         champion = registry.champion(ledger, name)
         rival = "no champion" if champion is None else f"champion, version {champion.version}"
         if champion is not None and str(champion.version) == str(version.version):
-            verdict = Verdict("unchanged", "it is the champion already")
+            verdict = PromotionDecision("unchanged", "it is the champion already")
         else:
             verdict = _compared(step, days, references, probs, champion, manifest, folder)
             verdict = _as_asked(step, verdict, rolled_back=str(version.version) in registry.rolled_back_versions(ledger, name))
-        step.say(f"registered as {name}, version {version.version}; {verdict.name} ({rival}): {verdict.reason}")
+        step.emit(f"registered as {name}, version {version.version}; {verdict.name} ({rival}): {verdict.reason}")
         _record(step, name, version, verdict)
     return verdict
 
 
-def _as_asked(step: Step, verdict: Verdict, *, rolled_back: bool) -> Verdict:
+def _as_asked(step: Step, verdict: PromotionDecision, *, rolled_back: bool) -> PromotionDecision:
     """The verdict under ``test.promote``."""
     if step.context.sweep:
-        return Verdict("not asked", f"a multirun promotes nothing; {verdict.reason}")
+        return PromotionDecision("not asked", f"a multirun promotes nothing; {verdict.reason}")
     if step.config.promote == "never":
-        return Verdict("not asked", f"test.promote=never; {verdict.reason}")
+        return PromotionDecision("not asked", f"test.promote=never; {verdict.reason}")
     if step.config.promote == "force":
-        return Verdict("forced", f"test.promote=force; {verdict.reason}")
+        return PromotionDecision("forced", f"test.promote=force; {verdict.reason}")
     if rolled_back:
-        return Verdict("rejected", f"it was rolled back before (test.promote=force promotes it again); {verdict.reason}")
+        return PromotionDecision("rejected", f"it was rolled back before (test.promote=force promotes it again); {verdict.reason}")
     return verdict
 
 
-def _record(step: Step, name: str, version: Any, verdict: Verdict) -> None:
+def _record(step: Step, name: str, version: Any, verdict: PromotionDecision) -> None:
     tags = {"bccp.verdict": verdict.name, "bccp.verdict_reason": verdict.reason, "bccp.registered": f"models:/{name}/{version.version}"}
     step.ledger.tag(step.run_id, tags)
     if verdict.name != "unchanged":  # else its version keeps the verdict that made it champion
@@ -204,41 +204,43 @@ def _record(step: Step, name: str, version: Any, verdict: Verdict) -> None:
 
 def _compared(
     step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32, champion: Any, manifest: pd.Series[str], folder: Path
-) -> Verdict:
+) -> PromotionDecision:
     """The verdict over the test images that the champion has not been trained on."""
     if champion is not None:
-        place = registry.fetch(step.ledger, champion, folder)
+        place = registry.fetch_model(step.ledger, champion, folder)
     elif days.target_day == "monday":
-        return Verdict("promoted", "the first of its name; there is no trusted day, and so no Monday model to compare it with")
+        return PromotionDecision("promoted", "the first of its name; there is no trusted day, and so no Monday model to compare it with")
     else:
         from bccp.models.monday_model import shared_monday_model
 
         place = shared_monday_model(step, days, step.config.monday_model)
-    model, about = classifier.load(place)
+    model, about = classifier.load_classifier(place)
     other = _unlike(step, about, days)
     if other:
-        return Verdict("rejected", f"it cannot be compared with the champion, {other}; test.promote=force promotes it all the same")
+        return PromotionDecision(
+            "rejected", f"it cannot be compared with the champion, {other}; test.promote=force promotes it all the same"
+        )
     fresh = np.ones(len(references), bool)
     if champion is not None:
         seen = mlflow_flavor.trained_on(place)
         fresh = ~mlflow_flavor.known(manifest[references["image"]], seen)
         if not len(seen):
-            step.say("which images the champion was trained on is not recorded: it is compared on all test images")
+            step.emit("which images the champion was trained on is not recorded: it is compared on all test images")
     if not fresh.all():
-        step.say(f"test images that the champion was trained on, left out of the comparison: {(~fresh).sum()} of {len(fresh)}")
+        step.emit(f"test images that the champion was trained on, left out of the comparison: {(~fresh).sum()} of {len(fresh)}")
     if not fresh.any():
-        return Verdict("rejected", "the champion was trained on all test images; test.promote=force promotes it all the same")
+        return PromotionDecision("rejected", "the champion was trained on all test images; test.promote=force promotes it all the same")
     ids = references.loc[fresh, "image"].tolist()
     its_probs = classifier.probabilities(
         model, shared_inputs(step, days)(model, ids), batch_size=step.config.batch_size, device=step.device
     )
     label_idx = days.encode(references.loc[fresh, "label"].tolist())
     right, its_right = probs[fresh].argmax(axis=1) == label_idx, its_probs.argmax(axis=1) == label_idx
-    found = compare(references.loc[fresh, "day"].tolist(), right, its_right, rng=np.random.default_rng(0))
+    found = compare_models(references.loc[fresh, "day"].tolist(), right, its_right, rng=np.random.default_rng(0))
     figures = {"gain": found.gain, "gain_low": found.low, "gain_high": found.high, "champion_accuracy": float(its_right.mean())}
     step.log_metrics(figures)
-    verdict = decide(found, max_regression=step.config.max_regression)
-    return Verdict(verdict.name, verdict.reason + (", against monday_model" if champion is None else ""))
+    verdict = decide_promotion(found, max_regression=step.config.max_regression)
+    return PromotionDecision(verdict.name, verdict.reason + (", against monday_model" if champion is None else ""))
 
 
 def _unlike(step: Step, about: dict[str, Any], days: Days) -> str:

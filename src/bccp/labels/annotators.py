@@ -46,7 +46,7 @@ from bccp.data.array_types import Float, Index
 from bccp.labels.calibration import choose_offsets, choose_smoothing, choose_temperature, temper
 from bccp.labels.posterior import canonical_order, checked_labels, clipped_log, estimate_user_accuracy, uniform_noise
 
-TOLERANCE = 1e-7
+_TOLERANCE = 1e-7
 """Of EM: the change of a round per vote, in nats, under which it stops."""
 
 USER_SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
@@ -126,7 +126,7 @@ def pool_votes(
     smoothing: float = 10.0,
     user_smoothing: float = 10.0,
     matrix_smoothing: float = 100.0,
-    tolerance: float = TOLERANCE,
+    tolerance: float = _TOLERANCE,
     max_iter: int = 500,
 ) -> Pooled:
     """Estimate the users and the posterior of the true labels by EM.
@@ -287,7 +287,7 @@ def judge_votes(
         return found.posterior, found.left_out_likelihood
 
     offsets, probs = choose_offsets(tempered, rough)
-    pooled = pool(probs, TOLERANCE)
+    pooled = pool(probs, _TOLERANCE)
     return VotesJudged(temperature, offsets, probs, smoothing, by_user, by_matrix, pooled)
 
 

@@ -40,7 +40,7 @@ RELABEL_LEAST = 0.5
 """A label is replaced only by a class that is at least as probable as all others together."""
 
 
-class Passes(NamedTuple):
+class McDropoutSummary(NamedTuple):
     """What the stochastic passes say of each image.
 
     Attributes
@@ -61,7 +61,7 @@ class Passes(NamedTuple):
     mutual_information: Float
 
 
-class Plan(NamedTuple):
+class CutoffPlan(NamedTuple):
     """What a method does where it cannot do what was asked for.
 
     Attributes
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
     note: str
 
 
-class Held(NamedTuple):
+class GuardrailResult(NamedTuple):
     """What the guardrail leaves above the cut-off.
 
     Attributes
@@ -113,7 +113,7 @@ class Decision(NamedTuple):
     posterior: Float | None
 
 
-def summarise(logits: npt.ArrayLike) -> Passes:
+def summarise(logits: npt.ArrayLike) -> McDropoutSummary:
     """Average stochastic passes and measure how they differ.
 
     Parameters
@@ -133,10 +133,10 @@ def summarise(logits: npt.ArrayLike) -> Passes:
     log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)  # 0·log 0 = 0
     entropy = -(mean * log_mean).sum(axis=1)
     expected_entropy = -(probs * log_probs).sum(axis=2).mean(axis=0)
-    return Passes(mean, passes.sum(axis=2).var(axis=0), entropy, np.maximum(entropy - expected_entropy, 0.0))
+    return McDropoutSummary(mean, passes.sum(axis=2).var(axis=0), entropy, np.maximum(entropy - expected_entropy, 0.0))
 
 
-def plan(method: str, cutoff: str, action: str) -> Plan:
+def plan_cutoff(method: str, cutoff: str, action: str) -> CutoffPlan:
     """Say which cut-off and action a method uses.
 
     Parameters
@@ -158,7 +158,7 @@ def plan(method: str, cutoff: str, action: str) -> Plan:
         For ``threshold`` or ``relabel`` with a method that has no posterior.
     """
     if method == "label_posterior":
-        return Plan(cutoff, action, "")
+        return CutoffPlan(cutoff, action, "")
     for key, value in (("cutoff", cutoff), ("action", action)):
         if value in ("threshold", "relabel"):
             raise BCCPError(
@@ -167,7 +167,7 @@ def plan(method: str, cutoff: str, action: str) -> Plan:
             )
     resolved = (cutoff if method == "cleanlab" else "percentile", "drop")
     changed = [f"{asked} becomes {used}" for asked, used in zip((cutoff, action), resolved, strict=True) if asked != used]
-    return Plan(*resolved, f"{method} has no posterior: {' and '.join(changed)}" if changed else "")
+    return CutoffPlan(*resolved, f"{method} has no posterior: {' and '.join(changed)}" if changed else "")
 
 
 def cut_off(scores: npt.ArrayLike, kind: str, *, percentile: float, threshold: float) -> float:
@@ -206,7 +206,7 @@ def hold_back(
     max_ratio: float,
     max_cost: float = GUARD_COST,
     slack: float = GUARD_SLACK,
-) -> Held:
+) -> GuardrailResult:
     """Keep the cut-off from falling on a few classes: give back labels of those that lose too many probably right ones.
 
     A class loses Σ (1 - P(wrong)) over its given labels above the cut-off, out of Σ (1 - P(wrong)) over all of them; so do all classes
@@ -240,7 +240,7 @@ def hold_back(
     wrong, labels = np.asarray(p_wrong, np.float64), np.asarray(given, np.int64)
     cut = np.array(above, np.bool_)
     if not cut.any():
-        return Held(cut, np.zeros(n_classes, np.int64), 0.0)
+        return GuardrailResult(cut, np.zeros(n_classes, np.int64), 0.0)
     right = 1 - wrong
     n_right = np.array([np.sort(right[labels == k]).sum() for k in range(n_classes)])
     # of each class what is above, by P(wrong) rising: the first to be given back come first; equal ones go together
@@ -266,7 +266,7 @@ def hold_back(
         n_cut, found, floor[worst] = n_cut - count, found - value * count, value
         lost[worst] = sum((1 - value) * count for value, count in waiting[worst])
     kept = cut & (wrong > floor[labels])
-    return Held(kept, np.bincount(labels[cut & ~kept], minlength=n_classes), max(0.0, before - _f1(found, n_cut, total)))
+    return GuardrailResult(kept, np.bincount(labels[cut & ~kept], minlength=n_classes), max(0.0, before - _f1(found, n_cut, total)))
 
 
 def confident_learning(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Mask]:

@@ -48,7 +48,7 @@ FEATURE_PENALTIES = (1.0, 10.0, 100.0, 1e4)
 CLASS_PENALTIES = (3.0, 30.0, 1e5)
 """Of the given classes' constants; the last one leaves them out."""
 
-LEAST_PROBABILITY = 1e-9
+CLIPPED_PROBABILITY = 1e-9
 """Smaller ones count as this."""
 
 
@@ -112,7 +112,7 @@ class LogisticFit(NamedTuple):
 
 def read_file(path: Path) -> feedback.FeedbackFile:
     """The rows of an audit file, whatever is in them; raises :class:`BCCPError` where it cannot be read or lacks a column."""
-    return feedback.read(path, kind="audit file", wanted="image,label")
+    return feedback.read_feedback(path, kind="audit file", wanted="image,label")
 
 
 def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], classes: Collection[str]) -> Audit:
@@ -341,7 +341,7 @@ def _part(probs: Float, labels: Index) -> tuple[Float, Float]:
 
 
 def _log(probs: Float) -> Float:
-    return np.asarray(np.log(np.clip(probs, LEAST_PROBABILITY, 1.0)))
+    return np.asarray(np.log(np.clip(probs, CLIPPED_PROBABILITY, 1.0)))
 
 
 def _checked(

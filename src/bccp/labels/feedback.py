@@ -19,7 +19,7 @@ import pandas as pd
 from bccp.core.errors import BCCPError, nearest
 from bccp.data import tables
 
-COLUMNS = "image,label[,user]"
+_COLUMNS = "image,label[,user]"
 """Of a feedback file, as messages name them."""
 
 PROBLEMS = {
@@ -31,7 +31,7 @@ PROBLEMS = {
 }
 """The kinds of rows that become no vote of their own, in the order in which a row is tested for them."""
 
-N_EXAMPLES = 5
+_N_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FeedbackFile:
     rows: Sequence[Row]
     has_users: bool
     kind: str = "feedback file"
-    wanted: str = COLUMNS
+    wanted: str = _COLUMNS
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Feedback:
     has_users: bool
 
 
-def read(path: Path, *, kind: str = "feedback file", wanted: str = COLUMNS) -> FeedbackFile:
+def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COLUMNS) -> FeedbackFile:
     """Read a feedback file.
 
     A byte-order mark, Windows line ends, further columns, blanks around column names and empty lines are fine.
@@ -190,7 +190,7 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     return Feedback(votes, frozenset(named), len(file.rows), problems, file.has_users)
 
 
-def save(feedback: Feedback, folder: Path) -> None:
+def save_feedback(feedback: Feedback, folder: Path) -> None:
     """Write the artifact ``feedback``: ``votes.csv`` (``image, user, label``) and ``feedback.json`` (the rest)."""
     tables.write(votes_table(feedback.votes), folder / "votes.csv")
     about = {
@@ -202,8 +202,8 @@ def save(feedback: Feedback, folder: Path) -> None:
     (folder / "feedback.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> Feedback:
-    """Read what :func:`save` has written."""
+def load_feedback(folder: Path) -> Feedback:
+    """Read what :func:`save_feedback` has written."""
     votes = tables.read(folder / "votes.csv")
     about = json.loads((folder / "feedback.json").read_text(encoding="utf-8"))
     return Feedback(
@@ -266,7 +266,7 @@ def majority(votes: Mapping[tuple[str, str], str], *, seed: int) -> tuple[dict[s
     return labels, n_ties
 
 
-def report(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:
+def problem_counts(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:
     """Count each kind of problem and give its first examples.
 
     Parameters
@@ -278,10 +278,10 @@ def report(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]
     dict
         ``{kind: {"count": int, "examples": list of at most 5 str}}``.
     """
-    return {kind: {"count": len(cases), "examples": list(cases[:N_EXAMPLES])} for kind, cases in problems.items()}
+    return {kind: {"count": len(cases), "examples": list(cases[:_N_EXAMPLES])} for kind, cases in problems.items()}
 
 
-def sentence(problems: Mapping[str, Sequence[str]]) -> str:
+def problems_sentence(problems: Mapping[str, Sequence[str]]) -> str:
     """Say in one line what was wrong, with the first example of each kind; empty where nothing was."""
     return "; ".join(f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases)
 
@@ -349,4 +349,4 @@ def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: 
             f"{start}: an image is called {problems['unknown_image'][0]!r} there and {min(images)!r} in the data; "
             "give paths relative to the data's top folder"
         )
-    return f"{start}: {sentence(problems)}; give {_accepted(file.wanted)}"
+    return f"{start}: {problems_sentence(problems)}; give {_accepted(file.wanted)}"

@@ -26,11 +26,11 @@ from bccp.models.embeddings import shared_features
 from bccp.models.feature_cache import shared_inputs
 from bccp.models.monday_model import open_monday_model
 
-COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
-MOST_DRAWN = 40
+REPORT_COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
+_MOST_DRAWN = 40
 """Suspects in the picture."""
 
-MOST_COMPARED = 1000
+_MOST_COMPARED = 1000
 """Suspects that get a nearest trusted image: more than anybody looks at, and all that 50,000 trusted images leave time for."""
 
 _ROWS_AT_ONCE = 128
@@ -152,8 +152,8 @@ def report_table(
     Returns
     -------
     DataFrame
-        The columns :data:`COLUMNS`, all text but ``rank``, sorted by image. ``rank`` is 1 for the highest score, equal ones by image;
-        audited images come last. What is not known is empty; probabilities have 6 decimals.
+        The columns :data:`REPORT_COLUMNS`, all text but ``rank``, sorted by image. ``rank`` is 1 for the highest score, equal ones by
+        image; audited images come last. What is not known is empty; probabilities have 6 decimals.
     """
     images, given = decided["image"].tolist(), decided["given_label"].tolist()
     known = audited or {}
@@ -180,7 +180,7 @@ def report_table(
         "nearest_trusted": [(nearest_trusted or {}).get(image, "") for image in images],
         "rank": [rank[image] for image in images],
     }
-    return pd.DataFrame(columns, columns=list(COLUMNS)).sort_values("image").reset_index(drop=True)
+    return pd.DataFrame(columns, columns=list(REPORT_COLUMNS)).sort_values("image").reset_index(drop=True)
 
 
 def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str, str]) -> pd.DataFrame:
@@ -225,10 +225,10 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
     """
     place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
     # the ledger's own file is not to be changed: its version would no longer be what it is
-    step.say(f"to check labels: copy {place / 'label_report.csv'}, fill in its column label, and give it as bayes_cutoff.audit_file")
+    step.emit(f"to check labels: copy {place / 'label_report.csv'}, fill in its column label, and give it as bayes_cutoff.audit_file")
     unchecked = set(report.loc[report["label"] == "", "image"])
     suspects = [image for image in _suspects(decision) if image in unchecked]
-    worst = report[report["image"].isin(suspects)].sort_values("rank")[:MOST_DRAWN]
+    worst = report[report["image"].isin(suspects)].sort_values("rank")[:_MOST_DRAWN]
     if len(worst):
         with scratch("suspects") as folder:
             path = folder / "worst_suspects.png"
@@ -247,7 +247,7 @@ def _suspects(decision: Decision) -> list[str]:
 
 def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, str]:
     """Monday's training image that each of the worst suspects looks most like, where Monday is trusted."""
-    suspects = suspects[:MOST_COMPARED]
+    suspects = suspects[:_MOST_COMPARED]
     if days.target_day != "tuesday" or not suspects:
         return {}
     recipe, trusted = step.config.monday_model(), days.ids("monday", "train")

@@ -22,7 +22,7 @@ from bccp.data.array_types import Float, Index, Mask
 from bccp.data.dataset import Days
 from bccp.data.duplicates import duplicate_groups
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
-from bccp.labels.bayes_cutoff import Decision, Held, Passes
+from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
 from bccp.labels.mc_dropout import assign_folds, held_out_passes, stochastic_passes
 from bccp.labels.student import student_probabilities
 from bccp.models.feature_cache import shared_inputs
@@ -33,7 +33,7 @@ MOST_CUT_OFF = 0.9
 """A greater share above the cut-off says more about the judge than about the labels."""
 
 
-class Belief(NamedTuple):
+class LabelPosterior(NamedTuple):
     """What is believed of the true labels.
 
     Attributes
@@ -84,7 +84,7 @@ class Votes(NamedTuple):
     users: list[str]
 
 
-class Checked(NamedTuple):
+class ExpertLabels(NamedTuple):
     """What an expert has checked.
 
     Attributes
@@ -105,7 +105,7 @@ class Checked(NamedTuple):
     about: dict[str, Any]
 
 
-class Verdict(NamedTuple):
+class LabelQualityResult(NamedTuple):
     """What the step makes of the given labels.
 
     Attributes
@@ -130,7 +130,7 @@ class Verdict(NamedTuple):
     metrics: dict[str, float]
 
 
-def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
+def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQualityResult:
     """Judge given labels as the step's section says, in the tier that the data allows.
 
     Parameters
@@ -153,9 +153,9 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
         For a cut-off or action that the method does not have, an audit file of no use, or a model that cannot be trained.
     """
     config: BayesCutoff = step.config
-    plan = bayes_cutoff.plan(config.method, config.cutoff, config.action)
+    plan = bayes_cutoff.plan_cutoff(config.method, config.cutoff, config.action)
     if plan.note:
-        step.say(plan.note)
+        step.emit(plan.note)
     has_posterior = config.method == "label_posterior"
     checked = _read_audit(step, days, ids) if has_posterior and config.audit_file else None  # before hours are spent
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
@@ -187,9 +187,9 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     if checked is not None:
         audited[checked.places] = True
         above[checked.places] = checked.labels != given[checked.places]
-    step.say(_sentence(tier, belief, score, cutoff, above, held, plan.action))
+    step.emit(_sentence(tier, belief, score, cutoff, above, held, plan.action))
     if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
-        step.say(
+        step.emit(
             f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
             "raise bayes_cutoff.epochs, or give checked labels with bayes_cutoff.audit_file"
         )
@@ -199,10 +199,10 @@ def judge(step: Step, days: Days, ids: list[str], given: Index) -> Verdict:
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
     probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
-    return Verdict(decision, what | about, probs, users, {} if checked is None else checked.said, metrics)
+    return LabelQualityResult(decision, what | about, probs, users, {} if checked is None else checked.said, metrics)
 
 
-def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, float | None]:
+def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, float | None]:
     """Tier 1: by Monday's model, with the temperature that fits Monday's validation."""
     config: BayesCutoff = step.config
     seed = _seed(config.random_seed, "dropout")
@@ -215,7 +215,7 @@ def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[
     return "trusted day", passes, calibration.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
 
 
-def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, Passes, None]:
+def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, None]:
     """Tier 3: by models that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
     config: BayesCutoff = step.config
     fold, recipe = _folds(step, ids, given, "folds"), config.monday_model()
@@ -240,23 +240,23 @@ def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tup
     return f"nothing trusted, {config.folds} held-out folds", passes, None
 
 
-def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: float) -> Belief:
+def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: float) -> LabelPosterior:
     """Estimate the users, and with them the posterior, by a model that has not seen their labels."""
     if votes is None:
         judged = calibration.judge_by_trusted_model(mean_probs, given, start=most, most=most)
         fit = judged.fit
         how = judged.temperature, judged.offsets, judged.smoothing, fit.guess_share, judged.softness
-        return Belief(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
+        return LabelPosterior(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
     pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=most, most=most)
     probs, found = pooled.probs, pooled.pooled
     likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
     likelihood /= likelihood.max(axis=1, keepdims=True)
     users = annotators.users_table(votes.users, found)
     how = pooled.temperature, pooled.offsets, pooled.smoothing, 0.0, None
-    return Belief(probs, likelihood, found.posterior, found.noise_matrix, *how, users)
+    return LabelPosterior(probs, likelihood, found.posterior, found.noise_matrix, *how, users)
 
 
-def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: Belief, most: float) -> Belief:
+def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: LabelPosterior, most: float) -> LabelPosterior:
     """Judge again by models that are trained on the posteriors, round after round."""
     config: BayesCutoff = step.config
     recipe = config.monday_model()
@@ -303,14 +303,14 @@ def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
     return Votes(images, said_by, days.encode(table["label"].tolist()), users)
 
 
-def _read_audit(step: Step, days: Days, ids: list[str]) -> Checked:
+def _read_audit(step: Step, days: Days, ids: list[str]) -> ExpertLabels:
     config: BayesCutoff = step.config
     said = expert_labels.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
     places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
-    wrong_rows = feedback.sentence(said.problems)
-    step.say(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
-    about = {"images": len(places), "blank": said.n_blank, "problems": feedback.report(said.problems)}
-    return Checked(said.labels, places, days.encode([said.labels[ids[i]] for i in places]), about)
+    wrong_rows = feedback.problems_sentence(said.problems)
+    step.emit(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
+    about = {"images": len(places), "blank": said.n_blank, "problems": feedback.problem_counts(said.problems)}
+    return ExpertLabels(said.labels, places, days.encode([said.labels[ids[i]] for i in places]), about)
 
 
 def _seed(random_seed: int, purpose: str) -> int:
@@ -318,7 +318,7 @@ def _seed(random_seed: int, purpose: str) -> int:
     return int(np.random.default_rng([random_seed, *b"bayes_cutoff ", *purpose.encode()]).integers(2**63))
 
 
-def _parameters(belief: Belief, score: Float, classes: list[str], validation_temperature: float | None) -> dict[str, Any]:
+def _parameters(belief: LabelPosterior, score: Float, classes: list[str], validation_temperature: float | None) -> dict[str, Any]:
     return {
         "estimated_user_accuracy": 1 - float(score.mean()),
         "validation_temperature": validation_temperature,
@@ -332,7 +332,9 @@ def _parameters(belief: Belief, score: Float, classes: list[str], validation_tem
     }
 
 
-def _sentence(tier: str, belief: Belief | None, score: Float, cutoff: float | None, above: Mask, held: Held | None, action: str) -> str:
+def _sentence(
+    tier: str, belief: LabelPosterior | None, score: Float, cutoff: float | None, above: Mask, held: GuardrailResult | None, action: str
+) -> str:
     noise = "" if belief is None else f"{score.mean():.1%} of the labels seem wrong (temperature {belief.temperature:.2f}); "
     where = "by cleanlab's filter" if cutoff is None else f"score above {cutoff:.3g}"
     back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} given back so that no class loses too many"

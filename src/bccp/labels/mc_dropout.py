@@ -14,7 +14,7 @@ import torch
 from bccp.core.config_schema import MondayModel
 from bccp.data.array_types import Index
 from bccp.data.dataset import Days
-from bccp.labels.bayes_cutoff import Passes, summarise
+from bccp.labels.bayes_cutoff import McDropoutSummary, summarise
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
 from bccp.models.feature_cache import Inputs
@@ -35,7 +35,7 @@ def stochastic_passes(
     device: str,
     inputs: Inputs | None = None,
     chunk: int = CHUNK,
-) -> Passes:
+) -> McDropoutSummary:
     """Judge images by one model, a chunk at a time.
 
     Parameters
@@ -65,7 +65,7 @@ def stochastic_passes(
         features = classifier.embed(model, images.take(np.arange(start, min(start + chunk, len(ids)))), device=device)
         # the same seed gives the same masks in each chunk
         found.append(summarise(classifier.stochastic_logits(model, features, passes=passes, generator=torch.Generator().manual_seed(seed))))
-    return Passes(*(np.concatenate(part) for part in zip(*found, strict=True)))
+    return McDropoutSummary(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 def assign_folds(groups: npt.ArrayLike, given: npt.ArrayLike, *, folds: int, rng: np.random.Generator) -> Index:
@@ -108,7 +108,7 @@ def held_out_passes(
     device: str,
     folder: Path,
     inputs: Inputs | None = None,
-) -> Passes:
+) -> McDropoutSummary:
     """Judge the images of each fold by a model that is fitted to the labels of all other folds.
 
     Parameters
@@ -157,4 +157,4 @@ def held_out_passes(
         judged = [ids[i] for i in own.tolist()]
         parts.append(stochastic_passes(model, days, judged, passes=passes, seed=seed, device=device, inputs=inputs))
     back = np.argsort(np.concatenate(order))
-    return Passes(*(np.concatenate(part)[back] for part in zip(*parts, strict=True)))
+    return McDropoutSummary(*(np.concatenate(part)[back] for part in zip(*parts, strict=True)))

@@ -23,7 +23,7 @@ from bccp.core.errors import BCCPError, nearest
 from bccp.data.array_types import Float, Images, Index
 from bccp.labels.feedback import Feedback, majority
 
-TOLERANCE = 1e-6
+_TOLERANCE = 1e-6
 
 THUMBNAIL = 8
 """Side of what the weak model sees of an image, in px."""
@@ -305,7 +305,7 @@ def thumbnails(images: Images) -> npt.NDArray[np.float32]:
     return np.concatenate(parts[1:] or parts)
 
 
-def settle(feedback: Feedback, *, doubtful: Collection[str], in_splits: Collection[str], seed: int) -> Settled:
+def resolve_votes(feedback: Feedback, *, doubtful: Collection[str], in_splits: Collection[str], seed: int) -> Settled:
     """Make labels of votes.
 
     Parameters
@@ -343,7 +343,7 @@ def _checked_matrix(noise: Sequence[Sequence[float]], classes: Sequence[str]) ->
     for name, row in zip(classes, noise, strict=True):
         values = np.asarray(row, dtype=np.float64)
         # written so that undefined numbers fail too
-        if values.shape != (n_classes,) or not (values >= 0).all() or not abs(values.sum() - 1) <= TOLERANCE:
+        if values.shape != (n_classes,) or not (values >= 0).all() or not abs(values.sum() - 1) <= _TOLERANCE:
             raise BCCPError(
                 f"noisy_labels.noise: the row of the true class {name!r} is {row}: give {n_classes} numbers from 0 up that sum to 1"
             )

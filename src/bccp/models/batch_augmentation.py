@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-ROTATION = 10.0
+_ROTATION = 10.0
 """Degrees, at most, either way."""
 
 SHIFT = 0.06
@@ -53,7 +53,7 @@ def generic(images: Tensor, *, generator: torch.Generator, strength: float = 1.0
 def move(images: Tensor, *, generator: torch.Generator, strength: float = 1.0) -> Tensor:
     """Rotate, scale and shift each image; beyond its edges the edge goes on. Shapes as for :func:`generic`."""
     angle, log_scale, right, down = torch.rand(4, len(images), generator=generator) * 2 - 1
-    angle, scale = angle * math.radians(ROTATION * strength), torch.exp(log_scale * (LOG_SCALE * strength))
+    angle, scale = angle * math.radians(_ROTATION * strength), torch.exp(log_scale * (LOG_SCALE * strength))
     cosine, sine = angle.cos() * scale, angle.sin() * scale
     # grid_sample's coordinates run from -1 to 1: a side is 2 long
     farthest = 2 * SHIFT * strength

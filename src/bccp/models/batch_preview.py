@@ -15,9 +15,9 @@ from bccp.models import torchvision_compat  # noqa: F401 - torchvision imports o
 
 from torchvision.utils import save_image  # isort: skip
 
-MOST_IMAGES = 64
+_MOST_IMAGES = 64
 
-SIDE = 96
+_SIDE = 96
 """Of an image in the grid, in px."""
 
 
@@ -28,18 +28,18 @@ def log_batch(step: Step, images: UInt8) -> None:
     ----------
     step : Step
     images : ndarray of uint8, shape (n, S, S, 3)
-        At most :data:`MOST_IMAGES` are shown.
+        At most :data:`_MOST_IMAGES` are shown.
     """
     with scratch("picture") as folder:
-        draw(images, folder / "first_batch.png")
+        draw_batch(images, folder / "first_batch.png")
         step.log_picture(folder / "first_batch.png", pixels=True)
 
 
-def draw(images: UInt8, path: Path) -> None:
-    """Write a grid of images (n, S, S, 3), as nearly square as it can be, each about :data:`SIDE` px wide: small ones pixel by pixel."""
-    shown = torch.from_numpy(images[:MOST_IMAGES]).permute(0, 3, 1, 2) / 255
-    if shown.shape[-1] <= SIDE:
-        shown = F.interpolate(shown, scale_factor=SIDE // shown.shape[-1], mode="nearest")
+def draw_batch(images: UInt8, path: Path) -> None:
+    """Write a grid of images (n, S, S, 3), as nearly square as it can be, each about :data:`_SIDE` px wide: small ones pixel by pixel."""
+    shown = torch.from_numpy(images[:_MOST_IMAGES]).permute(0, 3, 1, 2) / 255
+    if shown.shape[-1] <= _SIDE:
+        shown = F.interpolate(shown, scale_factor=_SIDE // shown.shape[-1], mode="nearest")
     else:
-        shown = F.interpolate(shown, SIDE, mode="bilinear", antialias=True)
+        shown = F.interpolate(shown, _SIDE, mode="bilinear", antialias=True)
     save_image(shown, path, nrow=math.ceil(len(shown) ** 0.5), padding=4, pad_value=1)

@@ -31,7 +31,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of natural images' red, green and blue, in [0, 1]."""
 
 
-def build(
+def build_classifier(
     name: str,
     n_classes: int,
     *,
@@ -102,7 +102,8 @@ def build(
 
 
 def check_names(name: str, weights: str | None) -> Any:
-    """Refuse an architecture or weights that :func:`build` would not know; what it takes them for where they are neither file nor folder.
+    """Refuse an architecture or weights that :func:`build_classifier` would not know; what it takes them for where they are neither file
+    nor folder.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[st
     model : ImageClassifier
         Gets the weights, but for the last layer where the classes are others (``note`` says so), and the saved model's normalisation.
     folder : Path
-        As :func:`save` made it.
+        As :func:`save_classifier` made it.
     class_names : sequence of str, length K
         The classes of ``model``.
 
@@ -158,7 +159,7 @@ def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[st
         )
 
 
-def save(
+def save_classifier(
     model: ImageClassifier,
     folder: Path,
     about: Mapping[str, Any],
@@ -199,13 +200,13 @@ def save(
     (folder / "README.md").write_text(_HOW_TO_LOAD.format(**{**about, **own, "n_classes": model.n_classes}), encoding="utf-8")
 
 
-def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
+def load_classifier(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
     """Read a saved model.
 
     Parameters
     ----------
     folder : Path
-        As :func:`save` made it.
+        As :func:`save_classifier` made it.
 
     Returns
     -------
@@ -220,7 +221,7 @@ def load(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
         Where the folder holds no whole model.
     """
     about = read_about(folder)
-    model = build(
+    model = build_classifier(
         about["architecture"],
         len(about["class_names"]),
         image_size=about["image_size"],

@@ -81,7 +81,7 @@ def check_embedding(embedding: str) -> None:
 
 
 def _published(name: str, days: Days) -> ImageClassifier:
-    model = classifier.build(name, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
+    model = classifier.build_classifier(name, len(days.classes), image_size=days.image_size, dropout=0, seed=0, weights="DEFAULT")
     model.freeze_backbone()
     return model
 

@@ -41,7 +41,7 @@ def starting_model(step: Step, days: Days, config: Train) -> tuple[ImageClassifi
         raise BCCPError(
             f"train.weights={config.weights} and train.init={config.init} are both given, but training has one start: leave one out"
         )
-    model = classifier.build(
+    model = classifier.build_classifier(
         config.model,
         len(days.classes),
         image_size=days.image_size,
@@ -55,11 +55,11 @@ def starting_model(step: Step, days: Days, config: Train) -> tuple[ImageClassifi
         classifier.initialise(model, shared_monday_model(step, days, config.monday_model), class_names=days.classes)
     elif config.init != "scratch":
         with scratch("registered") as folder:
-            place = registry.fetch(step.ledger, registry.find(step.ledger, config.init), folder)
+            place = registry.fetch_model(step.ledger, registry.find_version(step.ledger, config.init), folder)
             classifier.initialise(model, place, class_names=days.classes)
             trained_on = mlflow_flavor.trained_on(place)
         if not len(trained_on):
-            step.say(f"which images {config.init} was trained on is not recorded: test images may be among them")
+            step.emit(f"which images {config.init} was trained on is not recorded: test images may be among them")
     if config.freeze_backbone:
         model.freeze_backbone()
     elif config.trainable_blocks is not None:

@@ -33,7 +33,7 @@ _NEEDED = ("numpy", "pandas", "pillow", "torch", "torchvision")
 """Beside MLflow, what :mod:`bccp.models.predictor` imports, directly or not."""
 
 
-def write(folder: Path, model: Path, *, seen: npt.NDArray[np.uint64]) -> None:
+def write_model(folder: Path, model: Path, *, seen: npt.NDArray[np.uint64]) -> None:
     """Pack a model.
 
     Parameters
@@ -64,7 +64,7 @@ def _save(folder: Path, data: Path) -> None:
     versions = {name: metadata.version(name).partition("+")[0] for name in ("mlflow-skinny", *_NEEDED)}
     needed = [f"mlflow=={versions['mlflow-skinny']}", *(f"{name}=={versions[name]}" for name in _NEEDED)]
     cleanup = json.loads((data / "model.json").read_text(encoding="utf-8")).get("cleanup", [])
-    own = [user_code.place(name, "preprocessing.cleanup") for step in cleanup for name in step if user_code.is_own(name)]
+    own = [user_code.source_location(name, "preprocessing.cleanup") for step in cleanup for name in step if user_code.is_dotted_name(name)]
     if cleanup:  # the step test itself cleans nothing up
         needed.append(f"{_CLEANS_UP}=={pins(ROOT / 'preprocessing' / 'conda.yml')[_CLEANS_UP]}")
     answer = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(Map("double"), "top_3"), ColSpec("string", "error")]

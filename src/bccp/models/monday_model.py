@@ -63,7 +63,7 @@ def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
 
 def open_monday_model(step: Step, days: Days, recipe: MondayModel) -> ImageClassifier:
     """:func:`shared_monday_model`, loaded, and frozen where the recipe says so."""
-    model, _ = classifier.load(shared_monday_model(step, days, recipe))
+    model, _ = classifier.load_classifier(shared_monday_model(step, days, recipe))
     if recipe.freeze_backbone:
         model.freeze_backbone()
     return model
@@ -112,7 +112,7 @@ def train_monday_model(
         inputs=inputs,
         checkpoint=checkpoint,
     )
-    classifier.save(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
+    classifier.save_classifier(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
 
 
 def fit_recipe(
@@ -159,7 +159,7 @@ def fit_recipe(
         Where the recipe cannot be followed.
     """
     n_classes = len(days.classes)
-    model = classifier.build(
+    model = classifier.build_classifier(
         recipe.model,
         n_classes,
         image_size=days.image_size,

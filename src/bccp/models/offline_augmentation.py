@@ -70,17 +70,17 @@ def augmented_set(
     def compute(folder: Path) -> None:
         own: list[Change] = [augmentations.mirror] if mirror else []
         own += changes(config.augmentation, image_size=days.image_size, strength=config.augment_strength)
-        write(folder, days.view(images.ids), images.ids, size, own, generator=torch.Generator().manual_seed(config.random_seed))
+        write_augmented(folder, days.view(images.ids), images.ids, size, own, generator=torch.Generator().manual_seed(config.random_seed))
 
     recipe = {name: getattr(config, name) for name in ("augment_to", "augmentation", "augment_strength", "random_seed")}
     key: dict[str, Any] = recipe | {
         "mirror": mirror,
-        "augmentation_code": user_code.digest(user_code.targets(config.augmentation)),
+        "augmentation_code": user_code.source_digest(user_code.targets(config.augmentation)),
         "data": step.inputs["segregated_data"],
         "images": hashlib.sha256(json.dumps(images.ids).encode()).hexdigest(),
     }
     folder = step.shared("augmented_data", key, compute)
-    step.say(f"{n} images and {size - n} augmented copies of them: {folder}")
+    step.emit(f"{n} images and {size - n} augmented copies of them: {folder}")
     ids = tables.read(folder / "augmented_data.csv", dtypes={"row": int}).sort_values("row")["image"].tolist()
     source = pd.Index(images.ids).get_indexer(pd.Index(ids))
     every = np.arange(size)
@@ -93,7 +93,9 @@ def augmented_set(
     return FeatureView([features], np.zeros(size, np.int64), every, model.n_features), labelled
 
 
-def write(folder: Path, images: ImageView, ids: list[str], size: int, change: list[Change], *, generator: torch.Generator) -> None:
+def write_augmented(
+    folder: Path, images: ImageView, ids: list[str], size: int, change: list[Change], *, generator: torch.Generator
+) -> None:
     """Write ``images.npy``, uint8 (M, S, S, 3), and ``augmented_data.csv``: ``row, image`` (the source's id) and ``copy``, 0 for itself.
 
     Parameters

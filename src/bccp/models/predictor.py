@@ -22,7 +22,7 @@ import torch
 
 from bccp.core import user_code
 from bccp.data import array_types
-from bccp.data.preprocessing import UnreadableImageError, decode, fit, pillow_limits
+from bccp.data.preprocessing import UnreadableImageError, decode, fit_to_square, pillow_limits
 from bccp.data.scan_filters import clean_up
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
@@ -87,7 +87,7 @@ class ServedModel:
         errors: list[str] = []
         for data in files:
             try:
-                pictures.append(np.asarray(fit(clean_up(decode(data)[0], self.cleanup), size, self.resize)))
+                pictures.append(np.asarray(fit_to_square(clean_up(decode(data)[0], self.cleanup), size, self.resize)))
                 errors.append("")
             except UnreadableImageError as error:
                 errors.append(str(error).replace("preprocessing.max_pixels=", ""))
@@ -121,7 +121,7 @@ class ServedModel:
         return pd.DataFrame(found, columns=["class", "probability", "top_3", "error"], index=model_input.index, dtype=object)
 
 
-def load(folder: Path) -> ServedModel:
+def load_predictor(folder: Path) -> ServedModel:
     """Read a model that the step train made, or that is packed for MLflow with its files.
 
     Raises
@@ -129,13 +129,13 @@ def load(folder: Path) -> ServedModel:
     BCCPError
         Where the folder holds no whole model.
     """
-    model, about = classifier.load(folder)
+    model, about = classifier.load_classifier(folder)
     packed = folder.resolve().parent.parent  # as MLflow lays a model out
-    if (packed / "MLmodel").is_file() and any(user_code.is_own(name) for step in about.get("cleanup", ()) for name in step):
+    if (packed / "MLmodel").is_file() and any(user_code.is_dotted_name(name) for step in about.get("cleanup", ()) for name in step):
         sys.path.append(str(packed / "code"))  # last, so that it hides nothing
     return ServedModel(model, about)
 
 
 def _load_pyfunc(path: str) -> ServedModel:
     """What MLflow calls with the folder of the model's files."""
-    return load(Path(path))
+    return load_predictor(Path(path))

@@ -98,7 +98,7 @@ def parts_key(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def differences(step: str, old: Mapping[str, Any], new: Mapping[str, Any], *, with_inputs: bool = True) -> list[str]:
+def key_differences(step: str, old: Mapping[str, Any], new: Mapping[str, Any], *, with_inputs: bool = True) -> list[str]:
     """Say in lines what differs between the parts of two keys of a step.
 
     Parameters

@@ -25,7 +25,7 @@ def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig
     from bccp.core.overrides import check_overrides, quote_step_list
     from bccp.pipeline import config_source
 
-    config_source.register()
+    config_source.register_source()
     overrides = check_overrides([quote_step_list(word) for word in overrides])
     GlobalHydra.instance().clear()
     try:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp.core import config
 from bccp.core.errors import BCCPError
 from bccp.core.paths import ROOT
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 from bccp.pipeline import config_text
 from bccp.pipeline.compose import compose
 
@@ -71,7 +71,7 @@ def traced(words: Sequence[str], section: str | None = None) -> list[TracedValue
     found = []
     for name in chosen:
         for key, value in config.flatten({name: raw[name]}):
-            found.append(TracedValue(key, shown(_select(resolved, key)), _source(key, value, given, added), comments.get(key, "")))
+            found.append(TracedValue(key, redact(_select(resolved, key)), _source(key, value, given, added), comments.get(key, "")))
     return found
 
 

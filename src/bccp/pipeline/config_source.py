@@ -46,7 +46,7 @@ class CheckoutSearchPath(SearchPathPlugin):
                 element.path = f"{CheckoutSource.scheme()}://{ROOT}"
 
 
-def register() -> None:
+def register_source() -> None:
     """Let Hydra use it in this process."""
     Plugins.instance().register(CheckoutSource)
     Plugins.instance().register(CheckoutSearchPath)

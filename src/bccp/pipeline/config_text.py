@@ -16,7 +16,7 @@ _WIDTH = 140
 
 
 @dataclass(frozen=True)
-class Entry:
+class ConfigEntry:
     """One key of the configuration.
 
     Attributes
@@ -38,16 +38,16 @@ class Entry:
 
 
 @cache
-def entries() -> tuple[Entry, ...]:
+def entries() -> tuple[ConfigEntry, ...]:
     """Return the keys of ``config.yaml`` in the order of the file, sections themselves included; Hydra's own sections are left out."""
-    found: list[Entry] = []
+    found: list[ConfigEntry] = []
     place: list[tuple[int, str]] = []
     for line in (ROOT / "config.yaml").read_text(encoding="utf-8").splitlines():
         left, _, comment = line.partition(" # ")
         if match := _KEY.fullmatch(left):
             indent = len(match[1])
             place = [*((depth, name) for depth, name in place if depth < indent), (indent, match[2])]
-            found.append(Entry(".".join(name for _, name in place), match[3].strip(), comment.strip()))
+            found.append(ConfigEntry(".".join(name for _, name in place), match[3].strip(), comment.strip()))
         elif comment and not left.strip():
             found[-1] = replace(found[-1], example=f"{found[-1].example} {comment}".strip())
     return tuple(entry for entry in found if entry.key.partition(".")[0] not in _HIDDEN)

@@ -24,7 +24,9 @@ from bccp.core.processes import callers, end_with
 WHOLE = "bccp-whole"
 """The file in an environment that says that its build came to its end, and by its date when it was last used."""
 
-_BUILD = "import sys; sys.path.insert(0, sys.argv[1]); from bccp.pipeline import environments; environments.build(*sys.argv[2:])"
+_BUILD = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from bccp.pipeline import environments; environments.build_environment(*sys.argv[2:])"
+)
 
 
 def check_tool(manager: str) -> None:
@@ -50,7 +52,7 @@ def check_tool(manager: str) -> None:
         raise BCCPError(f"main.env_manager={manager} needs the command {tool} on PATH: install it or use main.env_manager=local")
 
 
-def place(project: Path, manager: str) -> Path:
+def environment_folder(project: Path, manager: str) -> Path:
     """The folder of a step's environment, where MLflow looks for it.
 
     Parameters
@@ -90,7 +92,7 @@ def prepare(project: Path, manager: str) -> None:
     """
     if manager == "conda":
         os.environ["CONDA_ENVS_PATH"] = os.environ["MLFLOW_ENV_ROOT"]
-    folder = place(project, manager)
+    folder = environment_folder(project, manager)
     if _whole(folder):
         (folder / WHOLE).touch()
         return
@@ -112,7 +114,7 @@ def prepare(project: Path, manager: str) -> None:
         )
 
 
-def build(project_folder: str, manager: str) -> None:
+def build_environment(project_folder: str, manager: str) -> None:
     """What the process does that :func:`prepare` starts: it waits for the lock and builds, unless another has done so meanwhile.
 
     It ends with all that it has started when it is told to, or when the process that wants the environment has ended.
@@ -127,7 +129,7 @@ def build(project_folder: str, manager: str) -> None:
     from mlflow.utils.virtualenv import _create_virtualenv
 
     project = Path(project_folder)
-    folder, described = place(project, manager), str(project / "conda.yml")
+    folder, described = environment_folder(project, manager), str(project / "conda.yml")
     try:
         fcntl.flock(0, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -30,7 +30,7 @@ class StepExplanation:
     run_id : str or None
         The finished run that it is compared with, or whose outputs would be used.
     differences : list of str
-        Known differences from that run (:func:`bccp.pipeline.cache_keys.differences`).
+        Known differences from that run (:func:`bccp.pipeline.cache_keys.key_differences`).
     """
 
     step: str

@@ -172,7 +172,7 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
     return shown, {name: versions[name] for name in NEEDED}
 
 
-def sentence(table: pd.DataFrame) -> str:
+def export_sentence(table: pd.DataFrame) -> str:
     """What was written, in one line."""
     written = table[table["file"] != ""]
     counts = ", ".join(f"{n} {action}" for action, n in sorted(Counter(table["action"]).items()))

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from bccp.core import step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import WANDB_SCRATCH, abandoned, home, scratch
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 from bccp.data.downloads import slot_name
 from bccp.pipeline.environments import WHOLE
 from bccp.tracking import finished_runs
@@ -43,7 +43,7 @@ _UNKNOWN = "other, not known here"
 
 
 @dataclass(frozen=True)
-class Entry:
+class HomeEntry:
     """What is kept or deleted as a whole.
 
     Attributes
@@ -83,7 +83,7 @@ class Survey:
         W&B's records, and pipelines that only reused, that can go although W&B does not have them.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[HomeEntry] = field(default_factory=list)
     runs: list[Any] = field(default_factory=list)
     spare_runs: list[Any] = field(default_factory=list)
     not_uploaded: int = 0
@@ -134,7 +134,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     -------
     Survey
     """
-    ledger.mend()
+    ledger.close_orphaned_runs()
     place, since = ledger.home, time.time() - keep_days * _SECONDS_A_DAY
     active, deleted = (_runs(ledger, deleted=deleted) for deleted in (False, True))
     registered = {version.run_id for version in _pages(ledger.client.search_model_versions)}
@@ -143,13 +143,13 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     # runs that others have made by MLflow are none of our business
     spare = [run for run in [*active, *deleted] if run.info.run_id not in needed and "bccp.host" in run.data.tags]
     found = Survey(runs=[*active, *deleted])
-    if is_own(ledger):
+    if _is_own(ledger):
         found.spare_runs = [run for run in spare if _folder(run, place) is not None]
     kept = [run for run in [*active, *deleted] if run.info.run_id in needed]
     versions = {version for run in kept for version in versions_made(run) | versions_read(run)}
     dispensable = {version for run in spare for version in versions_made(run)} - versions
     busy = any(run.info.status == "RUNNING" for run in [*active, *deleted])
-    known = [*active, *deleted] if is_own(ledger) else []
+    known = [*active, *deleted] if _is_own(ledger) else []
     found.entries += _artifacts(place / "artifacts", known, {run.info.run_id for run in found.spare_runs})
     wandb, wanted, found.not_uploaded = _wandb(place / "wandb", since, dispensable)
     found.not_uploaded += sum(ASKED in run.data.tags for run in found.spare_runs)
@@ -158,28 +158,28 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     found.entries += _downloads(place / "data", since)
     found.entries += _environments(place / "envs", since, busy=busy)
     found.entries += _outputs(place / "outputs", since, _folders(kept), _folders(spare))
-    found.entries += [Entry("checkpoints", (path,), _used(path) < since) for path in _inside(place / "checkpoints")]
-    found.entries += [Entry("locks", (lock,), _used(lock) < since, lock) for lock in _inside(place / "locks")]
+    found.entries += [HomeEntry("checkpoints", (path,), _used(path) < since) for path in _inside(place / "checkpoints")]
+    found.entries += [HomeEntry("locks", (lock,), _used(lock) < since, lock) for lock in _inside(place / "locks")]
     found.entries += [
-        Entry("scratch", (path,), abandoned(path.name)) for path in [*_inside(place / "tmp"), *_inside(place / WANDB_SCRATCH)]
+        HomeEntry("scratch", (path,), abandoned(path.name)) for path in [*_inside(place / "tmp"), *_inside(place / WANDB_SCRATCH)]
     ]
     for path in _inside(place):
         if path.name.startswith("mlflow.db"):
-            found.entries.append(Entry("store", (path,)))
+            found.entries.append(HomeEntry("store", (path,)))
         elif path.name == "benchmarks":
-            found.entries.append(Entry("benchmarks' results", (path,)))
+            found.entries.append(HomeEntry("benchmarks' results", (path,)))
         elif path.name == "incoming":
-            found.entries += [Entry("incoming images", (batch,)) for batch in _inside(path)]
+            found.entries += [HomeEntry("incoming images", (batch,)) for batch in _inside(path)]
         elif path.name == "compare":
-            found.entries += [Entry("comparisons", (one,), _used(one) < since) for one in _inside(path)]
+            found.entries += [HomeEntry("comparisons", (one,), _used(one) < since) for one in _inside(path)]
         elif path.suffix == ".lock":
-            found.entries.append(Entry("locks", (path,)))
+            found.entries.append(HomeEntry("locks", (path,)))
         elif path.name not in ("artifacts", "cache", "checkpoints", "data", "envs", "locks", "outputs", "tmp", "wandb"):
-            found.entries.append(Entry(_UNKNOWN, (path,)))
+            found.entries.append(HomeEntry(_UNKNOWN, (path,)))
     return found
 
 
-def is_own(ledger: Ledger) -> bool:
+def _is_own(ledger: Ledger) -> bool:
     """Whether a ledger is the home's own store, and no server's or another place's, which others may use too."""
     return ledger.uri == f"sqlite:///{ledger.home / 'mlflow.db'}"
 
@@ -245,16 +245,16 @@ def keep(ledger: Ledger, named: str) -> int:
         raise BCCPError(f"KEEP={named} is the beginning or end of {len(runs)} runs' names: give more of it")
     if not runs:
         raise BCCPError(
-            f"KEEP={named} is no run in {shown(ledger.uri)}: give one's id, its folder, or the folder's name in {ledger.home / 'outputs'}"
+            f"KEEP={named} is no run in {redact(ledger.uri)}: give one's id, its folder, or the folder's name in {ledger.home / 'outputs'}"
         )
     for run in runs:
         ledger.tag(run.info.run_id, {KEEP: "true"})
     return len(runs)
 
 
-def table(found: Survey) -> str:
+def _table(found: Survey) -> str:
     """The survey as lines: kind, number and size, and how much of it can go."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
+    groups: dict[str, list[HomeEntry]] = defaultdict(list)
     for entry in found.entries:
         groups[entry.kind].append(entry)
     rows = [("kind", "number", "size", "can go", "size")]
@@ -309,8 +309,8 @@ class Cleaned:
     def said(self) -> list[str]:
         """Lines for the user, below the table."""
         lines = []
-        if not is_own(self.ledger):
-            store = shown(self.ledger.uri)
+        if not _is_own(self.ledger):
+            store = redact(self.ledger.uri)
             lines.append(f"not touched: runs and artifacts of {store}, and those of the home's own store while that one is in use")
         if self.deleted is not None:
             return [*lines, f"deleted: {self.deleted[0]} runs, and {_bytes(self.deleted[1])} in all"]
@@ -324,7 +324,7 @@ class Cleaned:
         ]
 
 
-def clean(*, delete_it: bool, keep_days: int, named: str, show: Callable[[str], object] = print) -> Cleaned:
+def clean_home(*, delete_it: bool, keep_days: int, named: str, show: Callable[[str], object] = print) -> Cleaned:
     """Survey the home, and delete what can go where asked to.
 
     Parameters
@@ -352,7 +352,7 @@ def clean(*, delete_it: bool, keep_days: int, named: str, show: Callable[[str], 
     try:
         with FileLock(home() / "wandb-sync.lock").acquire(blocking=False) if delete_it else nullcontext():  # an upload reads what could go
             found = survey(ledger, keep_days=keep_days)
-            show(f"{home()}\n\n{table(found)}\n")
+            show(f"{home()}\n\n{_table(found)}\n")
             deleted = delete(ledger, found) if delete_it else None
     except Timeout as error:
         raise BCCPError("another process uploads to W&B from this home, or cleans it: wait until it has ended") from error
@@ -402,11 +402,11 @@ def _folders(runs: Iterable[Any]) -> set[Path]:
     return {Path(run.data.tags["bccp.folder"]) for run in runs if "bccp.folder" in run.data.tags}
 
 
-def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list[Entry]:
+def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list[HomeEntry]:
     folders = {folder: run.info.run_id in spare for run in runs if (folder := _folder(run, place.parent)) is not None}
-    entries: list[Entry] = []
+    entries: list[HomeEntry] = []
     for folder, can_go in folders.items():
-        entries += [Entry(f"artifacts: {path.name}", (path,), can_go) for path in _inside(folder / "artifacts")]
+        entries += [HomeEntry(f"artifacts: {path.name}", (path,), can_go) for path in _inside(folder / "artifacts")]
     above = {parent for folder in folders for parent in folder.parents}
     todo = _inside(place)
     while todo:
@@ -414,13 +414,13 @@ def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list
         if path in above:
             todo += _inside(path)
         elif path not in folders:
-            entries.append(Entry("artifacts of no run in this store", (path,)))
+            entries.append(HomeEntry("artifacts of no run in this store", (path,)))
     return sorted(entries, key=lambda entry: entry.kind)
 
 
-def _wandb(place: Path, since: float, dispensable: set[str]) -> tuple[list[Entry], set[str], int]:
+def _wandb(place: Path, since: float, dispensable: set[str]) -> tuple[list[HomeEntry], set[str], int]:
     """W&B's files, the folders that its records need for their upload, and how many can go that are not uploaded."""
-    entries: list[Entry] = []
+    entries: list[HomeEntry] = []
     wanted: set[str] = set()
     n_lost, oldest = 0, since
     notes = {run.folder: run for run in recorded(place)}
@@ -433,32 +433,32 @@ def _wandb(place: Path, since: float, dispensable: set[str]) -> tuple[list[Entry
             if not spare:
                 oldest = min(oldest, note["started"])
                 wanted |= {entry["folder"] for entry in [*note["inputs"], *note["outputs"]]}
-            entries.append(Entry("W&B: records not uploaded", (path,), spare))
+            entries.append(HomeEntry("W&B: records not uploaded", (path,), spare))
         elif path.name.startswith(("run-", "offline-run-")) and not path.is_symlink():
-            entries.append(Entry("W&B: records", (path,), _used(path) < since))
+            entries.append(HomeEntry("W&B: records", (path,), _used(path) < since))
     for path in _inside(place):
         if path.name in ("data", "cache", "artifacts"):
             until = oldest if path.name == "data" else since  # what is staged there is read when a record is uploaded
             files = [(file, about.st_mtime) for file, about in _tree(path) if not stat.S_ISDIR(about.st_mode)]
-            entries += [Entry("W&B: staged and cached files", (file,), written < until) for file, written in files]
+            entries += [HomeEntry("W&B: staged and cached files", (file,), written < until) for file, written in files]
         elif not path.name.startswith(("run-", "offline-run-")) and path.name != "tmp":
-            entries.append(Entry("W&B: settings and logs", (path,)))
+            entries.append(HomeEntry("W&B: settings and logs", (path,)))
     return entries, wanted, n_lost
 
 
-def _cache(place: Path, since: float, versions: Collection[str], wanted: Collection[str]) -> list[Entry]:
-    entries: list[Entry] = []
+def _cache(place: Path, since: float, versions: Collection[str], wanted: Collection[str]) -> list[HomeEntry]:
+    entries: list[HomeEntry] = []
     for copy in _inside(place / "artifacts"):
         version = ":".join(copy.name.rsplit("-", 1))
         spare = version not in versions and str(copy) not in wanted and _used(copy) < since
-        entries.append(Entry("copies of artifacts that are elsewhere", (copy,), spare))
-    entries += [Entry("pretrained weights", (path,)) for path in _inside(place / "torch")]
-    return entries + [Entry("libraries' caches", (path,)) for path in _inside(place) if path.name not in ("artifacts", "torch")]
+        entries.append(HomeEntry("copies of artifacts that are elsewhere", (copy,), spare))
+    entries += [HomeEntry("pretrained weights", (path,)) for path in _inside(place / "torch")]
+    return entries + [HomeEntry("libraries' caches", (path,)) for path in _inside(place) if path.name not in ("artifacts", "torch")]
 
 
-def _downloads(place: Path, since: float) -> list[Entry]:
+def _downloads(place: Path, since: float) -> list[HomeEntry]:
     """What was fetched from elsewhere; the lock of a download is touched whenever it is used."""
-    entries: list[Entry] = []
+    entries: list[HomeEntry] = []
     slots: dict[str, list[Path]] = defaultdict(list)
     kaggle = slot_name("kaggle")
     for path in _inside(place):
@@ -468,36 +468,36 @@ def _downloads(place: Path, since: float) -> list[Entry]:
         lock = place / f"{name}.lock"
         files = tuple(path for path in paths if path != lock)
         if lock not in paths:
-            entries.append(Entry("downloads", files))
+            entries.append(HomeEntry("downloads", files))
             continue
-        entries.append(Entry("locks", (lock,)))
+        entries.append(HomeEntry("locks", (lock,)))
         if files:
-            entries.append(Entry("downloads", files, _used(lock) < since, lock))
+            entries.append(HomeEntry("downloads", files, _used(lock) < since, lock))
     return entries
 
 
-def _environments(place: Path, since: float, *, busy: bool) -> list[Entry]:
+def _environments(place: Path, since: float, *, busy: bool) -> list[HomeEntry]:
     entries = []
     for path in _inside(place):
         if path.suffix == ".lock":
-            entries.append(Entry("locks", (path,)))
+            entries.append(HomeEntry("locks", (path,)))
         elif path.name.startswith("mlflow-"):
             mark = path / WHOLE  # touched whenever it is used
             used = (mark if mark.exists() else path).stat().st_mtime
-            entries.append(Entry("environments", (path,), not busy and used < since, path.with_name(f"{path.name}.lock")))
+            entries.append(HomeEntry("environments", (path,), not busy and used < since, path.with_name(f"{path.name}.lock")))
         else:
-            entries.append(Entry(_UNKNOWN, (path,)))
+            entries.append(HomeEntry(_UNKNOWN, (path,)))
     return entries
 
 
-def _outputs(place: Path, since: float, needed: Collection[Path], spare: Collection[Path]) -> list[Entry]:
+def _outputs(place: Path, since: float, needed: Collection[Path], spare: Collection[Path]) -> list[HomeEntry]:
     """The folders of pipelines and sweeps; those with a summary of a run that finished in another store are kept."""
     entries = []
     for path in _inside(place):
         summaries = list(path.rglob("summary.json"))
         strange = [s for s in summaries if s.parent not in spare and _status(s) != "failed"]
         is_needed = any(folder.is_relative_to(path) for folder in needed)
-        entries.append(Entry("outputs", (path,), path.is_dir() and not is_needed and not strange and _used(path) < since))
+        entries.append(HomeEntry("outputs", (path,), path.is_dir() and not is_needed and not strange and _used(path) < since))
     return entries
 
 

@@ -17,15 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import failed, told
+from bccp.core.exit_codes import failed, to_bccp_error
 from bccp.core.home import home
 from bccp.core.overrides import check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
 from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, callers, end_with
-from bccp.core.redaction import hide, shown, shown_text
+from bccp.core.redaction import redact, redact_text, to_env_ref
 from bccp.core.run_summary import PAGE, Summary
 from bccp.pipeline import config_source, config_text
-from bccp.pipeline.runner import new_run_folder, notes, report, run_composed
+from bccp.pipeline.runner import new_run_folder, notes, run_composed, text_report
 from bccp.pipeline.sweeps import jobs, sweep
 from bccp.pipeline.sweeps.optuna_search import search_concluded
 
@@ -39,7 +39,7 @@ _refused: list[BCCPError] = []
 """What ended a single run; Hydra gives nothing else back."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def hydra_main(arguments: Sequence[str]) -> int:
     """Run what the arguments ask for.
 
     Parameters
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str]) -> int:
             words = [quote_step_list(word) for word in words]
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
-        words = [hide(word) for word in words]
+        words = [to_env_ref(word) for word in words]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
-        config_source.register()
+        config_source.register_source()
         with sweep.concluded(), search_concluded():
             hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")(_job)()
         if _refused:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         missing = not_there(error)
         return failed(str(missing), missing.exit_status)
     except ConfigCompositionException as error:
-        return failed(shown_text(not_composed(error)))
+        return failed(redact_text(not_composed(error)))
     except KeyboardInterrupt:
         return failed("interrupted", 130)
     except Interrupted as stopped:
@@ -90,10 +90,10 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as leaving:  # Hydra leaves so after --help and after its own errors
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
-        if isinstance(known := told(error), BCCPError):
+        if isinstance(known := to_bccp_error(error), BCCPError):
             return failed(str(known))
-        print(shown_text(traceback.format_exc()), file=sys.stderr)
-        said = shown_text(f"{type(error).__name__}: {error}").splitlines()[0]
+        print(redact_text(traceback.format_exc()), file=sys.stderr)
+        said = redact_text(f"{type(error).__name__}: {error}").splitlines()[0]
         return failed(" ".join([said, *notes(error), "(this is a fault in BCCP: please report it)"]))
 
 
@@ -108,7 +108,7 @@ def _check(words: Sequence[str]) -> None:
             raise BCCPError(f"the option {stray!r} has no value: write section.key=value")
         check_overrides(overrides)
     except BCCPError as error:
-        Summary(error=str(error), config={"overrides": shown(overrides)}).write(new_run_folder())
+        Summary(error=str(error), config={"overrides": redact(overrides)}).write(new_run_folder())
         raise
 
 
@@ -126,7 +126,7 @@ def _job(composed: DictConfig) -> Any:
                 raise
             _refused.append(error)  # Hydra would print more lines around it
             return None
-        print(report(summary, folder), flush=True)
+        print(text_report(summary, folder), flush=True)
     else:
         with jobs.job(folder):
             try:
@@ -134,6 +134,6 @@ def _job(composed: DictConfig) -> Any:
             except BCCPError:  # its summary tells it; the sweep goes on with its other jobs
                 return None
             except Exception:
-                print(shown_text(traceback.format_exc()), file=sys.stderr)
+                print(redact_text(traceback.format_exc()), file=sys.stderr)
                 return None
     return summary.metrics.get("train/val_accuracy")

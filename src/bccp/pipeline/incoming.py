@@ -28,7 +28,7 @@ import pandas as pd
 from bccp.core import config, config_schema
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
-from bccp.core.redaction import shown_url
+from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
 from bccp.data import checks, drift, preprocessing, sources, tables
 from bccp.data.checks import Finding
@@ -146,7 +146,7 @@ def _of_batch(batch: str, ledger: Ledger) -> Reference:
     return Reference(f"the accepted batch {batch} and what it was checked against", versions, clean, _place(batch) / DATA)
 
 
-def check(data: str, reference: Reference | None, options: Sequence[str], *, ledger: Ledger) -> tuple[str, list[Finding]]:
+def check_batch(data: str, reference: Reference | None, options: Sequence[str], *, ledger: Ledger) -> tuple[str, list[Finding]]:
     """Fetch, clean and check a batch, and keep it under ``incoming``.
 
     Parameters
@@ -206,7 +206,7 @@ def check(data: str, reference: Reference | None, options: Sequence[str], *, led
     return batch, findings
 
 
-def accept(batch: str) -> list[str]:
+def accept_batch(batch: str) -> list[str]:
     """Accept a batch: it can be used as Tuesday's images, beside the reference as Monday's.
 
     Parameters
@@ -256,7 +256,7 @@ def _configured(data: str, options: Sequence[str]) -> config_schema.Config:
     place = Path(data).expanduser()
     is_url, is_folder = data.lower().startswith(("http://", "https://")), place.is_dir()
     if not is_url and not place.exists():
-        shown = shown_url(data) if "://" in data else data
+        shown = redact_url(data) if "://" in data else data
         raise sources.missing(place, f"DATA={shown}", "a folder, an archive or an archive's URL")
     composed = compose(options)
     composed.data.source, composed.data.path = "folder" if is_folder else "archive", data
@@ -328,18 +328,18 @@ def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None,
         found = drift.drifted(*views, rng=rng)
         against = checks.limited(checks.of_days(known, new, found, names=NAMES), limits)
         shown = data_checks_page.side_by_side(list(zip(("known", "new"), views, strict=True)), rng)
-        findings, parts = [*against, *findings], [data_checks_page.changes(found, NAMES), shown, *parts]
+        findings, parts = [*against, *findings], [data_checks_page.changes_table(found, NAMES), shown, *parts]
     place = folder / "data_checks"
     place.mkdir()
     compared = f"<p class='note'>Compared with {escape(reference.shown)}.</p>" if reference else ""
     n_images = len(tables.read(clean / "manifest.csv"))
-    data_checks_page.write(place, f"Incoming batch {batch}: {n_images} images", findings, [compared, *parts])
+    data_checks_page.write_page(place, f"Incoming batch {batch}: {n_images} images", findings, [compared, *parts])
     return findings
 
 
 def _manifest(folders: Sequence[Path]) -> pd.DataFrame:
     """Manifests one below another; ``row`` counts through all arrays."""
-    table = pd.concat([tables.read(folder / "manifest.csv", dtypes=checks.COLUMNS) for folder in folders], ignore_index=True)
+    table = pd.concat([tables.read(folder / "manifest.csv", dtypes=checks.MANIFEST_DTYPES) for folder in folders], ignore_index=True)
     return table.assign(row=np.arange(len(table)))
 
 
@@ -396,13 +396,13 @@ def _write(path: Path, about: Mapping[str, Any]) -> None:
     fresh.replace(path)
 
 
-def check_batch(data: str, named: str, options: Sequence[str]) -> tuple[str, list[Finding], Path]:
+def check_incoming(data: str, named: str, options: Sequence[str]) -> tuple[str, list[Finding], Path]:
     """Check a batch, say what it is compared with, and keep it apart.
 
     Parameters
     ----------
     data : str
-        As for :func:`check`.
+        As for :func:`check_batch`.
     named : str
         As for :func:`find_reference`.
     options : sequence of str
@@ -424,12 +424,12 @@ def check_batch(data: str, named: str, options: Sequence[str]) -> tuple[str, lis
     ledger = Ledger(uri)
     reference = find_reference(named, ledger)
     print(f"compared with {reference.shown}" if reference else "there is nothing to compare with: the images are checked by themselves")
-    batch, findings = check(data, reference, options, ledger=ledger)
-    return batch, findings, _place(batch) / "data_checks" / data_checks_page.PAGE
+    batch, findings = check_batch(data, reference, options, ledger=ledger)
+    return batch, findings, _place(batch) / "data_checks" / data_checks_page.DATA_CHECKS_PAGE
 
 
-def accept_batch(batch: str) -> list[str]:
-    """Accept a batch as :func:`accept` does, in the home that this process uses."""
+def accept_incoming(batch: str) -> list[str]:
+    """Accept a batch as :func:`accept_batch` does, in the home that this process uses."""
     keep_within_home()
     sweep_scratch()
-    return accept(batch)
+    return accept_batch(batch)

@@ -8,7 +8,7 @@ from typing import Any
 from bccp.core import config_schema, step_graph
 from bccp.core.step_graph import MAKER, SPECS
 from bccp.pipeline import cache_keys, environments
-from bccp.pipeline.step_runner import what_is_meant
+from bccp.pipeline.step_runner import resolve_external_refs
 from bccp.tracking.store import FinishedRun, Ledger
 
 LABEL_STEPS = frozenset({"noisy_labels", "bayes_cutoff", "cp_sampling"})
@@ -79,7 +79,7 @@ class Plan:
     def key(self, name: str, ledger: Ledger) -> tuple[str, dict[str, Any]]:
         """A step's key and what it is made of (:func:`bccp.pipeline.cache_keys.step_key`), once the versions that it reads are known."""
         section = self.config.section(name)
-        resolved = what_is_meant(name, section, ledger)
+        resolved = resolve_external_refs(name, section, ledger)
         return cache_keys.step_key(name, section, self.inputs(name), isolated=self.isolated, resolved=resolved)
 
 
@@ -102,5 +102,5 @@ def nearest_run(ledger: Ledger, name: str, parts: Mapping[str, Any], *, with_inp
     differences : list of str
         Empty where the run has the same key, but its outputs are damaged or gone. None in place of both where no run has finished.
     """
-    runs = [(run, cache_keys.differences(name, run.key_parts, parts, with_inputs=with_inputs)) for run in ledger.finished(name)]
+    runs = [(run, cache_keys.key_differences(name, run.key_parts, parts, with_inputs=with_inputs)) for run in ledger.finished(name)]
     return min(runs, key=lambda found: len(found[1]), default=None)

@@ -30,14 +30,14 @@ def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool
         used = config_schema.relevant(checked.section(step))
         votes = used.get("feedback_file")
         if votes and votes not in read:  # two steps read the same one
-            feedback.read(Path(votes))
+            feedback.read_feedback(Path(votes))
             read.add(votes)
         if used.get("audit_file"):
             expert_labels.read_file(Path(used["audit_file"]))
         if isolated:
             continue
         for key, name in config_schema.own_names(step, checked.section(step)):
-            user_code.load(name, key)
+            user_code.import_object(name, key)
         # torch takes seconds to import, and what is our own need not be looked up
         if "model" in used and (used["model"] not in registries.BACKBONES or used["weights"]):
             from bccp.models.classifier import check_names

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from bccp.core import config, config_schema, logs, naming, paths, progress, provenance, step_graph
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import ending, told
+from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, sweep_scratch
 from bccp.core.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
-from bccp.core.redaction import hide, shown, shown_text
+from bccp.core.redaction import redact, redact_text, to_env_ref
 from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
@@ -29,7 +29,7 @@ from bccp.core.step_graph import SPECS
 from bccp.pipeline import environments
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
-from bccp.pipeline.step_runner import WANDB_LOST, execute, what_is_meant
+from bccp.pipeline.step_runner import WANDB_LOST, execute, resolve_external_refs
 from bccp.tracking import wandb_client, wandb_reused
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -95,16 +95,16 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
     """
     summary, pipeline = Summary(environment=provenance.environment()), None
     try:
-        summary.config = shown(OmegaConf.to_container(composed, resolve=False))
+        summary.config = redact(OmegaConf.to_container(composed, resolve=False))
         checked = config.load(composed, base=Path.cwd())
-        summary.config = shown(dataclasses.asdict(checked))
+        summary.config = redact(dataclasses.asdict(checked))
         pipeline = _Pipeline(checked, folder, summary, sweep=sweep, job=job)
         with terminable():
             pipeline.run()
     except Exception as error:
-        known = told(error)
+        known = to_bccp_error(error)
         summary.error = (
-            str(known) if isinstance(known, BCCPError) else shown_text(f"{type(error).__name__}: {' '.join([str(error), *notes(error)])}")
+            str(known) if isinstance(known, BCCPError) else redact_text(f"{type(error).__name__}: {' '.join([str(error), *notes(error)])}")
         )
         reached = pipeline if known is error else None  # else it is the store that has failed, or the disk
         _tell(summary, folder, getattr(reached, "ledger", None), getattr(reached, "context", None))
@@ -124,7 +124,7 @@ def _tell(summary: Summary, folder: Path, ledger: Ledger | None, context: Contex
     """Make the run's page."""
     from bccp.reporting import run_report  # pandas takes a third of a second to import: not before it is needed
 
-    run_report.conclude(dataclasses.asdict(summary), folder, ledger, context)
+    run_report.conclude_run(dataclasses.asdict(summary), folder, ledger, context)
 
 
 class _Pipeline(Plan):
@@ -155,15 +155,15 @@ class _Pipeline(Plan):
         if note:
             print(note, flush=True)
         threads = self.config.main.threads or default_threads()
-        told_of = shown(dataclasses.asdict(self.config))
+        told_of = redact(dataclasses.asdict(self.config))
         limit_threads(threads)
         sweep_scratch()
         self.ledger = Ledger(uri)
-        self.ledger.mend()
+        self.ledger.close_orphaned_runs()
         try:
             parent = self.ledger.start(
                 self.name,
-                run_id=self.ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None)),
+                run_id=self.ledger.attach_run(os.environ.pop("MLFLOW_RUN_ID", None)),
                 tags={"bccp.pipeline": self.name, "bccp.folder": str(self.folder)},
             )
             self.context = Context(
@@ -185,7 +185,7 @@ class _Pipeline(Plan):
             )
             self.ledger.log_params(parent, {name: config.encode(value) for name, value in config.flatten(told_of)})
             if "train" in self.asked:  # a model to start from that is not there ends the run here, and not after the judging
-                what_is_meant("train", self.config.train, self.ledger)
+                resolve_external_refs("train", self.config.train, self.ledger)
             for name in self.needed(self.asked):
                 self._step(name)
             self.ledger.log_metrics(parent, self.summary.metrics)
@@ -199,7 +199,7 @@ class _Pipeline(Plan):
                 wandb_reused.tell(self.ledger, parent)
         except BaseException as error:
             self.summary.status = "failed"
-            self.ledger.end_all(self.name, ending(error))
+            self.ledger.end_all(self.name, run_status(error))
             raise
 
     def _step(self, name: str) -> None:
@@ -297,7 +297,7 @@ class _Pipeline(Plan):
 
         if self.manager != "local":
             environments.prepare(paths.ROOT / record.name, self.manager)
-        parameters = {f.name: hide(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
+        parameters = {f.name: to_env_ref(config.encode(getattr(section, f.name))) for f in dataclasses.fields(section)}
         parameters |= {name: qualified(name, version) for name, version in inputs.items()}
         spec = SPECS[record.name]
         parameters |= {name: "null" for name in spec.all_inputs if name not in inputs}
@@ -354,7 +354,7 @@ def load_step(name: str) -> types.ModuleType:
     return module
 
 
-def report(summary: Summary, folder: Path) -> str:
+def text_report(summary: Summary, folder: Path) -> str:
     """The text that a run ends with: a table of the steps, the main figures, and where to look next."""
     rows = [("step", "status", "seconds", "made")]
     for record in summary.steps:
@@ -365,7 +365,7 @@ def report(summary: Summary, folder: Path) -> str:
     figures = [f"{name:<38} {summary.metrics[name]:.4f}" for name in HEADLINES if name in summary.metrics]
     uri, _ = ledger_uri(summary.config["tracking"]["mlflow_uri"])
     look = ["look next:", f"  summary     {folder / 'summary.json'}"]
-    look.append(f"  every run   {'' if uri.startswith('http') else 'mlflow ui --backend-store-uri '}{shown(uri)}")
+    look.append(f"  every run   {'' if uri.startswith('http') else 'mlflow ui --backend-store-uri '}{redact(uri)}")
     if (page := folder / PAGE).exists():
         look.append(f"  report      {page}")
     return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])

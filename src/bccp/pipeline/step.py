@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bccp.core import logs, naming
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import ending
+from bccp.core.exit_codes import run_status
 from bccp.core.home import checkpoint_path, scratch
 from bccp.core.runtime import device
 from bccp.core.step_context import Context
@@ -147,7 +147,7 @@ class RunningStep:
         """
         parts = {"shared": name, "parameters": dict(key), **cache_keys.shared_parts(compute.__module__)}
         digest = cache_keys.parts_key(parts)
-        lock = self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.say(f"waits for {name}, which another process computes"))
+        lock = self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.emit(f"waits for {name}, which another process computes"))
         with self._watch.going(False), lock if self.context.cache else nullcontext():  # nobody's result is waited for where none is taken
             found = self.ledger.find(name, digest, parent=None if self.context.cache else self.context.parent_run_id)
             version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
@@ -168,7 +168,7 @@ class RunningStep:
             self.ledger.end(run_id, "FINISHED")
             checkpoint.unlink(missing_ok=True)
         except BaseException as error:
-            self.ledger.end(run_id, ending(error))
+            self.ledger.end(run_id, run_status(error))
             raise
         finally:
             self.checkpoint = before
@@ -185,7 +185,7 @@ class RunningStep:
             try:
                 folder = self.ledger.fetch(qualified(name, version))
             except BCCPError as error:
-                self.say(f"does without {name}: {error}")
+                self.emit(f"does without {name}: {error}")
                 return None
             self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
             return folder
@@ -226,9 +226,9 @@ class RunningStep:
         with self._watch.going(False):
             self.mirror.log_table(name, rows, pictures)
 
-    def say(self, line: str) -> None:
+    def emit(self, line: str) -> None:
         """Print one line of output."""
-        logs.say(f"  {self.name}: {line}")
+        logs.emit(f"  {self.name}: {line}")
 
 
 @contextmanager

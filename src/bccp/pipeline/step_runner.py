@@ -14,10 +14,10 @@ from typing import Any
 
 from bccp.core import config, config_schema, logs, naming, progress, step_context, step_graph, user_code
 from bccp.core.errors import BCCPError, nearest
-from bccp.core.exit_codes import ending, told
+from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import scratch
 from bccp.core.processes import Interrupted, callers, end_with, terminable
-from bccp.core.redaction import reveal, shown
+from bccp.core.redaction import from_env_ref, redact
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import MAKER, PIXEL_ARTIFACTS, SPECS
@@ -84,7 +84,7 @@ def execute(
     run_id = ledger.start(naming.part_name(name, context.pipeline), parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_run.Mirror = wandb_run.NoMirror()
     try:
-        ledger.log_params(run_id, {f.name: config.encode(shown(getattr(section, f.name))) for f in dataclasses.fields(section)})
+        ledger.log_params(run_id, {f.name: config.encode(redact(getattr(section, f.name))) for f in dataclasses.fields(section)})
         mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key, "bccp.pipeline": context.pipeline})
         if context.wandb != "disabled":
             for artifact, version in inputs.items():
@@ -105,7 +105,7 @@ def execute(
             ledger.tag(context.parent_run_id, {WANDB_LOST: "true"})
         ledger.end(run_id, "FINISHED")
     except BaseException as error:
-        ledger.end(run_id, ending(error))
+        ledger.end(run_id, run_status(error))
         mirror.finish(1)
         raise
     checkpoint.unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
         group=context.sweep or context.pipeline,
         name=naming.part_name(name, context.pipeline),
         step=name,
-        config={**shown(dataclasses.asdict(section)), **about, "pipeline": context.config},
+        config={**redact(dataclasses.asdict(section)), **about, "pipeline": context.config},
         home=ledger.home,
     )
 
@@ -144,9 +144,9 @@ def command_line(run: Run) -> None:
         print(f"error: the step {name} was stopped", file=sys.stderr, flush=True)
         sys.exit(128 + (stopped.number if isinstance(stopped, Interrupted) else signal.SIGINT))
     except Exception as error:
-        if not isinstance(told(error), BCCPError):
+        if not isinstance(to_bccp_error(error), BCCPError):
             raise
-        print(f"error: {told(error)}", file=sys.stderr, flush=True)
+        print(f"error: {to_bccp_error(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -161,7 +161,7 @@ def _run_alone(run: Run, name: str) -> None:
     if unknown:
         word = unknown[0].lstrip("-").partition("=")[0]
         raise BCCPError(f"the step {name} has no parameter {word!r}" + nearest(word, (*artifacts, *fields)))
-    values = {f: reveal(getattr(given, f)) for f in fields if getattr(given, f) is not None}
+    values = {f: from_env_ref(getattr(given, f)) for f in fields if getattr(given, f) is not None}
     section = config.section(kind, values, config_schema.section_name(name), Path.cwd())
     context = context_from_environment()
     if context.process:
@@ -172,9 +172,9 @@ def _run_alone(run: Run, name: str) -> None:
     named = {artifact: getattr(given, artifact) for artifact in artifacts}
     inputs, origins = find_inputs(name, {k: v for k, v in named.items() if v not in (None, "", "null", "None")}, context, ledger)
     key, parts = cache_keys.step_key(
-        name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=what_is_meant(name, section, ledger)
+        name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )
-    run_id = ledger.adopt(os.environ.pop("MLFLOW_RUN_ID", None))
+    run_id = ledger.attach_run(os.environ.pop("MLFLOW_RUN_ID", None))
     given_to = {"name": name, "section": section, "inputs": inputs, "context": context, "ledger": ledger, "key": key, "key_parts": parts}
     with progress.display(name, done=step_graph.STEPS.index(name), total=len(step_graph.STEPS)), logs.logged(context.log(name)):
         execute(run, **given_to, run_id=run_id, origins=origins)
@@ -258,17 +258,17 @@ def locate(version: str, context: Context, ledger: Ledger) -> str:
             raise BCCPError(f"{error}; W&B is asked for it where there is a key (WANDB_API_KEY) or a login") from error
         with scratch(name) as parent:
             wandb_artifacts.download(f"{place}/{name}:{wandb_artifacts.alias(digest)}", parent / name)
-            found = ledger.keep(name, parent / name)
+            found = ledger.import_artifact(name, parent / name)
         if not found.startswith(digest):
             raise BCCPError(f"the files of {place}/{name} on W&B are not those of version {digest[:12]}, but of {found[:12]}") from error
         digest = found
     return digest
 
 
-def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
+def resolve_external_refs(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
     """The parameters of a step that name something elsewhere, with what they mean now, for its key."""
     meant = {}
-    if code := user_code.digest(target for _, target in config_schema.own_names(name, section)):
+    if code := user_code.source_digest(target for _, target in config_schema.own_names(name, section)):
         meant["own_code"] = code
     if name == "fetch_data":
         from bccp.data.sources import source_fingerprint  # only this step's environment has what it imports
@@ -282,7 +282,7 @@ def what_is_meant(name: str, section: Any, ledger: Ledger) -> dict[str, str]:
         from bccp.tracking.registry import champion_now
 
         meant["champion"] = champion_now(ledger, section.registered_model_name)
-    if name == "train" and (source := user_code.digest(user_code.targets(section.augmentation))):
+    if name == "train" and (source := user_code.source_digest(user_code.targets(section.augmentation))):
         meant["augmentation_code"] = source
     return meant
 

@@ -29,10 +29,10 @@ from bccp.tracking.backends import ledger_uri
 from bccp.tracking.finished_runs import Pipeline
 from bccp.tracking.store import Ledger
 
-PAGE, FIGURES, IMAGES = "compare.md", "compare.csv", "compare_images.csv"
+COMPARISON_PAGE, FIGURES, IMAGES = "compare.md", "compare.csv", "compare_images.csv"
 """What is written: all in words; ``metric, a, b, difference, low, high, images``; and ``image, change, a, b``."""
 
-DRAWS, CONFIDENCE = 2000, 0.95
+DRAWS, _CONFIDENCE = 2000, 0.95
 
 _MOST_LINES, _LONGEST = 40, 60
 _LABELS = {
@@ -68,7 +68,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """What differs.
 
     Attributes
@@ -95,7 +95,7 @@ class Comparison:
     notes: list[str]
 
 
-def find(named: str, *, option: str) -> Side:
+def _find(named: str, *, option: str) -> Side:
     """Find one of the two sides.
 
     Parameters
@@ -128,7 +128,7 @@ def find(named: str, *, option: str) -> Side:
     return Side(f"clean_data:{digest[:12]} ({using.shown})", using, ledger)
 
 
-def compare(a: Side, b: Side, *, seed: int = 0) -> Comparison:
+def compare_runs(a: Side, b: Side, *, seed: int = 0) -> RunComparison:
     """Put two sides beside each other.
 
     Parameters
@@ -151,7 +151,7 @@ def compare(a: Side, b: Side, *, seed: int = 0) -> Comparison:
             notes.append("segregated_data differs: an image may be corrupted otherwise in A than in B")
     elif of_a is not None or of_b is not None:
         notes = [f"{'A' if of_a is None else 'B'} has no evaluation: nothing is paired"]
-    return Comparison(
+    return RunComparison(
         a.shown,
         b.shown,
         _settings(a.pipeline.config, b.pipeline.config),
@@ -279,7 +279,7 @@ def pair(old: pd.DataFrame, new: pd.DataFrame, *, rng: np.random.Generator, draw
     everything = np.arange(len(same))
     measured = np.array(figures(everything))  # (2, number of figures)
     drawn = np.array([np.subtract(*figures(rng.choice(everything, len(everything)))) for _ in range(draws)])
-    tail = 100 * (1 - CONFIDENCE) / 2
+    tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.nanpercentile(-drawn, [tail, 100 - tail], axis=0) + 0.0  # B minus A, and no negative zeros
     names = ["test/accuracy", *(f"test/accuracy_{name}" for name in days), "test/f1_macro"]
     sizes = [len(same), *np.bincount(day, minlength=len(days)).tolist(), len(same)]
@@ -303,7 +303,7 @@ def _plain(old: Mapping[str, float], new: Mapping[str, float], without: set[str]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def page(found: Comparison) -> str:
+def comparison_page(found: RunComparison) -> str:
     """The comparison in words and tables, as Markdown that reads well as it is."""
     parts = ["# Comparison", f"* A: {found.a}\n* B: {found.b}"]
     if found.settings is None:
@@ -317,7 +317,7 @@ def page(found: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _images(found: Comparison) -> list[str]:
+def _images(found: RunComparison) -> list[str]:
     if found.versions.empty:
         return ["All artifacts are the same."]
     differ = ", ".join(found.versions["artifact"])
@@ -332,7 +332,7 @@ def _images(found: Comparison) -> list[str]:
     return [*lines, *examples, *filter(None, [more]), f"Artifacts of other versions: {differ}."]
 
 
-def _figure_tables(found: Comparison) -> list[str]:
+def _figure_tables(found: RunComparison) -> list[str]:
     paired = found.figures[found.figures["images"].notna()]
     others = found.figures[found.figures["images"].isna() & (found.figures["a"] != found.figures["b"])]
     parts = []
@@ -374,13 +374,13 @@ def _cell(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def write(found: Comparison, out: Path) -> None:
-    """Write :data:`PAGE`, :data:`FIGURES` and :data:`IMAGES`; what is there of a former comparison is replaced."""
+def _write(found: RunComparison, out: Path) -> None:
+    """Write :data:`COMPARISON_PAGE`, :data:`FIGURES` and :data:`IMAGES`; what is there of a former comparison is replaced."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         tables.write(found.figures, out / FIGURES)
         tables.write(found.images, out / IMAGES)
-        (out / PAGE).write_text(page(found), encoding="utf-8")
+        (out / COMPARISON_PAGE).write_text(comparison_page(found), encoding="utf-8")
     except OSError as error:
         raise BCCPError(f"{error.filename or out} cannot be written ({error.strerror}): choose another folder with OUT=") from error
 
@@ -390,7 +390,7 @@ def _default_place(named: Sequence[str]) -> Path:
     return home() / "compare" / "_".join(re.sub(r"[^\w.-]+", "-", name)[:40] for name in names)
 
 
-def compare_runs(a: str, b: str, out: Path | None) -> tuple[Comparison, Path]:
+def compare_named(a: str, b: str, out: Path | None) -> tuple[RunComparison, Path]:
     """Compare two sides and write what differs.
 
     Parameters
@@ -407,7 +407,7 @@ def compare_runs(a: str, b: str, out: Path | None) -> tuple[Comparison, Path]:
         The folder.
     """
     keep_within_home()
-    found = compare(find(a, option="A"), find(b, option="B"))
+    found = compare_runs(_find(a, option="A"), _find(b, option="B"))
     place = out.expanduser().resolve() if out else _default_place([a, b])
-    write(found, place)
+    _write(found, place)
     return found, place

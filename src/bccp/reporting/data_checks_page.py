@@ -25,15 +25,15 @@ from bccp.data.drift import SURE, Drift
 from bccp.data.image_statistics import BLURRED, MOST_PIXELS
 from bccp.reporting import html
 
-PAGE, TABLE, FLAGGED = "data_checks.html", "data_checks.csv", "flagged_images.csv"
+DATA_CHECKS_PAGE, FINDINGS_TABLE, FLAGGED = "data_checks.html", "data_checks.csv", "flagged_images.csv"
 
-MOST_PICTURES, MOST_CLASSES = 8, 40
+_MOST_PICTURES, MOST_CLASSES = 8, 40
 """Pictures shown of a check or a day, and classes that get a bar."""
 
 _THUMBNAIL_PX = 64
 
 
-def write(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable[str]) -> None:
+def write_page(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable[str]) -> None:
     """Write page and tables.
 
     Parameters
@@ -45,10 +45,10 @@ def write(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable
     parts : iterable of str
         What the page shows below the findings: HTML.
     """
-    tables.write(checks.table(findings), folder / TABLE)
+    tables.write(checks.findings_table(findings), folder / FINDINGS_TABLE)
     tables.write(checks.flagged(findings), folder / FLAGGED)
     shown = [f"<h1>{escape(title)}</h1>", _verdict(findings), _findings(findings), *parts, _FOOTER]
-    (folder / PAGE).write_text(html.document(title, shown, style=_STYLE), encoding="utf-8")
+    (folder / DATA_CHECKS_PAGE).write_text(html.document(title, shown, style=_STYLE), encoding="utf-8")
 
 
 def write_images(place: Path, clean: Path, found: ImageChecks) -> None:
@@ -63,12 +63,12 @@ def write_images(place: Path, clean: Path, found: ImageChecks) -> None:
     found : ImageChecks
     """
     n_images = int(np.load(clean / "images.npy", mmap_mode="r").shape[0])
-    write(place, f"Data checks: {n_images} images", found.findings, parts_of_images(clean, found))
+    write_page(place, f"Data checks: {n_images} images", found.findings, parts_of_images(clean, found))
 
 
 def parts_of_images(clean: Path, found: ImageChecks) -> list[str]:
     """Make the parts of the page on images by themselves."""
-    manifest = tables.read(clean / "manifest.csv", dtypes=checks.COLUMNS)
+    manifest = tables.read(clean / "manifest.csv", dtypes=checks.MANIFEST_DTYPES)
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     images = np.load(clean / "images.npy", mmap_mode="r")
     return [examples(found.findings, manifest, images), classes(report["classes"]), spreads(found.quality), files(report)]
@@ -88,8 +88,8 @@ def write_days(place: Path, found: DayChecks, *, seed: int) -> None:
     parts: list[str] = []
     if found.views:
         names = (found.views[0][0], found.views[1][0])
-        parts = [changes(found.drift, names), side_by_side(found.views, np.random.default_rng(seed))]
-    write(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", found.findings, parts)
+        parts = [changes_table(found.drift, names), side_by_side(found.views, np.random.default_rng(seed))]
+    write_page(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", found.findings, parts)
 
 
 def classes(counts: Mapping[str, int]) -> str:
@@ -136,14 +136,14 @@ def examples(findings: Sequence[Finding], manifest: pd.DataFrame, images: Images
     row = dict(zip(manifest["image"], manifest["row"].astype(int), strict=True))
     parts = []
     for found in findings:
-        shown = [image for image in found.images if image in row][:MOST_PICTURES]
+        shown = [image for image in found.images if image in row][:_MOST_PICTURES]
         if shown:
             more = f", {len(shown)} of {len(found.images)}" if len(found.images) > len(shown) else ""
             parts.append(f"<h3>{escape(found.check)}{more}</h3>{_strip(images, [row[image] for image in shown], shown)}")
     return "<h2>Such as these</h2>" + "".join(parts) if parts else ""
 
 
-def changes(found: Drift | None, names: tuple[str, str]) -> str:
+def changes_table(found: Drift | None, names: tuple[str, str]) -> str:
     """Bars: what looks different in the new images, in standard deviations."""
     if found is None:
         return ""
@@ -164,7 +164,7 @@ def side_by_side(sides: Sequence[tuple[str, Images]], rng: np.random.Generator) 
     """Some images of each side, drawn at random."""
     parts = []
     for name, images in sides:
-        drawn = drift.draw(images.shape[0], MOST_PICTURES, rng=rng).tolist()
+        drawn = drift.draw_sample(images.shape[0], _MOST_PICTURES, rng=rng).tolist()
         parts.append(f"<h3>{escape(name)}</h3>{_strip(images, drawn, [name] * len(drawn))}")
     return f"<h2>Some of each</h2>{''.join(parts)}"
 
@@ -229,7 +229,7 @@ def _data(pixels: npt.NDArray[np.uint8]) -> str:
 
 _FOOTER = (
     f"<footer>Dark, bright: {MOST_PIXELS:.0%} of a picture's pixels. Drift counts where p is at most {SURE}. Limits: "
-    f"<code>preprocessing.checks</code>. The same as tables: {TABLE} and {FLAGGED}, beside this page.</footer>"
+    f"<code>preprocessing.checks</code>. The same as tables: {FINDINGS_TABLE} and {FLAGGED}, beside this page.</footer>"
 )
 
 _STYLE = """

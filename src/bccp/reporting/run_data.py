@@ -26,13 +26,13 @@ from bccp.data import tables
 from bccp.data.dataset import Days, open_days
 from bccp.tracking.store import Ledger
 
-N_BINS = 20
+_N_BINS = 20
 """Of the histogram of P(wrong)."""
 
 MOST_PICTURES = 24
 """Suspects, and errors, that are shown."""
 
-MOST_PIXELS = 112
+_MOST_PIXELS = 112
 """Side of a picture on the page, in px; larger images are made smaller."""
 
 MOST_LISTED = 300
@@ -95,7 +95,7 @@ class StepTold:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataFacts:
     """The images: counts by class and by day, what was rejected, what is odd."""
 
     by_class: Mapping[str, Mapping[str, int]]
@@ -106,7 +106,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelFacts:
     """The given labels and what became of them.
 
     Attributes
@@ -205,8 +205,8 @@ class Story:
     command: str
     environment: Mapping[str, Any]
     verdict: tuple[str, str] = ("", "")
-    data: Data | None = None
-    labels: Labels | None = None
+    data: DataFacts | None = None
+    labels: LabelFacts | None = None
     history: pd.DataFrame | None = None
     evaluation: Evaluation | None = field(default=None)
 
@@ -317,8 +317,8 @@ def _picture(pixels: npt.NDArray[np.uint8]) -> str:
     from PIL import Image
 
     picture = Image.fromarray(pixels)
-    small = max(picture.size) <= MOST_PIXELS // 2
-    picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    small = max(picture.size) <= _MOST_PIXELS // 2
+    picture.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
     stream = io.BytesIO()
     picture.save(stream, **({"format": "PNG"} if small else {"format": "JPEG", "quality": 80}))
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
@@ -334,7 +334,7 @@ def _verdict(summary: Mapping[str, Any], ledger: Ledger | None) -> tuple[str, st
     return str(said.get("verdict") or ""), str(said.get("verdict_reason") or "")
 
 
-def _data(places: Mapping[str, Path], days: Days | None) -> Data:
+def _data(places: Mapping[str, Path], days: Days | None) -> DataFacts:
     clean = places["clean_data"]
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     quarantine = tables.read(clean / "quarantine.csv")[["image", "reason"]]
@@ -352,10 +352,10 @@ def _data(places: Mapping[str, Path], days: Days | None) -> Data:
     else:
         by_class = {name: {"images": int(n)} for name, n in report["classes"].items()}
     rejected = list(quarantine[:MOST_LISTED].itertuples(index=False, name=None))
-    return Data(by_class, splits, report, rejected, corruption)
+    return DataFacts(by_class, splits, report, rejected, corruption)
 
 
-def _labels(places: Mapping[str, Path], view: _View) -> Labels:
+def _labels(places: Mapping[str, Path], view: _View) -> LabelFacts:
     folder = places["cleansed_labels"]
     about = json.loads((folder / "cutoff.json").read_text(encoding="utf-8"))
     table = tables.read(folder / "cleansed_labels.csv")
@@ -369,13 +369,13 @@ def _labels(places: Mapping[str, Path], view: _View) -> Labels:
     histogram: list[tuple[str, Sequence[int]]] = []
     if len(table) and (table["p_wrong"] != "").all():
         p_wrong = table["p_wrong"].to_numpy(np.float64)
-        histogram = [(name, np.histogram(p_wrong[kind], N_BINS, (0, 1))[0].tolist()) for name, kind in kinds.items()]
+        histogram = [(name, np.histogram(p_wrong[kind], _N_BINS, (0, 1))[0].tolist()) for name, kind in kinds.items()]
     by_class = []
     for name, rows in table.groupby("given_label").indices.items():
         gone = above[rows]
         by_class.append((str(name), len(rows), int(gone.sum()), None if right is None else int((gone & right[rows]).sum())))
     users = folder / "users.csv"
-    return Labels(
+    return LabelFacts(
         about=about,
         n=len(table),
         n_above=int(above.sum()),

@@ -9,7 +9,7 @@ from typing import Any
 from bccp.core import config
 from bccp.reporting import svg
 from bccp.reporting.html import document, duration, folded, many, percent, shortened, table, tiles, trouble
-from bccp.reporting.run_data import MOST_LISTED, Evaluation, Figure, Labels, Shown, StepTold, Story
+from bccp.reporting.run_data import MOST_LISTED, Evaluation, Figure, LabelFacts, Shown, StepTold, Story
 from bccp.reporting.svg import Bar, Curve, Node
 
 MOST_OPEN = 30
@@ -132,7 +132,7 @@ def _lines(step: StepTold, story: Story) -> list[str]:
     return []
 
 
-def _done(labels: Labels) -> str:
+def _done(labels: LabelFacts) -> str:
     """What became of the labels that are not believed."""
     if labels.about.get("action") == "soft":
         return f"{labels.n_changed:,} lean to another class"
@@ -345,14 +345,14 @@ def _number(value: Any) -> str:
     return f"{number:g}" if number.is_integer() else f"{number:.3f}"
 
 
-def _whole(section: Callable[[Story], str]) -> Section:
+def _whole(section: Callable[[Story], str]) -> PageSection:
     """A section that is made in one piece."""
     return lambda story: [section(story)]
 
 
-Section = Callable[[Story], Iterable[str]]
+PageSection = Callable[[Story], Iterable[str]]
 
-PAGE_SECTIONS: dict[str, Section] = {
+PAGE_SECTIONS: dict[str, PageSection] = {
     "trouble": _whole(_trouble),
     "sentence": _whole(_sentence),
     "tiles": _whole(_tiles),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp.core import naming
-from bccp.core.exit_codes import told
+from bccp.core.exit_codes import to_bccp_error
 from bccp.core.home import scratch
 from bccp.core.redaction import first_line
 from bccp.core.run_summary import PAGE
@@ -24,11 +24,11 @@ from bccp.tracking import finished_runs, wandb_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
-NAME = "pipeline_report"
+_NAME = "pipeline_report"
 """The job type in W&B."""
 
 
-def write_report(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None) -> Path:
+def _write_report(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None) -> Path:
     """Make the page, whole or not at all.
 
     Parameters
@@ -54,18 +54,18 @@ def write_report(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None
     return folder / PAGE
 
 
-def conclude(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None, context: Context | None) -> None:
+def conclude_run(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None, context: Context | None) -> None:
     """Make the page at a pipeline's end and record it; what keeps it from being made is one line, and does not fail the pipeline.
 
     Parameters
     ----------
     summary, folder, ledger
-        As for :func:`write_report`.
+        As for :func:`_write_report`.
     context : Context or None
         Of the pipeline's steps; None where it has not come so far as to have a run.
     """
     try:
-        made = write_report(summary, folder, ledger)
+        made = _write_report(summary, folder, ledger)
         if ledger is not None and context is not None:
             ledger.client.log_artifact(context.parent_run_id, str(made))
             judged = any((step["name"], step["status"]) == ("test", "ran") for step in summary["steps"])
@@ -73,7 +73,7 @@ def conclude(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None, co
                 _record_in_wandb(summary, made, ledger, context)
     except Exception as error:
         if summary["status"] == "finished":  # else the error that ended the pipeline is what counts
-            said = first_line(told(error))
+            said = first_line(to_bccp_error(error))
             print(f"warning: the report is not made or not recorded ({said}): bccp report {folder} tries again", flush=True)
 
 
@@ -83,8 +83,8 @@ def _record_in_wandb(summary: Mapping[str, Any], made: Path, ledger: Ledger, con
         mode="offline" if lost else context.wandb,
         to=context,
         group=context.pipeline,
-        name=naming.part_name(NAME, context.pipeline),
-        step=NAME,
+        name=naming.part_name(_NAME, context.pipeline),
+        step=_NAME,
         config={"bccp.pipeline": context.pipeline, "pipeline": context.config},
         home=ledger.home,
     )
@@ -93,7 +93,7 @@ def _record_in_wandb(summary: Mapping[str, Any], made: Path, ledger: Ledger, con
         if context.upload_images:
             mirror.log_page(made)
         else:
-            with scratch(NAME) as place:
+            with scratch(_NAME) as place:
                 (place / PAGE).write_text(page(read_story(summary, made.parent, ledger, pixels=False)), encoding="utf-8")
                 mirror.log_page(place / PAGE)
         exit_code = 0
@@ -106,5 +106,5 @@ def report_on(run: str) -> Path:
     folder = finished_runs.folder(run, option="RUN")
     if not (folder / PAGE).exists():
         summary = finished_runs.read_summary(folder / "summary.json", option="RUN")
-        write_report(summary, folder, Ledger(ledger_uri(summary["config"].get("tracking", {}).get("mlflow_uri"))[0]))
+        _write_report(summary, folder, Ledger(ledger_uri(summary["config"].get("tracking", {}).get("mlflow_uri"))[0]))
     return folder / PAGE

@@ -15,7 +15,7 @@ from bccp.reporting.html import percent, shortened
 WIDTH = 340
 """Of bars, histograms and curves, in px: what a phone shows without making letters smaller."""
 
-MOST_NAMED = 40
+_MOST_NAMED = 40
 """Up to this many classes a matrix names them and numbers its cells."""
 
 _LEAST_FILLED = 0.005  # share of a row that is seen in a cell of a few px
@@ -245,7 +245,7 @@ def matrix(cells: Sequence[Sequence[float]], names: Sequence[str], *, rows: str,
         An SVG element that a narrow screen scrolls; names and numbers are left out where there are many.
     """
     n = len(names)
-    named = n <= MOST_NAMED
+    named = n <= _MOST_NAMED
     size = 34 if n <= 12 else 24 if named else max(3.0, 640 / n)
     longest = 16
     margin = 22 + (min(longest, max(map(len, names))) * _LETTER + 8 if named else 4)

@@ -23,16 +23,16 @@ from hydra.errors import HydraException
 from scipy.special import stdtrit
 
 from bccp.core import config, config_schema
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 from bccp.core.run_summary import HEADLINES
 
-FIGURES = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1", "bayes_cutoff/auroc")
+COMPARED_METRICS = ("test/accuracy", "train/val_accuracy", "bayes_cutoff/f1", "bayes_cutoff/auroc")
 """What settings are compared by, as far as jobs have measured it: shares, the higher the better."""
 
 VALIDATION = "train/val_accuracy"
 """The figure that a setting may be chosen by, as no test image has a part in it."""
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 
 _SEED = "random_seed"
 _CONDITIONS = ("main.", "data.", "segregation.", "noisy_labels.")
@@ -105,7 +105,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepData:
     """The jobs of a sweep, put together.
 
     Attributes
@@ -134,9 +134,9 @@ class Sweep:
 
     @property
     def figures(self) -> list[str]:
-        """Those of :data:`FIGURES` that a finished job has."""
+        """Those of :data:`COMPARED_METRICS` that a finished job has."""
         done = self.table[self.table["status"] == "finished"]
-        return [name for name in FIGURES if name in done and done[name].notna().any()]
+        return [name for name in COMPARED_METRICS if name in done and done[name].notna().any()]
 
 
 def job_record(number: int, summary: Any, overrides: Sequence[str] = ()) -> Job:
@@ -154,10 +154,10 @@ def job_record(number: int, summary: Any, overrides: Sequence[str] = ()) -> Job:
     Job
         ``unfinished`` where the summary is none. Nothing in it shows a password.
     """
-    said: tuple[str, ...] = tuple(_HIDDEN.sub("(hidden)", str(shown(text))) for text in overrides)
+    said: tuple[str, ...] = tuple(_HIDDEN.sub("(hidden)", str(redact(text))) for text in overrides)
     if not isinstance(summary, Mapping) or summary.get("status") not in ("finished", "failed"):
         return Job(number, "unfinished", "it left no summary: it was killed, or is still going on", said)
-    summary = shown(summary)
+    summary = redact(summary)
     steps = [step for step in _as(list, summary.get("steps")) if isinstance(step, Mapping)]
     statuses = [step.get("status") for step in steps]
     return Job(
@@ -195,7 +195,7 @@ def never_started(jobs: Sequence[Job], planned: Iterable[Sequence[str]]) -> list
     return [dataclasses.replace(job, status="not started", error="") for job in records if job.overrides not in there]
 
 
-def gather(name: str, jobs: Iterable[Job]) -> Sweep:
+def gather(name: str, jobs: Iterable[Job]) -> SweepData:
     """Put the jobs of a sweep together.
 
     Parameters
@@ -223,10 +223,10 @@ def gather(name: str, jobs: Iterable[Job]) -> Sweep:
         rows.append(told | {"seconds": round(job.seconds, 1), "work_seconds": round(job.work_seconds, 1), "steps_reused": job.n_reused})
     table = pd.DataFrame(rows)
     unmeasured = [figure for figure in HEADLINES if bool(table[figure].isna().all())]
-    return Sweep(name, ordered, table.drop(columns=unmeasured), axes, seeds)
+    return SweepData(name, ordered, table.drop(columns=unmeasured), axes, seeds)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def seed_interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean of independent values, and half the width of its 95% interval by Student's t.
 
     Parameters
@@ -250,7 +250,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / n
     if n == 1:
         return mean, math.nan
-    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    quantile = float(stdtrit(n - 1, (1 + _CONFIDENCE) / 2))
     return mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
 
 
@@ -260,7 +260,7 @@ def aggregate(table: pd.DataFrame, keys: Sequence[str], seeds: Sequence[str], fi
     Parameters
     ----------
     table : DataFrame
-        As in :class:`Sweep`.
+        As in :class:`SweepData`.
     keys : sequence of str
         What makes a setting; none: all jobs are one.
     seeds : sequence of str
@@ -269,15 +269,17 @@ def aggregate(table: pd.DataFrame, keys: Sequence[str], seeds: Sequence[str], fi
     Returns
     -------
     DataFrame
-        One row a setting in the order of the jobs: ``keys``, ``n`` (seeds), ``mean``, ``half`` (as :func:`interval` gives it). Jobs of one
-        seed and setting, which are no independent trials, count as one.
+        One row a setting in the order of the jobs: ``keys``, ``n`` (seeds), ``mean``, ``half`` (as :func:`seed_interval` gives it). Jobs of
+        one seed and setting, which are no independent trials, count as one.
     """
     by_setting: dict[tuple[str, ...], dict[tuple[str, ...], list[float]]] = {}
     done = table[(table["status"] == "finished") & table[figure].notna()] if figure in table else table[:0]
     for row in done.to_dict("records"):
         setting = tuple(str(row[key]) for key in keys)
         by_setting.setdefault(setting, {}).setdefault(tuple(str(row[seed]) for seed in seeds), []).append(float(row[figure]))
-    rows = [(*setting, len(trials), *interval([math.fsum(v) / len(v) for v in trials.values()])) for setting, trials in by_setting.items()]
+    rows = [
+        (*setting, len(trials), *seed_interval([math.fsum(v) / len(v) for v in trials.values()])) for setting, trials in by_setting.items()
+    ]
     return pd.DataFrame(rows, columns=[*keys, "n", "mean", "half"])
 
 
@@ -307,7 +309,7 @@ class Best:
     n_within: int | None
 
 
-def best(sweep: Sweep, figure: str) -> list[Best]:
+def best(sweep: SweepData, figure: str) -> list[Best]:
     """The best setting by a figure, under each condition (what the pipeline was given), in the order of the jobs."""
     means = {name: aggregate(sweep.table, sweep.keys, sweep.seeds, name).to_dict("records") for name in sweep.figures}
     conditions = [axis for axis in sweep.axes if axis.condition]
@@ -326,7 +328,7 @@ def best(sweep: Sweep, figure: str) -> list[Best]:
     return found
 
 
-def describe(axes: Sequence[Axis], values: Mapping[Any, Any]) -> str:
+def describe_sweep(axes: Sequence[Axis], values: Mapping[Any, Any]) -> str:
     """A setting in words: what it has of each axis that it does not ignore."""
     return ", ".join(f"{axis.name}={values[axis.key]}" for axis in axes if values[axis.key]) or "the only setting"
 

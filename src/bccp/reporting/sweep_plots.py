@@ -27,12 +27,12 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bccp.reporting.html import percent, shortened
-from bccp.reporting.sweep_data import Axis, Sweep, aggregate, describe
+from bccp.reporting.sweep_data import Axis, SweepData, aggregate, describe_sweep
 
 Cells = npt.NDArray[np.float64]
 
-INK, SOFT, GRID, PAGE, BEST = "#1f2933", "#7b8794", "#e4e7eb", "#fffffe", "#d9730d"
-_THEME = {INK: "var(--ink)", SOFT: "var(--soft)", GRID: "var(--line)", PAGE: "var(--page)", BEST: "var(--accent)"}
+INK, SOFT, _GRID, _PAGE, _BEST = "#1f2933", "#7b8794", "#e4e7eb", "#fffffe", "#d9730d"
+_THEME = {INK: "var(--ink)", SOFT: "var(--soft)", _GRID: "var(--line)", _PAGE: "var(--page)", _BEST: "var(--accent)"}
 """Colours that a page in the dark has others for."""
 
 _COLOURS = ("#2f7fc1", "#d9730d", "#2a9d6e", "#b5428e", "#c9a227", "#6a5acd", "#c0392b", "#3aa6b9", "#7f8c8d", "#8a6d3b")
@@ -41,7 +41,7 @@ _MAP = LinearSegmentedColormap.from_list("sweep", ["#f3ead7", "#bcdcc0", "#5fb3a
 MOST_VALUES = 24
 """Rows or columns of a heat map."""
 
-MOST_PANELS, MOST_PICTURES, MOST_RANKED = 8, 6, 25
+MOST_PANELS, _MOST_PICTURES, MOST_RANKED = 8, 6, 25
 _GRID_FROM = 0.4  # the share of its cells that a sweep needs to have tried to be a grid, and no search
 
 
@@ -88,7 +88,7 @@ class Picture:
         return text.replace("<svg", f"<svg style='min-width: {least:.0f}px'", 1)
 
 
-def draw(sweep: Sweep, figure: str) -> list[Picture]:
+def draw_sweep(sweep: SweepData, figure: str) -> list[Picture]:
     """Draw what a sweep lends itself to.
 
     Parameters
@@ -108,7 +108,7 @@ def draw(sweep: Sweep, figure: str) -> list[Picture]:
     numeric = [axis for axis in axes if axis.numeric]
     pictures: list[Picture] = []
     if len(means) > 1 and len(sweep.table[sweep.keys].drop_duplicates()) < _GRID_FROM * n_cells:
-        pictures += [_points(axis, means, figure) for axis in numeric[:MOST_PICTURES]] + [_ranking(sweep, means, figure)]
+        pictures += [_points(axis, means, figure) for axis in numeric[:_MOST_PICTURES]] + [_ranking(sweep, means, figure)]
     elif len(means) > 1:
         pictures += list(_heat_maps(sweep, axes, means, figure))
         for axis in numeric[:3]:
@@ -118,7 +118,7 @@ def draw(sweep: Sweep, figure: str) -> list[Picture]:
     return pictures
 
 
-def _heat_maps(sweep: Sweep, axes: Sequence[Axis], means: pd.DataFrame, figure: str) -> Iterator[Picture]:
+def _heat_maps(sweep: SweepData, axes: Sequence[Axis], means: pd.DataFrame, figure: str) -> Iterator[Picture]:
     """A heat map for each combination of what rows, columns and panels leave over."""
     known = {axis.key: axis for axis in axes if len(axis.values) <= MOST_VALUES}
     by_size = sorted(known.values(), key=lambda axis: -len(axis.values))
@@ -210,7 +210,7 @@ def _fill(axes: Axes, cells: Cells, lost: set[tuple[int, int]], shared: Normaliz
                 0.88,
                 boxstyle="round,pad=0,rounding_size=0.08",
                 facecolor=colour,
-                edgecolor=BEST if mean == best else GRID if np.isnan(mean) else "none",
+                edgecolor=_BEST if mean == best else _GRID if np.isnan(mean) else "none",
                 linewidth=2.2 if mean == best else 0.8,
             )
             axes.add_patch(box)
@@ -295,25 +295,25 @@ def _points(x: Axis, means: pd.DataFrame, figure: str) -> Picture:
     frame.errorbar(place[known], mean[known], yerr=half[known], fmt="none", ecolor=_COLOURS[0], elinewidth=1, alpha=0.5)
     frame.scatter(place, mean, s=26, color=_COLOURS[0], alpha=0.8, linewidths=0)
     if len(mean):
-        frame.scatter(place[mean.argmax()], mean.max(), s=90, facecolor="none", edgecolor=BEST, linewidths=2)
+        frame.scatter(place[mean.argmax()], mean.max(), s=90, facecolor="none", edgecolor=_BEST, linewidths=2)
     _frame(frame, x, ylabel=f"{figure}, %", limits=_limits(means["mean"], means["half"]))
     return Picture(f"{_file(figure)}-over-{_file(x.name)}", f"{figure}, %, of every setting over {x.name}", drawing)
 
 
-def _ranking(sweep: Sweep, means: pd.DataFrame, figure: str) -> Picture:
+def _ranking(sweep: SweepData, means: pd.DataFrame, figure: str) -> Picture:
     """The settings one under the other, the best first, with their intervals."""
     top = means.sort_values("mean", ascending=False, kind="stable")[:MOST_RANKED]
-    names = [describe(sweep.axes, row) for row in top.to_dict("records")]
+    names = [describe_sweep(sweep.axes, row) for row in top.to_dict("records")]
     drawing = Figure(figsize=(7.6, 0.75 + 0.3 * len(top)), layout="constrained")
     frame = drawing.subplots()
     places, mean, half = np.arange(len(top)), 100 * top["mean"].to_numpy(float), 100 * top["half"].to_numpy(float)
     known = ~np.isnan(half)
     frame.errorbar(mean[known], places[known], xerr=half[known], fmt="none", ecolor=_COLOURS[0], elinewidth=2.4, alpha=0.4)
-    frame.scatter(mean, places, s=34, color=[BEST if place == 0 else _COLOURS[0] for place in places], zorder=3, linewidths=0)
+    frame.scatter(mean, places, s=34, color=[_BEST if place == 0 else _COLOURS[0] for place in places], zorder=3, linewidths=0)
     frame.set_yticks(places, [shortened(name, 60) for name in names], parse_math=False)
     frame.set_ylim(len(top) - 0.4, -0.6)
     frame.set_xlabel(f"{figure}, %", color=SOFT, fontsize=9.5)
-    frame.grid(axis="x", color=GRID, linewidth=0.8)
+    frame.grid(axis="x", color=_GRID, linewidth=0.8)
     _bare(frame)
     more = f", the best {len(top)} of {len(means)}" if len(top) < len(means) else ""
     return Picture(f"{_file(figure)}-ranking", f"{figure}, %, by setting{more}", drawing)
@@ -330,7 +330,7 @@ def _frame(frame: Axes, x: Axis, *, ylabel: str, limits: tuple[float, float]) ->
     frame.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     frame.set_xlabel(x.name, color=SOFT, fontsize=9.5, parse_math=False)
     frame.set_ylabel(ylabel, color=SOFT, fontsize=9.5)
-    frame.grid(color=GRID, linewidth=0.8)
+    frame.grid(color=_GRID, linewidth=0.8)
     _bare(frame)
 
 
@@ -374,7 +374,7 @@ def _left_over(means: pd.DataFrame, keys: list[str], axes: Sequence[Axis]) -> It
     """The first combinations of the values of some axes, each with its words for a title."""
     combinations = list(dict.fromkeys(means[keys].itertuples(index=False, name=None))) if keys else [()]
     names = {axis.key: axis.name for axis in axes}
-    for values in combinations[:MOST_PICTURES]:
+    for values in combinations[:_MOST_PICTURES]:
         left = dict(zip(keys, values, strict=True))
         yield left, "".join(f", {names[key]} {value}" for key, value in left.items() if value)
 

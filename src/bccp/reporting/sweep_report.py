@@ -27,13 +27,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bccp.core import config, config_schema, naming
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import ending, told
+from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
-from bccp.core.redaction import first_line, reveal
+from bccp.core.redaction import first_line, from_env_ref
 from bccp.core.run_summary import HEADLINES
 from bccp.data import tables
 from bccp.reporting.html import document, duration, folded, many, percent, shortened, table, tiles, trouble
-from bccp.reporting.sweep_data import VALIDATION, Best, Job, Sweep, aggregate, best, describe, gather, job_record, never_started
+from bccp.reporting.sweep_data import VALIDATION, Best, Job, SweepData, aggregate, best, describe_sweep, gather, job_record, never_started
 from bccp.tracking import wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -42,13 +42,13 @@ from bccp.tracking.wandb_sync import recorded
 if TYPE_CHECKING:
     from bccp.reporting.sweep_plots import Picture
 
-NAME = "sweep_report"
+_NAME = "sweep_report"
 """Of the artifact in the ledger, and the job type in W&B."""
 
-PAGE, TABLE, PICTURES = "sweep.html", "sweep.csv", "report"
+_PAGE, TABLE, PICTURES = "sweep.html", "sweep.csv", "report"
 """What is made in the sweep's folder."""
 
-MOST_SETTINGS, MOST_JOBS, MOST_NAMED = 200, 1000, 30
+MOST_SETTINGS, MOST_JOBS, _MOST_NAMED = 200, 1000, 30
 """Lines of the page's tables, and jobs that are named for one error; the CSV file has them all."""
 
 MOST_DRAWN = 3_500_000
@@ -74,19 +74,19 @@ def write_report(folder: Path) -> Path:
         If there is no job in it, or it cannot be written to.
     """
     keep_within_home()
-    from bccp.reporting.sweep_plots import draw  # matplotlib writes where it was told to before it is imported
+    from bccp.reporting.sweep_plots import draw_sweep  # matplotlib writes where it was told to before it is imported
 
     folder = folder.resolve()
     sweep = read_sweep(folder)
-    pictures = draw(sweep, sweep.figures[0]) if sweep.figures else []
+    pictures = draw_sweep(sweep, sweep.figures[0]) if sweep.figures else []
     fresh = folder / f".{PICTURES}-{uuid.uuid4().hex}"
     try:
         fresh.mkdir()
         for picture in pictures:
             picture.save(fresh)
         tables.write(sweep.table, fresh / TABLE)
-        (fresh / PAGE).write_text(page(sweep, pictures), encoding="utf-8")
-        for name in (TABLE, PAGE):
+        (fresh / _PAGE).write_text(sweep_page(sweep, pictures), encoding="utf-8")
+        for name in (TABLE, _PAGE):
             (fresh / name).replace(folder / name)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
         fresh.replace(folder / PICTURES)
@@ -97,19 +97,19 @@ def write_report(folder: Path) -> Path:
     try:
         _record(folder, sweep, [folder / PICTURES / f"{picture.name}.png" for picture in pictures])
     except Exception as error:  # of a store or server: the report is there all the same
-        print(f"warning: the sweep's report is not recorded ({first_line(told(error))})", flush=True)
-    return folder / PAGE
+        print(f"warning: the sweep's report is not recorded ({first_line(to_bccp_error(error))})", flush=True)
+    return folder / _PAGE
 
 
-def conclude(folder: Path) -> None:
+def conclude_sweep(folder: Path) -> None:
     """Make the report at a sweep's end, and say where it is; what keeps it from being made is one line, and does not fail the sweep."""
     try:
         print(f"sweep report: {write_report(folder)}", flush=True)
     except Exception as error:
-        print(f"warning: the sweep has no report ({first_line(told(error))}): bccp sweep-report {folder} tries again", flush=True)
+        print(f"warning: the sweep has no report ({first_line(to_bccp_error(error))}): bccp sweep-report {folder} tries again", flush=True)
 
 
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: Path) -> SweepData:
     """Read what a sweep has left, whatever that is.
 
     Raises
@@ -162,15 +162,15 @@ def _planned(folder: Path) -> list[list[str]]:
         return []  # there is none, or it is no more whole
 
 
-def _record(folder: Path, sweep: Sweep, pictures: Sequence[Path]) -> None:
+def _record(folder: Path, sweep: SweepData, pictures: Sequence[Path]) -> None:
     """Put the report into the ledger and W&B, in the place of an earlier one."""
     about = _tracking(folder)
     name = re.sub(r"[^\w.-]", "-", folder.name)
     statuses = [job.status for job in sweep.jobs]
-    metrics = {f"{NAME}/jobs": float(len(statuses))}
-    metrics |= {f"{NAME}/{status}": float(statuses.count(status)) for status in ("finished", "failed")}
+    metrics = {f"{_NAME}/jobs": float(len(statuses))}
+    metrics |= {f"{_NAME}/{status}": float(statuses.count(status)) for status in ("finished", "failed")}
     for figure in sweep.figures:
-        metrics[f"{NAME}/best_{figure.replace('/', '_')}"] = float(aggregate(sweep.table, sweep.keys, sweep.seeds, figure)["mean"].max())
+        metrics[f"{_NAME}/best_{figure.replace('/', '_')}"] = float(aggregate(sweep.table, sweep.keys, sweep.seeds, figure)["mean"].max())
     ledger = Ledger(ledger_uri(about.mlflow_uri)[0])
     with ledger.lock(f"report-{name}", lambda: None):
         _record_in_ledger(ledger, name, folder, pictures, metrics)
@@ -182,16 +182,16 @@ def _record_in_ledger(ledger: Ledger, name: str, folder: Path, pictures: Sequenc
     earlier = ledger.client.search_runs([ledger.experiment_id], wanted, max_results=1)
     run_id = ledger.start(name, run_id=earlier[0].info.run_id if earlier else None, tags={"bccp.sweep": name, "bccp.kind": "report"})
     try:
-        with scratch(NAME) as parent:
-            place = parent / NAME
+        with scratch(_NAME) as parent:
+            place = parent / _NAME
             place.mkdir()
-            for path in (folder / PAGE, folder / TABLE, *pictures):
+            for path in (folder / _PAGE, folder / TABLE, *pictures):
                 shutil.copy(path, place / path.name)
-            ledger.publish(run_id, NAME, place)
+            ledger.publish(run_id, _NAME, place)
         ledger.log_metrics(run_id, metrics)
         ledger.end(run_id, "FINISHED")
     except BaseException as error:
-        ledger.end(run_id, ending(error))
+        ledger.end(run_id, run_status(error))
         raise
 
 
@@ -202,24 +202,24 @@ def _record_in_wandb(
     if mode == "disabled":
         return
     for earlier in recorded(home() / "wandb"):  # of which W&B has nothing yet, or not all
-        if (earlier.note["step"], earlier.note["group"]) == (NAME, name) and not earlier.going_on:
+        if (earlier.note["step"], earlier.note["group"]) == (_NAME, name) and not earlier.going_on:
             shutil.rmtree(earlier.folder)
     mirror = wandb_run.WandbMirror(
         mode=mode,
         to=about,
         group=name,
-        name=naming.part_name(NAME, name),
-        step=NAME,
+        name=naming.part_name(_NAME, name),
+        step=_NAME,
         config={"sweep": name},
         home=home(),
-        run_id=re.sub(r"\W", "_", f"{NAME}_{name}"),
+        run_id=re.sub(r"\W", "_", f"{_NAME}_{name}"),
     )
     exit_code = 1
     try:
         mirror.log(metrics)
         for path in pictures:
             mirror.log_picture(path, pixels=False)
-        mirror.log_page(folder / PAGE)
+        mirror.log_page(folder / _PAGE)
         exit_code = 0
     finally:
         mirror.finish(exit_code)
@@ -233,7 +233,7 @@ def _tracking(folder: Path) -> config_schema.Tracking:
         if isinstance(composed, Mapping) and isinstance(composed.get("tracking"), Mapping):
             values |= composed["tracking"]
             break
-    values["mlflow_uri"] = reveal(str(values["mlflow_uri"])) if values["mlflow_uri"] else None
+    values["mlflow_uri"] = from_env_ref(str(values["mlflow_uri"])) if values["mlflow_uri"] else None
     if "${oc.env:BCCP_SECRET_" in str(values["mlflow_uri"]):
         if not re.match(r"(https?|postgresql(\+\w+)?)://", os.environ.get("MLFLOW_TRACKING_URI", "")):
             raise BCCPError("the sweep's ledger has a password, which is written nowhere: set MLFLOW_TRACKING_URI to its address")
@@ -243,7 +243,7 @@ def _tracking(folder: Path) -> config_schema.Tracking:
     return made
 
 
-def page(sweep: Sweep, pictures: Sequence[Picture]) -> str:
+def sweep_page(sweep: SweepData, pictures: Sequence[Picture]) -> str:
     """The page, whole: no other file and no address is needed to look at it.
 
     Parameters
@@ -271,7 +271,7 @@ def page(sweep: Sweep, pictures: Sequence[Picture]) -> str:
     return document(f"Sweep {sweep.name}", parts)
 
 
-def _overview(sweep: Sweep) -> str:
+def _overview(sweep: SweepData) -> str:
     statuses = [job.status for job in sweep.jobs]
     n_steps = sum(job.n_ran + job.n_reused for job in sweep.jobs)
     n_settings = len(sweep.table[sweep.keys].drop_duplicates()) if sweep.axes else 1
@@ -288,7 +288,7 @@ def _overview(sweep: Sweep) -> str:
     return tiles(figures) + (f"<h2>What was swept</h2><ul class='swept'>{''.join(swept)}</ul>" if swept else "")
 
 
-def _trouble(sweep: Sweep) -> str:
+def _trouble(sweep: SweepData) -> str:
     """Which jobs did not finish, and of what."""
     reasons: dict[str, list[Job]] = {}
     for job in sweep.jobs:
@@ -298,17 +298,19 @@ def _trouble(sweep: Sweep) -> str:
         return ""
     lines = []
     for reason, jobs in reasons.items():
-        named = ", ".join(str(job.number) for job in jobs[:MOST_NAMED]) + (f" and {len(jobs) - MOST_NAMED} more" * (len(jobs) > MOST_NAMED))
+        named = ", ".join(str(job.number) for job in jobs[:_MOST_NAMED]) + (
+            f" and {len(jobs) - _MOST_NAMED} more" * (len(jobs) > _MOST_NAMED)
+        )
         said = f"job{'s' * (len(jobs) > 1)} {named}"
         if len(jobs) == 1 and sweep.axes:
             (row,) = sweep.table[sweep.table["job"] == jobs[0].number].to_dict("records")
-            said += f" ({describe(sweep.axes, row)})"
+            said += f" ({describe_sweep(sweep.axes, row)})"
         lines.append(f"<li><b>{escape(said)}</b> {escape(reason)}</li>")
     n = sum(map(len, reasons.values()))
     return trouble(f"{n} of {len(sweep.jobs)} jobs did not finish", f"<ul>{''.join(lines)}</ul>")
 
 
-def _best(sweep: Sweep) -> str:
+def _best(sweep: SweepData) -> str:
     """The best settings, by the main figure and by the one of the validation."""
     if not sweep.figures:
         return "<p>No finished job has measured anything by which settings could be compared.</p>"
@@ -351,7 +353,7 @@ def _figures(pictures: Sequence[Picture]) -> Iterator[str]:
         yield f"<figure><div class='wide'>{shown}</div><figcaption>{escape(picture.title)}</figcaption></figure>"
 
 
-def _settings(sweep: Sweep) -> str:
+def _settings(sweep: SweepData) -> str:
     """Means and intervals of every setting."""
     if not sweep.axes or not sweep.figures:
         return ""
@@ -368,10 +370,10 @@ def _settings(sweep: Sweep) -> str:
         lines.append([*map(_cut, setting), str(row["n"]), *(_share(one["mean"], one["half"]) if one else "" for one in figures)])
     more = f", the first {MOST_SETTINGS} of {len(ordered)}" if len(ordered) > MOST_SETTINGS else ""
     headings = [*(axis.name for axis in sweep.axes), "seeds", *sweep.figures]
-    return folded(f"Settings: means over seeds, in %{more}", table(headings, lines), is_open=len(ordered) <= MOST_NAMED)
+    return folded(f"Settings: means over seeds, in %{more}", table(headings, lines), is_open=len(ordered) <= _MOST_NAMED)
 
 
-def _jobs(sweep: Sweep) -> str:
+def _jobs(sweep: SweepData) -> str:
     """A line a job."""
     skipped = {"overrides", "error", "work_seconds", "steps_reused", "job", "status", "seconds"}
     columns = [name for name in map(str, sweep.table) if name not in skipped]
@@ -386,10 +388,10 @@ def _jobs(sweep: Sweep) -> str:
     if not any(line[-1] for line in lines):
         headings, lines = headings[:-1], [line[:-1] for line in lines]
     more = f", the first {MOST_JOBS} of {len(sweep.jobs)}" if len(sweep.jobs) > MOST_JOBS else ""
-    return folded(f"Jobs: figures in %{more}", table(headings, lines), is_open=len(sweep.jobs) <= MOST_NAMED)
+    return folded(f"Jobs: figures in %{more}", table(headings, lines), is_open=len(sweep.jobs) <= _MOST_NAMED)
 
 
-def _shared(sweep: Sweep) -> str:
+def _shared(sweep: SweepData) -> str:
     """What all jobs were given alike."""
     given = [set(job.overrides) for job in sweep.jobs if job.overrides]
     alike = [word for word in sweep.jobs[0].overrides if all(word in words for words in given)]
@@ -408,7 +410,7 @@ def _cut(text: str) -> str:
     return shortened(text, 60)
 
 
-def newest() -> Path:
+def _newest() -> Path:
     """The folder of the home's newest sweep.
 
     Raises
@@ -431,7 +433,7 @@ def find_folder(given: str) -> Path:
     BCCPError
         If there is none.
     """
-    folder = Path(given).expanduser() if given else newest()
+    folder = Path(given).expanduser() if given else _newest()
     if not folder.exists() and (home() / "outputs" / given).is_dir():
         folder = home() / "outputs" / given
     if not folder.is_dir():

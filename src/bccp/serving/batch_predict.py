@@ -27,7 +27,7 @@ from bccp.tracking.store import Ledger
 if TYPE_CHECKING:
     from bccp.models.predictor import Answer, ServedModel
 
-COLUMNS = ("image", "class", "probability", "top_3", "error")
+_COLUMNS = ("image", "class", "probability", "top_3", "error")
 
 MAX_BYTES = 500_000_000
 """A larger file is not read."""
@@ -66,7 +66,7 @@ def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
         return ledger.fetch(model)
     if re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+|[^/@:]+@[^/@:]+", model):
         uri = model if model.startswith("models:/") else f"models:/{model}"
-        return registry.fetch(ledger, registry.find(ledger, uri, option="MODEL"), folder)
+        return registry.fetch_model(ledger, registry.find_version(ledger, uri, option="MODEL"), folder)
     return ledger.fetch(f"model:{_model_of_run(ledger, model)}")
 
 
@@ -131,7 +131,7 @@ def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) 
     root : Path
         The folder that they are below.
     out : text file
-        Gets a table with :data:`COLUMNS`; ``image`` is the path below the root, ``top_3`` is JSON: classes with their probabilities, the
+        Gets a table with :data:`_COLUMNS`; ``image`` is the path below the root, ``top_3`` is JSON: classes with their probabilities, the
         likeliest first.
 
     Returns
@@ -143,7 +143,7 @@ def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) 
         The first of them, each with the reason.
     """
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(_COLUMNS)
     n_files, n_unreadable = 0, 0
     examples: list[str] = []
     for names, answers in _answered(model, files, root):
@@ -256,7 +256,7 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
         found = find_model(Ledger(uri), model, folder)
         from bccp.models import predictor  # loads PyTorch
 
-        loaded = predictor.load(found)
+        loaded = predictor.load_predictor(found)
         with _whole_or_not_at_all(out) as file:
             done = predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
     return Predicted(out.resolve(), *done)
@@ -264,7 +264,7 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
 
 def _is_table(out: Path) -> bool:
     """Whether a file is empty or begins as a table of predictions does, so that nothing is lost where another takes its place."""
-    header = ",".join(COLUMNS).encode()
+    header = ",".join(_COLUMNS).encode()
     try:
         with out.open("rb") as file:
             return out.is_file() and file.read(len(header)) in (b"", header)

@@ -31,7 +31,7 @@ from bccp.serving.batch_predict import find_model
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
-TOLERANCE = 1e-4
+EXPORT_TOLERANCE = 1e-4
 """Largest difference of a probability from the model's own that rounding in another order explains."""
 
 BATCHES = (1, 2, 5)
@@ -76,7 +76,7 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
     """
     if format_name not in FORMATS:
         raise BCCPError(f"FORMAT={format_name} is unknown: use one of {', '.join(FORMATS)}{nearest(format_name, FORMATS)}")
-    model, about = classifier.load(folder)
+    model, about = classifier.load_classifier(folder)
     write, read = FORMATS[format_name]
     size = model.image_size
     with scratch("export") as place, _quietly():
@@ -89,7 +89,7 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BCCPError(f"{model.architecture} cannot be written as {format_name} ({reason}): use another format") from error
         difference = largest_difference(read(file), model)
-        if not difference <= TOLERANCE:
+        if not difference <= EXPORT_TOLERANCE:
             raise BCCPError(
                 f"{model.architecture} as {format_name} does not answer as the model itself (a probability differs by {difference:.2g}): "
                 "use another format"

@@ -16,7 +16,7 @@ from filelock import FileLock
 from bccp.core.errors import BCCPError
 from bccp.core.home import home
 from bccp.core.processes import uninterrupted
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 
 
 def ledger_uri(configured: str | None) -> tuple[str, str | None]:
@@ -48,7 +48,7 @@ def ledger_uri(configured: str | None) -> tuple[str, str | None]:
         return own, None
     return (
         own,
-        f"note: MLFLOW_TRACKING_URI={shown(inherited)} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
+        f"note: MLFLOW_TRACKING_URI={redact(inherited)} is not used; runs are recorded in {own} (tracking.mlflow_uri sets another place)",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from bccp.core import config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import home
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
@@ -91,7 +91,7 @@ def configured_uri(named: str, *, option: str) -> str | None:
     summary = summary_file(named, option=option) if named else None
     uri = read_summary(summary, option=option)["config"].get("tracking", {}).get("mlflow_uri") if summary else None
     inherited = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return inherited if uri and uri == shown(inherited) else uri
+    return inherited if uri and uri == redact(inherited) else uri
 
 
 def summary_file(named: str, *, option: str) -> Path | None:
@@ -189,7 +189,7 @@ def _run(named: str, ledger: Ledger, *, option: str) -> Any:
     """A pipeline's own run, by its id or name or a part of these."""
     runs = named_runs(named, ledger)
     if not runs:
-        raise BCCPError(f"{option}={named} is not in {shown(ledger.uri)}: give the run id of a pipeline or its summary.json")
+        raise BCCPError(f"{option}={named} is not in {redact(ledger.uri)}: give the run id of a pipeline or its summary.json")
     if len(runs) > 1:
         raise BCCPError(f"{option}={named} is the beginning or end of {len(runs)} runs' names: give more of it")
     if "bccp.folder" not in runs[0].data.tags or runs[0].info.status != "FINISHED":

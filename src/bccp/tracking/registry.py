@@ -67,7 +67,7 @@ def register(ledger: Ledger, name: str, digest: str, *, run_id: str, write: Call
         raise BCCPError(f"test.registered_model_name={name!r} is refused by {ledger.uri}: {str(error).splitlines()[0]}") from error
 
 
-def find(ledger: Ledger, uri: str, *, option: str = "train.init") -> Any:
+def find_version(ledger: Ledger, uri: str, *, option: str = "train.init") -> Any:
     """The registered version that a URI means now.
 
     Parameters
@@ -101,7 +101,7 @@ def find(ledger: Ledger, uri: str, *, option: str = "train.init") -> Any:
 
 def meaning(ledger: Ledger, uri: str) -> str:
     """What a registered model's URI means now, for a key: the version of its ``model`` artifact, or else the registered version."""
-    return _meaning(find(ledger, uri))
+    return _meaning(find_version(ledger, uri))
 
 
 def champion(ledger: Ledger, name: str) -> Any | None:
@@ -163,7 +163,7 @@ def rolled_back_versions(ledger: Ledger, name: str) -> list[str]:
     return _listed(ledger, name, _ROLLED_BACK)
 
 
-def fetch(ledger: Ledger, version: Any, folder: Path) -> Path:
+def fetch_model(ledger: Ledger, version: Any, folder: Path) -> Path:
     """The files of a registered version, also of one that others have registered.
 
     Parameters

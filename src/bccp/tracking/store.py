@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from bccp.core.digests import folder_digest
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import told
+from bccp.core.exit_codes import to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
 from bccp.core.redaction import first_line
@@ -104,7 +104,7 @@ class Ledger:
                 damaged = BCCPError(
                     f"the store {uri} cannot be opened ({first_line(error)}): restore it, or move it away to begin a new one"
                 )
-                raise (known if isinstance(known := told(error), BCCPError) else damaged) from error
+                raise (known if isinstance(known := to_bccp_error(error), BCCPError) else damaged) from error
             raise BCCPError(
                 f"the tracking server {uri} does not answer ({first_line(error)}): start it, or unset "
                 "MLFLOW_TRACKING_URI and tracking.mlflow_uri to record in BCCP_HOME"
@@ -129,7 +129,7 @@ class Ledger:
             )
         return str(found.experiment_id)
 
-    def adopt(self, run_id: str | None) -> str | None:
+    def attach_run(self, run_id: str | None) -> str | None:
         """The run that ``mlflow run`` has made for this process, if it is in this ledger and keeps its files in the home or remotely."""
         from mlflow.exceptions import MlflowException
 
@@ -302,7 +302,7 @@ class Ledger:
     def _copy_place(self, name: str, digest: str) -> Path:
         return self.home / "cache" / "artifacts" / f"{name}-{digest}"
 
-    def keep(self, name: str, folder: Path) -> str:
+    def import_artifact(self, name: str, folder: Path) -> str:
         """Take in an artifact that was made elsewhere; its version. The folder is moved."""
         digest = folder_digest(folder)
         self._keep_copy(name, digest, folder)
@@ -362,7 +362,7 @@ class Ledger:
         experiments = [e.experiment_id for e in self.client.search_experiments()]
         return list(self.client.search_runs(experiments, wanted, order_by=["attributes.start_time DESC"], max_results=limit))
 
-    def mend(self) -> int:
+    def close_orphaned_runs(self) -> int:
         """Close the runs of this host whose process is no more (a SIGKILL left them RUNNING); returns how many.
 
         A run that ``mlflow run`` made names no host until a process takes it over; none does so after a day.

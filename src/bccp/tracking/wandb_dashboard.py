@@ -60,7 +60,7 @@ def workspace(entity: str, project: str, definition: Path = DEFINITION) -> Any:
     return workspaces.Workspace(entity=entity, project=project, name=about["name"], sections=sections)
 
 
-def save(entity: str, project: str) -> str:
+def save_dashboard(entity: str, project: str) -> str:
     """Create the dashboard in W&B, or replace it; its address.
 
     Raises

@@ -99,7 +99,7 @@ class NoMirror:
         """Do nothing."""
 
 
-class Destination(Protocol):
+class WandbDestination(Protocol):
     """Where on W&B a run goes, and what with it: a part of ``config.Tracking`` and of ``step.Context``."""
 
     @property
@@ -149,7 +149,7 @@ class WandbMirror:
         self,
         *,
         mode: str,
-        to: Destination,
+        to: WandbDestination,
         group: str,
         name: str,
         step: str,

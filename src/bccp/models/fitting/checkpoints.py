@@ -15,7 +15,7 @@ from bccp.core.home import scratch
 _OF = "checkpoint of"
 
 
-def write(path: Path, state: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Put a state in the place of the one before; whoever reads sees one of them whole.
 
     Parameters
@@ -36,7 +36,7 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
         (folder / path.name).replace(path)
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """The state that was last written there, on the CPU; None where there is none. Nothing in the file is run.
 
     Raises

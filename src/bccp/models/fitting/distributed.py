@@ -30,7 +30,7 @@ def sum_over_processes(sums: Tensor) -> Tensor:
 
 
 @contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
+def child_temporary_files_in(folder: Path) -> Iterator[None]:
     """Let processes that are started put their temporary files there."""
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder)

@@ -45,7 +45,7 @@ def steepest(losses: list[float], learning_rates: list[float]) -> float | None:
     return float(rate[slopes.argmin()]) if slopes.min() < 0 else None
 
 
-def find(task: pl.LightningModule, batches: Any, folder: Path, *, device: str, precision: Any) -> float | None:
+def find_learning_rate(task: pl.LightningModule, batches: Any, folder: Path, *, device: str, precision: Any) -> float | None:
     """Run the range test.
 
     Parameters

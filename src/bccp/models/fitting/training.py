@@ -35,7 +35,7 @@ from bccp.models.classifier import embed
 from bccp.models.fitting import lr_finder
 from bccp.models.fitting.batches import Batches, on_device
 from bccp.models.fitting.determinism import one_thread, random_devices, reproducible
-from bccp.models.fitting.distributed import temporary_files_in
+from bccp.models.fitting.distributed import child_temporary_files_in
 from bccp.models.fitting.history import History
 from bccp.models.fitting.training_options import TrainingData, TrainingHooks, TrainingOptions
 from bccp.models.fitting.training_task import Task, Trial
@@ -130,9 +130,9 @@ def fit(
                     own = torch.Generator().manual_seed(seed)
                     trial = Trial(copy.deepcopy(network), change, own, options, epoch_steps=len(batches))
                     some = Batches(inputs, soft, importance, options.batch_size, own, data.shares)
-                    found = lr_finder.find(trial, some, features, device=device, precision=PRECISIONS[options.precision])
+                    found = lr_finder.find_learning_rate(trial, some, features, device=device, precision=PRECISIONS[options.precision])
                 if hooks.progress:
-                    logs.say("  no learning rate stands out" if found is None else f"  learning rate {found:.2g} was found")
+                    logs.emit("  no learning rate stands out" if found is None else f"  learning rate {found:.2g} was found")
             chosen = options if found is None else dataclasses.replace(options, learning_rate=found)
             task = Task(network, change, generator, chosen, epoch_steps=len(batches), hooks=hooks, order=order, seed=seed)
             task.history.found_rate = found
@@ -238,7 +238,7 @@ def _run(task: Task, training: Batches, validation: Batches | None, options: Tra
         trainer.fit(task, training, validation)
         return
     task.result, task.show = result, None  # what shows is a function of this process
-    with temporary_files_in(result.parent):
+    with child_temporary_files_in(result.parent):
         try:
             trainer.fit(task, training, validation)
         except ProcessRaisedException as error:

@@ -54,7 +54,7 @@ class Task(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.augment, self.generator, self.options = network, augment, generator, options
-        self.loss = losses.find(options.loss)
+        self.loss = losses.find_loss(options.loss)
         self.peak = options.learning_rate  # Lightning's range test sets it
         self.rate = rates(
             options.schedule,
@@ -175,7 +175,7 @@ class Task(pl.LightningModule):
         progress.show("epochs", self.options.epochs if self.stops() else self.n_epochs, self.options.epochs)
         if self.tell and not rank() and (self.n_epochs % math.ceil(self.options.epochs / PROGRESS_LINES) == 0 or self.stops()):
             figures = ", ".join(f"{name} {value:.4g}" for name, value in history.rows()[-1].items() if name != "learning_rate")
-            logs.say(f"  epoch {self.n_epochs} of {self.options.epochs}: {figures}")
+            logs.emit(f"  epoch {self.n_epochs} of {self.options.epochs}: {figures}")
 
     def keep(self, optimizer: Any, schedule: Any) -> None:
         """Write what the training has come to, for :meth:`resume`; a full disk does not end it."""
@@ -189,9 +189,9 @@ class Task(pl.LightningModule):
             "random of torch": [torch.get_rng_state(), *(get() for get, _ in device_random(self.device.type))],
         }
         try:
-            checkpoints.write(self.checkpoint, state)
+            checkpoints.write_checkpoint(self.checkpoint, state)
         except (OSError, RuntimeError) as error:
-            logs.say(f"  no checkpoint of epoch {self.n_epochs} could be written ({str(error).splitlines()[0]})")
+            logs.emit(f"  no checkpoint of epoch {self.n_epochs} could be written ({str(error).splitlines()[0]})")
 
     def come_to(self) -> dict[str, Any]:
         """What the training has come to, without what only its next epoch needs."""
@@ -230,14 +230,14 @@ class Task(pl.LightningModule):
     def _left_behind(self) -> dict[str, Any] | None:
         """Read what :meth:`keep` has written, and take up all that does not need the optimiser."""
         try:
-            state = None if self.checkpoint is None else checkpoints.read(self.checkpoint)
+            state = None if self.checkpoint is None else checkpoints.read_checkpoint(self.checkpoint)
         except BCCPError as error:
-            logs.say(f"  {error}, and ignored")
+            logs.emit(f"  {error}, and ignored")
             return None
         if state is None:
             return None
         self.take(state)
-        logs.say(f"  goes on after epoch {self.n_epochs} of {self.options.epochs}, where it was stopped")
+        logs.emit(f"  goes on after epoch {self.n_epochs} of {self.options.epochs}, where it was stopped")
         return state
 
     def _learning(self) -> list[nn.Parameter]:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from bccp.core.home import clear_scratch
 from bccp.core.processes import Interrupted, end_with
-from bccp.core.redaction import shown, shown_text
+from bccp.core.redaction import redact, redact_text
 
 PARENT = "BCCP_SWEEP"
 """Environment variable of the processes that run a sweep's jobs on this machine: id and start of the one that they end with."""
@@ -93,7 +93,7 @@ def read_job(path: Path, folder: Path) -> JobEnd:
         error=summary["error"],
         seconds=sum(step["seconds"] for step in summary["steps"]),
         metrics=summary["metrics"],
-        overrides=tuple(str(shown(word)) for word in words) if isinstance(words, list) else (),
+        overrides=tuple(str(redact(word)) for word in words) if isinstance(words, list) else (),
     )
 
 
@@ -158,7 +158,7 @@ class _Log(io.TextIOBase):
         *lines, self.begun = (self.begun + text).split("\n")
         if lines and not self._file.closed:
             with suppress(OSError):  # a full disk fails what the job is for, with a better sentence
-                self._file.write("".join(f"{shown_text(line)}\n" for line in lines))
+                self._file.write("".join(f"{redact_text(line)}\n" for line in lines))
                 self._file.flush()
         return len(text)
 

@@ -64,10 +64,10 @@ def search_concluded() -> Iterator[None]:
             ) from error
         raise
     for folder in _searches:
-        print(conclude(folder), flush=True)
+        print(conclude_search(folder), flush=True)
 
 
-def conclude(folder: Path) -> str:
+def conclude_search(folder: Path) -> str:
     """Write the best trial's options into ``best.txt``.
 
     Parameters
@@ -88,7 +88,7 @@ def conclude(folder: Path) -> str:
         else:
             accuracies[path.parent.name] = found
     best = max(accuracies, key=lambda job: accuracies[job])  # the first of equals, as Optuna has it
-    found = differences(OmegaConf.load(folder / best / ".hydra" / "config.yaml"))
+    found = changed_options(OmegaConf.load(folder / best / ".hydra" / "config.yaml"))
     options = " ".join(option for option in found if option not in sweep.added())  # one run has all the cores
     (folder / BEST).write_text(options + "\n", encoding="utf-8")
     note = f" ({len(failed)} failed: {', '.join(failed)})" if failed else ""
@@ -98,7 +98,7 @@ def conclude(folder: Path) -> str:
     )
 
 
-def differences(composed: Any) -> list[str]:
+def changed_options(composed: Any) -> list[str]:
     """The overrides that make ``config.yaml`` the given configuration, whatever experiments and presets it was composed of.
 
     Parameters

@@ -87,7 +87,7 @@ class SweepPlan:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def plan(words: Sequence[str]) -> SweepPlan:
+def plan_sweep(words: Sequence[str]) -> SweepPlan:
     """Plan a sweep from Hydra's words.
 
     Parameters
@@ -125,7 +125,7 @@ def plan(words: Sequence[str]) -> SweepPlan:
     return made
 
 
-def check(composed: DictConfig, planned: Sequence[Override]) -> None:
+def check_plan(composed: DictConfig, planned: Sequence[Override]) -> None:
     """Refuse a sweep whose jobs lack something from outside.
 
     Parameters

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, scratch_owner
-from bccp.core.redaction import shown
+from bccp.core.redaction import redact
 from bccp.core.runtime.device import device_type
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.tracking.backends import local_path
@@ -47,15 +47,15 @@ def check_reach(launcher: str, uri: str, *, shared_folder: bool) -> None:
     """
     if uri.startswith("sqlite"):
         raise BCCPError(
-            f"hydra/launcher={launcher} runs jobs on many machines, which cannot share the file {shown(uri)}: start a tracking server that "
-            "hands out the artifacts (compose.yaml does) and name it in MLFLOW_TRACKING_URI or tracking.mlflow_uri"
+            f"hydra/launcher={launcher} runs jobs on many machines, which cannot share the file {redact(uri)}: start a tracking server "
+            "that hands out the artifacts (compose.yaml does) and name it in MLFLOW_TRACKING_URI or tracking.mlflow_uri"
         )
     ledger = Ledger(uri)
     folder = local_path(ledger.client.get_experiment(ledger.experiment_id).artifact_location)
     if folder is not None and not shared_folder:
         raise BCCPError(
-            f"hydra/launcher={launcher} runs jobs on many machines, but {shown(uri)} keeps its artifacts in {folder}, a folder of one: let "
-            "a tracking server hand them out (mlflow server --artifacts-destination), or set tracking.shared_folder=true if all share it"
+            f"hydra/launcher={launcher} runs jobs on many machines, but {redact(uri)} keeps its artifacts in {folder}, a folder of one: "
+            "let a tracking server hand them out (mlflow server --artifacts-destination), or set tracking.shared_folder=true if all share it"
         )
 
 

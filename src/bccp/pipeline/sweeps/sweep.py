@@ -27,7 +27,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.home import keep_within_home, sweep_scratch
 from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, descendants, end_descendants, process_start, terminable
-from bccp.core.redaction import first_line, shown
+from bccp.core.redaction import first_line, redact
 from bccp.core.run_summary import Summary
 from bccp.pipeline.sweeps import plan
 from bccp.pipeline.sweeps.jobs import LOG, LONGEST_LIST, PARENT, TABLE_METRICS, JobEnd, jobs, read_job, spell_seconds, summary_files
@@ -130,9 +130,9 @@ class Sweep:
             sys.modules["ray"].shutdown()
         remove_links()
 
-    def mend(self) -> None:
+    def close_orphaned_runs(self) -> None:
         """Close the runs that ended workers have left open."""
-        Ledger(self.uri).mend()
+        Ledger(self.uri).close_orphaned_runs()
 
     def failure(self, lost: str | None) -> str | None:
         """One sentence on the jobs that failed or never ran, or None; ``lost`` says why they did not."""
@@ -171,7 +171,7 @@ def concluded() -> Iterator[None]:
     except (KeyboardInterrupt, Interrupted):
         for sweep in _begun:
             with suppress(BCCPError):  # a store that does not answer any more
-                sweep.mend()
+                sweep.close_orphaned_runs()
         raise
     except Exception as error:
         if not _begun or not _of_launcher(error):
@@ -179,15 +179,15 @@ def concluded() -> Iterator[None]:
         lost = f"{_begun[0].launcher} gave up ({type(error).__name__}: {first_line(error)})"
         _end_workers()
         for sweep in _begun:
-            sweep.mend()
+            sweep.close_orphaned_runs()
     finally:
         for sweep in _begun:
             sweep.close()
     for sweep in _begun:
-        print(table(sweep), flush=True)
+        print(_table(sweep), flush=True)
         from bccp.reporting import sweep_report  # only a sweep that has ended pays for what draws it
 
-        sweep_report.conclude(sweep.folder)
+        sweep_report.conclude_sweep(sweep.folder)
         failure = sweep.failure(lost)
         if failure:
             raise BCCPError(failure)
@@ -214,7 +214,7 @@ class Preparation(Callback):
         except Exception as error:
             _refused.append(error)
             with suppress(OSError):
-                overrides = shown(list(config.hydra.overrides.task))
+                overrides = redact(list(config.hydra.overrides.task))
                 Summary(error=str(error), config={"overrides": overrides}).write(Path(str(config.hydra.sweep.dir)))
             raise SystemExit(1) from error  # Hydra only warns of an Exception
 
@@ -254,7 +254,7 @@ def begin(config: DictConfig) -> Sweep:
     if not many:
         os.environ[PARENT] = f"{os.getpid()} {process_start(os.getpid())}"
     planned = _planned(about)
-    plan.check(config, planned)
+    plan.check_plan(config, planned)
     swept = [override.key_or_group for override in planned if override.is_sweep_override()]
     sweep = Sweep(Path(str(about.sweep.dir)), uri, swept, _count(planned, about), launcher, "optuna" in about.sweeper._target_)
     how = share_out(config, planned, sweep.added, launcher=sweep.launcher, n_jobs=sweep.n_jobs, many=many)
@@ -295,7 +295,7 @@ def added() -> list[str]:
     return [word for sweep in _begun for word in sweep.added]
 
 
-def table(sweep: Sweep) -> str:
+def _table(sweep: Sweep) -> str:
     """The text that a sweep ends with: a line a job with its main figures, and where to look next."""
     ended = jobs(sweep.folder)
     figures = [name for name in TABLE_METRICS if any(name in job.metrics for job in ended)]
@@ -305,7 +305,7 @@ def table(sweep: Sweep) -> str:
         rows.append((job.name, job.status, f"{job.seconds:.1f}", *measured, job.setting(sweep.swept).removesuffix(": ")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(f"{cell:>{width}}" for cell, width in zip(row[:-1], widths, strict=True)), row[-1]]).rstrip() for row in rows]
-    runs = shown(sweep.uri) if sweep.uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(sweep.uri)}"
+    runs = redact(sweep.uri) if sweep.uri.startswith("http") else f"mlflow ui --backend-store-uri {redact(sweep.uri)}"
     return "\n".join(
         [
             "",

@@ -46,7 +46,7 @@ def with_l1(factor: float) -> Callable[[F], F]:
     return declare
 
 
-def find(name: str) -> Loss:
+def find_loss(name: str) -> Loss:
     """The loss of a name in ``bccp.core.registries.LOSSES``, or of a user's own function.
 
     Raises
@@ -60,7 +60,7 @@ def find(name: str) -> Loss:
         try:
             found = function(torch.zeros(2, 3), torch.eye(3)[:2])
         except Exception as error:
-            raise BCCPError(f"train.loss: {name} fails ({user_code.why(error)}): {accepted}") from error
+            raise BCCPError(f"train.loss: {name} fails ({user_code.describe_error(error)}): {accepted}") from error
         if not isinstance(found, Tensor) or found.shape != (2,) or not found.is_floating_point():
             kind = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise BCCPError(f"train.loss: {name} gives {kind} for 2 images: {accepted}")

@@ -24,7 +24,7 @@ ALPHA, BETA = 5.0, 5.0
 L1 = 5e-5
 """The authors' δ: weight of the L1 norm of all weights."""
 
-LEAST = 1e-7
+LEAST_PROBABILITY = 1e-7
 """Probabilities count as at least this in the negative losses."""
 
 
@@ -42,8 +42,8 @@ def anl_ce(logits: Tensor, targets: Tensor) -> Tensor:
         In [0, ALPHA + BETA].
     """
     active = normalised_cross_entropy(logits)
-    log_probs = F.log_softmax(logits, 1).clamp(min=math.log(LEAST))
-    negative = normalised_negative(-log_probs, most=-math.log(LEAST))
+    log_probs = F.log_softmax(logits, 1).clamp(min=math.log(LEAST_PROBABILITY))
+    negative = normalised_negative(-log_probs, most=-math.log(LEAST_PROBABILITY))
     return (targets * (ALPHA * active + BETA * negative)).sum(1)
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from bccp.models.fitting.losses import with_l1
-from bccp.models.fitting.losses.anl_ce import ALPHA, BETA, L1, LEAST, normalised_negative
+from bccp.models.fitting.losses.anl_ce import ALPHA, BETA, L1, LEAST_PROBABILITY, normalised_negative
 
 GAMMA = 0.5
 """Exponent of the focal loss."""
@@ -42,7 +42,9 @@ def anl_fl(logits: Tensor, targets: Tensor) -> Tensor:
     log_probs = F.log_softmax(logits, 1)
     focal = _focal(log_probs)
     active = focal / focal.sum(1, keepdim=True)
-    negative = normalised_negative(_focal(log_probs.clamp(min=math.log(LEAST))), most=-((1 - LEAST) ** GAMMA) * math.log(LEAST))
+    negative = normalised_negative(
+        _focal(log_probs.clamp(min=math.log(LEAST_PROBABILITY))), most=-((1 - LEAST_PROBABILITY) ** GAMMA) * math.log(LEAST_PROBABILITY)
+    )
     return (targets * (ALPHA * active + BETA * negative)).sum(1)
 
 

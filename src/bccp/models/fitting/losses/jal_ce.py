@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bccp.models.fitting.losses.anl_ce import normalised_cross_entropy
 
-ALPHA, BETA = 1.0, 1.0
+_ALPHA, _BETA = 1.0, 1.0
 """Weights of the active and of the passive loss."""
 
 A = 30.0
@@ -42,5 +42,5 @@ def jal_ce(logits: Tensor, targets: Tensor) -> Tensor:
     probs = F.softmax(logits, 1)
     # ‖A · e_y - p‖² for every y at once
     square = (probs**2).sum(1, keepdim=True) + A**2 - 2 * A * probs
-    by_class = ALPHA * normalised_cross_entropy(logits) + BETA * square / logits.shape[1]
+    by_class = _ALPHA * normalised_cross_entropy(logits) + _BETA * square / logits.shape[1]
     return (targets * by_class).sum(1)
