@@ -24,6 +24,7 @@ from bccp.pipeline import garbage_collection
 from bccp.pipeline.environments import WHOLE
 from bccp.pipeline.explain import explain
 from bccp.pipeline.step import RunningStep
+from bccp.tracking import tags
 from bccp.tracking.wandb_run import NoMirror
 
 
@@ -168,7 +169,7 @@ def test_a_sweep_that_is_named_stays_with_its_jobs_and_a_job_without_the_others(
     for named, n_runs in {"one": 2, str(home / "outputs" / "two" / "1"): 1}.items():
         assert call(["gc", "--keep", named]) == 0
         assert f"{n_runs} run(s) have the tag" in capsys.readouterr().out
-    kept = {run.data.tags["bccp.pipeline"] for run in all_runs(store) if garbage_collection.KEEP in run.data.tags}
+    kept = {run.data.tags["bccp.pipeline"] for run in all_runs(store) if tags.KEEP_TAG in run.data.tags}
     assert kept == {"one-0", "one-1", "two-1"}
 
 
@@ -320,7 +321,7 @@ def test_files_beside_the_runs_go_when_they_were_not_used_for_long(stubs: Stubs,
         path = places[name] / WHOLE if name.startswith("env") else places[name].with_suffix(".lock")
         os.utime(path)
     store = ledger()
-    store.tag(kept_run["runs"]["pipeline"], {garbage_collection.KEEP: "the one in the paper"})
+    store.tag(kept_run["runs"]["pipeline"], {tags.KEEP_TAG: "the one in the paper"})
     held = [FileLock(place.with_name(f"{place.name}.lock")) for name, place in places.items() if name.endswith("held")]
     for lock in held:
         lock.acquire()

@@ -22,8 +22,8 @@ from bccp.models import mlflow_flavor, predictor
 from bccp.pipeline.runner import _Pipeline
 from bccp.pipeline.step_runner import resolve_external_refs
 from bccp.tracking import registry, wandb_sync
-from bccp.tracking.registry import VERSION_TAG
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import MODEL_TAG
 from bccp.tracking.wandb_artifacts import alias
 
 NAME = "made-up"
@@ -65,7 +65,7 @@ def test_promote_reject_force_and_roll_back(world: World, capsys: pytest.Capture
     assert (name, champion(world)) == ("forced", "3")
     assert reason.startswith("test.promote=force; worse by")
     versions = {str(v.version): v for v in world.ledger.client.search_model_versions(f"name = '{NAME}'")}
-    assert {number: version.tags[VERSION_TAG] for number, version in versions.items()} == {"1": poor, "2": good, "3": worse}
+    assert {number: version.tags[MODEL_TAG] for number, version in versions.items()} == {"1": poor, "2": good, "3": worse}
     assert [versions[number].tags["bccp.verdict"] for number in "123"] == ["promoted", "promoted", "forced"]
 
     capsys.readouterr()

@@ -25,6 +25,7 @@ from bccp.data.dataset import Days
 from bccp.models import classifier, mlflow_flavor
 from bccp.models.feature_cache import shared_inputs
 from bccp.tracking import registry
+from bccp.tracking.tags import REGISTERED_TAG, VERDICT_REASON_TAG, VERDICT_TAG
 
 if TYPE_CHECKING:
     from bccp.core.step_context import Step
@@ -190,10 +191,10 @@ def _as_asked(step: Step, verdict: PromotionDecision, *, rolled_back: bool) -> P
 
 
 def _record(step: Step, name: str, version: Any, verdict: PromotionDecision) -> None:
-    tags = {"bccp.verdict": verdict.name, "bccp.verdict_reason": verdict.reason, "bccp.registered": f"models:/{name}/{version.version}"}
+    tags = {VERDICT_TAG: verdict.name, VERDICT_REASON_TAG: verdict.reason, REGISTERED_TAG: f"models:/{name}/{version.version}"}
     step.ledger.tag(step.run_id, tags)
     if verdict.name != "unchanged":  # else its version keeps the verdict that made it champion
-        for tag in ("bccp.verdict", "bccp.verdict_reason"):
+        for tag in (VERDICT_TAG, VERDICT_REASON_TAG):
             step.ledger.client.set_model_version_tag(name, version.version, tag, tags[tag])
     aliases = [verdict.name.replace(" ", "-")]
     if verdict.promotes:

@@ -30,12 +30,19 @@ from bccp.pipeline.environments import WHOLE
 from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri, local_path
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import (
+    FOLDER_TAG,
+    HOST_TAG,
+    KEEP_TAG,
+    KEY_TAG,
+    LEFT_OUT_PREFIX,
+    PIPELINE_TAG,
+    REUSED_PREFIX,
+    STEP_TAG,
+    WANDB_REUSED_TAG,
+)
 from bccp.tracking.versions import versions_made, versions_read
-from bccp.tracking.wandb_reused import ASKED
 from bccp.tracking.wandb_sync import recorded
-
-KEEP = "bccp.keep"
-"""Tag, with any value, of a run that is never deleted here."""
 
 _SECONDS_A_DAY = 86_400.0
 
@@ -96,7 +103,7 @@ def size_of(path: Path) -> int:
 
 def runs_used(run: Any) -> set[str]:
     """The ids of the runs whose outputs a pipeline took instead of running a step."""
-    return {value for name, value in run.data.tags.items() if name.startswith(("bccp.reused.", "bccp.left_out."))}
+    return {value for name, value in run.data.tags.items() if name.startswith((REUSED_PREFIX, LEFT_OUT_PREFIX))}
 
 
 def needed_runs(runs: Sequence[Any], roots: Collection[str]) -> set[str]:
@@ -141,7 +148,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     roots = {run.info.run_id for run in [*active, *deleted] if _is_root(run, registered, since)}
     needed = needed_runs(active, roots) | roots
     # runs that others have made by MLflow are none of our business
-    spare = [run for run in [*active, *deleted] if run.info.run_id not in needed and "bccp.host" in run.data.tags]
+    spare = [run for run in [*active, *deleted] if run.info.run_id not in needed and HOST_TAG in run.data.tags]
     found = Survey(runs=[*active, *deleted])
     if _is_own(ledger):
         found.spare_runs = [run for run in spare if _folder(run, place) is not None]
@@ -152,7 +159,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     known = [*active, *deleted] if _is_own(ledger) else []
     found.entries += _artifacts(place / "artifacts", known, {run.info.run_id for run in found.spare_runs})
     wandb, wanted, found.not_uploaded = _wandb(place / "wandb", since, dispensable)
-    found.not_uploaded += sum(ASKED in run.data.tags for run in found.spare_runs)
+    found.not_uploaded += sum(WANDB_REUSED_TAG in run.data.tags for run in found.spare_runs)
     found.entries += wandb
     found.entries += _cache(place / "cache", since, versions, wanted)
     found.entries += _downloads(place / "data", since)
@@ -218,7 +225,7 @@ def delete(ledger: Ledger, found: Survey) -> tuple[int, int]:
 
 
 def keep(ledger: Ledger, named: str) -> int:
-    """Give runs the tag :data:`KEEP`.
+    """Give runs the tag :data:`KEEP_TAG`.
 
     Parameters
     ----------
@@ -248,7 +255,7 @@ def keep(ledger: Ledger, named: str) -> int:
             f"KEEP={named} is no run in {redact(ledger.uri)}: give one's id, its folder, or the folder's name in {ledger.home / 'outputs'}"
         )
     for run in runs:
-        ledger.tag(run.info.run_id, {KEEP: "true"})
+        ledger.tag(run.info.run_id, {KEEP_TAG: "true"})
     return len(runs)
 
 
@@ -281,7 +288,7 @@ class Cleaned:
     ledger : Ledger
     keep_days : int
     n_named : int
-        Runs that were given the tag :data:`KEEP`.
+        Runs that were given the tag :data:`KEEP_TAG`.
     deleted : tuple of int and int, or None
         Runs and bytes; None: nothing was to be deleted.
     """
@@ -318,7 +325,8 @@ class Cleaned:
             lines.append(f"{self.found.not_uploaded} runs that can go are not on W&B: bccp wandb sync uploads them")
         return [
             *lines,
-            f"Needed are runs that go on, that ended in the last {self.keep_days} days (--keep-days), that have the tag {KEEP} or are a",
+            f"Needed are runs that go on, that ended in the last {self.keep_days} days (--keep-days), that have the tag {KEEP_TAG} "
+            "or are a",
             "registered model's, and what they have read. To name a run for good: bccp gc --keep <its id or folder>, or the tag in MLflow.",
             "Nothing was deleted: bccp gc --delete deletes what can go.",
         ]
@@ -348,7 +356,7 @@ def clean_home(*, delete_it: bool, keep_days: int, named: str, show: Callable[[s
     ledger = Ledger(uri)
     n_named = keep(ledger, named) if named else 0
     if n_named:
-        show(f"{n_named} run(s) have the tag {KEEP} now, and are not deleted here while they have it")
+        show(f"{n_named} run(s) have the tag {KEEP_TAG} now, and are not deleted here while they have it")
     try:
         with FileLock(home() / "wandb-sync.lock").acquire(blocking=False) if delete_it else nullcontext():  # an upload reads what could go
             found = survey(ledger, keep_days=keep_days)
@@ -361,15 +369,15 @@ def clean_home(*, delete_it: bool, keep_days: int, named: str, show: Callable[[s
 
 def _own_folders(run: Any) -> set[Path]:
     """The folder of a pipeline, and that of the sweep that it is a job of: only a job has another name than its folder."""
-    if "bccp.folder" not in run.data.tags:
+    if FOLDER_TAG not in run.data.tags:
         return set()
-    folder = Path(run.data.tags["bccp.folder"])
-    return {folder} if run.data.tags["bccp.pipeline"] == folder.name else {folder, folder.parent}
+    folder = Path(run.data.tags[FOLDER_TAG])
+    return {folder} if run.data.tags[PIPELINE_TAG] == folder.name else {folder, folder.parent}
 
 
 def _is_root(run: Any, registered: Collection[str], since: float) -> bool:
     ended = (run.info.end_time or run.info.start_time) / 1000
-    return run.info.status == "RUNNING" or ended >= since or KEEP in run.data.tags or run.info.run_id in registered
+    return run.info.status == "RUNNING" or ended >= since or KEEP_TAG in run.data.tags or run.info.run_id in registered
 
 
 def _runs(ledger: Ledger, *, deleted: bool = False, wanted: str = "") -> list[Any]:
@@ -399,7 +407,7 @@ def _folder(run: Any, place: Path) -> Path | None:
 
 
 def _folders(runs: Iterable[Any]) -> set[Path]:
-    return {Path(run.data.tags["bccp.folder"]) for run in runs if "bccp.folder" in run.data.tags}
+    return {Path(run.data.tags[FOLDER_TAG]) for run in runs if FOLDER_TAG in run.data.tags}
 
 
 def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list[HomeEntry]:
@@ -530,7 +538,7 @@ def _tree(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def _hide(ledger: Ledger, run: Any, known: Sequence[Any]) -> bool:
     """Take a run from MLflow's sight unless it is in use by now; its step's lock is held from a search for it to the note of its use."""
     tags = run.data.tags
-    step, key = tags.get("bccp.step"), tags.get("bccp.key")
+    step, key = tags.get(STEP_TAG), tags.get(KEY_TAG)
     lock = ledger.home / "locks" / f"{'step' if step in step_graph.STEPS else step}-{key[:16]}.lock" if step and key else None
     with _unused(lock) as unused:
         if not unused:

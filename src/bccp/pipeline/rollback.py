@@ -10,8 +10,9 @@ from typing import Any
 
 from bccp.core import naming
 from bccp.tracking.backends import ledger_uri
-from bccp.tracking.registry import CHAMPION, VERSION_TAG, roll_back
+from bccp.tracking.registry import CHAMPION, roll_back
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import MODEL_TAG, REGISTERED_TAG
 from bccp.tracking.wandb_client import resolve_mode
 from bccp.tracking.wandb_reused import settings, tracking_of
 from bccp.tracking.wandb_run import WandbMirror
@@ -35,9 +36,9 @@ def roll_back_named(name: str) -> str:
         print(note, flush=True)
     ledger = Ledger(uri)
     left, now = roll_back(ledger, name.removeprefix("models:/").partition("@")[0])
-    version = f" (model:{now.tags[VERSION_TAG][:12]})" if VERSION_TAG in now.tags else ""
+    version = f" (model:{now.tags[MODEL_TAG][:12]})" if MODEL_TAG in now.tags else ""
     said = f"models:/{now.name}@{CHAMPION} is version {now.version} again{version}; version {left.version} is rolled back"
-    if VERSION_TAG in now.tags:
+    if MODEL_TAG in now.tags:
         _tell_wandb(ledger, now)
     return said
 
@@ -52,14 +53,14 @@ def _tell_wandb(ledger: Ledger, now: Any) -> None:
     mode = resolve_mode(tracking.wandb)
     if mode == "disabled":
         return
-    digest = now.tags[VERSION_TAG]
+    digest = now.tags[MODEL_TAG]
     mirror = WandbMirror(
         mode=mode,
         to=tracking,
         group=now.name,
         name=naming.part_name("rollback", now.name),
         step="rollback",
-        config={"bccp.registered": f"models:/{now.name}/{now.version}"},
+        config={REGISTERED_TAG: f"models:/{now.name}/{now.version}"},
         home=ledger.home,
     )
     exit_code = 1

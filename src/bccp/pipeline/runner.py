@@ -29,10 +29,11 @@ from bccp.core.step_graph import SPECS
 from bccp.pipeline import environments
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
-from bccp.pipeline.step_runner import WANDB_LOST, execute, resolve_external_refs
+from bccp.pipeline.step_runner import execute, resolve_external_refs
 from bccp.tracking import wandb_client, wandb_reused
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import FOLDER_TAG, LEFT_OUT_PREFIX, PIPELINE_TAG, REUSED_PREFIX, WANDB_LOST_TAG, WORK_SECONDS_TAG
 from bccp.tracking.versions import qualified
 
 
@@ -164,7 +165,7 @@ class _Pipeline(Plan):
             parent = self.ledger.start(
                 self.name,
                 run_id=self.ledger.attach_run(os.environ.pop("MLFLOW_RUN_ID", None)),
-                tags={"bccp.pipeline": self.name, "bccp.folder": str(self.folder)},
+                tags={PIPELINE_TAG: self.name, FOLDER_TAG: str(self.folder)},
             )
             self.context = Context(
                 ledger_uri=uri,
@@ -195,7 +196,7 @@ class _Pipeline(Plan):
             if tell:
                 wandb_reused.ask(self.ledger, parent, self.sweep or self.name)
             self.ledger.end(parent, "FINISHED")
-            if tell and mode == "online" and WANDB_LOST not in self.ledger.client.get_run(parent).data.tags:
+            if tell and mode == "online" and WANDB_LOST_TAG not in self.ledger.client.get_run(parent).data.tags:
                 wandb_reused.tell(self.ledger, parent)
         except BaseException as error:
             self.summary.status = "failed"
@@ -233,7 +234,7 @@ class _Pipeline(Plan):
                 f"configuration ({why}): add {record.name} to main.execute_steps"
             )
         record.run_id, record.outputs, record.reason = found.run_id, found.outputs, "left out; a finished run's outputs are used"
-        self.ledger.tag(str(self.context.parent_run_id), {f"bccp.left_out.{record.name}": found.run_id})
+        self.ledger.tag(str(self.context.parent_run_id), {f"{LEFT_OUT_PREFIX}{record.name}": found.run_id})
 
     def _reuse(self, record: StepRecord, key: str) -> bool:
         found = self.ledger.find(record.name, key)
@@ -242,7 +243,7 @@ class _Pipeline(Plan):
         record.status, record.reason = "reused", f"run {found.run_id[:8]} has the same key"
         record.run_id, record.outputs = found.run_id, found.outputs
         self.summary.metrics |= {k: v for k, v in found.metrics.items() if k.startswith(f"{record.name}/") and "/epoch_" not in k}
-        self.ledger.tag(str(self.context.parent_run_id), {f"bccp.reused.{record.name}": found.run_id})
+        self.ledger.tag(str(self.context.parent_run_id), {f"{REUSED_PREFIX}{record.name}": found.run_id})
         print(f"{record.name}: reused ({record.reason})", flush=True)
         return True
 
@@ -304,7 +305,7 @@ class _Pipeline(Plan):
         os.environ["MLFLOW_TRACKING_URI"] = self.context.ledger_uri
         mlflow.set_tracking_uri(self.context.ledger_uri)
         name = naming.part_name(record.name, self.name)
-        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags={"bccp.pipeline": self.name})
+        run_id = self.ledger.start(name, parent=self.context.parent_run_id, tags={PIPELINE_TAG: self.name})
         others = descendants(os.getpid())
         python_path = os.environ.pop("PYTHONPATH", None)  # it would bring in what the step does not declare
         try:
@@ -331,7 +332,7 @@ class _Pipeline(Plan):
             raise BCCPError(f"the step {record.name} ended, but its run {run_id} is not recorded in {self.context.ledger_uri}")
         tags = self.ledger.client.get_run(found.run_id).data.tags
         record.run_id, record.outputs = found.run_id, found.outputs
-        record.work_seconds = float(tags["bccp.work_seconds"])
+        record.work_seconds = float(tags[WORK_SECONDS_TAG])
         self.summary.metrics |= {k: v for k, v in found.metrics.items() if "/epoch_" not in k}
 
 

@@ -26,6 +26,7 @@ from bccp.tracking import wandb_run
 from bccp.tracking.backends import local_path
 from bccp.tracking.lineage import ancestor
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import INPUT_PREFIX, KEY_PARTS_TAG, KEY_TAG, PIPELINE_TAG, STEP_TAG
 from bccp.tracking.versions import qualified
 
 if TYPE_CHECKING:
@@ -151,11 +152,11 @@ class RunningStep:
         with self._watch.going(False), lock if self.context.cache else nullcontext():  # nobody's result is waited for where none is taken
             found = self.ledger.find(name, digest, parent=None if self.context.cache else self.context.parent_run_id)
             version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
-            self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
+            self.ledger.tag(self.run_id, {f"{INPUT_PREFIX}{name}": version})
             return self.ledger.fetch(f"{name}:{version}")
 
     def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
-        tags = {"bccp.step": name, "bccp.pipeline": self.context.pipeline}
+        tags = {STEP_TAG: name, PIPELINE_TAG: self.context.pipeline}
         run_id = self.ledger.start(naming.part_name(name, self.context.pipeline), parent=self.context.parent_run_id, tags=tags)
         before, checkpoint = self.checkpoint, checkpoint_for(name, key, self.context)
         self.checkpoint = checkpoint
@@ -164,7 +165,7 @@ class RunningStep:
                 with self._watch.going(True):
                     compute(folder)
                 version, _ = self.ledger.publish(run_id, name, folder)
-            self.ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
+            self.ledger.tag(run_id, {KEY_TAG: key, KEY_PARTS_TAG: json.dumps(parts)})
             self.ledger.end(run_id, "FINISHED")
             checkpoint.unlink(missing_ok=True)
         except BaseException as error:
@@ -187,7 +188,7 @@ class RunningStep:
             except BCCPError as error:
                 self.emit(f"does without {name}: {error}")
                 return None
-            self.ledger.tag(self.run_id, {f"bccp.input.{name}": version})
+            self.ledger.tag(self.run_id, {f"{INPUT_PREFIX}{name}": version})
             return folder
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:

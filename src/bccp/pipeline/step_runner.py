@@ -26,11 +26,17 @@ from bccp.pipeline.step import RunningStep, checkpoint_for
 from bccp.tracking import wandb_artifacts, wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import (
+    INPUT_PREFIX,
+    KEY_PARTS_TAG,
+    KEY_TAG,
+    MLFLOW_RUN_KEY,
+    PIPELINE_TAG,
+    STEP_TAG,
+    WANDB_LOST_TAG,
+    WORK_SECONDS_TAG,
+)
 from bccp.tracking.versions import qualified, split_version
-
-WANDB_LOST = "bccp.wandb_lost"
-"""Tag of a pipeline's run: W&B's server did not answer."""
-
 
 Run = Callable[[step_context.Step], None]
 """A step's own function, in its ``run.py``."""
@@ -80,12 +86,12 @@ def execute(
     BCCPError
         What the step refuses. Whatever ends the step, its run says so, and nothing of it is visible.
     """
-    tags = {"bccp.step": name, "bccp.pipeline": context.pipeline} | {f"bccp.input.{k}": v for k, v in inputs.items()}
+    tags = {STEP_TAG: name, PIPELINE_TAG: context.pipeline} | {f"{INPUT_PREFIX}{k}": v for k, v in inputs.items()}
     run_id = ledger.start(naming.part_name(name, context.pipeline), parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_run.Mirror = wandb_run.NoMirror()
     try:
         ledger.log_params(run_id, {f.name: config.encode(redact(getattr(section, f.name))) for f in dataclasses.fields(section)})
-        mirror = _mirror(name, section, context, ledger, {"bccp.mlflow_run": run_id, "bccp.key": key, "bccp.pipeline": context.pipeline})
+        mirror = _mirror(name, section, context, ledger, {MLFLOW_RUN_KEY: run_id, KEY_TAG: key, PIPELINE_TAG: context.pipeline})
         if context.wandb != "disabled":
             for artifact, version in inputs.items():
                 known, digest = split_version(qualified(artifact, version))
@@ -99,10 +105,10 @@ def execute(
         missing = [output for output in SPECS[name].outputs if output not in step.outputs]
         if missing:
             raise RuntimeError(f"the step {name} ended without its output {missing[0]}")
-        ledger.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(key_parts), "bccp.work_seconds": f"{step.work_seconds:.3f}"})
+        ledger.tag(run_id, {KEY_TAG: key, KEY_PARTS_TAG: json.dumps(key_parts), WORK_SECONDS_TAG: f"{step.work_seconds:.3f}"})
         mirror.finish(0)
         if mirror.lost and context.parent_run_id:
-            ledger.tag(context.parent_run_id, {WANDB_LOST: "true"})
+            ledger.tag(context.parent_run_id, {WANDB_LOST_TAG: "true"})
         ledger.end(run_id, "FINISHED")
     except BaseException as error:
         ledger.end(run_id, run_status(error))
@@ -117,7 +123,7 @@ def _mirror(name: str, section: Any, context: Context, ledger: Ledger, about: Ma
     mode = context.wandb
     if mode == "disabled":
         return wandb_run.NoMirror()
-    if mode == "online" and context.parent_run_id and WANDB_LOST in ledger.client.get_run(context.parent_run_id).data.tags:
+    if mode == "online" and context.parent_run_id and WANDB_LOST_TAG in ledger.client.get_run(context.parent_run_id).data.tags:
         mode = "offline"
     return wandb_run.WandbMirror(
         mode=mode,

@@ -23,6 +23,7 @@ from bccp.reporting.run_page import page
 from bccp.tracking import finished_runs, wandb_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import PIPELINE_TAG, WANDB_LOST_TAG
 
 _NAME = "pipeline_report"
 """The job type in W&B."""
@@ -78,14 +79,14 @@ def conclude_run(summary: Mapping[str, Any], folder: Path, ledger: Ledger | None
 
 
 def _record_in_wandb(summary: Mapping[str, Any], made: Path, ledger: Ledger, context: Context) -> None:
-    lost = "bccp.wandb_lost" in ledger.client.get_run(context.parent_run_id).data.tags  # the server has not answered a step
+    lost = WANDB_LOST_TAG in ledger.client.get_run(context.parent_run_id).data.tags  # the server has not answered a step
     mirror = wandb_run.WandbMirror(
         mode="offline" if lost else context.wandb,
         to=context,
         group=context.pipeline,
         name=naming.part_name(_NAME, context.pipeline),
         step=_NAME,
-        config={"bccp.pipeline": context.pipeline, "pipeline": context.config},
+        config={PIPELINE_TAG: context.pipeline, "pipeline": context.config},
         home=ledger.home,
     )
     exit_code = 1

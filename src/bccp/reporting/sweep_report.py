@@ -37,6 +37,7 @@ from bccp.reporting.sweep_data import VALIDATION, Best, Job, SweepData, aggregat
 from bccp.tracking import wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import KIND_TAG, SWEEP_TAG
 from bccp.tracking.wandb_sync import recorded
 
 if TYPE_CHECKING:
@@ -178,9 +179,9 @@ def _record(folder: Path, sweep: SweepData, pictures: Sequence[Path]) -> None:
 
 
 def _record_in_ledger(ledger: Ledger, name: str, folder: Path, pictures: Sequence[Path], metrics: Mapping[str, float]) -> None:
-    wanted = f"tags.`bccp.sweep` = '{name}' and tags.`bccp.kind` = 'report'"
+    wanted = f"tags.`{SWEEP_TAG}` = '{name}' and tags.`{KIND_TAG}` = 'report'"
     earlier = ledger.client.search_runs([ledger.experiment_id], wanted, max_results=1)
-    run_id = ledger.start(name, run_id=earlier[0].info.run_id if earlier else None, tags={"bccp.sweep": name, "bccp.kind": "report"})
+    run_id = ledger.start(name, run_id=earlier[0].info.run_id if earlier else None, tags={SWEEP_TAG: name, KIND_TAG: "report"})
     try:
         with scratch(_NAME) as parent:
             place = parent / _NAME

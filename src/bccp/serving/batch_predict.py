@@ -23,6 +23,7 @@ from bccp.data.archives import is_hidden
 from bccp.tracking import finished_runs, registry
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import INPUT_PREFIX, LEFT_OUT_PREFIX, OUTPUT_PREFIX, REUSED_PREFIX
 
 if TYPE_CHECKING:
     from bccp.models.predictor import Answer, ServedModel
@@ -86,9 +87,9 @@ def _model_of_run(ledger: Ledger, run_id: str) -> str:
         raise BCCPError(f"MODEL={run_id} is the beginning or end of {len(runs)} runs' names: give more of it")
     run = runs[0]
     run_id = run.info.run_id
-    reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith(("bccp.reused.", "bccp.left_out."))]
+    reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith((REUSED_PREFIX, LEFT_OUT_PREFIX))]
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'")
-    for tag in ("bccp.output.model", "bccp.input.model"):
+    for tag in (f"{OUTPUT_PREFIX}model", f"{INPUT_PREFIX}model"):
         for one in (run, *nested, *reused):
             if tag in one.data.tags:
                 return str(one.data.tags[tag])

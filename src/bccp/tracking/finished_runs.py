@@ -17,6 +17,7 @@ from bccp.core.home import home
 from bccp.core.redaction import redact
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import FOLDER_TAG, INPUT_PREFIX, OUTPUT_PREFIX, REUSED_PREFIX
 from bccp.tracking.versions import qualified
 
 _SHORTEST = 6
@@ -75,7 +76,7 @@ def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:
 
 def newest(ledger: Ledger, *, with_artifact: str, digest: str = "") -> Pipeline | None:
     """The newest finished pipeline that has read or made an artifact, of this version where one is given; or None."""
-    runs = search(ledger, "tags.`bccp.folder` LIKE '%' and attributes.status = 'FINISHED'")
+    runs = search(ledger, f"tags.`{FOLDER_TAG}` LIKE '%' and attributes.status = 'FINISHED'")
     found = (of_run(run, ledger) for run in runs)
     having = (pipeline for pipeline in found if with_artifact in pipeline.versions)
     return next((pipeline for pipeline in having if pipeline.versions[with_artifact].startswith(digest)), None)
@@ -137,7 +138,7 @@ def folder(named: str, *, option: str) -> Path:
     if len(runs) > 1:
         raise BCCPError(f"{option}={named} is the beginning or end of {len(runs)} runs' names: give more of it")
     for run in runs:
-        place = Path(run.data.tags.get("bccp.folder", "/nowhere"))
+        place = Path(run.data.tags.get(FOLDER_TAG, "/nowhere"))
         if (place / "summary.json").is_file():
             return place
     raise BCCPError(
@@ -192,7 +193,7 @@ def _run(named: str, ledger: Ledger, *, option: str) -> Any:
         raise BCCPError(f"{option}={named} is not in {redact(ledger.uri)}: give the run id of a pipeline or its summary.json")
     if len(runs) > 1:
         raise BCCPError(f"{option}={named} is the beginning or end of {len(runs)} runs' names: give more of it")
-    if "bccp.folder" not in runs[0].data.tags or runs[0].info.status != "FINISHED":
+    if FOLDER_TAG not in runs[0].data.tags or runs[0].info.status != "FINISHED":
         raise BCCPError(f"{option}={named} is no pipeline that finished: give the id of a whole run, not of a step's")
     return runs[0]
 
@@ -201,17 +202,17 @@ def called(named: str, ledger: Ledger) -> list[Any]:
     """The pipelines whose names a text is a part of; whatever has become of them."""
     if not re.fullmatch(rf"[\w-]{{{_SHORTEST},}}", named, flags=re.ASCII):
         return []
-    folders = search(ledger, f"tags.`bccp.folder` LIKE '%{named}'", limit=2)
-    return folders or search(ledger, f"tags.`bccp.folder` LIKE '%' and attributes.run_id LIKE '{named}%'", limit=2)
+    folders = search(ledger, f"tags.`{FOLDER_TAG}` LIKE '%{named}'", limit=2)
+    return folders or search(ledger, f"tags.`{FOLDER_TAG}` LIKE '%' and attributes.run_id LIKE '{named}%'", limit=2)
 
 
 def _versions(pipeline: Any, ledger: Ledger) -> dict[str, str]:
     """Versions that the steps of a pipeline's run read and made, those of reused and left-out steps too."""
     client, tags = ledger.client, pipeline.data.tags
-    runs = [client.get_run(value) for name, value in tags.items() if name.startswith("bccp.reused.")]
+    runs = [client.get_run(value) for name, value in tags.items() if name.startswith(REUSED_PREFIX)]
     runs += search(ledger, f"tags.`mlflow.parentRunId` = '{pipeline.info.run_id}' and attributes.status = 'FINISHED'")
     versions: dict[str, str] = {}
-    for kind in ("bccp.input.", "bccp.output."):
+    for kind in (INPUT_PREFIX, OUTPUT_PREFIX):
         for run in runs:
             versions |= {name.removeprefix(kind): value for name, value in run.data.tags.items() if name.startswith(kind)}
     if "segregated_data" in versions and "clean_data" not in versions:
@@ -224,8 +225,8 @@ def _versions(pipeline: Any, ledger: Ledger) -> dict[str, str]:
 
 def raw_of(clean_data: str, ledger: Ledger) -> dict[str, str]:
     """The ``raw_data`` that a version of ``clean_data`` was made of, by name; nothing where no run tells."""
-    makers = search(ledger, f"tags.`bccp.output.clean_data` = '{clean_data}' and attributes.status = 'FINISHED'")
-    found = [run.data.tags["bccp.input.raw_data"] for run in makers if "bccp.input.raw_data" in run.data.tags]
+    makers = search(ledger, f"tags.`{OUTPUT_PREFIX}clean_data` = '{clean_data}' and attributes.status = 'FINISHED'")
+    found = [run.data.tags[f"{INPUT_PREFIX}raw_data"] for run in makers if f"{INPUT_PREFIX}raw_data" in run.data.tags]
     return {"raw_data": found[0]} if found else {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import INPUT_PREFIX, OUTPUT_PREFIX
 from bccp.tracking.versions import qualified, split_version
 
 _NEWEST = 20
@@ -33,9 +34,9 @@ def ancestor(ledger: Ledger, inputs: Mapping[str, str], name: str) -> str | None
         if version in todo[:number]:
             continue
         artifact, digest = split_version(version)
-        made = f"tags.`bccp.output.{artifact}` = '{digest}' and attributes.status = 'FINISHED'"
+        made = f"tags.`{OUTPUT_PREFIX}{artifact}` = '{digest}' and attributes.status = 'FINISHED'"
         for run in ledger.search(made, limit=_NEWEST):
-            read = {tag.removeprefix("bccp.input."): value for tag, value in run.data.tags.items() if tag.startswith("bccp.input.")}
+            read = {tag.removeprefix(INPUT_PREFIX): value for tag, value in run.data.tags.items() if tag.startswith(INPUT_PREFIX)}
             if name in read:
                 return str(read[name])
             todo += [qualified(known, of) for known, of in sorted(read.items())]

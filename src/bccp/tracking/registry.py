@@ -16,14 +16,11 @@ from bccp.core.errors import BCCPError
 from bccp.core.home import scratch
 from bccp.tracking.backends import local_path
 from bccp.tracking.store import Ledger
-
-VERSION_TAG = "bccp.model"
-"""Tag of a registered version: which artifact version it is."""
+from bccp.tracking.tags import CHAMPIONS_TAG, MODEL_TAG, ROLLED_BACK_TAG
 
 CHAMPION = "champion"
 """Alias of the version that is in use."""
 
-_CHAMPIONS, _ROLLED_BACK = "bccp.champions", "bccp.rolled_back"
 _REMEMBERED = 200  # versions in a tag
 
 
@@ -56,13 +53,13 @@ def register(ledger: Ledger, name: str, digest: str, *, run_id: str, write: Call
         if not client.search_registered_models(f"name = '{name}'", max_results=1):
             client.create_registered_model(name)
         for known in client.search_model_versions(f"name = '{name}'"):
-            if known.tags.get(VERSION_TAG) == digest:
+            if known.tags.get(MODEL_TAG) == digest:
                 return known
         with scratch("registered") as folder:
             write(folder / "registered_model")
             client.log_artifacts(run_id, str(folder / "registered_model"), artifact_path="registered_model")
         source = f"{client.get_run(run_id).info.artifact_uri}/registered_model"
-        return client.create_model_version(name, source=source, run_id=run_id, tags={VERSION_TAG: digest})
+        return client.create_model_version(name, source=source, run_id=run_id, tags={MODEL_TAG: digest})
     except MlflowException as error:
         raise BCCPError(f"test.registered_model_name={name!r} is refused by {ledger.uri}: {str(error).splitlines()[0]}") from error
 
@@ -127,7 +124,7 @@ def promote(ledger: Ledger, name: str, version: str) -> None:
     """Make a version the champion. Stopped at any moment, it is champion or it is not, and can be promoted again."""
     now = champion(ledger, name)
     before = [] if now is None else [*_past(ledger, name, str(now.version)), str(now.version)]
-    ledger.client.set_registered_model_tag(name, _CHAMPIONS, ",".join([*before, version][-_REMEMBERED:]))
+    ledger.client.set_registered_model_tag(name, CHAMPIONS_TAG, ",".join([*before, version][-_REMEMBERED:]))
     ledger.client.set_registered_model_alias(name, CHAMPION, version)
 
 
@@ -153,14 +150,14 @@ def roll_back(ledger: Ledger, name: str) -> tuple[Any, Any]:
         raise BCCPError(f"version {current.version} of {name!r} is the first champion: there is none before it to go back to")
     # first this: were it the last, a run in between would promote again what is being rolled back
     rolled_back = [*rolled_back_versions(ledger, name), str(current.version)][-_REMEMBERED:]
-    ledger.client.set_registered_model_tag(name, _ROLLED_BACK, ",".join(rolled_back))
+    ledger.client.set_registered_model_tag(name, ROLLED_BACK_TAG, ",".join(rolled_back))
     ledger.client.set_registered_model_alias(name, CHAMPION, past[-1])
     return current, registered[past[-1]]
 
 
 def rolled_back_versions(ledger: Ledger, name: str) -> list[str]:
     """The versions that were rolled back, in that order."""
-    return _listed(ledger, name, _ROLLED_BACK)
+    return _listed(ledger, name, ROLLED_BACK_TAG)
 
 
 def fetch_model(ledger: Ledger, version: Any, folder: Path) -> Path:
@@ -199,12 +196,12 @@ def fetch_model(ledger: Ledger, version: Any, folder: Path) -> Path:
 
 
 def _meaning(version: Any) -> str:
-    return str(version.tags.get(VERSION_TAG) or f"{version.name}/{version.version}")
+    return str(version.tags.get(MODEL_TAG) or f"{version.name}/{version.version}")
 
 
 def _past(ledger: Ledger, name: str, current: str) -> list[str]:
     """Who was champion before the current one; what follows it in the list was not finished, or was rolled back."""
-    return before(_listed(ledger, name, _CHAMPIONS), current)
+    return before(_listed(ledger, name, CHAMPIONS_TAG), current)
 
 
 def before(champions: Sequence[str], current: str) -> list[str]:

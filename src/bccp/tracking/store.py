@@ -30,6 +30,7 @@ from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
 from bccp.core.redaction import first_line
 from bccp.tracking.backends import Uninterrupted, create_sqlite, ledger_uri, local_path, prepare_postgresql
+from bccp.tracking.tags import HOST_TAG, KEY_PARTS_TAG, KEY_TAG, OUTPUT_PREFIX, PID_TAG, PIPELINE_TAG, STARTED_TAG, STEP_TAG
 from bccp.tracking.versions import split_version
 
 EXPERIMENT = "bccp"
@@ -145,9 +146,9 @@ class Ledger:
     def start(self, name: str, *, parent: str | None = None, run_id: str | None = None, tags: Mapping[str, str] | None = None) -> str:
         """Open a run (or take over one that ``mlflow run`` made) and sign it with host, process and start time."""
         signed = {
-            "bccp.host": socket.gethostname(),
-            "bccp.pid": str(os.getpid()),
-            "bccp.started": process_start(os.getpid()),
+            HOST_TAG: socket.gethostname(),
+            PID_TAG: str(os.getpid()),
+            STARTED_TAG: process_start(os.getpid()),
             **(tags or {}),
         }
         if run_id is not None:
@@ -174,7 +175,7 @@ class Ledger:
         from mlflow.exceptions import MlflowException
 
         with suppress(MlflowException, OSError):
-            for run in self.search(f"tags.`bccp.pipeline` = '{pipeline}' and attributes.status = 'RUNNING'", limit=1000):
+            for run in self.search(f"tags.`{PIPELINE_TAG}` = '{pipeline}' and attributes.status = 'RUNNING'", limit=1000):
                 self.end(run.info.run_id, status)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -243,7 +244,7 @@ class Ledger:
         else:
             self.client.log_artifacts(run_id, str(folder), artifact_path=name)
             place = self._keep_copy(name, digest, folder)
-        self.client.set_tag(run_id, f"bccp.output.{name}", digest)
+        self.client.set_tag(run_id, f"{OUTPUT_PREFIX}{name}", digest)
         self._verified[name, digest] = place
         return digest, place
 
@@ -254,10 +255,10 @@ class Ledger:
             return digest
         for copy in self._copy_place(name, digest).parent.glob(f"{name}-{digest}*"):
             return copy.name.removeprefix(f"{name}-")
-        runs = self.search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
+        runs = self.search(f"tags.`{OUTPUT_PREFIX}{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=1)
         if not runs:
             raise BCCPError(f"no artifact {version} is in {self.uri}: run the step that makes {name} first")
-        return str(runs[0].data.tags[f"bccp.output.{name}"])
+        return str(runs[0].data.tags[f"{OUTPUT_PREFIX}{name}"])
 
     def fetch(self, version: str) -> Path:
         """Find an artifact by ``name:digest`` (12 digits or more), verify it, and return its folder, which is not to be changed.
@@ -277,8 +278,8 @@ class Ledger:
                 return self._verify(name, digest, cached)
             except BCCPError as error:
                 damaged = error
-        for run in self.search(f"tags.`bccp.output.{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=20):
-            digest = run.data.tags[f"bccp.output.{name}"]
+        for run in self.search(f"tags.`{OUTPUT_PREFIX}{name}` LIKE '{digest}%' and attributes.status = 'FINISHED'", limit=20):
+            digest = run.data.tags[f"{OUTPUT_PREFIX}{name}"]
             try:
                 return self._open(run.info.artifact_uri, name, digest)
             except BCCPError as error:
@@ -336,7 +337,7 @@ class Ledger:
 
     def find(self, step: str, key: str, *, parent: str | None = None) -> FinishedRun | None:
         """The latest finished run of a step with this key (within a parent run) whose artifacts are all intact, or None."""
-        wanted = f"tags.`bccp.key` = '{key}' and tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'"
+        wanted = f"tags.`{KEY_TAG}` = '{key}' and tags.`{STEP_TAG}` = '{step}' and attributes.status = 'FINISHED'"
         wanted += f" and tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
         for run in self.search(wanted, limit=5):
             finished = _finished(run)
@@ -355,7 +356,7 @@ class Ledger:
 
     def finished(self, step: str) -> list[FinishedRun]:
         """The last 50 finished runs of a step, whatever their keys, latest first."""
-        return [_finished(run) for run in self.search(f"tags.`bccp.step` = '{step}' and attributes.status = 'FINISHED'", limit=50)]
+        return [_finished(run) for run in self.search(f"tags.`{STEP_TAG}` = '{step}' and attributes.status = 'FINISHED'", limit=50)]
 
     def search(self, wanted: str, *, limit: int) -> list[Any]:
         """The latest runs that MLflow's filter lets through, whatever their experiment, latest first."""
@@ -367,16 +368,14 @@ class Ledger:
 
         A run that ``mlflow run`` made names no host until a process takes it over; none does so after a day.
         """
-        wanted = f"tags.`bccp.host` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
+        wanted = f"tags.`{HOST_TAG}` = '{socket.gethostname()}' and attributes.status = 'RUNNING'"
         left = [
-            run.info.run_id
-            for run in self.search(wanted, limit=1000)
-            if not lives(int(run.data.tags["bccp.pid"]), run.data.tags["bccp.started"])
+            run.info.run_id for run in self.search(wanted, limit=1000) if not lives(int(run.data.tags[PID_TAG]), run.data.tags[STARTED_TAG])
         ]
         too_old = int(1000 * (time.time() - _ADOPTED_WITHIN_SECONDS))
         wanted = f"tags.`mlflow.source.type` = 'PROJECT' and attributes.status = 'RUNNING' and attributes.start_time < {too_old}"
         made = self.client.search_runs([self.experiment_id], wanted)
-        left += [run.info.run_id for run in made if "bccp.host" not in run.data.tags]
+        left += [run.info.run_id for run in made if HOST_TAG not in run.data.tags]
         left = [run_id for run_id in left if self.client.get_run(run_id).info.status == "RUNNING"]  # not ended in between
         for run_id in left:
             self.end(run_id, "KILLED")
@@ -409,12 +408,12 @@ def tag_value(tags: Mapping[str, str], name: str) -> str:
 
 def _finished(run: Any) -> FinishedRun:
     tags = run.data.tags
-    prefix = "bccp.output."
+    prefix = OUTPUT_PREFIX
     return FinishedRun(
         run_id=run.info.run_id,
         outputs={name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)},
         metrics=dict(run.data.metrics),
-        key_parts=json.loads(tag_value(tags, "bccp.key_parts") or "{}"),
+        key_parts=json.loads(tag_value(tags, KEY_PARTS_TAG) or "{}"),
         artifact_uri=run.info.artifact_uri,
     )
 

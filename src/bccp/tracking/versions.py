@@ -6,17 +6,18 @@ import re
 from typing import Any
 
 from bccp.core.errors import BCCPError
+from bccp.tracking.tags import INPUT_PREFIX, OUTPUT_PREFIX
 
 
 def versions_read(run: Any) -> set[str]:
     """The versions that a run of MLflow's has read, as ``name:digest``."""
-    prefix = "bccp.input."
+    prefix = INPUT_PREFIX
     return {qualified(name.removeprefix(prefix), value) for name, value in run.data.tags.items() if name.startswith(prefix)}
 
 
 def versions_made(run: Any) -> set[str]:
     """The versions that a run of MLflow's has made, as ``name:digest``."""
-    prefix = "bccp.output."
+    prefix = OUTPUT_PREFIX
     return {f"{name.removeprefix(prefix)}:{value}" for name, value in run.data.tags.items() if name.startswith(prefix)}
 
 

@@ -14,14 +14,12 @@ from typing import Any
 from bccp.core import config_schema, step_graph
 from bccp.core.step_graph import MAKER, PIXEL_ARTIFACTS
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import MLFLOW_RUN_KEY, PIPELINE_TAG, REUSED_PREFIX, WANDB_REUSED_TAG
 from bccp.tracking.versions import split_version, versions_made, versions_read
 from bccp.tracking.wandb_run import WandbMirror
 
 JOB_TYPE = "reused"
 """In W&B."""
-
-ASKED = "bccp.wandb_reused"
-"""Tag of a pipeline's run whose reused steps W&B has yet to be told of; its value is the group there."""
 
 
 def ask(ledger: Ledger, pipeline: str, group: str) -> None:
@@ -35,12 +33,12 @@ def ask(ledger: Ledger, pipeline: str, group: str) -> None:
     group : str
         W&B's group of the pipeline.
     """
-    ledger.tag(pipeline, {ASKED: group})
+    ledger.tag(pipeline, {WANDB_REUSED_TAG: group})
 
 
 def asked(ledger: Ledger) -> list[str]:
     """The ids of the finished pipelines that W&B has yet to be told of, the oldest first."""
-    found = ledger.search(f"tags.`{ASKED}` LIKE '%' and attributes.status = 'FINISHED'", limit=1000)
+    found = ledger.search(f"tags.`{WANDB_REUSED_TAG}` LIKE '%' and attributes.status = 'FINISHED'", limit=1000)
     return [run.info.run_id for run in reversed(found)]
 
 
@@ -66,16 +64,16 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
     run = ledger.client.get_run(pipeline)
     tags, values = run.data.tags, settings(run.data.params)
     tracking = tracking_of(values.pop("tracking"))
-    steps = {step: ledger.client.get_run(tags[f"bccp.reused.{step}"]) for step in step_graph.STEPS if f"bccp.reused.{step}" in tags}
+    steps = {step: ledger.client.get_run(tags[f"{REUSED_PREFIX}{step}"]) for step in step_graph.STEPS if f"{REUSED_PREFIX}{step}" in tags}
     versions = [version for run in steps.values() for version in (*sorted(versions_read(run)), *sorted(versions_made(run)))]
     folders = {version: ledger.fetch(version) for version in versions if split_version(version)[0] in MAKER}
     mirror = WandbMirror(
         mode="online",
         to=tracking,
-        group=tags[ASKED],
-        name=f"{JOB_TYPE}-{tags['bccp.pipeline']}",
+        group=tags[WANDB_REUSED_TAG],
+        name=f"{JOB_TYPE}-{tags[PIPELINE_TAG]}",
         step=JOB_TYPE,
-        config={"bccp.mlflow_run": pipeline, "bccp.pipeline": tags["bccp.pipeline"], "pipeline": values},
+        config={MLFLOW_RUN_KEY: pipeline, PIPELINE_TAG: tags[PIPELINE_TAG], "pipeline": values},
         home=ledger.home,
         run_id=f"{JOB_TYPE}_{pipeline}",
     )
@@ -89,7 +87,7 @@ def tell(ledger: Ledger, pipeline: str) -> int | None:
         exit_code = 0
     finally:
         mirror.finish(exit_code)
-    ledger.client.delete_tag(pipeline, ASKED)
+    ledger.client.delete_tag(pipeline, WANDB_REUSED_TAG)
     return None if mirror.lost else len(folders)
 
 
