@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp.core.step_context import Step
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.dataset import Days, open_days
 from bccp.labels import bayes_cutoff
 from bccp.pipeline.step_runner import command_line
@@ -26,7 +26,7 @@ def run(step: Step) -> None:
     """Load, judge, decide, save and report."""
     config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    labels = tables.read(step.input("given_labels") / "given_labels.csv").sort_values("image")
+    labels = label_files.read_given_labels(step.input("given_labels")).sort_values("image")
     ids, given = labels["image"].tolist(), days.encode(labels["label"].tolist())
     judged = config.enabled and config.label != "ground_truth"
     if judged:
@@ -40,8 +40,7 @@ def run(step: Step) -> None:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
     with step.output("cleansed_labels") as folder:
-        tables.write(decision.table, folder / "cleansed_labels.csv")
-        np.save(folder / "posterior.npy", decision.targets)
+        label_files.write_cleansed_labels(folder, decision.table, decision.targets)
         (folder / "cutoff.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if judged:
             np.save(folder / "probabilities.npy", verdict.probs.astype(np.float32))

@@ -16,7 +16,7 @@ sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package
 
 from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
-from bccp.data import replay_samplers, tables
+from bccp.data import label_files, replay_samplers, tables
 from bccp.data.closest_pairs import n_pairs_for
 from bccp.data.dataset import Days, open_days
 from bccp.pipeline.step_runner import command_line
@@ -25,7 +25,7 @@ from bccp.pipeline.step_runner import command_line
 def run(step: Step) -> None:
     """Load, choose, save and report."""
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    n_classes = np.load(step.input("cleansed_labels") / "posterior.npy", mmap_mode="r").shape[1]
+    n_classes = label_files.read_cleansed_labels(step.input("cleansed_labels")).targets.shape[1]
     if n_classes != len(days.classes):
         raise BCCPError(f"cleansed_labels has {n_classes} classes, but segregated_data {len(days.classes)}: give versions of one data set")
     sample, why = choose(step, days)

@@ -10,13 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
 from bccp.labels import feedback, noisy_labels
 from bccp.pipeline.step_runner import command_line
@@ -68,9 +66,7 @@ def run(step: Step) -> None:
         )
     about |= {"images": len(given), "without_label": len(doubtful) - len(given)}
     with step.output("given_labels") as folder:
-        tables.write(pd.DataFrame({"image": list(given), "label": list(given.values())}), folder / "given_labels.csv")
-        if votes is not None:
-            tables.write(votes, folder / "votes.csv")
+        label_files.write_given_labels(folder, given, votes)
         (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     step.log_metrics({"images": len(given), "without_label": len(doubtful) - len(given)})
     step.emit(f"{len(given)} given labels ({source}), {len(doubtful) - len(given)} images left out without one")

@@ -158,3 +158,10 @@ def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step
 def test_steps_without_torch_do_not_install_it(root: Path) -> None:
     with_torch = {step for step in step_graph.STEPS if "torch" in pins(root / step / "conda.yml")}
     assert with_torch == {"bayes_cutoff", "cp_sampling", "train", "test"}
+
+
+@pytest.mark.parametrize("step", step_graph.STEPS)
+def test_a_step_says_where_the_package_lies_before_it_imports_it(root: Path, step: str) -> None:
+    """In an environment of its own nothing else does."""
+    before = (root / step / "run.py").read_text().partition("sys.path.insert(")[0]
+    assert not re.search(r"^(from|import) bccp\b", before, flags=re.MULTILINE)

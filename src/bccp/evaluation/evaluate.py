@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bccp.core.step_context import Step
-from bccp.data import galleries, tables
+from bccp.data import galleries, label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
 from bccp.evaluation import error_analysis, metrics, plots, scores
@@ -167,20 +167,19 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
     rows = days.splits[days.splits["split"] == "train"].sort_index()
     given = rows["label"].where(rows["day"] != days.target_day, "")
     if step.has_input("given_labels"):
-        told = tables.read(step.input("given_labels") / "given_labels.csv").set_index("image")["label"]
+        told = label_files.read_given_labels(step.input("given_labels")).set_index("image")["label"]
         given = given.where(given != "", told.reindex(given.index).fillna(""))
     given = given[given != ""]
     given = given.iloc[np.unique(np.linspace(0, len(given) - 1, min(len(given), _MOST_COMPARED)).astype(np.int64))]
     # lists: without pyarrow two columns of one array would be one memory, and what is believed would overwrite what was given
     table = pd.DataFrame({"image": given.index, "given": given.tolist(), "believed": given.tolist(), "doubted": False})
     if step.has_input("cleansed_labels"):
-        folder = step.input("cleansed_labels")
-        judged = tables.read(folder / "cleansed_labels.csv").set_index("image")
-        judged["believed"] = np.array(days.classes, object)[np.load(folder / "posterior.npy").argmax(axis=1)]
+        judged, targets = label_files.read_cleansed_labels(step.input("cleansed_labels"))
+        judged = judged.set_index("image").assign(believed=np.array(days.classes, object)[targets.argmax(axis=1)])
         here = table["image"].isin(judged.index)
         judged = judged.loc[table.loc[here, "image"]]
         table.loc[here, "believed"] = judged["believed"].to_numpy(object)
-        doubted = (judged["above_cutoff"] == "True") | (judged["believed"] != judged["given_label"])
+        doubted = judged["above_cutoff"] | (judged["believed"] != judged["given_label"])
         table.loc[here, "doubted"] = doubted.to_numpy()
     known = manifest.set_index("image").loc[table["image"]]
     return table.assign(bad=error_analysis.bad_images(*(of.tolist() for of in (table["given"], known["sha256"], known["phash"]))))

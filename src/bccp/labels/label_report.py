@@ -16,7 +16,7 @@ import pandas as pd
 
 from bccp.core.home import scratch
 from bccp.core.step_context import Step
-from bccp.data import tables
+from bccp.data import label_files
 from bccp.data.array_types import Float32, Index
 from bccp.data.dataset import Days
 from bccp.data.galleries import UNWRITTEN, Tile, gallery, writable
@@ -199,12 +199,11 @@ def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str
     -------
     DataFrame
     """
-    votes = step.input("given_labels") / "votes.csv"
     return report_table(
         decision.table,
         days.classes,
         posterior=decision.posterior,
-        votes=tables.read(votes) if votes.exists() else None,
+        votes=label_files.read_votes(step.input("given_labels")),
         nearest_trusted=_nearest_trusted(step, days, _suspects(decision)),
         audited=audited,
     )

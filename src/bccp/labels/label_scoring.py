@@ -17,7 +17,7 @@ import pandas as pd
 from bccp.core.config_schema import BayesCutoff
 from bccp.core.home import scratch
 from bccp.core.step_context import Step
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.array_types import Float, Index, Mask
 from bccp.data.dataset import Days
 from bccp.data.duplicates import duplicate_groups
@@ -289,10 +289,9 @@ def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
 
 def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
     """What each user said of the judged images, where users are told apart; one user alone is what the noise matrix is of."""
-    path = step.input("given_labels") / "votes.csv"
-    if not path.exists():
+    table = label_files.read_votes(step.input("given_labels"))
+    if table is None:
         return None
-    table = tables.read(path)
     place = {image: i for i, image in enumerate(ids)}
     table = table[table["image"].isin(place.keys())]
     users = sorted(table["user"].unique())

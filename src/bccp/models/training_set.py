@@ -15,7 +15,7 @@ import pandas as pd
 
 from bccp.core.config_schema import Train
 from bccp.core.errors import BCCPError, nearest
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
 from bccp.data.flip_symmetry import mirror_symmetric
@@ -179,8 +179,7 @@ def read_labels(days: Days, folder: Path) -> tuple[pd.DataFrame, Float32]:
     if (folder / "true_labels.csv").exists():
         true_labels = tables.read(folder / "true_labels.csv")
         return true_labels[["image"]].assign(weight=1.0), one_hot(days.encode(true_labels["label"].tolist()), len(days.classes))
-    posterior: Float32 = np.load(folder / "posterior.npy")
-    return tables.read(folder / "cleansed_labels.csv", dtypes={"weight": float}), posterior
+    return label_files.read_cleansed_labels(folder)
 
 
 def one_hot(labels: npt.NDArray[np.int64], n_classes: int) -> Float32:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import abandoned, scratch_owner
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -124,7 +124,7 @@ def export(out: Path, *, raw: Path, segregated: Path, cleansed: Path) -> pd.Data
     table = decide_files(
         tables.read(raw / "files.csv")["image"].tolist(),
         tables.read(segregated / "splits.csv"),
-        tables.read(cleansed / "cleansed_labels.csv"),
+        label_files.read_cleansed_labels(cleansed).table,
     )
     with _whole_or_not_at_all(out) as folder, zipfile.ZipFile(raw / "images.zip") as archive:
         for image, file in zip(table["image"], table["file"], strict=True):

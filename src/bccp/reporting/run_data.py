@@ -22,7 +22,7 @@ import pandas as pd
 
 from bccp.core.errors import BCCPError
 from bccp.core.provenance import Difference, command, differences
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.dataset import Days, open_days
 from bccp.tracking.store import Ledger
 
@@ -358,8 +358,8 @@ def _data(places: Mapping[str, Path], days: Days | None) -> DataFacts:
 def _labels(places: Mapping[str, Path], view: _View) -> LabelFacts:
     folder = places["cleansed_labels"]
     about = json.loads((folder / "cutoff.json").read_text(encoding="utf-8"))
-    table = tables.read(folder / "cleansed_labels.csv")
-    above = (table["above_cutoff"] == "True").to_numpy()
+    table = label_files.read_cleansed_labels(folder).table
+    above = table["above_cutoff"].to_numpy()
     right = None
     known = places.get("true_labels", folder) / "true_labels.csv"
     if known.exists():

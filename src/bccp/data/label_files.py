@@ -1,0 +1,62 @@
+"""Files of the artifacts ``given_labels`` and ``cleansed_labels``: written and read here alone.
+
+Tables are sorted by image; columns without a type here are text, as they stand in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bccp.data import tables
+from bccp.data.array_types import Float32
+
+_GIVEN, _VOTES, _CLEANSED, _TARGETS = "given_labels.csv", "votes.csv", "cleansed_labels.csv", "posterior.npy"
+
+
+class CleansedLabels(NamedTuple):
+    """Judged labels of N images, K classes.
+
+    Attributes
+    ----------
+    table : DataFrame
+        N rows, as :class:`bccp.labels.bayes_cutoff.Decision` describes them; ``weight`` is a float, ``above_cutoff`` a bool.
+    targets : ndarray of float32, shape (N, K)
+        What each image is trained on: P(class), rows sum to 1.
+    """
+
+    table: pd.DataFrame
+    targets: Float32
+
+
+def write_given_labels(folder: Path, labels: Mapping[str, str], votes: pd.DataFrame | None = None) -> None:
+    """Write the label of each image, and each user's votes (``image, user, label``) where users are told apart."""
+    tables.write(pd.DataFrame({"image": list(labels), "label": list(labels.values())}), folder / _GIVEN)
+    if votes is not None:
+        tables.write(votes, folder / _VOTES)
+
+
+def read_given_labels(folder: Path) -> pd.DataFrame:
+    """Read the labels: ``image, label``."""
+    return tables.read(folder / _GIVEN)
+
+
+def read_votes(folder: Path) -> pd.DataFrame | None:
+    """Read the votes: ``image, user, label``; None where users are not told apart."""
+    return tables.read(folder / _VOTES) if (folder / _VOTES).exists() else None
+
+
+def write_cleansed_labels(folder: Path, table: pd.DataFrame, targets: Float32) -> None:
+    """Write judged labels; ``table`` is sorted by image already, as its rows belong to those of ``targets``."""
+    tables.write(table, folder / _CLEANSED)
+    np.save(folder / _TARGETS, targets)
+
+
+def read_cleansed_labels(folder: Path) -> CleansedLabels:
+    """Read judged labels; the targets are memory-mapped."""
+    table = tables.read(folder / _CLEANSED, dtypes={"weight": float})
+    return CleansedLabels(table.assign(above_cutoff=table["above_cutoff"] == "True"), np.load(folder / _TARGETS, mmap_mode="r"))
