@@ -25,7 +25,7 @@ from bccp.pipeline.step_runner import command_line
 def run(step: Step) -> None:
     """Load, choose, save and report."""
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    n_classes = label_files.read_cleansed_labels(step.input("cleansed_labels")).targets.shape[1]
+    n_classes = label_files.read_targets(step.input("cleansed_labels")).shape[1]
     if n_classes != len(days.classes):
         raise BCCPError(f"cleansed_labels has {n_classes} classes, but segregated_data {len(days.classes)}: give versions of one data set")
     sample, why = choose(step, days)

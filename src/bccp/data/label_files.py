@@ -59,4 +59,10 @@ def write_cleansed_labels(folder: Path, table: pd.DataFrame, targets: Float32) -
 def read_cleansed_labels(folder: Path) -> CleansedLabels:
     """Read judged labels; the targets are memory-mapped."""
     table = tables.read(folder / _CLEANSED, dtypes={"weight": float})
-    return CleansedLabels(table.assign(above_cutoff=table["above_cutoff"] == "True"), np.load(folder / _TARGETS, mmap_mode="r"))
+    return CleansedLabels(table.assign(above_cutoff=table["above_cutoff"] == "True"), read_targets(folder))
+
+
+def read_targets(folder: Path) -> Float32:
+    """Map the targets of judged labels, float32 of shape (N, K), without the table."""
+    targets: Float32 = np.load(folder / _TARGETS, mmap_mode="r")
+    return targets
