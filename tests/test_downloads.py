@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import requests
 
@@ -362,15 +361,6 @@ def test_kaggle_handles_are_checked() -> None:
     for wrong in ("owner", "a/b/c", "a/b/versions/x", "https://www.kaggle.com/datasets/a/b", "../b c"):
         with pytest.raises(BCCPError, match="is no Kaggle handle"):
             downloads.names_version(wrong)
-
-
-@pytest.fixture
-def memory() -> Iterator[Any]:
-    system = fsspec.filesystem("memory")
-    system.store.clear()
-    yield system
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
 
 
 def test_an_fsspec_file_is_copied_again_when_its_version_changes(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

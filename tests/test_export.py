@@ -20,6 +20,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.processes import process_start
 from bccp.data import tables
 from bccp.pipeline import export_dataset
+from bccp.pipeline.exports import targets
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -45,7 +46,11 @@ def make_artifacts(place: Path) -> dict[str, Path]:
             archive.writestr(name, content)
     tables.write(pd.DataFrame({"image": list(FILES), "bytes": "1", "sha256": ""}), folders["raw_data"] / "files.csv")
     labels = {"cat/1.png": "", "cat/2.png": "", "dog/1.png": "", "dog/7.jpg": "", "mon/dog/5.png": "dog", "test/6.png": "cat"}
-    tables.write(pd.DataFrame({"image": list(labels), "label": list(labels.values())}), folders["segregated_data"] / "splits.csv")
+    splits = pd.DataFrame({"image": list(labels), "day": "tuesday", "split": "train", "label": list(labels.values())})
+    splits.loc[splits["image"] == "mon/dog/5.png", "day"] = "monday"
+    splits.loc[splits["image"] == "test/6.png", "split"] = "test"
+    tables.write(splits, folders["segregated_data"] / "splits.csv")
+    tables.write(pd.DataFrame({"label": ["cat", "dog"]}), folders["segregated_data"] / "classes.csv")
     about = {"clean_data": "c" * 64}
     (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
     rows = [
@@ -58,7 +63,8 @@ def make_artifacts(place: Path) -> dict[str, Path]:
 
 
 def write(out: Path, folders: dict[str, Path]) -> pd.DataFrame:
-    return export_dataset.export(out, raw=folders["raw_data"], segregated=folders["segregated_data"], cleansed=folders["cleansed_labels"])
+    parts = {"raw": folders["raw_data"], "segregated": folders["segregated_data"], "cleansed": folders["cleansed_labels"]}
+    return export_dataset.export(targets.find(str(out)), **parts).table
 
 
 def suffix(image: str) -> str:

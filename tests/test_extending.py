@@ -17,6 +17,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from test_export import make_artifacts
 
 from bccp.core import config, config_schema, step_graph, user_code
 from bccp.core.errors import BCCPError
@@ -26,7 +27,8 @@ from bccp.data.scan_filters import clean_up
 from bccp.evaluation import metrics, scores
 from bccp.models import classifier, mlflow_flavor, predictor
 from bccp.models.fitting import losses
-from bccp.pipeline import preflight
+from bccp.pipeline import export_dataset, preflight
+from bccp.pipeline.exports import targets
 from bccp.pipeline.step_runner import resolve_external_refs
 
 WRONG = """
@@ -57,7 +59,7 @@ level = 3
 def my_module(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The examples of the documentation, and some that will not do, in one file."""
     blocks = re.findall(r"^```python\n(.*?)^```$", (root / "docs" / "extending.md").read_text(), flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     path = tmp_path / "own" / "my_module.py"
     path.parent.mkdir()
     path.write_text("\n\n".join(blocks) + WRONG)
@@ -198,6 +200,16 @@ def test_the_filter_of_the_documentation_is_applied_in_its_place(my_module: Path
         with pytest.raises(BCCPError, match=rf"^preprocessing\.cleanup: my_module\.{name} {sentence}"):
             clean_up(image, [{f"my_module.{name}": {}}])
     assert "my_module.threshold" not in FILTERS
+
+
+def test_the_format_of_the_documentation_writes_files_and_then_their_list(my_module: Path, tmp_path: Path) -> None:
+    parts = dict(zip(("raw", "segregated", "cleansed"), make_artifacts(tmp_path / "artifacts").values(), strict=True))
+    exported = export_dataset.export(targets.find(str(tmp_path / "out")), **parts, format_name="my_module.write_names")
+    assert exported.list_file == str(tmp_path / "out" / "labels.txt")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    labels = b"000000000 cat\n000000001 cat\n000000002 dog\n000000003 cat\n"
+    assert written.pop("labels.txt") == labels
+    assert [written[name] for name in sorted(written)] == [b"one", b"three", b"five", b"six"]
 
 
 def test_a_filter_is_packed_with_a_registered_model_which_answers_without_the_users_file(

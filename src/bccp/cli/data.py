@@ -7,32 +7,40 @@ import functools
 
 import click
 
-from bccp.cli.parameters import HYDRA_WORDS, RUN, emit, handle_errors, json_option, split, talk, words_argument
+from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, emit, handle_errors, json_option, split, talk, words_argument
 
 
 @click.command("export-data")
-@click.option("--out", required=True, metavar="FOLDER", help="Folder to make; it must not exist, or be empty.")
+@click.option("--out", required=True, metavar="PLACE", help="Folder to make, or a URL of one; it must not exist, or be empty.")
 @click.option("--run", type=RUN, default="", help="A finished run.  [default: the newest with cleansed labels]")
+@click.option("--format", "format_name", type=EXPORT_FORMAT, default="folder", show_default=True, help="folder, jsonl or webdataset.")
+@click.option(
+    "--shard-bytes", type=click.IntRange(min=1), default=500_000_000, show_default=True, help="Largest size of a shard (webdataset), bytes."
+)
 @json_option
 @handle_errors
-def export_data(out: str, run: str, as_json: bool) -> None:
-    """Write the cleaned data set: the original files in class folders by their final labels.
+def export_data(out: str, run: str, format_name: str, shard_bytes: int, as_json: bool) -> None:
+    """Write the cleaned data set: the original files with their final labels.
 
-    RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
+    folder has class folders by final label, jsonl is for Hugging Face's datasets, webdataset has tar shards. URLs are those that fsspec
+    opens, such as s3://bucket/cleaned. RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
 
     \b
     Example:
       bccp export-data --out cleaned
     """
-    from bccp.pipeline.export_dataset import LIST, export_run, export_sentence
+    from bccp.pipeline.export_dataset import export_run, export_sentence
 
     with talk(as_json):
-        table, shown, place = export_run(out, run)
+        exported, shown = export_run(out, run, format_name, shard_bytes)
+    table = exported.table
     if as_json:
         counts = {str(action): int(n) for action, n in table["action"].value_counts().items()}
-        emit({"folder": str(place), "list": str(place / LIST), "from": shown, "files": int((table["file"] != "").sum()), "actions": counts})
+        files = int((table["file"] != "").sum())
+        emit({"folder": exported.place, "list": exported.list_file, "from": shown, "files": files, "actions": counts})
     else:
-        print(f"{export_sentence(table)}: {place}, from {shown}; {LIST} lists every image", flush=True)
+        name, listed = exported.list_file.rpartition("/")[2], "every image" if format_name == "folder" else "what was written"
+        print(f"{export_sentence(table, format_name)}: {exported.place}, from {shown}; {name} lists {listed}", flush=True)
 
 
 @click.command("check-new", context_settings=HYDRA_WORDS)

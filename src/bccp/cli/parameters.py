@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from bccp.core.errors import BCCPError, nearest
+from bccp.core.registries import EXPORT_FORMATS
 from bccp.pipeline import config_text
 
 HYDRA_WORDS: dict[str, Any] = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
@@ -67,6 +68,24 @@ class StepType(click.ParamType[str]):
         return [CompletionItem(step) for step in STEPS if step.startswith(incomplete)]
 
 
+class ExportFormatType(click.ParamType[str]):
+    """The name of a format of ``export-data``, or the dotted name of a user's own function."""
+
+    name = "FORMAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is neither."""
+        try:
+            EXPORT_FORMATS.check(value)
+        except BCCPError as error:
+            raise WrongCall(str(error), ctx) from error
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of formats."""
+        return [CompletionItem(name) for name in EXPORT_FORMATS if name.startswith(incomplete)]
+
+
 def section_of(words: Sequence[str], ctx: click.Context) -> tuple[str | None, Sequence[str]]:
     """Take the name of a section, where the first word is one, from Hydra's words.
 
@@ -96,7 +115,7 @@ def complete_word(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-RUN, STEP = RunType(), StepType()
+RUN, STEP, EXPORT_FORMAT = RunType(), StepType(), ExportFormatType()
 
 words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[OVERRIDES]...", shell_complete=complete_word)
 """Hydra's words, unparsed."""

@@ -1,8 +1,8 @@
 """Extension points: the names that a configuration may use, and where each of them is defined.
 
-One table per extension point. To add a sampler, a loss, a data source, a scan filter or an architecture, write its function or class and
-one line here: the schema's choices, the error messages, the modules in a step's key and the tests' parametrisation derive from the tables.
-A dotted name (``my_module.hardest``) is that of a user's own code, found as :mod:`bccp.core.user_code` says.
+One table per extension point. To add a sampler, a loss, a data source, a scan filter, an architecture or a format of exports, write its
+function or class and one line here: the schema's choices, the error messages, the modules in a step's key and the tests' parametrisation
+derive from the tables. A dotted name (``my_module.hardest``) is that of a user's own code, found as :mod:`bccp.core.user_code` says.
 
 The tables are read at every start, so nothing is imported before it is looked up. Modules that look entries up import the table by its name
 (``from bccp.core.registries import LOSSES``), by which :mod:`bccp.pipeline.cache_keys` finds the modules that the work depends on.
@@ -190,3 +190,13 @@ LOSSES = Registry(
         "jal_ce": Entry("bccp.models.fitting.losses.jal_ce:jal_ce"),
     },
 )
+
+EXPORT_FORMATS = Registry(
+    "--format",
+    {
+        "folder": Entry("bccp.pipeline.exports.formats:write_folder"),
+        "jsonl": Entry("bccp.pipeline.exports.formats:write_jsonl"),
+        "webdataset": Entry("bccp.pipeline.exports.formats:write_webdataset"),
+    },
+)
+"""What ``bccp export-data`` writes."""

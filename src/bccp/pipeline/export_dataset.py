@@ -1,37 +1,57 @@
-"""The cleaned data set as files (``bccp export-data``): the originals, byte by byte, in class folders by their final labels.
+"""The cleaned data set as files (``bccp export-data``): the originals, byte by byte, with their final labels.
 
-Nothing is judged here: labels are those that a
-finished run left in ``cleansed_labels``. ``cleansed.csv`` lists every file that was fetched, with what became of it.
+Nothing is judged here: labels are those that a finished run left in ``cleansed_labels``. How files are laid out is a matter of
+:mod:`bccp.pipeline.exports.formats`, where they go one of :mod:`bccp.pipeline.exports.targets`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from bccp.core.errors import BCCPError
-from bccp.core.home import abandoned, scratch_owner
+from bccp.core.registries import EXPORT_FORMATS
 from bccp.data import label_files, tables
+from bccp.pipeline.exports import targets
+from bccp.pipeline.exports.dataset import Dataset
+from bccp.pipeline.exports.formats import LIST
+from bccp.pipeline.exports.targets import Target
 from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
 
-LIST = "cleansed.csv"
-"""The table beside the class folders: ``image, given, final, p_wrong, action, file``."""
-
 NEEDED = ("raw_data", "segregated_data", "cleansed_labels")
 """The artifacts that an export is made of."""
 
+SHARD_BYTES = 500_000_000
+"""Largest size of a shard unless another is asked for."""
+
 _LONGEST_NAME = 200  # bytes; file systems take 255
 _UNSAFE = frozenset('/\\:*?"<>|') | {chr(code) for code in (*range(32), 127)}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A data set that was written.
+
+    Attributes
+    ----------
+    table : DataFrame
+        As of :func:`decide_files`.
+    place, list_file : str
+        The target and the list in it, for the user.
+    """
+
+    table: pd.DataFrame
+    place: str
+    list_file: str
 
 
 def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFrame) -> pd.DataFrame:
@@ -100,41 +120,33 @@ def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
             n_digits[image] += 8
 
 
-def export(out: Path, *, raw: Path, segregated: Path, cleansed: Path) -> pd.DataFrame:
-    """Write the cleaned data set; the folder appears when it is whole.
+def export(
+    target: Target, *, raw: Path, segregated: Path, cleansed: Path, format_name: str = "folder", shard_bytes: int = SHARD_BYTES
+) -> Exported:
+    """Write the cleaned data set; nothing passes for it before it is whole.
 
     Parameters
     ----------
-    out : Path
-        A folder that does not exist, or is empty.
+    target : Target
+        A place that does not exist, or is empty.
     raw, segregated, cleansed : Path
         Folders of ``raw_data``, ``segregated_data`` and ``cleansed_labels``, which belong together.
-
-    Returns
-    -------
-    DataFrame
-        What :data:`LIST` holds.
+    format_name : str
+        As in :data:`bccp.core.registries.EXPORT_FORMATS`, or the dotted name of a user's own function.
+    shard_bytes : int
+        Largest size of a shard, for formats that have any.
 
     Raises
     ------
     BCCPError
-        If the folder holds something, or cannot be written.
+        If the format is unknown, or the place holds something or cannot be written.
     """
-    out = out.expanduser().resolve()
-    table = decide_files(
-        tables.read(raw / "files.csv")["image"].tolist(),
-        tables.read(segregated / "splits.csv"),
-        label_files.read_cleansed_labels(cleansed).table,
-    )
-    with _whole_or_not_at_all(out) as folder, zipfile.ZipFile(raw / "images.zip") as archive:
-        for image, file in zip(table["image"], table["file"], strict=True):
-            if file:
-                target = folder / file
-                target.parent.mkdir(exist_ok=True)
-                with archive.open(image) as source, target.open("xb") as copy:
-                    shutil.copyfileobj(source, copy)
-        tables.write(table, folder / LIST)
-    return table
+    write = EXPORT_FORMATS.find(format_name)
+    judged = label_files.read_cleansed_labels(cleansed)
+    table = decide_files(tables.read(raw / "files.csv")["image"].tolist(), tables.read(segregated / "splits.csv"), judged.table)
+    with target.writing(), zipfile.ZipFile(raw / "images.zip") as archive:
+        name = write(Dataset(table, archive, segregated, judged, shard_bytes), target)
+    return Exported(table, target.shown, target.path(name))
 
 
 def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
@@ -172,81 +184,49 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
     return shown, {name: versions[name] for name in NEEDED}
 
 
-def export_sentence(table: pd.DataFrame) -> str:
-    """What was written, in one line."""
+def export_sentence(table: pd.DataFrame, format_name: str = "folder") -> str:
+    """Tell in one line how many files were written, and what became of all."""
     written = table[table["file"] != ""]
     counts = ", ".join(f"{n} {action}" for action, n in sorted(Counter(table["action"]).items()))
-    return f"{len(written)} of {len(table)} files in {written['final'].nunique()} class folders ({counts})"
+    classes = "class folders" if format_name == "folder" else "classes"
+    return f"{len(written)} of {len(table)} files in {written['final'].nunique()} {classes} ({counts})"
 
 
-def export_run(folder: str, run: str) -> tuple[pd.DataFrame, str, Path]:
+def export_run(out: str, run: str, format_name: str = "folder", shard_bytes: int = SHARD_BYTES) -> tuple[Exported, str]:
     """Export what a finished run has made.
 
     Parameters
     ----------
-    folder : str
-        Where to; it must not exist, or be empty.
+    out : str
+        Where to, a local path or a URL; it must not exist, or be empty.
     run : str
         As for :func:`bccp.tracking.finished_runs.find`; empty: the newest with cleansed labels.
+    format_name, shard_bytes
+        As for :func:`export`.
 
     Returns
     -------
-    table : DataFrame
-        What :data:`LIST` holds.
+    exported : Exported
     shown : str
         The run, for the user.
-    out : Path
 
     Raises
     ------
     BCCPError
-        If there is no such run, or the folder cannot be written.
+        If there is no such run, or the place cannot be written.
     """
-    if not folder:
+    if not out:
         raise BCCPError("where to? give a folder that does not exist yet: bccp export-data --out folder")
-    out = Path(folder).expanduser().resolve()
-    _check_free(out)
+    EXPORT_FORMATS.check(format_name)
+    target = targets.find(out)
+    target.check_free()
     uri, note = ledger_uri(finished_runs.configured_uri(run, option="RUN"))
     if note:
         print(note, flush=True)
     ledger = Ledger(uri)
     shown, versions = versions_of(run or None, ledger)
     raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
-    return export(out, raw=raw, segregated=segregated, cleansed=cleansed), shown, out
-
-
-@contextmanager
-def _whole_or_not_at_all(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place when the block ends well, and is gone when it does not."""
-    _check_free(out)
-    partial = out.with_name(f".{out.name}.{scratch_owner()}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for stale in out.parent.glob(f".{_literal(out.name)}.*.partial"):  # of a process that was killed
-            if abandoned(stale.name.removeprefix(f".{out.name}.")):
-                shutil.rmtree(stale)
-        partial.mkdir()
-        yield partial
-        partial.replace(out)
-    except OSError as error:
-        raise BCCPError(
-            f"{error.filename or out} cannot be written ({error.strerror or error}): make room, or choose another folder with OUT="
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_free(out: Path) -> None:
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-        above = next(parent for parent in out.parents if parent.exists())
-        above_is_folder = above.is_dir()
-    except OSError as error:
-        raise BCCPError(f"OUT={out} cannot be read ({error.strerror}): choose another folder") from error
-    if taken:
-        raise BCCPError(f"OUT={out} is not an empty folder, and nothing is overwritten: choose another, or delete it first")
-    if not above_is_folder:
-        raise BCCPError(f"OUT={out} cannot be made, as {above} is a file and no folder: choose another folder")
+    return export(target, raw=raw, segregated=segregated, cleansed=cleansed, format_name=format_name, shard_bytes=shard_bytes), shown
 
 
 def _safe(name: str) -> str:
@@ -266,8 +246,3 @@ def _named(image: str, suffix: str) -> str:
         return path.name
     ending = path.suffix if _safe(path.suffix[1:]) == path.suffix[1:] and len(path.suffix) <= 10 else ""
     return "-".join(filter(None, [_safe(path.name.removesuffix(ending)), suffix])) + ending
-
-
-def _literal(name: str) -> str:
-    """A name as a pattern for itself."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -15,6 +15,7 @@ _DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "psycopg2": "psycopg2-binary",
     "sklearn": "scikit-learn",
+    "smbclient": "smbprotocol",
     "yaml": "pyyaml",
 }
 """Packages that are imported by another name than that by which they are installed."""
