@@ -12,15 +12,16 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.core.processes import process_start
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.pipeline import export_dataset
-from bccp.pipeline.exports import targets
+from bccp.pipeline.exports.targets import find
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -58,13 +59,14 @@ def make_artifacts(place: Path) -> dict[str, Path]:
         ["cat/2.png", "dog", 0.9, 0.75, True, "drop", "", 0.0],
         ["dog/1.png", "dog", 0.8, 0.5, True, "relabel", "cat", 1.0],
     ]
-    tables.write(pd.DataFrame(rows, columns=COLUMNS), folders["cleansed_labels"] / "cleansed_labels.csv")
+    targets = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    label_files.write_cleansed_labels(folders["cleansed_labels"], pd.DataFrame(rows, columns=COLUMNS), targets)
     return folders
 
 
 def write(out: Path, folders: dict[str, Path]) -> pd.DataFrame:
     parts = {"raw": folders["raw_data"], "segregated": folders["segregated_data"], "cleansed": folders["cleansed_labels"]}
-    return export_dataset.export(targets.find(str(out)), **parts).table
+    return export_dataset.export(find(str(out)), **parts).table
 
 
 def suffix(image: str) -> str:

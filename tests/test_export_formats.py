@@ -22,7 +22,7 @@ from test_export import COLUMNS, make_artifacts, record
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.core.registries import EXPORT_FORMATS, Entry
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.pipeline import export_dataset
 from bccp.pipeline.exports import targets
 from bccp.tracking.backends import ledger_uri
@@ -58,8 +58,8 @@ def soften(folders: dict[str, Path]) -> None:
         ["cat/2.png", "dog", 0.9, 0.75, True, "soften", "cat", 1.0],
         ["dog/1.png", "dog", 0.8, 0.5, True, "soften", "cat", 1.0],
     ]
-    tables.write(pd.DataFrame(rows, columns=COLUMNS), folders["cleansed_labels"] / "cleansed_labels.csv")
-    np.save(folders["cleansed_labels"] / "posterior.npy", np.array([[0.9, 0.1], [0.75, 0.25], [0.5, 0.5]], np.float32))
+    posterior = np.array([[0.9, 0.1], [0.75, 0.25], [0.5, 0.5]], np.float32)
+    label_files.write_cleansed_labels(folders["cleansed_labels"], pd.DataFrame(rows, columns=COLUMNS), posterior)
 
 
 def write(out: Path | str, folders: dict[str, Path], format_name: str, **options: int) -> export_dataset.Exported:
