@@ -6,6 +6,7 @@ import importlib
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_export import make_artifacts
 
-from bccp.core import config, config_schema, step_graph, user_code
+from bccp.core import config, config_schema, registries, step_graph, user_code
 from bccp.core.errors import BCCPError
 from bccp.core.registries import FILTERS, LOSSES
 from bccp.data import replay_samplers, sources
@@ -243,3 +244,32 @@ def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_
     user_code._digest.cache_clear()
     assert resolve_external_refs("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
     assert resolve_external_refs("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]
+
+
+def test_the_new_sampler_of_the_page_on_architecture_passes_the_test_that_the_page_gives_it(root: Path) -> None:
+    page = (root / "docs" / "architecture.md").read_text()
+    blocks = re.findall(r"^   ```python\n(.*?)^   ```$", page, flags=re.MULTILINE | re.DOTALL)
+    function, entry, test = map(textwrap.dedent, blocks)
+    module = dict(vars(replay_samplers))
+    exec(function, module)
+    entries = eval(f"{{{entry}}}", dict(vars(registries)))
+    assert entries == {"outliers": registries.SamplerEntry("bccp.data.replay_samplers:sample_outliers", needs_embeddings=True)}
+
+    def choose(name: str, embeddings: Any, labels: Any, n_chosen: int) -> replay_samplers.Sample:
+        chosen: replay_samplers.Sample = module[entries[name].place.partition(":")[2]](
+            embeddings, labels, n_chosen=n_chosen, rng=np.random.default_rng(0)
+        )
+        return chosen
+
+    tests = {"np": np, "choose": choose}
+    exec(test, tests)
+    (name,) = [name for name in tests if name.startswith("test_")]
+    tests[name]()
+
+
+def test_each_module_that_the_page_on_architecture_names_is_there(root: Path) -> None:
+    named = set(re.findall(r"`((?!tests/)[\w/]+\.py)`", (root / "docs" / "architecture.md").read_text()))
+    assert len(named) > 10
+    places = (root, root / "src", root / "src" / "bccp", root / "src" / "bccp" / "models" / "fitting")
+    own = {"run.py", "__init__.py", "test_cache_keys.py", "test_mlproject_files.py"}
+    assert [name for name in sorted(named - own) if not any((place / name).is_file() for place in places)] == []
