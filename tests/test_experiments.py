@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 
 from bccp.core import config
-from bccp.core.overrides import EXTRAS, check_overrides, flags_first
+from bccp.core.overrides import EXTRAS, check_overrides
 from bccp.core.paths import ROOT
 from bccp.pipeline import hydra_app
 
@@ -39,9 +39,9 @@ def composed(*overrides: str) -> Any:
 
 
 def command(path: Path) -> list[str]:
-    """The one command in a file's header."""
-    (line,) = re.findall(r"^#.*?python main\.py (.*)$", path.read_text(), re.MULTILINE)
-    return flags_first(shlex.split(line))
+    """The one command in a file's header: ``run`` or ``sweep``, and its overrides."""
+    (line,) = re.findall(r"^#.*?\bbccp ((?:run|sweep) .*)$", path.read_text(), re.MULTILINE)
+    return shlex.split(line)
 
 
 def space(path: Path) -> dict[str, Any]:
@@ -61,10 +61,9 @@ def axes(path: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_command_in_a_files_header_uses_it_and_is_valid_with_every_choice_of_its_grid(path: Path) -> None:
-    words = command(path)
-    overrides = [word for word in words if not word.startswith("-")]
+    name, *overrides = command(path)
     assert f"+{path.parent.name}={path.stem}" in overrides
-    assert ("-m" in words) == bool(space(path))
+    assert name == ("sweep" if space(path) else "run")
     grid = axes(path) if path.stem in JOBS else {}
     assert math.prod(len(choices) for choices in grid.values()) == JOBS.get(path.stem, 1)
     check_overrides([choice for choices in grid.values() for choice in choices])
