@@ -33,7 +33,7 @@ class ImageClassifier(nn.Module):
     n_features, n_classes : int
         D and K.
     architecture : str
-        A name that :func:`build` knows.
+        A name that :func:`bccp.models.classifier.build_classifier` knows.
     image_size : int
         S, the side in px of the images that it is made for.
     dropout : float
@@ -203,7 +203,7 @@ class ResidualBlock(nn.Module):
 
 
 def names() -> list[str]:
-    """Every name that :func:`build` accepts."""
+    """Every name that :func:`bccp.models.classifier.build_classifier` accepts."""
     return [*BACKBONES, *torchvision_models.list_models(module=torchvision_models)]
 
 

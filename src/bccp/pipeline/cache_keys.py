@@ -118,7 +118,7 @@ def key_differences(step: str, old: Mapping[str, Any], new: Mapping[str, Any], *
 
     Examples
     --------
-    >>> differences("train", {"parameters": {"epochs": 30}, "device": "cpu"}, {"parameters": {"epochs": 20}, "device": "cuda"})
+    >>> key_differences("train", {"parameters": {"epochs": 30}, "device": "cpu"}, {"parameters": {"epochs": 20}, "device": "cuda"})
     ['train.epochs 30 → 20', 'device cpu → cuda']
     """
     found = _changes(old.get("parameters", {}), new.get("parameters", {}), f"{config_schema.section_name(step)}.")

@@ -1,7 +1,7 @@
 """What a step is given: its section, its inputs by version, a place for its outputs, and a run to report to.
 
 The same ``run(step)`` of a step's ``run.py`` is called by the orchestrator in its own process (``main.env_manager=local``) and by
-:func:`command_line` when MLflow starts the step as a project of its own.
+:func:`bccp.pipeline.step_runner.command_line` when MLflow starts the step as a project of its own.
 """
 
 from __future__ import annotations
