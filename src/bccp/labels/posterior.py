@@ -19,10 +19,10 @@ New images mislead a classifier, and it comes to favour some classes. So log p m
 where the likeliest offsets make the labels likelier by more than as many parameters do by chance, they are believed.
 
 What can be known. The classifier names the classes, so a matrix without a diagonal is found too, even if every label is wrong. What
-cannot be told apart is a user who errs from a classifier that errs in the same way: an image of a 3 which p calls an 8 with certainty makes
-a right label look wrong. Every such image lowers the estimated accuracy of the users; that is why p must be out of sample and
-calibrated (:func:`bccp.labels.calibration.choose_temperature`), and why a classifier that was fitted to the given labels will not do: it agrees with
-them, the identity matrix explains everything, and nothing is ever found.
+cannot be told apart is a user who errs from a classifier that errs in the same way: an image of a 3 which p calls an 8 with certainty
+makes a right label look wrong. Every such image lowers the estimated accuracy of the users; that is why p must be out of sample and
+calibrated (:func:`bccp.labels.calibration.choose_temperature`), and why a classifier that was fitted to the given labels will not do: it
+agrees with them, the identity matrix explains everything, and nothing is ever found.
 
 References
 ----------
