@@ -21,7 +21,7 @@ test-slow: .venv/.dev  ## what takes longer (at most 30 minutes)
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 torture: .venv/.dev  ## each step stopped 20 times at random moments
-	BCCP_KILL_ROUNDS=20 python -m pytest tests/test_kills.py
+	BCCP_KILL_ROUNDS=20 python -m pytest tests/e2e/test_kills.py
 
 lint: .venv/.dev
 	ruff check .

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from uv_stand_in import Tool
-from wandb_stand_in import KEY, WandbStandIn
 
 from bccp.core import step_graph
 from bccp.core.home import PLACES
 from bccp.core.paths import ROOT
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.tracking import backends
+from support.uv_stand_in import Tool
+from support.wandb_stand_in import KEY, WandbStandIn
 
 # a shell's background jobs ignore it, and so would all that the tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -33,12 +33,12 @@ LONG = (
     "test_mlflow_run",
     "test_kills",
     "test_server",
-    "test_wandb",
+    "test_wandb_run",
     "test_serving",
     "test_bad_store",
     "test_environments",
     "test_pipeline",
-    "test_pipeline_report",
+    "test_run_report",
 )
 """Files that take a minute or more."""
 

@@ -1,0 +1,512 @@
+"""What the new model is trained on, Monday's model, where training starts, and the step ``train``."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from bccp.core.config_schema import MondayModel
+from bccp.core.errors import BCCPError
+from bccp.data import tables
+from bccp.data.dataset import Days, open_days
+from bccp.models import batch_preview, classifier, initialization, mlflow_flavor, monday_model, training_set
+from bccp.models.fitting import training
+from bccp.models.fitting.training_options import TrainingOptions
+from bccp.pipeline.step_runner import resolve_external_refs
+from bccp.tracking.registry import register
+from bccp.tracking.store import Ledger
+from support.fake_step import FakeStep, load_run
+
+CLASSES = ["ant", "bee", "cat"]
+RECIPE = MondayModel(
+    model="small_cnn",
+    weights=None,
+    freeze_backbone=False,
+    normalization="auto",
+    epochs=2,
+    learning_rate=0.005,
+    optimizer="adamw",
+    schedule="one_cycle",
+    decay=0.95,
+    batch_size=8,
+    augmentation="generic",
+    mirror="never",
+    mixup_alpha=0.0,
+    ema_decay=0.0,
+    dropout=0.5,
+    random_seed=3,
+)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread", "home")
+
+
+def make_splits(target_day: str = "tuesday", *, truth_known: bool = True) -> pd.DataFrame:
+    """Eight images a class and day; their names say nothing about their class."""
+    rows = []
+    for row in range(48):
+        day = ("monday", "tuesday")[row % 2]
+        number = row // 2
+        split = ("train", "train", "train", "test", "train", "val" if day == "monday" else "train", "train", "test")[number // 3]
+        hidden = day == target_day and (split == "train" or not truth_known)
+        rows.append((f"{(row * 7) % 48:02d}.png", row, day, split, "" if hidden else CLASSES[number % 3], "", -1))
+    return pd.DataFrame(rows, columns=["image", "row", "day", "split", "label", "corruption", "corrupted_row"])
+
+
+def make_pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8)
+
+
+def make_days(target_day: str = "tuesday", *, truth_known: bool = True, seed: int = 0) -> Days:
+    splits = make_splits(target_day, truth_known=truth_known).set_index("image")
+    if target_day == "monday":
+        splits["day"] = "monday"
+    return Days(splits, CLASSES, target_day, truth_known, make_pixels(seed), None)
+
+
+def make_cleansed(ids: list[str], seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weights = rng.random(len(ids)).round(3)
+    weights[::4] = 0
+    return pd.DataFrame({"image": ids, "weight": weights}), rng.dirichlet(np.ones(3), len(ids)).astype(np.float32)
+
+
+def test_the_training_set_is_the_cleansed_target_day_and_the_replay() -> None:
+    days = make_days()
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    replay = days.ids("monday", "train")[::3]
+    found = training_set.training_set(days, cleansed, posterior, replay)
+    kept = [image for image, weight in zip(cleansed["image"], cleansed["weight"], strict=True) if weight > 0]
+    assert found.ids == sorted([*kept, *replay])
+    assert set(kept).isdisjoint(replay)
+    for image, target, weight in zip(found.ids, found.targets, found.weights, strict=True):
+        if image in replay:
+            assert CLASSES[int(target.argmax())] == days.splits.loc[image, "label"]
+            assert (sorted(target), weight) == ([0, 0, 1], 1)
+        else:
+            (position,) = np.flatnonzero(cleansed["image"] == image)
+            np.testing.assert_array_equal(target, posterior[position])
+            assert weight == np.float32(cleansed["weight"][position])
+
+
+def test_the_order_of_the_tables_does_not_matter() -> None:
+    days = make_days()
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    replay = days.ids("monday", "train")
+    order = np.random.default_rng(0).permutation(len(cleansed))
+    a = training_set.training_set(days, cleansed, posterior, replay)
+    b = training_set.training_set(days, cleansed.iloc[order], posterior[order], replay[::-1])
+    assert a.ids == b.ids
+    np.testing.assert_array_equal(a.targets, b.targets)
+    np.testing.assert_array_equal(a.weights, b.weights)
+
+
+def test_where_monday_is_the_target_nothing_is_replayed_and_only_training_images_are_trained_on() -> None:
+    days = make_days("monday", truth_known=False)
+    cleansed, posterior = make_cleansed(sorted(days.splits.index))
+    found = training_set.training_set(days, cleansed, posterior, replay_ids=["00.png"])
+    assert set(found.ids) < set(days.ids("monday", "train"))
+    assert len(found.ids) > 10
+    validation = training_set.validation_set(days, cleansed, posterior)
+    weights = dict(zip(cleansed["image"], cleansed["weight"], strict=True))
+    assert validation.ids == [image for image in days.ids("monday", "val") if weights[image] > 0]
+    (position,) = np.flatnonzero(cleansed["image"] == validation.ids[0])
+    np.testing.assert_array_equal(validation.targets[0], posterior[position])
+
+
+@pytest.mark.parametrize(("target_day", "truth_known"), [("tuesday", True), ("tuesday", False), ("monday", True)])
+def test_validation_has_mondays_trusted_labels_where_there_are_any(target_day: str, truth_known: bool) -> None:
+    days = make_days(target_day, truth_known=truth_known)
+    cleansed, posterior = make_cleansed(days.ids(target_day, "train"))
+    found = training_set.validation_set(days, cleansed, posterior)
+    assert found.ids == days.ids("monday", "val") != []
+    assert [CLASSES[int(k)] for k in found.targets.argmax(1)] == days.splits.loc[found.ids, "label"].tolist()
+    assert set(found.weights) == {1}
+
+
+def test_what_does_not_belong_together_is_refused_in_one_sentence() -> None:
+    days = make_days()
+    ids = days.ids("tuesday", "train")
+    cleansed, posterior = make_cleansed(ids)
+    replay = days.ids("monday", "train")
+    with pytest.raises(BCCPError, match=r"the image '\d+.png' is in the training set twice"):
+        training_set.training_set(days, cleansed, posterior, [*replay, replay[0]])
+    with pytest.raises(BCCPError, match=r"replay_sample names the image 'x\.png'"):
+        training_set.training_set(days, cleansed, posterior, ["x.png"])
+    with pytest.raises(BCCPError, match=r"cleansed_labels names the image 'y\.png'"):
+        training_set.training_set(days, cleansed.assign(image=["y.png", *ids[1:]]), posterior, replay)
+    with pytest.raises(BCCPError, match=r"posterior of shape \(\d+, 2\), not \(\d+, 3\)"):
+        training_set.training_set(days, cleansed, posterior[:, :2], replay)
+    with pytest.raises(BCCPError, match="no image is left to train on"):
+        training_set.training_set(days, cleansed.assign(weight=0.0), posterior, [])
+
+
+def test_balanced_class_weights_let_each_class_weigh_the_same() -> None:
+    rng = np.random.default_rng(0)
+    targets, weights = rng.dirichlet([5, 1, 0.5], 40).astype(np.float32), rng.random(40).astype(np.float32)
+    factors = training_set.balanced_class_weights(targets, weights)
+    by_class = factors * (weights @ targets)
+    np.testing.assert_allclose(by_class, by_class[0], rtol=1e-5)
+    assert by_class.sum() == pytest.approx(weights.sum(), rel=1e-5)
+    absent = training_set.balanced_class_weights(np.eye(3, dtype=np.float32)[[0, 0, 2]], np.ones(3, np.float32))
+    np.testing.assert_allclose(absent, [0.75, 0, 1.5])
+
+
+def test_balance_is_kept_in_the_loss_or_in_what_an_epoch_draws() -> None:
+    rng = np.random.default_rng(0)
+    images = training_set.LabelledImages(list("abcdefgh"), rng.dirichlet([5, 1, 0.5], 8).astype(np.float32), np.ones(8, np.float32))
+    setting = SimpleNamespace(class_weights=False, balanced_sampling=False)
+    assert training_set.balance(setting, images) == {}
+    setting.balanced_sampling = True
+    (shares,) = training_set.balance(setting, images._replace(targets=np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]])).values()
+    np.testing.assert_allclose([shares[:5].sum(), shares[5:7].sum(), shares[7]], 8 / 3, rtol=1e-6)
+    setting.class_weights = True
+    np.testing.assert_array_equal(training_set.balance(setting, images)["class_weights"], training_set.balanced_class_weights(*images[1:]))
+
+
+def test_a_subset_has_so_many_images_of_the_wanted_classes_and_is_drawn_by_the_seed() -> None:
+    targets = np.eye(3, dtype=np.float32)[[0] * 8 + [1] * 5 + [2] * 2] * 0.8 + 0.1
+    images = training_set.LabelledImages([f"{n:02d}.png" for n in range(15)], targets, np.arange(1, 16, dtype=np.float32))
+
+    def numbers(wanted: dict[str, Any] | None, seed: int = 0) -> list[int]:
+        found = training_set.subset(images, CLASSES, wanted, seed=seed)
+        chosen = [int(image[:2]) for image in found.ids]
+        np.testing.assert_array_equal(found.targets, targets[chosen])
+        np.testing.assert_array_equal(found.weights, images.weights[chosen])
+        return chosen
+
+    assert numbers(None) == list(range(15))
+    assert numbers({"classes": ["cat", "bee"]}) == list(range(8, 15))
+    few = numbers({"images_per_class": 3})
+    assert np.bincount(targets[few].argmax(1)).tolist() == [3, 3, 2]
+    assert few == sorted(few) == numbers({"images_per_class": 3}) != numbers({"images_per_class": 3}, seed=1)
+    assert len(numbers({"classes": ["ant"], "images_per_class": 2})) == 2
+    with pytest.raises(BCCPError, match=r"train\.subset names the unknown class 'bea': use ant, bee, cat \(did you mean 'bee'"):
+        numbers({"classes": ["bea"]})
+    with pytest.raises(BCCPError, match=r"train\.subset leaves no image to train on: none is of the classes cat"):
+        training_set.subset(images._replace(targets=np.eye(3, dtype=np.float32)[[0] * 15]), CLASSES, {"classes": ["cat"]}, seed=0)
+
+
+def test_mondays_model_is_trained_on_mondays_images_only_and_repeatable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    days = make_days()
+    asked: list[str] = []
+    view = Days.view
+    monkeypatch.setattr(Days, "view", lambda self, ids: asked.extend(ids) or view(self, ids))
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monday_model.train_monday_model(days, RECIPE, device="cpu", folder=tmp_path / place)
+    assert sorted(set(asked)) == days.ids("monday", ["train", "val"])
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["README.md", "history.csv", "last.pt", "model.json", "model.pt"]
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    model, about = classifier.load_classifier(tmp_path / "a")
+    assert (about["class_names"], model.dropout, model.image_size) == (CLASSES, 0.5, 16)
+    assert len(tables.read(tmp_path / "a" / "history.csv")) == 2
+
+
+def test_the_digest_of_mondays_data_knows_its_pixels_labels_and_splits_and_nothing_of_tuesday() -> None:
+    days = make_days()
+    base = monday_model.data_digest(days)
+    splits, pixels = days.splits, make_pixels()
+    rows = {day: int(splits.loc[days.ids(day, "train")[0], "row"]) for day in ("monday", "tuesday")}
+    other_pixels = {day: pixels.copy() for day in rows}
+    for day, row in rows.items():
+        other_pixels[day][row, 0, 0, 0] ^= 1
+    first = days.ids("monday", "train")[0]
+    relabelled, moved = splits.copy(), splits.copy()
+    relabelled.loc[first, "label"] = CLASSES[(CLASSES.index(splits.loc[first, "label"]) + 1) % 3]
+    moved.loc[first, "split"] = "test"
+    assert monday_model.data_digest(replace(days, _clean=other_pixels["tuesday"])) == base
+    changed = [
+        replace(days, _clean=other_pixels["monday"]),
+        replace(days, splits=relabelled),
+        replace(days, splits=moved),
+        replace(days, classes=[*CLASSES, "dog"]),
+    ]
+    assert len({base, *(monday_model.data_digest(other) for other in changed)}) == 5
+
+
+class SharingStep(FakeStep):
+    """Computes shared work once a key, in a folder."""
+
+    def __init__(self, name: str, place: Path, inputs: Mapping[str, Path], **changed: Any) -> None:
+        super().__init__(name, place, inputs, **changed)
+        self.device, self.history, self.keys = "cpu", [], []
+        self.config.monday_model = RECIPE
+        self.ledger = SimpleNamespace(uri=f"sqlite:///{place / 'none.db'}")
+
+    def has_input(self, name: str) -> bool:
+        return name in self.folders
+
+    def log_history(self, rows: Any) -> None:
+        self.history += rows
+
+    def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
+        text = json.dumps([name, key], sort_keys=True)
+        if text not in self.keys:
+            self.keys.append(text)
+            folder = self._place / f"{name}-{len(self.keys)}"
+            folder.mkdir(parents=True)
+            compute(folder)
+        return self._place / f"{name}-{self.keys.index(text) + 1}"
+
+
+def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = False, **changed: Any) -> SharingStep:
+    segregated, clean, labels, replay = (tmp_path / name for name in ("segregated_data", "clean_data", "cleansed_labels", "replay_sample"))
+    for folder in (segregated, clean, labels, replay):
+        folder.mkdir(parents=True)
+    np.save(clean / "images.npy", make_pixels())
+    (clean / "report.json").write_text('{"resize": "pad"}')
+    tables.write(make_splits(target_day), segregated / "splits.csv")
+    tables.write(pd.DataFrame({"label": CLASSES}), segregated / "classes.csv")
+    (segregated / "clean_data.json").write_text(json.dumps({"clean_data": "0", "truth_known": True, "target_day": target_day}))
+    days = open_days(segregated, clean)
+    inputs = {"segregated_data": segregated, "clean_data": clean, "cleansed_labels": labels}
+    if truth:
+        ids = days.ids(target_day, ["train", "test"])
+        tables.write(pd.DataFrame({"image": ids, "label": [CLASSES[k % 3] for k in range(len(ids))]}), labels / "true_labels.csv")
+    else:
+        cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+        tables.write(cleansed, labels / "cleansed_labels.csv")
+        np.save(labels / "posterior.npy", posterior)
+        tables.write(pd.DataFrame({"image": days.ids("monday", "train")[:4], "pair": 0, "distance": 0.0}), replay / "replay_sample.csv")
+        inputs["replay_sample"] = replay
+    return SharingStep("train", tmp_path / "out", inputs, **({"epochs": 2, "batch_size": 8} | changed))
+
+
+def test_the_step_trains_and_writes_a_model_that_can_be_loaded(tmp_path: Path) -> None:
+    step = make_step(tmp_path, class_weights=True)
+    load_run("train")(step)
+    model, about = classifier.load_classifier(step.folders["model"])
+    assert about["class_names"] == CLASSES
+    assert about["resize"] == "pad"
+    assert model.dropout == 0.2
+    last = {"last_val_loss": step.history[-1]["val_loss"], "last_val_accuracy": step.history[-1]["val_accuracy"]}
+    assert set(step.metrics) == {"loss", "val_loss", "val_accuracy", "epochs", "best_epoch", "images", *last}
+    assert last.items() <= step.metrics.items()
+    assert step.metrics["epochs"] == len(step.history) == 2
+    n_kept = (tables.read(tmp_path / "cleansed_labels" / "cleansed_labels.csv", dtypes={"weight": float})["weight"] > 0).sum()
+    assert step.metrics["images"] == n_kept + 4
+    history = tables.read(step.folders["model"] / "history.csv", dtypes={"val_loss": float})
+    assert history["val_loss"].tolist() == [row["val_loss"] for row in step.history]
+    assert step.metrics["val_loss"] == history["val_loss"].min()
+    assert sorted(path.name for path in step.folders["model"].iterdir()) == [
+        "README.md",
+        "history.csv",
+        "last.pt",
+        "model.json",
+        "model.pt",
+    ]
+
+
+def test_the_step_shows_the_first_batch_as_it_is_trained_on(tmp_path: Path, home: Path) -> None:
+    batches = {}
+    for name in ("none", "strong"):
+        (tmp_path / name).mkdir()
+        step = make_step(tmp_path / name, epochs=1, augmentation=name, batch_size=9)
+        load_run("train")(step)
+        (picture, pixels) = step.pictures["first_batch.png"]
+        assert pixels
+        with Image.open(io.BytesIO(picture)) as opened:
+            batches[name] = np.asarray(opened.convert("RGB"))
+    assert batches["none"].shape == (3 * 100 + 4, 3 * 100 + 4, 3)  # of up to 9 images of 96 px
+    first = batches["none"][4:100:6, 4:100:6]
+    assert any((first == image).all() for image in make_pixels())
+    assert (batches["none"] != batches["strong"]).mean() > 0.3
+    (tmp_path / "frozen").mkdir()
+    step = make_step(tmp_path / "frozen", epochs=1, freeze_backbone=True)
+    load_run("train")(step)
+    assert step.pictures == {}
+
+
+@pytest.mark.parametrize(("n", "side", "shape"), [(2, 32, (104, 204)), (5, 20, (2 * 84 + 4, 3 * 84 + 4)), (70, 200, (804, 804))])
+def test_the_grid_is_nearly_square_and_of_bounded_size(tmp_path: Path, n: int, side: int, shape: tuple[int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    batch_preview.draw_batch(images, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as opened:
+        assert opened.size == shape[::-1]
+
+
+def test_the_step_tells_what_it_found_and_spent_and_trains_on_a_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = SimpleNamespace(start=lambda: None, stop=lambda: 0.5, final_emissions_data=SimpleNamespace(energy_consumed=2.0))
+    asked: list[dict[str, Any]] = []
+    fake = SimpleNamespace(OfflineEmissionsTracker=lambda **options: asked.append(options) or tracker)
+    known = SimpleNamespace(DataSource=lambda: SimpleNamespace(get_global_energy_mix_data=lambda: {"DEU": {}}))
+    monkeypatch.setitem(sys.modules, "codecarbon", fake)
+    monkeypatch.setitem(sys.modules, "codecarbon.input", known)
+    step = make_step(tmp_path, energy_country="DEU", find_learning_rate=True, subset={"images_per_class": 3}, precision="bfloat16")
+    load_run("train")(step)
+    assert (step.metrics["energy_kwh"], step.metrics["co2_kg"]) == (2.0, 0.5)
+    assert (asked[0]["country_iso_code"], asked[0]["output_methods"]) == ("DEU", [])
+    assert 1e-6 < step.metrics["learning_rate"] < 1
+    assert step.metrics["images"] == 9
+    plain = make_step(tmp_path / "plain", learning_rate=step.metrics["learning_rate"], subset={"images_per_class": 3}, precision="bfloat16")
+    load_run("train")(plain)
+    for name in ("model.pt", "last.pt", "model.json", "history.csv"):
+        assert (plain.folders["model"] / name).read_bytes() == (step.folders["model"] / name).read_bytes()
+
+
+def test_true_labels_in_the_place_of_cleansed_ones_train_on_training_images_alone(tmp_path: Path) -> None:
+    step = make_step(tmp_path, truth=True)
+    load_run("train")(step)
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    assert step.metrics["images"] == len(days.ids("tuesday", "train"))
+
+
+def test_retraining_can_start_from_mondays_model_which_is_made_once(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    model, trained_on = initialization.starting_model(step, days, step.config)
+    assert len(trained_on) == 0
+    monday, _ = classifier.load_classifier(step.shared("monday_model", json.loads(step.keys[0])[1], lambda _: None))
+    assert torch.equal(model.head[1].weight, monday.head[1].weight)
+    assert model.dropout == 0.2
+    initialization.starting_model(step, days, step.config)
+    assert len(step.keys) == 1
+    step.config.model = "resnet_small"
+    with pytest.raises(BCCPError, match="'small_cnn', which cannot start a 'resnet_small'"):
+        initialization.starting_model(step, days, step.config)
+
+
+def test_starts_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model", weights="DEFAULT")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    with pytest.raises(BCCPError, match=r"train\.weights=DEFAULT and train\.init=monday_model are both given"):
+        initialization.starting_model(step, days, step.config)
+    step.config.weights = None
+    with pytest.raises(BCCPError, match=r"monday_model needs trusted labels, and with main\.target_day=monday there are none"):
+        initialization.starting_model(step, make_days("monday"), step.config)
+
+
+def test_retraining_can_start_from_a_registered_model_and_remembers_what_that_was_trained_on(tmp_path: Path, home: Path) -> None:
+    step = make_step(tmp_path, init="models:/champion@best")
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    source = classifier.build_classifier("small_cnn", 3, image_size=16, dropout=0.5, seed=9)
+    ledger = step.ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
+    with pytest.raises(BCCPError, match=r"train\.init=models:/champion@best is not in the registry"):
+        initialization.starting_model(step, days, step.config)
+    (tmp_path / "made").mkdir()
+    classifier.save_classifier(source, tmp_path / "made", {"class_names": CLASSES})
+    run_id = ledger.start("train")
+    digest, _ = ledger.publish(run_id, "model", tmp_path / "made")
+    ledger.end(run_id, "FINISHED")
+    for known in ([], [7, 9]):
+
+        def write(place: Path, seen: list[int] = known) -> None:
+            shutil.copytree(ledger.fetch(f"model:{digest}"), place)
+            np.save(place / mlflow_flavor.TRAINED_ON, np.array(seen, np.uint64))
+
+        version = register(ledger, f"champion{len(known)}", digest, run_id=ledger.start("test"), write=write)
+        ledger.client.set_registered_model_alias(f"champion{len(known)}", "best", version.version)
+    step.config.init = "models:/champion2@best"
+    model, _ = initialization.starting_model(step, days, step.config)
+    assert torch.equal(model.head[1].weight, source.head[1].weight)
+    assert resolve_external_refs("train", step.config, ledger) == {"init": digest}  # an alias that moves changes the step's key
+    load_run("train")(step)
+    mlflow_flavor.write_model(tmp_path / "next", step.folders["model"], seen=np.array([9, 11], np.uint64))
+    assert mlflow_flavor.trained_on(tmp_path / "next" / "data" / "next-data").tolist() == [7, 9, 11]
+    assert not any("not recorded" in line for line in step.said)
+    step.config.init = "models:/champion0@best"
+    initialization.starting_model(step, days, step.config)
+    assert step.said[-1] == "which images models:/champion0@best was trained on is not recorded: test images may be among them"
+
+
+@pytest.mark.parametrize("frozen", [{"freeze_backbone": True}, {"trainable_blocks": 1}])
+def test_a_frozen_random_backbone_is_told_of(tmp_path: Path, frozen: dict[str, Any]) -> None:
+    step = make_step(tmp_path, **frozen)
+    load_run("train")(step)
+    assert "random weights" in step.said[0]
+
+
+def test_the_last_blocks_of_mondays_model_learn_and_the_others_stay_as_they_are(tmp_path: Path) -> None:
+    step = make_step(tmp_path, init="monday_model", trainable_blocks=2, ema_decay=0.5, balanced_sampling=True)
+    load_run("train")(step)
+    monday, new = (
+        classifier.load_classifier(folder)[0].state_dict() for folder in (tmp_path / "out" / "monday_model-1", step.folders["model"])
+    )
+    changed = {key for key, value in new.items() if not torch.equal(value, monday[key])}
+    assert {key.rpartition(".")[0] for key in changed} == {"backbone.6", "backbone.7", "backbone.10", "backbone.11", "head.1"}
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    yield
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_step_does_not_change_its_inputs(tmp_path: Path) -> None:
+    step = make_step(tmp_path, epochs=1)
+    with unchanged(tmp_path / "segregated_data"), unchanged(tmp_path / "clean_data"), unchanged(tmp_path / "cleansed_labels"):
+        load_run("train")(step)
+
+
+def test_mirroring_is_decided_on_sorted_images_with_trusted_labels_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    days, asked = make_days(), []
+
+    def probe(images: Any, labels: Any, val_images: Any, val_labels: Any) -> bool:
+        asked.append([np.asarray(part) for part in (images[:], labels, val_images[:], val_labels)])
+        return True
+
+    monkeypatch.setattr(training_set, "mirror_symmetric", probe)
+    ids, val_ids = days.ids("monday", "train"), days.ids("monday", "val")
+    labels = days.labels(ids)
+    assert training_set.may_mirror("always", days, ids, labels)
+    assert not training_set.may_mirror("never", days, ids, labels)
+    assert asked == []
+    order = np.random.default_rng(0).permutation(len(ids))
+    assert training_set.may_mirror("auto", days, [ids[i] for i in order], labels[order], val_ids[::-1])
+    for found, expected in zip(asked[-1], (days.view(ids)[:], labels, days.view(val_ids)[:], days.labels(val_ids)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    training_set.may_mirror("auto", days, [ids[i] for i in order], labels[order])
+    out = np.arange(len(ids)) % 4 == 0
+    for found, expected in zip(asked[-1], (days.view(ids)[:][~out], labels[~out], days.view(ids)[:][out], labels[out]), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
+    training_set.mirrors("auto", days, training_set.training_set(days, cleansed, posterior, []))
+    np.testing.assert_array_equal(asked[-1][1], labels)
+    mondays = make_days("monday", truth_known=False)
+    cleansed, posterior = make_cleansed(mondays.ids("monday", "train"))
+    images = training_set.training_set(mondays, cleansed, posterior, [])
+    training_set.mirrors("auto", mondays, images)
+    out = np.arange(len(images.ids)) % 4 == 0
+    np.testing.assert_array_equal(asked[-1][3], images.targets.argmax(1)[out])
+
+
+def test_the_recipe_of_mondays_model_reaches_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainingOptions] = []
+    monkeypatch.setattr(monday_model.training, "fit", lambda _, data, validation, options, **rest: seen.append(options))
+    days, recipe = make_days(), replace(RECIPE, mirror="always", mixup_alpha=0.2, ema_decay=0.9)
+    ids = days.ids("monday", "train")
+    monday_model.fit_recipe(days, recipe, ids, training_set.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
+    monday_model.fit_recipe(
+        days, replace(recipe, mirror="never"), ids, training_set.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path
+    )
+    assert [(options.mirror, options.mixup_alpha, options.ema_decay) for options in seen] == [(True, 0.2, 0.9), (False, 0.2, 0.9)]
+
+
+def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrainingOptions] = []
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda *given, **rest: seen.append(given[3]) or fit(*given, **rest))
+    step = make_step(tmp_path, epochs=1, mirror="auto", mixup_alpha=0.3, ema_decay=0.8, loss="gce")
+    load_run("train")(step)
+    assert step.said[0] == "images are not mirrored"  # noise tells nothing
+    expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
+    assert {name: getattr(seen[0], name) for name in expected} == expected
+    assert not classifier.load_classifier(step.folders["model"])[0].mirrored
