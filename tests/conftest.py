@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from bccp.core import step_graph
 from bccp.core.home import PLACES
 from bccp.core.paths import ROOT
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.tracking import backends
+from support.pictures import write_images
 from support.uv_stand_in import Tool
 from support.wandb_stand_in import KEY, WandbStandIn
 
@@ -88,15 +87,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
     """Make a folder of class folders of small, clearly different images."""
 
     def make(classes: dict[str, int], *, name: str = "images", seed: int = 0, size: int = 16) -> Path:
-        folder = tmp_path / name
-        for number, (label, count) in enumerate(classes.items()):
-            rng = np.random.default_rng([seed, number])
-            prototype = rng.integers(0, 256, (4, 4, 3))
-            (folder / label).mkdir(parents=True)
-            for index in range(count):
-                noisy = np.clip(np.kron(prototype, np.ones((size // 4, size // 4, 1))) + rng.normal(0, 40, (size, size, 3)), 0, 255)
-                Image.fromarray(noisy.astype(np.uint8)).save(folder / label / f"{index:03d}.png")
-        return folder
+        return write_images(tmp_path / name, classes, seed=seed, size=size)
 
     return make
 

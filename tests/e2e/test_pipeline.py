@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from PIL import Image
 
 import bccp
 from bccp.cli.app import call
@@ -27,20 +26,10 @@ from bccp.pipeline.runner import load_step
 from bccp.pipeline.step_runner import execute
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from integration import test_wandb_dashboard
+from support.dashboard import dashboard_names
+from support.pictures import write_images
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]
-
-
-def make_images(folder: Path, classes: dict[str, int]) -> Path:
-    for number, (label, count) in enumerate(classes.items()):
-        rng = np.random.default_rng(number)
-        prototype = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((4, 4, 1)))
-        (folder / label).mkdir(parents=True)
-        for index in range(count):
-            noisy = np.clip(prototype + rng.normal(0, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(folder / label / f"{index:03d}.png")
-    return folder
 
 
 class Story:
@@ -50,7 +39,7 @@ class Story:
         self.home = folder / "home"
         self.home.mkdir()
         shutil.copy(database, self.home / "mlflow.db")
-        self.images = make_images(folder / "images", {"ant  hill": 40, "bee": 30, "cat": 30})
+        self.images = write_images(folder / "images", {"ant  hill": 40, "bee": 30, "cat": 30})
         self.options = [*QUICK, "data.source=folder", f"data.path='{self.images}'"]
         os.environ["BCCP_HOME"] = str(self.home)
         self.summary = bccp.run(self.options)
@@ -246,11 +235,11 @@ def test_a_step_that_fails_leaves_a_failed_run_and_a_summary_and_nothing_else(st
 
 
 def test_the_dashboard_names_figures_and_keys_that_runs_have(story: Story) -> None:
-    ledger, figures = story.ledger(), test_wandb_dashboard.names("summary") | test_wandb_dashboard.names("logged")
+    ledger, figures = story.ledger(), dashboard_names("summary") | dashboard_names("logged")
     logged = {name for step in story.summary["steps"] for name in ledger.client.get_run(step["run_id"]).data.metrics}
     pictures = {"test/confusion_matrix", "test/threshold_curves"}
     assert figures - logged == pictures | {"bayes_cutoff/most_suspect_labels", "test/errors", "train/epoch"}
-    for key in test_wandb_dashboard.names("config"):
+    for key in dashboard_names("config"):
         assert OmegaConf.select(OmegaConf.create({"pipeline": story.summary["config"]}), key) is not None, key
 
 

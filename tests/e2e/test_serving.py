@@ -24,8 +24,8 @@ from PIL import Image
 from bccp.cli.app import call
 from bccp.models import predictor
 from bccp.tracking import registry
-from e2e.test_server import free_port, kill, mlflow_server
 from support.made_up_models import CLASSES, MONDAY, TUESDAY, World
+from support.mlflow_server import free_port, kill, mlflow_server
 
 pytestmark = pytest.mark.slow
 

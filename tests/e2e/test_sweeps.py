@@ -37,7 +37,7 @@ from bccp.pipeline.sweeps import jobs, resources, sweep
 from bccp.pipeline.sweeps.resources import share
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from e2e.test_pipeline import make_images
+from support.pictures import write_images
 
 QUICK = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.refine_epochs=2", "main.threads=1"]
 QUIET = ["tracking.wandb=disabled"]
@@ -374,7 +374,7 @@ class Sweeps:
 
     def __init__(self, folder: Path, database: Path) -> None:
         self._folder, self._database = folder, database
-        images = make_images(folder / "images", {"ant": 24, "bee": 24})
+        images = write_images(folder / "images", {"ant": 24, "bee": 24})
         self._words = [*QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9"]
         begun = time.monotonic()
         self.expected = self.run("basic", "hydra/launcher=basic")

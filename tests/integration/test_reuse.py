@@ -166,10 +166,10 @@ def test_what_a_stopped_step_has_kept_is_there_for_the_next_attempt_that_may_use
     stubs: Stubs, home: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, _ = plan().key("fetch_data", ledger())
-    kept, found, work = checkpoint_path("fetch_data", key), [], stubs._run
+    kept, found, work = checkpoint_path("fetch_data", key), [], stubs.work
     kept.parent.mkdir()
     kept.write_text("half of it")
-    monkeypatch.setattr(stubs, "_run", lambda step: found.append((step.checkpoint == kept, step.checkpoint.exists())) or work(step))
+    monkeypatch.setattr(stubs, "work", lambda step: found.append((step.checkpoint == kept, step.checkpoint.exists())) or work(step))
     run(FETCH, f"main.cache={cache}")
     assert found == [(cache, cache)]
     assert kept.exists() != cache
@@ -223,7 +223,7 @@ def _at_once(acquire: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_without_the_cache_no_step_waits_for_anothers_run(stubs: Stubs, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, ended, work = [], [], stubs._run
+    begun, ended, work = [], [], stubs.work
 
     def run_another(step: Step) -> None:
         begun.append(step)
@@ -231,7 +231,7 @@ def test_without_the_cache_no_step_waits_for_anothers_run(stubs: Stubs, monkeypa
             ended.append(run(FETCH, "main.cache=false"))
         work(step)
 
-    monkeypatch.setattr(stubs, "_run", run_another)
+    monkeypatch.setattr(stubs, "work", run_another)
     monkeypatch.setattr(store.FileLock, "acquire", _at_once(store.FileLock.acquire))
     run(FETCH, "main.cache=false")
     assert ended[0]["status"] == "finished"
@@ -241,14 +241,14 @@ def test_of_two_pipelines_that_need_a_step_at_once_one_runs_it_and_the_other_wai
     stubs: Stubs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), time.monotonic() + 60
-    run_at_once = stubs._run
+    run_at_once = stubs.work
 
     def run_when_told(step: Step) -> None:
         begun.set()
         assert go_on.wait(60)
         run_at_once(step)
 
-    monkeypatch.setattr(stubs, "_run", run_when_told)
+    monkeypatch.setattr(stubs, "work", run_when_told)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(bccp.run, [*QUIET, FETCH])
         assert begun.wait(60)
@@ -272,7 +272,7 @@ def test_a_reused_step_starts_no_process_where_steps_have_environments_of_their_
         assert "installed" not in parts
         run_id = store.start(name, parent=parent, tags={"bccp.step": name})
         step = RunningStep(name, made.config.section(name), made.inputs(name), None, store, run_id, NoMirror())  # type: ignore[arg-type]
-        stubs._run(step)
+        stubs.work(step)
         store.tag(run_id, {"bccp.key": key, "bccp.key_parts": json.dumps(parts)})
         store.end(run_id, "FINISHED")
         made.versions |= step.outputs

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 
 import pytest
 
 from bccp.cli.app import call
 from bccp.tracking import wandb_client, wandb_dashboard
+from support.dashboard import dashboard_names
 from support.wandb_stand_in import ENTITY, Run, WandbStandIn
-
-
-def names(kind: str) -> set[str]:
-    """What the definition names: keys of the ``config``, ``summary`` figures, or ``logged`` ones (curves, tables, pictures)."""
-    text = wandb_dashboard.DEFINITION.read_text(encoding="utf-8")
-    quoted = set(re.findall(r'"([\w:./]+)"', text))
-    if kind != "logged":
-        return {name.removeprefix(f"{kind}:") for name in quoted if name.startswith(f"{kind}:")}
-    return {name for name in quoted if ":" not in name and "/" in name}
 
 
 def test_each_panel_names_what_it_shows_as_wandb_writes_it() -> None:
@@ -51,8 +42,8 @@ def test_each_panel_names_what_it_shows_as_wandb_writes_it() -> None:
     tables = {panel["viewType"]: json.dumps(panel["config"]) for panel in sections[-1]["panels"]}
     assert list(tables) == ["Weave"]
     assert "test/errors" in tables["Weave"]
-    assert len(names("config")) == 4
-    assert len(names("summary") | names("logged")) == 15
+    assert len(dashboard_names("config")) == 4
+    assert len(dashboard_names("summary") | dashboard_names("logged")) == 15
 
 
 def test_saving_it_again_replaces_it(server: WandbStandIn, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +54,7 @@ def test_saving_it_again_replaces_it(server: WandbStandIn, capsys: pytest.Captur
     ((place, view),) = server.views.items()
     assert place == (ENTITY, "bccp", "nw-bccpoverview-v")
     assert view["displayName"] == "BCCP"
-    assert all(name in view["spec"] for kind in ("summary", "logged") for name in names(kind))
+    assert all(name in view["spec"] for kind in ("summary", "logged") for name in dashboard_names(kind))
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.wandb_artifacts import alias
 from bccp.tracking.wandb_run import NOTE
-from integration import test_wandb_dashboard
+from support.dashboard import dashboard_names
 from support.wandb_stand_in import KEY, WandbStandIn
 
 INTO = {(artifact, "into", step) for step, spec in SPECS.items() for artifact in spec.all_inputs}
@@ -344,10 +344,10 @@ def test_the_real_steps_online(server: WandbStandIn, image_folder: Callable[...,
     assert {run.state for run in server.runs.values()} == {"finished"}
     logged = {key for run in server.runs.values() for row in run.history for key in row}
     summaries = {key for run in server.runs.values() for key in run.summary}
-    assert test_wandb_dashboard.names("logged") <= logged
-    assert test_wandb_dashboard.names("summary") <= summaries
+    assert dashboard_names("logged") <= logged
+    assert dashboard_names("summary") <= summaries
     test = next(run for run in server.runs.values() if run.job_type == "test")
-    for key in test_wandb_dashboard.names("config"):
+    for key in dashboard_names("config"):
         assert OmegaConf.select(OmegaConf.create(test.values), key) is not None, key
     shown = {name.split("/")[-1] for run in server.runs.values() for name in run.files}
     for picture in ("confusion_matrix", "threshold_curves", "training_curves", "errors", "most_suspect_labels"):

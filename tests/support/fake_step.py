@@ -28,7 +28,7 @@ class FakeStep:
         self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
         self.pictures: dict[str, tuple[bytes, bool]] = {}
         self.checkpoint = None
-        self._place = place
+        self.place = place
 
     def has_input(self, name: str) -> bool:
         """Whether this input was given."""
@@ -41,7 +41,7 @@ class FakeStep:
     @contextmanager
     def output(self, name: str) -> Iterator[Path]:
         """A folder to fill."""
-        folder = self._place / name
+        folder = self.place / name
         folder.mkdir(parents=True)
         yield folder
         self.folders[name] = folder
@@ -57,7 +57,7 @@ class FakeStep:
     @contextmanager
     def report(self, name: str) -> Iterator[Path]:
         """A folder to fill."""
-        folder = self._place / f"report-{name}"
+        folder = self.place / f"report-{name}"
         folder.mkdir(parents=True)
         yield folder
         self.reports[name] = str(folder)

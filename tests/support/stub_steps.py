@@ -40,9 +40,10 @@ class Stubs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ran: list[str] = []
         self.failing: str | None = None
-        monkeypatch.setattr(runner, "load_step", lambda name: SimpleNamespace(run=self._run))
+        monkeypatch.setattr(runner, "load_step", lambda name: SimpleNamespace(run=self.work))
 
-    def _run(self, step: Step) -> None:
+    def work(self, step: Step) -> None:
+        """Do as a step's ``run`` does."""
         if step.name == self.failing:
             raise RuntimeError(f"{step.name} breaks")
         self.ran.append(step.name)

@@ -31,16 +31,10 @@ from bccp.data.closest_pairs import (
 )
 from bccp.data.dataset import open_days
 from bccp.models import classifier, embeddings, feature_cache
+from support.buffers import make_buffer
 from support.fake_step import FakeStep, load_run
 
 METRICS = sorted(DISTANCES)
-
-
-def make_buffer(counts: list[int], *, dims: int = 7, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Embeddings and shuffled labels with these many images a class."""
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    return rng.standard_normal((len(labels), dims), dtype=np.float32), labels
 
 
 def slow_distance(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], metric: str) -> float:
@@ -243,7 +237,7 @@ class SharingStep(FakeStep):
 
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
         self.shared_keys.append(key)
-        folder = self._place / f"{name}-{len(self.shared_keys)}"
+        folder = self.place / f"{name}-{len(self.shared_keys)}"
         folder.mkdir(parents=True)
         compute(folder)
         return folder

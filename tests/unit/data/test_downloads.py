@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +17,7 @@ import requests
 from bccp.core.errors import BCCPError
 from bccp.data import downloads
 from bccp.data.downloads import Limits
-
-
-class Server(ThreadingHTTPServer):
-    """Serves bodies by path; ``asked`` holds what was requested."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.bodies: dict[str, bytes] = {}
-        self.headers: dict[str, str] = {}
-        self.failures: list[int] = []  # statuses to answer first
-        self.asked: list[tuple[str, int]] = []
-        self.cut = 0  # bytes to hold back
-        self.declares = True
-        self.heeds = True  # conditions of a request
-        self.no_head = False
-        self.mute = threading.Event()
-        self.mute.set()
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def answer(self, *, body_wanted: bool) -> None:
-        server = self.server
-        server.mute.wait(5)
-        body = server.bodies.get(self.path.partition("?")[0])
-        status = 404 if body is None else 200
-        if server.failures:
-            status = server.failures.pop(0)
-        for condition, header in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified")):
-            if status == 200 and server.heeds and self.headers[condition] and self.headers[condition] == server.headers.get(header):
-                status = 304
-        server.asked.append((self.command, status))
-        self.send_response(status)
-        for name, value in server.headers.items():
-            self.send_header(name, value)
-        content = (body or b"") if status == 200 else b""
-        if server.declares:
-            self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body_wanted:
-            self.wfile.write(content[: len(content) - server.cut])
-
-    def do_GET(self) -> None:
-        self.answer(body_wanted=True)
-
-    def do_HEAD(self) -> None:
-        if self.server.no_head:
-            self.server.asked.append(("HEAD", 405))
-            self.send_error(405)
-        else:
-            self.answer(body_wanted=False)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
-        yield running
-        running.mute.set()
-        running.shutdown()
-        thread.join()
+from support.file_server import ID, Server
 
 
 def limits(tmp_path: Path, **changes: Any) -> Limits:
@@ -225,9 +153,6 @@ def test_a_url_with_spaces_and_umlauts_is_understood(server: Server, tmp_path: P
     assert fetched(server.url("/groß e.zip"), limits(tmp_path)) == b"first"
 
 
-ID = "1AbCdEfGhIjKlMnOp_q-r"
-
-
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
@@ -246,38 +171,6 @@ def test_ids_and_links_of_google_drive_are_understood(text: str, kind: str | Non
 def test_what_is_no_drive_id_is_refused(text: str) -> None:
     with pytest.raises(BCCPError, match="is no Google Drive id"):
         downloads.drive_id(text)
-
-
-@pytest.fixture
-def drive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A Google Drive that holds what a test puts into it: bytes are a file, a dict is a folder, an exception is raised."""
-    gdown = pytest.importorskip("gdown")
-    state: dict[str, Any] = {"holds": None, "asked": []}
-
-    def download(*, id: str, output: str, progress: Any, **options: Any) -> str:
-        state["asked"].append("file")
-        assert options["use_cookies"] is False
-        assert options["timeout"] == downloads.TIMEOUT_SECONDS
-        if isinstance(state["holds"], Exception):
-            raise state["holds"]
-        if not isinstance(state["holds"], bytes):
-            raise gdown.DownloadError("no such file")
-        progress(len(state["holds"]), None)
-        Path(output).write_bytes(state["holds"])
-        return output
-
-    def download_folder(*, id: str, output: str, **options: Any) -> list[str]:
-        state["asked"].append("folder")
-        if not isinstance(state["holds"], dict):
-            raise gdown.DownloadError("no such folder")
-        for name, content in state["holds"].items():
-            (Path(output) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(output) / name).write_bytes(content)
-        return []
-
-    monkeypatch.setattr(gdown, "download", download)
-    monkeypatch.setattr(gdown, "download_folder", download_folder)
-    return state
 
 
 def test_a_drive_file_is_kept_until_it_is_refreshed(drive: dict[str, Any], tmp_path: Path) -> None:

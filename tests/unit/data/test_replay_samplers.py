@@ -12,7 +12,7 @@ from bccp.core.registries import SAMPLERS
 from bccp.data import replay_samplers
 from bccp.data.closest_pairs import DISTANCES, closest_pairs, random_sample
 from bccp.data.replay_samplers import Sample, class_budgets, herd, spread
-from unit.data.test_closest_pairs import make_buffer
+from support.buffers import make_buffer
 
 CHOOSERS = sorted(set(SAMPLERS) - {"none", "all"})
 NEED_EMBEDDINGS = sorted(name for name, entry in SAMPLERS.entries.items() if entry.needs_embeddings)

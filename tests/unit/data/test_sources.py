@@ -24,9 +24,7 @@ from bccp.core import digests, paths
 from bccp.core.config_schema import Data
 from bccp.core.errors import BCCPError
 from bccp.data import archives, downloads, sources
-from unit.data.test_downloads import ID, Server, drive, server
-
-__all__ = ["drive", "server"]  # fixtures
+from support.file_server import ID, Server
 
 NAMES = ("w/Full  level/1 a.png", "w/Größe/水.jpg", "w/Full  level/0.png", "w/Größe/notes.txt", "w/.DS_Store")
 IDS = ["Full  level/0.png", "Full  level/1 a.png", "Größe/notes.txt", "Größe/水.jpg"]

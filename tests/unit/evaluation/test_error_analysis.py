@@ -17,7 +17,7 @@ from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import error_analysis, evaluate, scores
 from bccp.models import classifier
-from unit.evaluation.test_scores import TestingStep, make_data, picture, run_step
+from support.testing_step import TestingStep, make_data, picture, run_step
 
 CLASSES = [str(k) for k in range(10)]
 

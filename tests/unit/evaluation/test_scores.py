@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from bccp.core.digests import folder_digest
@@ -21,7 +19,7 @@ from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import metrics, plots, scores
 from bccp.models import classifier, mlflow_flavor
-from support.fake_step import FakeStep, load_run
+from support.testing_step import make_data, picture, run_step
 
 CLASSES = [f"{k:02d}" for k in range(8)]
 LONG_NOTE = "verified=false: the labels of 17 of 29 test images are the given ones"
@@ -270,11 +268,6 @@ def test_a_model_of_other_classes_is_refused() -> None:
         scores.check_classes(["b", "a"], ["a", "b"])
 
 
-def picture(path: Path) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 @pytest.mark.parametrize("n_classes", [2, 10, 40, 100])
 def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_classes: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -319,71 +312,6 @@ def test_a_reliability_diagram_is_drawn_also_for_a_single_image(n_images: int, t
 def test_a_training_without_validation_is_drawn_too(tmp_path: Path) -> None:
     plots.plot_training_curves(pd.DataFrame({"train_loss": [2.0, 1.0]}), tmp_path / "t.png", title="Training")
     assert (picture(tmp_path / "t.png") != 255).any()
-
-
-class TestingStep(FakeStep):
-    """Remembers the pictures."""
-
-    __test__ = False
-    device = "cpu"
-
-    def __init__(self, *args: Any, **changed: Any) -> None:
-        super().__init__(*args, **changed)
-        self.pictures: list[str] = []
-        self.tables: dict[str, Any] = {}
-
-    def has_input(self, name: str) -> bool:
-        return name in self.folders
-
-    @contextmanager
-    def output(self, name: str) -> Iterator[Path]:
-        with super().output(name) as folder:
-            yield folder
-            assert sorted(self.pictures) == sorted(path.name for path in folder.glob("*.png"))
-
-    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
-        assert path.is_file()
-        assert pixels is (path.name == "error_gallery.png"), "the gallery alone shows images"
-        self.pictures.append(path.name)
-
-    def log_table(self, name: str, rows: list[dict[str, Any]], pictures: Iterable[np.ndarray]) -> None:
-        self.tables[name] = (rows, list(pictures))
-
-
-def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
-    """Artifacts of 30 test images, 12 of them Monday's, and of a model that has learnt nothing."""
-    rng = np.random.default_rng(0)
-    folders = {name: place / name for name in ("clean_data", "segregated_data", "true_labels", "given_labels", "model")}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    np.save(folders["clean_data"] / "images.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
-    (folders["clean_data"] / "report.json").write_text(json.dumps({"images": 40}), encoding="utf-8")
-    images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
-    sha256 = [f"{i:016x}{'0' * 48}" for i in range(40)]
-    about = {"sha256": sha256, "phash": images["image"], "width": 8, "height": 8}
-    tables.write(images[["image"]].assign(**about), folders["clean_data"] / "manifest.csv")
-    images["day"] = np.where(images.index < 12, "monday", "tuesday")
-    images["split"] = np.where(images.index < 30, "test", "train")
-    images["label"] = rng.choice(["ant", "bee"], 40)
-    tuesday = images[images["day"] == "tuesday"]
-    known = tuesday if truth_known else tuesday.iloc[:0]
-    tables.write(known[["image", "label"]], folders["true_labels"] / "true_labels.csv")
-    tables.write(tuesday[["image", "label"]].iloc[1:].assign(label="bee"), folders["given_labels"] / "given_labels.csv")
-    labels = images["label"].where(truth_known | (images["day"] == "monday"), "")
-    tables.write(images.assign(label=labels, corruption="", corrupted_row=-1), folders["segregated_data"] / "splits.csv")
-    tables.write(pd.DataFrame({"label": ["ant", "bee"]}), folders["segregated_data"] / "classes.csv")
-    about = {"clean_data": "c" * 64, "truth_known": truth_known, "target_day": "tuesday"}
-    (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
-    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_loss": [1.0, 0.75], "val_accuracy": [0.5, 0.75]})
-    model = classifier.build_classifier("small_cnn", 2, image_size=8, dropout=0.2, seed=0)
-    classifier.save_classifier(model, folders["model"], {"class_names": ["ant", "bee"]}, history=history)
-    return folders
-
-
-def run_step(data: Mapping[str, Path], place: Path) -> TestingStep:
-    step = TestingStep("test", place, data)
-    load_run("test")(step)
-    return step
 
 
 def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:

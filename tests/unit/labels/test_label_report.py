@@ -200,7 +200,7 @@ class ReportingStep(FakeStep):
         return name in self.inputs
 
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
-        folder = self._place / name
+        folder = self.place / name
         if name not in self.computed:
             folder.mkdir(parents=True)
             compute(folder)

@@ -86,11 +86,11 @@ class SharingStep(FakeStep):
     def shared(self, name: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
         known = self.keys.setdefault(name, [])
         if dict(key) not in known:
-            folder = self._place / f"{name}-{len(known)}"
+            folder = self.place / f"{name}-{len(known)}"
             folder.mkdir(parents=True)
             compute(folder)
             known.append(dict(key))
-        return self._place / f"{name}-{known.index(dict(key))}"
+        return self.place / f"{name}-{known.index(dict(key))}"
 
     def log_picture(self, path: Path, *, pixels: bool = False) -> None:
         pass

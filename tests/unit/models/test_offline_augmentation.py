@@ -18,7 +18,7 @@ from bccp.data.dataset import Days, FeatureView, open_days
 from bccp.models import classifier, offline_augmentation, training_set, transforms
 from bccp.models.fitting import training
 from support.fake_step import load_run
-from unit.models.test_training_set import SharingStep, make_step
+from support.training_step import SharingStep, make_step
 
 pytestmark = pytest.mark.usefixtures("one_thread", "home")
 
@@ -34,7 +34,7 @@ def run(place: Path, **changed: Any) -> tuple[SharingStep, Days]:
 
 def made(step: SharingStep) -> tuple[np.ndarray, Any]:
     """The artifact's images and table, by row."""
-    (folder,) = (path for path in step._place.iterdir() if path.name.startswith("augmented_data"))
+    (folder,) = (path for path in step.place.iterdir() if path.name.startswith("augmented_data"))
     table = tables.read(folder / "augmented_data.csv", dtypes={"row": int, "copy": int}).sort_values("row")
     return np.load(folder / "images.npy"), table
 
@@ -99,7 +99,7 @@ def test_it_is_made_once_for_all_models_and_a_seed_says_what_it_is(tmp_path: Pat
     first = made(step)[0]
     keys = [key for key in step.keys if "augmented_data" in key]
     step.config.model, step.config.learning_rate = "resnet_small", 0.01
-    step._place = tmp_path / "a" / "out"
+    step.place = tmp_path / "a" / "out"
     (tmp_path / "a" / "out" / "model").rename(tmp_path / "a" / "earlier")
     load_run("train")(step)
     assert [key for key in step.keys if "augmented_data" in key] == keys
