@@ -8,11 +8,14 @@ export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 
-.PHONY: run test test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
+.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking.store)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
 	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
+
+test-quick: .venv/.dev  ## the unit tests alone (a minute)
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests/unit
 
 test: .venv/.dev lint  ## lint, types, security and the fast tests (at most 10 minutes)
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+KINDS = ("unit", "integration", "e2e")
+"""The folders of tests, and their marks."""
+
 LONG = (
     "test_benchmark_speed",
     "test_isolation",
@@ -41,10 +45,35 @@ LONG = (
 )
 """Files that take a minute or more."""
 
+TESTS = Path(__file__).parent
 
+n_tests: Counter[str] = Counter()
+seconds: defaultdict[str, float] = defaultdict(float)
+"""Tests that have run, and how long they took together, by kind."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the long files: of two processes that test, each takes whole files, and the last one is waited for."""
+    """Mark tests with their kind, and start with the long files: a process takes whole files, and the last one is waited for."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up how long tests take; each has a report of its fixtures, one of itself, and one of what is cleaned up."""
+    kind = next(kind for kind in KINDS if kind in report.keywords) + ", slow" * ("slow" in report.keywords)
+    n_tests[kind] += report.when == "setup"
+    seconds[kind] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the minutes that each kind of tests has taken; processes that test at the same time share them."""
+    n_processes = config.getoption("numprocesses", None) or 1
+    for kind in KINDS:
+        for group in (kind, f"{kind}, slow"):
+            if n_tests[group]:
+                terminalreporter.write_line(f"{group}: {seconds[group] / n_processes / 60:.1f} min, {n_tests[group]} tests")
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from omegaconf import OmegaConf
 
-import bccp
 from bccp.core.errors import BCCPError
 from bccp.core.redaction import from_env_ref, redact, redact_url, to_env_ref
-from bccp.pipeline import runner
-from bccp.pipeline.step_runner import command_line
 
 
 @pytest.mark.parametrize(
@@ -58,35 +52,3 @@ def test_what_hydra_and_mlflow_record_refers_to_the_environment(text: str, secre
     assert from_env_ref(hidden) == text
     if secrets:
         assert OmegaConf.create({"x": hidden})["x"] == text  # as Hydra reads it
-
-
-def test_a_step_in_its_own_environment_gets_a_password_that_mlflow_does_not_record(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    address = "https://me:passw0rd@127.0.0.1:1/images.zip?token=t0ken"
-    given: dict[str, str] = {}
-
-    def start(folder: str, *, parameters: dict[str, str], **about: object) -> None:
-        given.update(parameters)
-        raise BCCPError("enough seen")
-
-    monkeypatch.setattr("mlflow.projects.run", start)
-    monkeypatch.setattr(runner.environments, "check_tool", lambda *_: None)
-    monkeypatch.setattr(runner.environments, "prepare", lambda *_: None)
-    with pytest.raises(BCCPError, match="enough seen"):
-        bccp.run(
-            [
-                "data.source=archive",
-                f"data.path='{address}'",
-                f"data.sha256={'0' * 64}",
-                "tracking.wandb=disabled",
-                "main.env_manager=virtualenv",
-            ]
-        )
-    assert "passw0rd" not in str(given)
-    assert "t0ken" not in str(given)
-    seen = []
-    monkeypatch.setattr("bccp.pipeline.step_runner.execute", lambda run, *, section, **about: seen.append(section.path))
-    monkeypatch.setattr(sys, "argv", ["run.py", *(f"--{name}={value}" for name, value in given.items())])
-    command_line(runner.load_step("fetch_data").run)
-    assert seen == [address]
