@@ -305,7 +305,7 @@ class Bench:
         self.options = list(options)
         self.trained = trained
         self.commit = commit()
-        self._sources = _sources()
+        self._sources = source_digests()
         self._ledgers: dict[str, Ledger] = {}
 
     def overrides(self, job: Job) -> list[str]:
@@ -318,7 +318,7 @@ class Bench:
         overrides = self.overrides(job)
         parts = {
             "overrides": [text.partition("=")[0] if _file(text) else text for text in overrides],
-            "files": [_digest(path) for path in map(_file, overrides) if path],
+            "files": [path_digest(path) for path in map(_file, overrides) if path],
             "audited": job.variant.name == AUDITED,
             **_surroundings(),
         }
@@ -335,14 +335,14 @@ class Bench:
         with contextlib.redirect_stdout(io.StringIO()):
             summary = bccp.run([*self.overrides(job), *audit, *steps, "tracking.wandb=disabled"])
         self.check_sources()
-        result = self._result(summary, job.variant)
+        result = self.result_of(summary, job.variant)
         about = {"cell": job.cell.name, "seed": job.seed, "variant": job.variant.name, "commit": self.commit, "trained": self._trains(job)}
         self.store.add(self.key(job), result, about | {"outputs": _outputs(summary)})
         return result
 
     def check_sources(self) -> None:
         """Raise ChangedError where the code is no longer what it was at the start."""
-        if _sources() != self._sources:
+        if source_digests() != self._sources:
             raise ChangedError("files of src, of the steps or config.yaml were changed while the benchmark ran: start it again")
 
     def audit_file(self, judged: Judged, seed: int) -> Path:
@@ -358,7 +358,7 @@ class Bench:
     def _trains(self, job: Job) -> bool:
         return self.trained and job.variant.trains
 
-    def _result(self, summary: Mapping[str, Any], variant: Variant) -> Result:
+    def result_of(self, summary: Mapping[str, Any], variant: Variant) -> Result:
         if not variant.method:
             return Result(summary["metrics"], None, None, None)
         ledger = self._ledger(summary["config"]["tracking"]["mlflow_uri"])
@@ -510,7 +510,7 @@ def _time_left(seconds: float | None) -> str:
     return f"at most {seconds / 3600:.1f} h left" if seconds > 5400 else f"at most {seconds / 60:.0f} min left"
 
 
-def _sources() -> dict[str, int]:
+def source_digests() -> dict[str, int]:
     """When each file that results depend on was last changed."""
     files = [ROOT / "config.yaml", *(ROOT / step / "run.py" for step in step_graph.STEPS), *(ROOT / "src" / "bccp").rglob("*.py")]
     return {str(path): path.stat().st_mtime_ns for path in files}
@@ -528,7 +528,7 @@ def _file(override: str) -> Path | None:
 
 
 @functools.cache
-def _digest(path: Path) -> str:
+def path_digest(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 

@@ -150,8 +150,8 @@ def test_the_environment_of_a_step_lacks_what_it_does_not_declare(isolated: Isol
 
 def say(folder: Path, word: str) -> None:
     """Change a checkout's shared code: its steps begin what they say with a word."""
-    step = folder / "src" / "bccp" / "step.py"
-    text, count = re.subn(r'say\(f".*\{self\.name\}: ', f'say(f"{word} {{self.name}}: ', step.read_text())
+    step = folder / "src" / "bccp" / "pipeline" / "step.py"
+    text, count = re.subn(r'emit\(f".*\{self\.name\}: ', f'emit(f"{word} {{self.name}}: ', step.read_text())
     assert count == 1
     step.write_text(text)
 

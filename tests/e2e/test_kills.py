@@ -25,7 +25,7 @@ import pytest
 from bccp.core import step_graph
 from bccp.core.processes import descendants, lives
 from bccp.pipeline import hydra_app
-from bccp.pipeline.runner import _Pipeline
+from bccp.pipeline.runner import PipelineRunner
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -47,13 +47,13 @@ def pipeline(home: str, said: str, words: list[str]) -> None:
 
 def isolated_pipeline(home: str, said: str, words: list[str]) -> None:
     """The same with each step as an MLflow project, in a process of its own, though in this environment."""
-    begin = _Pipeline.__init__
+    begin = PipelineRunner.__init__
 
-    def isolated(self: _Pipeline, *arguments: Any, **named: Any) -> None:
+    def isolated(self: PipelineRunner, *arguments: Any, **named: Any) -> None:
         begin(self, *arguments, **named)
         self.isolated = True
 
-    _Pipeline.__init__ = isolated  # type: ignore[method-assign]
+    PipelineRunner.__init__ = isolated  # type: ignore[method-assign]
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     pipeline(home, said, words)
 

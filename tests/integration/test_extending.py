@@ -65,9 +65,9 @@ def my_module(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     path.parent.mkdir()
     path.write_text("\n\n".join(blocks) + WRONG)
     monkeypatch.syspath_prepend(path.parent)
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     yield path
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     sys.modules.pop("my_module", None)
 
 
@@ -241,7 +241,7 @@ def test_the_source_of_own_code_is_in_the_key_of_the_steps_that_use_it_alone(my_
     before = {step: resolve_external_refs(step, loaded.section(step), None) for step in ("cp_sampling", "train", "test")}  # type: ignore[arg-type]
     assert {step: set(meant) for step, meant in before.items()} == {"cp_sampling": {"own_code"}, "train": {"own_code"}, "test": set()}
     my_module.write_text(my_module.read_text().replace("0.9 *", "0.8 *"))
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     assert resolve_external_refs("train", loaded.train, None) != before["train"]  # type: ignore[arg-type]
     assert resolve_external_refs("train", SimpleNamespace(init="scratch", augmentation="none", loss="gce"), None) == {}  # type: ignore[arg-type]
 

@@ -206,7 +206,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
 ) -> None:
     run(FEW)
     grow_old(home, 40)
-    remove, calls = garbage_collection._remove, []
+    remove, calls = garbage_collection.remove_paths, []
 
     def killed(paths: Any) -> None:
         calls.append(paths)
@@ -219,7 +219,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
             store_type = type(ledger().client._tracking_client.store)
             patch.setattr(store_type, "_hard_delete_run", lambda *_: (_ for _ in ()).throw(Killed))
         else:
-            patch.setattr(garbage_collection, "_remove", killed)
+            patch.setattr(garbage_collection, "remove_paths", killed)
         with pytest.raises(Killed):
             call(["gc", "--delete"])
     store = ledger()
@@ -227,7 +227,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
     assert explain("fetch_data", plan(), store) == ["fetch_data would run: it has never finished here"]
     clean()
     assert [name for name in files(home) if not name.endswith(".lock")] == []
-    assert garbage_collection._runs(ledger(), deleted=True) == []
+    assert garbage_collection.ledger_runs(ledger(), deleted=True) == []
 
 
 def test_runs_that_others_made_and_what_they_deleted_stay(stubs: Stubs, home: Path) -> None:
@@ -245,7 +245,7 @@ def test_runs_that_others_made_and_what_they_deleted_stay(stubs: Stubs, home: Pa
     clean()
     assert [r.info.run_id for r in all_runs(store)] == [foreign]
     assert client.get_experiment(gone).lifecycle_stage == "deleted"
-    assert garbage_collection._runs(store, deleted=True) == []
+    assert garbage_collection.ledger_runs(store, deleted=True) == []
 
 
 def test_a_store_that_others_may_use_is_not_touched_and_that_is_said(

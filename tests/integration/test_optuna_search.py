@@ -130,7 +130,7 @@ def test_the_best_options_have_threads_only_if_they_were_given(home: Path, monke
     search = composed("hydra/sweeper=optuna", "train.epochs=3", *given, hydra=True)
     begun = sweep.begin(search)
     begun.close()
-    monkeypatch.setattr(sweep, "_begun", [begun])
+    monkeypatch.setattr(sweep, "begun_sweeps", [begun])
     job = composed(*search.hydra.overrides.task)
     assert job.main.threads == 1
     (begun.folder / "0" / ".hydra").mkdir(parents=True)
@@ -150,10 +150,10 @@ def test_the_search_that_ships_is_drawn_from_the_seed_of_the_run() -> None:
     assert set(found.hydra.sweeper.params) == {"bayes_cutoff.threshold", "train.learning_rate"}
     assert (found.bayes_cutoff.cutoff, found.hydra.sweeper.n_trials) == ("threshold", 20)
     optuna_search.Search().on_multirun_start(found)
-    optuna_search._searches.clear()
+    optuna_search.search_folders.clear()
     assert (found.hydra.sweeper.sampler.seed, found.hydra.sweeper.direction, found.hydra.sweeper.max_failure_rate) == (7, "maximize", 1)
 
 
 def test_a_grid_is_no_search() -> None:
     optuna_search.Search().on_multirun_start(composed("+experiments=smoke", hydra=True))
-    assert optuna_search._searches == []
+    assert optuna_search.search_folders == []

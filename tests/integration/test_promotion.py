@@ -17,7 +17,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.run_summary import Summary
 from bccp.evaluation import promotion
 from bccp.models import mlflow_flavor, predictor
-from bccp.pipeline.runner import _Pipeline
+from bccp.pipeline.runner import PipelineRunner
 from bccp.pipeline.step_runner import resolve_external_refs
 from bccp.tracking import registry, wandb_sync
 from bccp.tracking.store import Ledger
@@ -98,7 +98,7 @@ def test_never_and_multiruns_register_and_compare_but_promote_nothing(world: Wor
 
 def test_a_job_of_a_multirun_has_the_key_of_one_that_promotes_nothing(world: World, tmp_path: Path) -> None:
     for sweep, promote in ((None, "auto"), ("a-sweep", "never")):
-        assert _Pipeline(world.config(), tmp_path, Summary(), sweep=sweep).config.test.promote == promote
+        assert PipelineRunner(world.config(), tmp_path, Summary(), sweep=sweep).config.test.promote == promote
 
 
 @pytest.mark.slow

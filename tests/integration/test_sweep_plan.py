@@ -73,7 +73,7 @@ def test_a_sweep_that_lacks_something_is_refused_before_its_first_job(
     words: list[str], sentence: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setattr(hydra_app, "_job", pytest.fail)
+    monkeypatch.setattr(hydra_app, "hydra_job", pytest.fail)
     assert hydra_app.hydra_main(["-m", "hydra/launcher=basic", *words]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {sentence}")
 

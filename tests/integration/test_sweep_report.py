@@ -345,7 +345,7 @@ def test_a_heat_map_shows_mean_and_interval_in_each_cell_and_what_ignores_the_ra
         lambda words: 0.5 if "cp_sampling.type=none" in words else float(words[1].split("=")[1]) + 0.1 * ("main.random_seed=2" in words),
     )
     kind, ratio = sweep.axes
-    cells = sweep_plots._cells(aggregate(sweep.table, sweep.keys, sweep.seeds, "test/accuracy"), kind, ratio)
+    cells = sweep_plots.heat_map_cells(aggregate(sweep.table, sweep.keys, sweep.seeds, "test/accuracy"), kind, ratio)
     half = 12.7062 * 0.05
     np.testing.assert_allclose(cells, [[[0.5, 0, 1], [0.5, 0, 1]], [[0.15, half, 0], [0.45, half, 0]]], rtol=1e-4)
     (text,) = [picture.svg() for picture in sweep_plots.draw_sweep(sweep, "test/accuracy") if "heat" in picture.name]
@@ -372,8 +372,8 @@ def test_a_page_that_would_be_too_large_names_the_pictures_instead(monkeypatch: 
 
 def test_an_interval_that_is_wider_than_all_else_does_not_flatten_the_curves() -> None:
     means, halves = pd.Series([0.80, 0.90]), pd.Series([0.5, math.nan])
-    assert sweep_plots._limits(means) == pytest.approx((0.796, 0.904))
-    assert sweep_plots._limits(means, halves) == pytest.approx((0.7 - 0.008, 0.9 + 0.008))
+    assert sweep_plots.axis_limits(means) == pytest.approx((0.796, 0.904))
+    assert sweep_plots.axis_limits(means, halves) == pytest.approx((0.7 - 0.008, 0.9 + 0.008))
 
 
 def test_a_figure_that_is_missing_is_replaced_by_the_next() -> None:

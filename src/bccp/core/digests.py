@@ -41,7 +41,7 @@ def digest_once(path: Path, read: Callable[[], str]) -> str:
     -------
     str
     """
-    settled, state = time.time_ns() - _SETTLED_NS, _state(path)
+    settled, state = time.time_ns() - SETTLED_NS, _state(path)
     if state in _digests:
         return _digests[state]
     digest = read()
@@ -56,4 +56,4 @@ def _state(path: Path) -> tuple[int, ...]:
 
 
 _digests: dict[tuple[int, ...], str] = {}
-_SETTLED_NS = 5_000_000_000  # more than the coarsest clock of a file system
+SETTLED_NS = 5_000_000_000  # more than the coarsest clock of a file system

@@ -18,7 +18,7 @@ from pathlib import Path
 _SAME_SIGNAL_SECONDS = 5.0  # what comes within these after a signal is taken for the same wish
 _RAISED_AGAIN_SECONDS = 0.05
 _POLL_SECONDS = 0.5
-_ENDING_SECONDS = 30.0  # for a process that was told to end; then it is ended
+ENDING_SECONDS = 30.0  # for a process that was told to end; then it is ended
 
 
 class Interrupted(BaseException):
@@ -37,7 +37,7 @@ class Interrupted(BaseException):
         self.number = number
 
 
-class _Process:
+class OwnProcess:
     ours = False
 
 
@@ -48,14 +48,14 @@ def importing(*, ours: bool = False) -> Iterator[None]:
     ``ours``: from now on this process is the pipeline's alone; nor does the collector look, then, through what imports have left. What a
     caller of ``bccp.run`` had before could never be collected any more.
     """
-    _Process.ours |= ours
+    OwnProcess.ours |= ours
     enabled, n_modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
         if enabled:
-            if _Process.ours and len(sys.modules) > n_modules:
+            if OwnProcess.ours and len(sys.modules) > n_modules:
                 gc.freeze()
             gc.enable()
 
@@ -170,7 +170,7 @@ def end_with(wanted: Sequence[tuple[int, str]]) -> None:
         while all(lives(pid, started) for pid, started in wanted):
             time.sleep(_POLL_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_ENDING_SECONDS)
+        time.sleep(ENDING_SECONDS)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, name="end-with", daemon=True).start()
@@ -194,7 +194,7 @@ def end_descendants(spared: Collection[tuple[int, str]]) -> None:
     """
     living = [process for process in descendants(os.getpid()) if process not in spared]
     _signal(living, signal.SIGTERM)
-    deadline = time.monotonic() + _ENDING_SECONDS
+    deadline = time.monotonic() + ENDING_SECONDS
     while living and time.monotonic() < deadline:
         time.sleep(0.05)
         living = [(pid, started) for pid, started in living if lives(pid, started)]

@@ -101,7 +101,7 @@ def describe_error(error: BaseException) -> str:
 
 
 @functools.cache
-def _digest(where: Path) -> str:
+def module_digest(where: Path) -> str:
     """Cached as the code itself is: a process that has imported a module does not see that it changes."""
     files = [where] if where.is_file() else sorted(where.rglob("*.py"))
     found = hashlib.sha256()
@@ -116,4 +116,4 @@ def source_digest(names: Iterable[str]) -> str | None:
     What these import in turn does not count, nor does the version of an installed package.
     """
     places = sorted({where for where in map(source_location, names) if where is not None})
-    return hashlib.sha256("".join(map(_digest, places)).encode()).hexdigest() if places else None
+    return hashlib.sha256("".join(map(module_digest, places)).encode()).hexdigest() if places else None

@@ -64,7 +64,7 @@ def corrupt(images: UInt8, ids: Sequence[str], kinds: Sequence[str], *, seed: in
     for kind, paint in zip(KINDS, (random_boxes, mosaic, random_lines), strict=True):
         chosen = [position for position, one in enumerate(kinds) if one == kind]
         if chosen:
-            corrupted[chosen] = paint(images[chosen], _draw([ids[position] for position in chosen], seed=seed))
+            corrupted[chosen] = paint(images[chosen], draw_uniform([ids[position] for position in chosen], seed=seed))
     return corrupted
 
 
@@ -136,7 +136,7 @@ def random_boxes(images: UInt8, draws: Float) -> UInt8:
         Width and height of each box are drawn apart, 1/10 to 1/5 of the image and at least 1 px; each lies inside the
         image.
     """
-    n_boxes, tops, sides = _boxes(draws, BOXES, images.shape[1], square=False)
+    n_boxes, tops, sides = place_boxes(draws, BOXES, images.shape[1], square=False)
     covered = images.copy()
     for image, count, corners, lengths in zip(covered, n_boxes.tolist(), tops.tolist(), sides.tolist(), strict=True):
         for (y, x), (height, width) in zip(corners[:count], lengths[:count], strict=True):
@@ -160,7 +160,7 @@ def mosaic(images: UInt8, draws: Float) -> UInt8:
         c = max(2, round(side / 10)); where its side is no multiple of c, its border cuts the last cells off. Where
         patches overlap, the later one covers the earlier.
     """
-    n_patches, tops, lengths = _boxes(draws, PATCHES, images.shape[1], square=True)
+    n_patches, tops, lengths = place_boxes(draws, PATCHES, images.shape[1], square=True)
     sides = lengths[:, :, 0]  # (n, P)
     cell = np.maximum(2, np.rint(sides / 10)).astype(np.int64)
     means = _cell_means(images, tops, sides, cell)  # (n, P, C, C, 3)
@@ -209,13 +209,13 @@ def _digest(image_id: str, *, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
 
 
-def _draw(ids: Sequence[str], *, seed: int) -> Float:
+def draw_uniform(ids: Sequence[str], *, seed: int) -> Float:
     """A row of uniform numbers for each image, shape (n, D)."""
     entropy = (int.from_bytes(_digest(image_id, seed=seed)[:16]) for image_id in ids)
     return np.stack([np.random.default_rng(number).random(N_DRAWS) for number in entropy])
 
 
-def _boxes(draws: Float, bounds: tuple[int, int], size: int, *, square: bool) -> tuple[Index, Index, Index]:
+def place_boxes(draws: Float, bounds: tuple[int, int], size: int, *, square: bool) -> tuple[Index, Index, Index]:
     """Place B = ``bounds[1]`` boxes inside each image, and say how many of them count.
 
     Returns that number, (n,), then top and left, and height and width of each box in px, (n, B, 2) both.

@@ -41,7 +41,7 @@ class ImageView:
     def __init__(self, clean: UInt8, corrupted: UInt8 | None, row: Index, corrupted_row: Index) -> None:
         self._clean = clean
         self._corrupted = corrupted
-        self._row = row
+        self.row = row
         self._corrupted_row = corrupted_row
 
     def __getstate__(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class ImageView:
         vars(self).update({name: np.memmap(**value) if isinstance(value, dict) else value for name, value in state.items()})
 
     def __len__(self) -> int:
-        return len(self._row)
+        return len(self.row)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -62,7 +62,7 @@ class ImageView:
 
     def __getitem__(self, positions: int | slice | Sequence[int] | npt.NDArray[Any]) -> UInt8:
         """Read images: ``view[idx]`` is uint8 of shape (len(idx), S, S, 3); one integer gives (S, S, 3)."""
-        rows, corrupted_rows = self._row[positions], self._corrupted_row[positions]
+        rows, corrupted_rows = self.row[positions], self._corrupted_row[positions]
         if np.ndim(rows) == 0:
             one: UInt8 = self[np.atleast_1d(np.asarray(positions))][0]
             return one
@@ -75,7 +75,7 @@ class ImageView:
     def take(self, positions: npt.ArrayLike) -> ImageView:
         """The view of some of these images, in the order given; no pixel is read."""
         positions = np.asarray(positions)
-        return ImageView(self._clean, self._corrupted, self._row[positions], self._corrupted_row[positions])
+        return ImageView(self._clean, self._corrupted, self.row[positions], self._corrupted_row[positions])
 
     def digest(self) -> str:
         """SHA-256 of the shape and the pixels, which are read a few images at a time."""
@@ -180,13 +180,13 @@ class Days:
     classes: list[str]
     target_day: str
     truth_known: bool
-    _clean: UInt8
-    _corrupted: UInt8 | None
+    clean_pixels: UInt8
+    corrupted_pixels: UInt8 | None
 
     @property
     def image_size(self) -> int:
         """Side of the square images, in px."""
-        return int(self._clean.shape[1])
+        return int(self.clean_pixels.shape[1])
 
     def ids(self, day: str, split: str | Sequence[str]) -> list[str]:
         """The ids of a day's images in one split or several, sorted."""
@@ -198,14 +198,14 @@ class Days:
         """The images with these ids, in this order."""
         chosen = self.splits.loc[list(ids)]
         row = chosen["row"].to_numpy(np.int64)
-        return ImageView(self._clean, self._corrupted, row, chosen["corrupted_row"].to_numpy(np.int64))
+        return ImageView(self.clean_pixels, self.corrupted_pixels, row, chosen["corrupted_row"].to_numpy(np.int64))
 
     @cached_property
     def sources(self) -> list[PixelSource]:
         """What all images of both days look like: as they came, and those that were corrupted as they were after it."""
         ids = pd.Index(sorted(self.splits.index))
         changed = ids[self.splits.loc[ids, "corrupted_row"].to_numpy() >= 0]
-        clean = ImageView(self._clean, None, self.splits.loc[ids, "row"].to_numpy(np.int64), np.full(len(ids), -1))
+        clean = ImageView(self.clean_pixels, None, self.splits.loc[ids, "row"].to_numpy(np.int64), np.full(len(ids), -1))
         return [PixelSource(places, view, view.digest()) for places, view in ((ids, clean), (changed, self.view(changed.tolist())))]
 
     def labels(self, ids: Sequence[str]) -> Index:
@@ -238,6 +238,6 @@ def open_days(segregated: Path, clean: Path) -> Days:
         classes=tables.read(segregated / "classes.csv")["label"].tolist(),
         target_day=about["target_day"],
         truth_known=about["truth_known"],
-        _clean=np.load(clean / "images.npy", mmap_mode="r"),
-        _corrupted=np.load(corrupted, mmap_mode="r") if corrupted.exists() else None,
+        clean_pixels=np.load(clean / "images.npy", mmap_mode="r"),
+        corrupted_pixels=np.load(corrupted, mmap_mode="r") if corrupted.exists() else None,
     )

@@ -29,7 +29,7 @@ MOST_CLASS_LOSS = 0.5
 _SURE = 3.0
 """Standard errors beyond which something is beyond doubt."""
 
-_CHUNK_BYTES = 32 * 2**20
+MIRROR_CHUNK_BYTES = 32 * 2**20
 
 
 def mirror_symmetric(images: Images, labels: npt.ArrayLike, val_images: Images, val_labels: npt.ArrayLike) -> bool:
@@ -64,8 +64,8 @@ def mirror_symmetric(images: Images, labels: npt.ArrayLike, val_images: Images, 
     present = np.unique(given)
     if len(present) < 2 or not len(truth):
         return False
-    weights, bias = _probe(_small(images, chosen), given, present)
-    small = _small(val_images, val_chosen)
+    weights, bias = _probe(shrink_images(images, chosen), given, present)
+    small = shrink_images(val_images, val_chosen)
     right, right_mirrored = (present[(_flat(seen) @ weights + bias).argmax(1)] == truth for seen in (small, small[:, :, ::-1]))
     chance = 1 / len(present)
     classes = np.unique(truth)
@@ -84,14 +84,14 @@ def _spread(n: int) -> Index:
     return np.unique(np.linspace(0, max(0, n - 1), min(n, MOST_IMAGES)).round().astype(np.int64))
 
 
-def _small(images: Images, chosen: Index) -> Float32:
+def shrink_images(images: Images, chosen: Index) -> Float32:
     """Images as means over at most GRID x GRID cells, which may share pixels; float32, shape (n, GRID, GRID, 3)."""
     side = images[chosen[:1]].shape[1]
     cells = min(side, GRID)
     edges, pixels = np.linspace(0, side, cells + 1), np.arange(side)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     share = (np.clip(overlap, 0, None) * cells / side).astype(np.float32)  # (cells, side), rows sum to 1
-    n_parts = -(-len(chosen) * side**2 * 12 // _CHUNK_BYTES)
+    n_parts = -(-len(chosen) * side**2 * 12 // MIRROR_CHUNK_BYTES)
     parts = []
     for idx in np.array_split(chosen, n_parts):
         rows = np.tensordot(np.asarray(images[idx], np.float32) / 255, share, (1, 1))  # (n, side, 3, cells)

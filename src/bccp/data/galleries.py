@@ -62,7 +62,7 @@ def gallery(groups: Sequence[Sequence[Tile]], path: Path, *, title: str) -> None
     across = max(1, min(_MOST_ACROSS // cell, len(groups)))
     height = _THUMBNAIL + 3 * _LINE + 2 * _GAP
     n_rows = -(-len(groups) // across)
-    title = _fitting(title, _MOST_ACROSS - 2 * _GAP, 10.5)
+    title = fit_text(title, _MOST_ACROSS - 2 * _GAP, 10.5)
     width = max(across * cell, _width(title, 10.5) + 2 * _GAP)
     figure = Figure(figsize=(width / 100, (n_rows * height + 2 * _LINE) / 100), dpi=100, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
@@ -74,7 +74,7 @@ def gallery(groups: Sequence[Sequence[Tile]], path: Path, *, title: str) -> None
             _paste(canvas, pixels, left + place * (_THUMBNAIL + _GAP), top, colour=_BLUE if place else _ORANGE)
             for row, line in enumerate(lines):
                 at = (left + place * (_THUMBNAIL + _GAP), top + _THUMBNAIL + (row + 0.7) * _LINE)
-                text = _fitting(line, _THUMBNAIL + _GAP // 2, 8)
+                text = fit_text(line, _THUMBNAIL + _GAP // 2, 8)
                 axes.text(*at, text, va="center", fontsize=8, color=_INK, in_layout=False, parse_math=False)
     # one picture of them all: a hundred pictures of their own take seconds
     # pixel by pixel: a resampled one would differ with the threads of the linear algebra that places it
@@ -92,7 +92,7 @@ def _paste(canvas: npt.NDArray[np.uint8], pixels: npt.NDArray[np.uint8], left: i
     canvas[top : top + _THUMBNAIL, left : left + _THUMBNAIL] = pixels[rows][:, columns]
 
 
-def _fitting(text: str, width: float, size: float) -> str:
+def fit_text(text: str, width: float, size: float) -> str:
     """Shorten a text in the middle until it is at most so many px wide, at 100 px an inch."""
     if _width(text, size) <= width:
         return text

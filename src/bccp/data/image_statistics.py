@@ -96,7 +96,7 @@ def _streamed(describe: Callable[[UInt8], pd.DataFrame], images: Images, positio
 
 
 def _quality(pixels: UInt8) -> pd.DataFrame:
-    grey = _smaller(pixels) @ _GREY  # (n, s, s), 0..255
+    grey = block_means(pixels) @ _GREY  # (n, s, s), 0..255
     contrast = _spread(grey)
     sharpness = _spread(_laplacian(grey)) / np.maximum(contrast, 1e-6)
     shares = {"dark": _mean(grey < DARK), "bright": _mean(grey > BRIGHT)}
@@ -104,7 +104,7 @@ def _quality(pixels: UInt8) -> pd.DataFrame:
 
 
 def _looks(pixels: UInt8) -> pd.DataFrame:
-    colours = _smaller(pixels)  # (n, s, s, 3), 0..255
+    colours = block_means(pixels)  # (n, s, s, 3), 0..255
     grey = colours @ _GREY  # (n, s, s)
     across, down = np.abs(np.diff(grey, axis=2)), np.abs(np.diff(grey, axis=1))
     half = _halved(grey)
@@ -135,7 +135,7 @@ def _laplacian(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return around
 
 
-def _smaller(pixels: UInt8) -> npt.NDArray[np.float32]:
+def block_means(pixels: UInt8) -> npt.NDArray[np.float32]:
     """Pictures of less than twice :data:`SIDE_PX`, each pixel the mean of a block."""
     n, side = pixels.shape[:2]
     block = max(1, side // SIDE_PX)

@@ -59,9 +59,9 @@ TINY_PX = 8
 POOL_MIN_BYTES = 3000
 """Mean file size from which threads pay (measured): decoding smaller files is mostly Python, which runs in one thread at a time."""
 
-_CHUNK_FILES = 256
+CHUNK_FILES = 256
 _CHUNK_BYTES = 4_000_000
-_HASH_STRIP_BYTES = 4_000_000
+HASH_STRIP_BYTES = 4_000_000
 _EXAMPLES = 20
 _GREY_PX = 32
 
@@ -249,7 +249,7 @@ def pixel_digest(image: Image.Image) -> str:
     """SHA-256 over an RGB picture's size and pixels, 64 hex digits; strip by strip, for a large picture's copy would double its memory."""
     width, height = image.size
     sha = hashlib.sha256(f"{width}x{height}\n".encode())
-    rows = max(1, _HASH_STRIP_BYTES // (3 * width))
+    rows = max(1, HASH_STRIP_BYTES // (3 * width))
     if rows >= height:
         sha.update(image.tobytes())
     else:
@@ -475,7 +475,7 @@ def _chunks(entries: Iterable[zipfile.ZipInfo], *, picture_bytes: int) -> Iterat
     for entry in entries:
         chunk.append(entry)
         held += entry.file_size + picture_bytes
-        if held >= _CHUNK_BYTES or len(chunk) == _CHUNK_FILES:
+        if held >= _CHUNK_BYTES or len(chunk) == CHUNK_FILES:
             yield chunk
             chunk, held = [], 0
     if chunk:

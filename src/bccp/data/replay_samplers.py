@@ -31,12 +31,12 @@ from bccp.data.dataset import FeatureView
 Embeddings = npt.NDArray[np.floating] | FeatureView
 _Labels = npt.NDArray[np.integer]
 
-_CHUNK_ROWS = 4096
-_CANDIDATES = 1024  # of the images farthest from all centres: as many as can become centres before all distances are brought up to date
+CHUNK_ROWS = 4096
+CANDIDATES = 1024  # of the images farthest from all centres: as many as can become centres before all distances are brought up to date
 _SAME = 1e-5  # squared distances of unit vectors below this are rounding (float32): such images count as equal
 _ROUNDING = 1e-6  # of sums of dot products
 _ZERO = 1e-30  # a vector shorter than this has no direction
-_GRAM_ROWS = 8192  # up to 256 MB; a class of more images has its dot products computed pick by pick, which is slower
+GRAM_ROWS = 8192  # up to 256 MB; a class of more images has its dot products computed pick by pick, which is slower
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def herd(vectors: Embeddings, *, n_chosen: int) -> Index:
         Positions, in the order of the choice: fewer are a prefix of more.
     """
     unit = _unit(vectors, _scales(vectors))
-    products = unit @ unit.T if len(unit) <= _GRAM_ROWS else None
+    products = unit @ unit.T if len(unit) <= GRAM_ROWS else None
     mean = unit.mean(axis=0, dtype=np.float64)
     towards = _dots(unit, mean)
     # |n m - s - x|² for the n-th choice, m the mean and s the sum of the chosen, is up to what does not depend on x: |x|² - 2 x·(n m - s)
@@ -285,7 +285,7 @@ def spread(vectors: Embeddings, *, n_chosen: int, first: int) -> Index:
     found[0], n_found = first, 1
     _approach(farness, vectors, scales, found[:1])
     while n_found < n_chosen:
-        candidates, bound = _farthest(farness, _CANDIDATES)
+        candidates, bound = _farthest(farness, CANDIDATES)
         distances = _squared_distances(vectors[candidates], scales[candidates], _unit(vectors[candidates], scales[candidates]))
         chosen = _among(distances, farness[candidates], candidates, bound, n_chosen - n_found)
         found[n_found : n_found + len(chosen)] = chosen
@@ -325,8 +325,8 @@ def _among(distances: Float32, farness: Float32, positions: Index, bound: tuple[
 def _approach(farness: Float32, vectors: Embeddings, scales: Float32, centres: Index) -> None:
     """Lower the images' squared distances from the nearest centre, in place, by new centres."""
     unit = _unit(vectors[centres], scales[centres])
-    for start in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = slice(start, start + _CHUNK_ROWS)
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
         np.minimum(farness[chunk], _squared_distances(vectors[chunk], scales[chunk], unit).min(axis=1), out=farness[chunk])
     farness[centres] = -1
 
@@ -344,10 +344,10 @@ def _squared_distances(vectors: Embeddings, scales: Float32, centres: Float32) -
 def _scales(vectors: Embeddings) -> Float32:
     """What each vector (N, D) is multiplied with to have length 1, 0 for a zero vector; float32 of shape (N,)."""
     scales = np.zeros(len(vectors), dtype=np.float32)
-    for start in range(0, len(vectors), _CHUNK_ROWS):
-        chunk = np.asarray(vectors[start : start + _CHUNK_ROWS], dtype=np.float64)
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        chunk = np.asarray(vectors[start : start + CHUNK_ROWS], dtype=np.float64)
         lengths = np.sqrt(np.einsum("nd,nd->n", chunk, chunk))
-        np.divide(1, lengths, out=scales[start : start + _CHUNK_ROWS], where=lengths > _ZERO, casting="same_kind")
+        np.divide(1, lengths, out=scales[start : start + CHUNK_ROWS], where=lengths > _ZERO, casting="same_kind")
     return scales
 
 
@@ -358,7 +358,7 @@ def _unit(vectors: Embeddings, scales: Float32) -> Float32:
 
 def _dots(unit: Float32, vector: Float) -> Float:
     """Dot products of unit vectors (n, D) with one vector (D,), in float64."""
-    parts = [unit[start : start + _CHUNK_ROWS].astype(np.float64) @ vector for start in range(0, len(unit), _CHUNK_ROWS)]
+    parts = [unit[start : start + CHUNK_ROWS].astype(np.float64) @ vector for start in range(0, len(unit), CHUNK_ROWS)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 

@@ -63,25 +63,25 @@ def _filtered(name: str, pixels: UInt8, parameters: Mapping[str, Any]) -> UInt8:
 
 def erosion(pixels: UInt8, *, size: int) -> UInt8:
     """See :func:`clean_up`; (H, W, 3) to (H, W, 3), as for all of them."""
-    found: UInt8 = _opencv().erode(pixels, np.ones((size, size), np.uint8), borderType=_opencv().BORDER_REPLICATE)
+    found: UInt8 = import_opencv().erode(pixels, np.ones((size, size), np.uint8), borderType=import_opencv().BORDER_REPLICATE)
     return found
 
 
 def dilation(pixels: UInt8, *, size: int) -> UInt8:
     """See :func:`clean_up`."""
-    found: UInt8 = _opencv().dilate(pixels, np.ones((size, size), np.uint8), borderType=_opencv().BORDER_REPLICATE)
+    found: UInt8 = import_opencv().dilate(pixels, np.ones((size, size), np.uint8), borderType=import_opencv().BORDER_REPLICATE)
     return found
 
 
 def median_filter(pixels: UInt8, *, size: int) -> UInt8:
     """See :func:`clean_up`."""
-    found: UInt8 = _opencv().medianBlur(pixels, size)
+    found: UInt8 = import_opencv().medianBlur(pixels, size)
     return found
 
 
 def adaptive_threshold(pixels: UInt8, *, block: int, offset: int) -> UInt8:
     """See :func:`clean_up`."""
-    cv2 = _opencv()
+    cv2 = import_opencv()
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     white = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_GAUSSIAN_C, cv2.THRESH_BINARY, block, offset)
     found: UInt8 = np.repeat(white[:, :, None], 3, axis=2)
@@ -89,7 +89,7 @@ def adaptive_threshold(pixels: UInt8, *, block: int, offset: int) -> UInt8:
 
 
 @functools.cache
-def _opencv() -> Any:
+def import_opencv() -> Any:
     """Imported only where something is cleaned up; the threads that decode are as many as are wanted."""
     try:
         import cv2

@@ -398,7 +398,7 @@ def _split_tuesday(table: pd.DataFrame, test_size: float, monday: Mapping[int, s
 def _require(table: pd.DataFrame, least: int, needed: str) -> None:
     """Refuse classes of fewer than ``least`` groups of duplicates."""
     n_images = table["stratum"].value_counts()
-    n_groups = _majority(table).value_counts().reindex(n_images.index, fill_value=0)
+    n_groups = majority_labels(table).value_counts().reindex(n_images.index, fill_value=0)
     if small := sorted(n_groups.index[n_groups < least]):
         counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:_N_EXAMPLES]]
         more = f" and {len(small) - _N_EXAMPLES} more" if len(small) > _N_EXAMPLES else ""
@@ -409,7 +409,7 @@ def _number(n_images: int) -> str:
     return "1 image" if n_images == 1 else f"{n_images} images"
 
 
-def _majority(table: pd.DataFrame) -> pd.Series[str]:
+def majority_labels(table: pd.DataFrame) -> pd.Series[str]:
     """The most frequent class of each group of duplicates (of equally frequent ones the first), indexed by group."""
     counts = table.groupby(["group", "stratum"]).size().reset_index(name="size")
     counts = counts.sort_values(["group", "size", "stratum"], ascending=[True, False, True])
@@ -424,7 +424,7 @@ def _units(table: pd.DataFrame, *, seed: int, purpose: str, last: Collection[int
         for group, image in zip(first.index.tolist(), first.tolist(), strict=True)
     ]
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    units = pd.DataFrame({"size": table.groupby("group").size(), "stratum": _majority(table)})
+    units = pd.DataFrame({"size": table.groupby("group").size(), "stratum": majority_labels(table)})
     return units.loc[first.index[order]]
 
 

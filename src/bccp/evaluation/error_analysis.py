@@ -290,11 +290,11 @@ class _Search:
         """P-value of the errors of a part among those of a whole that holds it, corrected."""
         n_tests = sum(int(known.sum()) for _, known in self.candidates.values())
         of_part, of_whole = int(self.wrong[part].sum()), int(self.wrong[whole].sum())
-        return min(1.0, n_tests * _tail(of_part, int(part.sum()), of_whole, int(whole.sum()), self.log_factorial))
+        return min(1.0, n_tests * hypergeometric_tail(of_part, int(part.sum()), of_whole, int(whole.sum()), self.log_factorial))
 
     def low(self, part: Mask) -> float:
         """The lower end of the interval of a part's error rate."""
-        return float(_wilson_low(np.array([self.wrong[part].sum()]), np.array([part.sum()]))[0])
+        return float(wilson_lower_bound(np.array([self.wrong[part].sum()]), np.array([part.sum()]))[0])
 
     def sharpest(self) -> tuple[tuple[str, ...], Mask, float] | None:
         """Facets, images and p-value: of the slices with more errors than chance explains the one with the highest rate for sure, widened
@@ -305,7 +305,7 @@ class _Search:
         for facets, (code, known) in self.candidates.items():
             n_images = np.bincount(code[self.left], minlength=len(known)).astype(np.int64)
             errors = np.bincount(code[self.left], weights=self.wrong[self.left], minlength=len(known)).astype(np.int64)
-            low = _wilson_low(errors, n_images)
+            low = wilson_lower_bound(errors, n_images)
             tested = known & (n_images >= LEAST_IMAGES) & (errors * n_left > n_wrong * n_images)
             ranked += [(-float(low[group]), facets, int(group)) for group in np.flatnonzero(tested)]
         for _, facets, group in sorted(ranked):
@@ -331,7 +331,7 @@ class _Search:
         return facets, part, p
 
 
-def _tail(errors: int, n_images: int, n_wrong: int, n_left: int, log_factorial: Float) -> float:
+def hypergeometric_tail(errors: int, n_images: int, n_wrong: int, n_left: int, log_factorial: Float) -> float:
     """P(at least so many errors) in a slice that is drawn at random from what is left: the hypergeometric distribution."""
 
     def log_choose(n: int, k: npt.NDArray[np.int64]) -> Float:
@@ -344,7 +344,7 @@ def _tail(errors: int, n_images: int, n_wrong: int, n_left: int, log_factorial: 
     return float(np.exp(log_choose(n_wrong, count) + log_choose(n_left - n_wrong, n_images - count) - total).sum())
 
 
-def _wilson_low(errors: Index, n_images: Index) -> Float:
+def wilson_lower_bound(errors: Index, n_images: Index) -> Float:
     """The lower end of a rate's interval; 0 where there is no image."""
     n = np.maximum(n_images, 1).astype(np.float64)
     rate = errors / n

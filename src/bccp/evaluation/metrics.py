@@ -30,7 +30,7 @@ N_BINS = 15
 COVERAGE = 0.95
 """Of the intervals."""
 
-_AT_ONCE = 2**20
+RESAMPLED_AT_ONCE = 2**20
 """Weights that are held at once, as long as one set has no more."""
 
 
@@ -352,7 +352,7 @@ def resamples(n_images: int, n_resamples: int, rng: np.random.Generator) -> Iter
     ndarray of int32, shape (b, N)
         How often each image was drawn; rows sum to N. A few at a time, ``n_resamples`` together.
     """
-    at_once = max(1, _AT_ONCE // n_images)
+    at_once = max(1, RESAMPLED_AT_ONCE // n_images)
     for first in range(0, n_resamples, at_once):
         rows = min(at_once, n_resamples - first)
         drawn = rng.integers(0, n_images, (rows, n_images)) + n_images * np.arange(rows)[:, np.newaxis]

@@ -28,10 +28,10 @@ _TOLERANCE = 1e-6
 THUMBNAIL = 8
 """Side of what the weak model sees of an image, in px."""
 
-_FIT_IMAGES = 5000  # that a weak model learns from, at most: more would only make it slower and less weak
+FIT_IMAGES = 5000  # that a weak model learns from, at most: more would only make it slower and less weak
 _INVERSE_PENALTY = 10.0  # of the logistic regression, on features of mean square length 1
 _UNSEEN = 0.01  # share of the weak model's belief that is spread evenly: nothing is impossible, nothing certain
-_CHUNK_BYTES = 2**24
+NOISE_CHUNK_BYTES = 2**24
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def weak_probs(images: Images, true_labels: npt.ArrayLike, ids: Sequence[str], *
     halves = (order[draws[order] < 0.5], order[draws[order] >= 0.5])
     for judged_idx, learnt_idx in (halves, halves[::-1]):
         if len(judged_idx) and len(learnt_idx):
-            fit_idx = learnt_idx[:_FIT_IMAGES]
+            fit_idx = learnt_idx[:FIT_IMAGES]
             found = _logistic_probs(features[fit_idx], true_labels[fit_idx], features[judged_idx], n_classes)
             probs[judged_idx] = (1 - _UNSEEN) * found + _UNSEEN / n_classes
     return probs
@@ -295,7 +295,7 @@ def thumbnails(images: Images) -> npt.NDArray[np.float32]:
     parts, start, step = [np.zeros((0, 3), dtype=np.float32)], 0, 1
     while start < len(images):
         pixels = images[np.arange(start, min(start + step, len(images)))]
-        start, step = start + len(pixels), max(1, _CHUNK_BYTES // pixels[0].size)
+        start, step = start + len(pixels), max(1, NOISE_CHUNK_BYTES // pixels[0].size)
         small = pixels.astype(np.float32) / 255
         for axis in (1, 2):
             edges = np.linspace(0, pixels.shape[axis], min(THUMBNAIL, pixels.shape[axis]) + 1).astype(np.int64)

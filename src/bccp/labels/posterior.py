@@ -219,7 +219,7 @@ def estimate_noise_matrix(
         iterations += 1
         if here.reached - before.reached <= tolerance * n_images:
             break
-        far = _leap(before, here)
+        far = leap_ahead(before, here)
         if far is not None and iterations < max_iter:
             leapt = visit(*far)
             iterations += 1
@@ -381,7 +381,7 @@ class _Place(NamedTuple):
     better: tuple[Float, float]
 
 
-def _leap(before: _Place, here: _Place) -> tuple[Float, float] | None:
+def leap_ahead(before: _Place, here: _Place) -> tuple[Float, float] | None:
     """Where the last round of EM and the next one point to; None where that is invalid, or no further than the next round itself.
 
     References

@@ -30,7 +30,7 @@ from bccp.models.feature_cache import backbone_digest, look_by, shared_array
 from bccp.models.training_set import LabelledImages
 from bccp.models.transforms import Change, changes
 
-_CHUNK = 256
+CHUNK_IMAGES = 256
 
 
 def augmented_set(
@@ -130,4 +130,4 @@ def write_augmented(
 
 def _chunks(rows: Index) -> Iterator[Index]:
     """A bounded number of images at once."""
-    return (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
+    return (rows[start : start + CHUNK_IMAGES] for start in range(0, len(rows), CHUNK_IMAGES))

@@ -143,7 +143,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     """
     ledger.close_orphaned_runs()
     place, since = ledger.home, time.time() - keep_days * _SECONDS_A_DAY
-    active, deleted = (_runs(ledger, deleted=deleted) for deleted in (False, True))
+    active, deleted = (ledger_runs(ledger, deleted=deleted) for deleted in (False, True))
     registered = {version.run_id for version in _pages(ledger.client.search_model_versions)}
     roots = {run.info.run_id for run in [*active, *deleted] if _is_root(run, registered, since)}
     needed = needed_runs(active, roots) | roots
@@ -210,13 +210,13 @@ def delete(ledger: Ledger, found: Survey) -> tuple[int, int]:
             with _unused(entry.lock) as unused:
                 if unused:
                     freed += entry.size()
-                    _remove(entry.paths)
+                    remove_paths(entry.paths)
     store = ledger.client._tracking_client.store
     for run in runs:
         folder = _folder(run, ledger.home)
         if folder is not None:
             freed += size_of(folder)
-            _remove([folder])
+            remove_paths([folder])
         store._hard_delete_run(run.info.run_id)  # `mlflow gc` does it so, but empties all of MLflow's bin
     for link in _inside(ledger.home / "wandb"):
         if link.is_symlink() and not link.exists():
@@ -246,7 +246,7 @@ def keep(ledger: Ledger, named: str) -> int:
     """
     path = Path(named).expanduser().resolve()
     meant = {path.parent if path.name == "summary.json" else path, ledger.home / "outputs" / named}
-    runs = [run for run in _runs(ledger) if run.info.run_id == named or meant & _own_folders(run)]
+    runs = [run for run in ledger_runs(ledger) if run.info.run_id == named or meant & _own_folders(run)]
     runs = runs or finished_runs.called(named, ledger)
     if len({run.info.run_id for run in runs}) > 1 and not any(meant & _own_folders(run) for run in runs):
         raise BCCPError(f"KEEP={named} is the beginning or end of {len(runs)} runs' names: give more of it")
@@ -380,7 +380,7 @@ def _is_root(run: Any, registered: Collection[str], since: float) -> bool:
     return run.info.status == "RUNNING" or ended >= since or KEEP_TAG in run.data.tags or run.info.run_id in registered
 
 
-def _runs(ledger: Ledger, *, deleted: bool = False, wanted: str = "") -> list[Any]:
+def ledger_runs(ledger: Ledger, *, deleted: bool = False, wanted: str = "") -> list[Any]:
     from mlflow.entities import ViewType
 
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
@@ -543,7 +543,7 @@ def _hide(ledger: Ledger, run: Any, known: Sequence[Any]) -> bool:
     with _unused(lock) as unused:
         if not unused:
             return False
-        running = {other.info.run_id: other for other in _runs(ledger, wanted="attributes.status = 'RUNNING'")}
+        running = {other.info.run_id: other for other in ledger_runs(ledger, wanted="attributes.status = 'RUNNING'")}
         by_now = {other.info.run_id: other for other in known} | running
         if running and run.info.run_id in needed_runs(list(by_now.values()), running):
             return False
@@ -573,7 +573,7 @@ def _unused(lock_file: Path | None) -> Iterator[bool]:
         lock.release()
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def remove_paths(paths: Iterable[Path]) -> None:
     """Delete files and folders, each whole or not at all: what a killed process leaves lies in a scratch folder, which others sweep."""
     with scratch("clean") as away:
         for number, path in enumerate(paths):

@@ -72,7 +72,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
         _refused.clear()
         config_source.register_source()
         with sweep.concluded(), search_concluded():
-            hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")(_job)()
+            hydra.main(version_base="1.3", config_path=str(ROOT), config_name="config")(hydra_job)()
         if _refused:
             raise _refused[0]
         return 0
@@ -112,7 +112,7 @@ def _check(words: Sequence[str]) -> None:
         raise
 
 
-def _job(composed: DictConfig) -> Any:
+def hydra_job(composed: DictConfig) -> Any:
     """What Hydra calls: a single run, or a job of a sweep, in whatever process a launcher runs it."""
     about = HydraConfig.get()
     folder = Path(about.runtime.output_dir)

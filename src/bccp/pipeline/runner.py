@@ -99,7 +99,7 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
         summary.config = redact(OmegaConf.to_container(composed, resolve=False))
         checked = config.load(composed, base=Path.cwd())
         summary.config = redact(dataclasses.asdict(checked))
-        pipeline = _Pipeline(checked, folder, summary, sweep=sweep, job=job)
+        pipeline = PipelineRunner(checked, folder, summary, sweep=sweep, job=job)
         with terminable():
             pipeline.run()
     except Exception as error:
@@ -128,7 +128,7 @@ def _tell(summary: Summary, folder: Path, ledger: Ledger | None, context: Contex
     run_report.conclude_run(dataclasses.asdict(summary), folder, ledger, context)
 
 
-class _Pipeline(Plan):
+class PipelineRunner(Plan):
     """One run of the pipeline."""
 
     def __init__(self, checked: config_schema.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:

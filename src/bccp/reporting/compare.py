@@ -144,7 +144,7 @@ def compare_runs(a: Side, b: Side, *, seed: int = 0) -> RunComparison:
     versions = [(name, *(side.pipeline.versions.get(name, "")[:12] for side in (a, b))) for name in MAKER]
     different = [row for row in versions if row[1] != row[2]]
     of_a, of_b = (side.table("evaluation", "predictions.csv") for side in (a, b))
-    paired, notes = pd.DataFrame(columns=_COLUMNS), list[str]()
+    paired, notes = pd.DataFrame(columns=DIFFERENCE_COLUMNS), list[str]()
     if of_a is not None and of_b is not None:
         paired, notes = pair(of_a, of_b, rng=np.random.default_rng(seed))
         if len(paired) and any(name == "segregated_data" for name, _, _ in different):
@@ -232,7 +232,7 @@ def _changed(old: pd.DataFrame | None, new: pd.DataFrame | None, column: str, ch
     return [(image, change, before, after) for image, before, after in other.itertuples(index=False, name=None)]
 
 
-_COLUMNS = ["metric", "a", "b", "difference", "low", "high", "images"]
+DIFFERENCE_COLUMNS = ["metric", "a", "b", "difference", "low", "high", "images"]
 
 
 def pair(old: pd.DataFrame, new: pd.DataFrame, *, rng: np.random.Generator, draws: int = DRAWS) -> tuple[pd.DataFrame, list[str]]:
@@ -263,7 +263,7 @@ def pair(old: pd.DataFrame, new: pd.DataFrame, *, rng: np.random.Generator, draw
             f"measured on the {len(same)} test images that both have with one day and true label, of A's {len(old)} and B's {len(new)}"
         )
     if same.empty:
-        return pd.DataFrame(columns=_COLUMNS), notes
+        return pd.DataFrame(columns=DIFFERENCE_COLUMNS), notes
     labels = sorted({*same["true_label_a"], *same["predicted_label_a"], *same["predicted_label_b"]})
     days = sorted(set(same["day_a"]))
     position = {label: k for k, label in enumerate(labels)}
@@ -300,7 +300,7 @@ def _plain(old: Mapping[str, float], new: Mapping[str, float], without: set[str]
     ordered = sorted(names, key=lambda name: (not name.startswith("test/"), name))
     nan = float("nan")
     rows = [(name, a := old.get(name, nan), b := new.get(name, nan), b - a, nan, nan, nan) for name in ordered]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
 
 def comparison_page(found: RunComparison) -> str:
@@ -339,7 +339,7 @@ def _figure_tables(found: RunComparison) -> list[str]:
     if len(paired):
         rows = (
             (metric, _number(a), _number(b), f"{difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{n:.0f}")
-            for metric, a, b, difference, low, high, n in paired[_COLUMNS].to_numpy(object)
+            for metric, a, b, difference, low, high, n in paired[DIFFERENCE_COLUMNS].to_numpy(object)
         )
         parts += _table(("paired", "A", "B", "B - A", "95% interval", "images"), rows)
     tested = [name for name in found.figures["metric"] if name.startswith("test/")]
@@ -348,7 +348,7 @@ def _figure_tables(found: RunComparison) -> list[str]:
     if len(others):
         rows_of_others = (
             (metric, _number(a), _number(b), "" if np.isnan(difference) else f"{difference:+.4g}")
-            for metric, a, b, difference in others[_COLUMNS[:4]].to_numpy(object)
+            for metric, a, b, difference in others[DIFFERENCE_COLUMNS[:4]].to_numpy(object)
         )
         parts += _table(("each run's own", "A", "B", "B - A"), rows_of_others)
     return parts or ["No figure differs."]

@@ -130,18 +130,18 @@ def _heat_maps(sweep: SweepData, axes: Sequence[Axis], means: pd.DataFrame, figu
     panels = _panel_axis([axis for axis in axes if axis not in chosen])
     rest = [axis.key for axis in axes if axis not in (*chosen, panels)]
     lost = sweep.table[sweep.table["status"] != "finished"]
-    shared = Normalize(*_limits(means["mean"]))
+    shared = Normalize(*axis_limits(means["mean"]))
     for number, (left, named) in enumerate(_left_over(means, rest, axes), start=1):
         of_it = _with(means, left)
         shown = _panel_values(panels, of_it)
-        grids = [_cells(_of_panel(of_it, panels, value), rows, columns) for value in shown]
+        grids = [heat_map_cells(_of_panel(of_it, panels, value), rows, columns) for value in shown]
         failed = [_lost(_of_panel(_with(lost, left), panels, value), rows, columns) for value in shown]
         titles = [f"{panels.name} {value}" if panels and value else "" for value in shown]
         title = f"{figure}, %: {rows.name} × {columns.name}" + named  # noqa: RUF001
         yield Picture(f"{_file(figure)}-heat-map-{number}", title, _heat_map(rows, columns, grids, failed, titles, shared))
 
 
-def _cells(means: pd.DataFrame, rows: Axis, columns: Axis) -> Cells:
+def heat_map_cells(means: pd.DataFrame, rows: Axis, columns: Axis) -> Cells:
     """Mean, half width and whether it is the whole row's, shape (R, C, 3); NaN where nothing was measured.
 
     A setting that ignores an axis counts in all of its cells.
@@ -236,7 +236,7 @@ def _curves(x: Axis, axes: Sequence[Axis], means: pd.DataFrame, figure: str) -> 
     )
     panels = _panel_axis([axis for axis in others if axis is not lines])
     rest = [axis.key for axis in others if axis not in (lines, panels)]
-    low, high = _limits(means["mean"], means["half"])
+    low, high = axis_limits(means["mean"], means["half"])
     for number, (left, named) in enumerate(_left_over(means, rest, axes), start=1):
         of_it = _with(means, left)
         shown = _panel_values(panels, of_it)
@@ -296,7 +296,7 @@ def _points(x: Axis, means: pd.DataFrame, figure: str) -> Picture:
     frame.scatter(place, mean, s=26, color=_COLOURS[0], alpha=0.8, linewidths=0)
     if len(mean):
         frame.scatter(place[mean.argmax()], mean.max(), s=90, facecolor="none", edgecolor=_BEST, linewidths=2)
-    _frame(frame, x, ylabel=f"{figure}, %", limits=_limits(means["mean"], means["half"]))
+    _frame(frame, x, ylabel=f"{figure}, %", limits=axis_limits(means["mean"], means["half"]))
     return Picture(f"{_file(figure)}-over-{_file(x.name)}", f"{figure}, %, of every setting over {x.name}", drawing)
 
 
@@ -342,7 +342,7 @@ def _bare(frame: Axes) -> None:
     frame.patch.set_visible(False)
 
 
-def _limits(mean: pd.Series[float], half: pd.Series[float] | None = None) -> tuple[float, float]:
+def axis_limits(mean: pd.Series[float], half: pd.Series[float] | None = None) -> tuple[float, float]:
     """From below the least to above the largest, within the shares that there are.
 
     Of an interval so wide that it would leave the means no room (two seeds) only a part is shown.

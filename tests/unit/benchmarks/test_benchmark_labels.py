@@ -312,7 +312,7 @@ def test_a_key_holds_options_seed_and_what_files_contain(bench: labels.Bench, tm
     data = tmp_path / "images.zip"
     for content in (b"a", b"b"):
         data.write_bytes(content)
-        labels._digest.cache_clear()
+        labels.path_digest.cache_clear()
         known.add(labels.Bench(bench.store, [f"data.path='{data}'"], [], trained=True).key(job))
     assert len(known) == 6
     moved = data.rename(tmp_path / "renamed.zip")
@@ -375,7 +375,7 @@ def stubbed(monkeypatch: pytest.MonkeyPatch) -> Any:
     def result(self: labels.Bench, summary: dict[str, Any], variant: labels.Variant) -> Result:
         return Result(summary["metrics"], 1.0, 1.0, judged if variant.method else None)
 
-    monkeypatch.setattr(labels.Bench, "_result", result)
+    monkeypatch.setattr(labels.Bench, "result_of", result)
 
     def install(pipeline: Pipeline) -> Pipeline:
         monkeypatch.setattr(bccp, "run", pipeline)
@@ -443,7 +443,7 @@ def test_without_training_the_pipeline_ends_at_the_cut_off(bench: labels.Bench, 
 
 def test_a_result_of_changed_code_is_not_kept(bench: labels.Bench, stubbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     stubbed(Pipeline())
-    monkeypatch.setattr(labels, "_sources", lambda: {"config.yaml": 1})
+    monkeypatch.setattr(labels, "source_digests", lambda: {"config.yaml": 1})
     with pytest.raises(labels.ChangedError, match="start it again"):
         labels.measure(bench, one_cell(OURS))
     assert not bench.store.lines.exists()

@@ -33,7 +33,7 @@ def test_a_process_lives_while_it_runs_and_neither_as_a_zombie_nor_under_a_reuse
 
 
 def test_descendants_are_ended_with_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bccp.core.processes._ENDING_SECONDS", 0.3)
+    monkeypatch.setattr("bccp.core.processes.ENDING_SECONDS", 0.3)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     others = descendants(os.getpid())
     with (
@@ -142,7 +142,7 @@ def test_nothing_is_collected_while_modules_are_imported_and_all_is_as_before_wh
 
 
 def test_what_imports_leave_is_collected_no_more_but_only_where_the_process_is_the_pipelines_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bccp.core.processes._Process.ours", False)
+    monkeypatch.setattr("bccp.core.processes.OwnProcess.ours", False)
     before = gc.get_freeze_count()
     try:
         with importing():

@@ -59,8 +59,8 @@ def test_the_bar_of_a_loop_is_gone_at_its_end_and_there_again_with_the_next_such
     monkeypatch.setattr(progress, "on_terminal", lambda: True)
 
     def seen() -> list[tuple[str, float, float | None]]:
-        assert progress._display is not None
-        return [(task.description, task.completed, task.total) for task in progress._display.tasks if task.visible]
+        assert progress.drawn_bars is not None
+        return [(task.description, task.completed, task.total) for task in progress.drawn_bars.tasks if task.visible]
 
     step = ("train", 6, 8)
     with progress.display("train", done=6, total=8):
@@ -78,6 +78,6 @@ def test_a_display_within_another_is_part_of_it(monkeypatch: pytest.MonkeyPatch)
     with progress.display("outer", done=0, total=2):
         with progress.display("inner", done=0, total=2):
             progress.show("epochs", 1, 2)
-        assert progress._display is not None
-        assert [task.description for task in progress._display.tasks] == ["outer", "  epochs"]
-    assert (progress._display, progress._tasks) == (None, {})
+        assert progress.drawn_bars is not None
+        assert [task.description for task in progress.drawn_bars.tasks] == ["outer", "  epochs"]
+    assert (progress.drawn_bars, progress.bar_ids) == (None, {})

@@ -99,7 +99,7 @@ def test_a_large_picture_is_measured_as_the_mean_of_its_blocks() -> None:
     for row in range(66):
         for column in range(66):
             slow[:, row, column] = pixels[:, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3].mean(axis=(1, 2))
-    np.testing.assert_allclose(image_statistics._smaller(pixels), slow, rtol=1e-6)
+    np.testing.assert_allclose(image_statistics.block_means(pixels), slow, rtol=1e-6)
 
 
 @pytest.mark.parametrize("side", [4, 5, 8, 33])

@@ -74,21 +74,21 @@ def test_an_unknown_kind_is_refused() -> None:
 @pytest.mark.parametrize("bounds", [corruption.BOXES, corruption.PATCHES])
 def test_boxes_have_the_right_number_and_sides_and_lie_inside(bounds: tuple[int, int]) -> None:
     draws = np.random.default_rng(1).random((2000, corruption.N_DRAWS))
-    count, tops, sides = corruption._boxes(draws, bounds, 100, square=False)
+    count, tops, sides = corruption.place_boxes(draws, bounds, 100, square=False)
     assert (count.min(), count.max()) == bounds
     assert (sides.min(), sides.max()) == (10, 20)
     assert tops.min() == 0
     assert (tops + sides).max() == 100
     assert abs(sides.mean() - 15) < 5 * (10 / np.sqrt(12)) / np.sqrt(sides.size)
     assert (sides[..., 0] != sides[..., 1]).any()
-    square = corruption._boxes(draws, bounds, 100, square=True)[2]
+    square = corruption.place_boxes(draws, bounds, 100, square=True)[2]
     np.testing.assert_array_equal(square[..., 0], square[..., 1])
 
 
 def test_random_boxes_paints_exactly_the_drawn_boxes_white() -> None:
     images, ids = some_images(5, 40)
-    draws = corruption._draw(ids, seed=7)
-    count, tops, sides = corruption._boxes(draws, corruption.BOXES, 40, square=False)
+    draws = corruption.draw_uniform(ids, seed=7)
+    count, tops, sides = corruption.place_boxes(draws, corruption.BOXES, 40, square=False)
     expected = images.copy()
     for i in range(5):
         for b in range(count[i]):
@@ -101,8 +101,8 @@ def test_random_boxes_paints_exactly_the_drawn_boxes_white() -> None:
 @pytest.mark.parametrize("size", [8, 32, 150, 260])
 def test_mosaic_averages_each_cell_as_a_slow_loop_does(size: int) -> None:
     images, ids = some_images(3, size)
-    draws = corruption._draw(ids, seed=2)
-    count, tops, sides = corruption._boxes(draws, corruption.PATCHES, size, square=True)
+    draws = corruption.draw_uniform(ids, seed=2)
+    count, tops, sides = corruption.place_boxes(draws, corruption.PATCHES, size, square=True)
     expected = images.copy()
     for i in range(3):
         for p in range(count[i]):
@@ -117,7 +117,7 @@ def test_mosaic_averages_each_cell_as_a_slow_loop_does(size: int) -> None:
 
 def test_mosaic_leaves_a_plain_image_as_it_is() -> None:
     plain = np.full((2, 64, 64, 3), 137, dtype=np.uint8)
-    np.testing.assert_array_equal(corruption.mosaic(plain, corruption._draw(["a", "b"], seed=0)), plain)
+    np.testing.assert_array_equal(corruption.mosaic(plain, corruption.draw_uniform(["a", "b"], seed=0)), plain)
 
 
 def test_a_level_line_of_least_thickness_is_a_tenth_of_the_diagonal() -> None:
@@ -133,7 +133,7 @@ def test_a_level_line_of_least_thickness_is_a_tenth_of_the_diagonal() -> None:
 def test_lines_cross_the_centre_from_edge_to_opposite_edge() -> None:
     n, size = 300, 64
     white = np.full((n, size, size, 3), 255, dtype=np.uint8)
-    lines = corruption.random_lines(white, corruption._draw([str(i) for i in range(n)], seed=0))
+    lines = corruption.random_lines(white, corruption.draw_uniform([str(i) for i in range(n)], seed=0))
     black = (lines == 0).all(axis=3)
     assert set(np.unique(lines)) == {0, 255}
     np.testing.assert_array_equal(black, black[:, ::-1, ::-1])  # a reflection through the centre

@@ -91,23 +91,23 @@ def test_few_images_are_read_at_once_and_at_most_a_bounded_number(monkeypatch: p
 
     images, labels = make_images(600, seed=1)
     seen, val_seen = Counted(images), Counted(images[:300])
-    whole = flip_symmetry._small(images, np.arange(600))
+    whole = flip_symmetry.shrink_images(images, np.arange(600))
     monkeypatch.setattr(flip_symmetry, "MOST_IMAGES", 450)
-    monkeypatch.setattr(flip_symmetry, "_CHUNK_BYTES", 50 * SIZE**2 * 12)
+    monkeypatch.setattr(flip_symmetry, "MIRROR_CHUNK_BYTES", 50 * SIZE**2 * 12)
     assert mirror_symmetric(seen, labels, val_seen, labels[:300])
     assert sum(seen.sizes) == 451  # one tells the size
     assert sum(val_seen.sizes) == 301
     assert max(seen.sizes + val_seen.sizes) == 50
-    np.testing.assert_allclose(flip_symmetry._small(images, np.arange(600)), whole, rtol=1e-6)
+    np.testing.assert_allclose(flip_symmetry.shrink_images(images, np.arange(600)), whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 37, 64])
 def test_small_versions_are_means_over_equal_cells_and_mirror_as_the_image_does(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    small = flip_symmetry._small(images, np.arange(3))
+    small = flip_symmetry.shrink_images(images, np.arange(3))
     cells = min(16, size)
     assert small.shape == (3, cells, cells, 3)
     np.testing.assert_allclose(small.mean((1, 2)), images.mean((1, 2)) / 255, rtol=1e-5)
-    np.testing.assert_allclose(flip_symmetry._small(images[:, :, ::-1], np.arange(3)), small[:, :, ::-1], rtol=1e-5)
+    np.testing.assert_allclose(flip_symmetry.shrink_images(images[:, :, ::-1], np.arange(3)), small[:, :, ::-1], rtol=1e-5)
     if size == 64:
         np.testing.assert_allclose(small, images.reshape(3, 16, 4, 16, 4, 3).mean((2, 4)) / 255, rtol=1e-5)

@@ -270,7 +270,7 @@ def test_the_digest_covers_size_and_pixels_strip_by_strip(monkeypatch: pytest.Mo
     image = picture(size=(40, 30))
     expected = hashlib.sha256(b"40x30\n" + image.tobytes()).hexdigest()
     assert preprocessing.pixel_digest(image) == expected
-    monkeypatch.setattr(preprocessing, "_HASH_STRIP_BYTES", 1000)
+    monkeypatch.setattr(preprocessing, "HASH_STRIP_BYTES", 1000)
     assert preprocessing.pixel_digest(image) == expected
     assert preprocessing.pixel_digest(Image.new("RGB", (2, 6))) != preprocessing.pixel_digest(Image.new("RGB", (6, 2)))
 
@@ -393,7 +393,7 @@ def test_own_days_give_days_and_unknown_labels(tmp_path: Path) -> None:
 
 def test_the_outputs_are_equal_to_the_byte_for_any_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocessing, "POOL_MIN_BYTES", 0)
-    monkeypatch.setattr(preprocessing, "_CHUNK_FILES", 3)
+    monkeypatch.setattr(preprocessing, "CHUNK_FILES", 3)
     files = two_classes(20) | {"cat/bad.png": b"?", "dog/cut.jpg": encoded(picture(1), "JPEG")[:400]}
     contents = []
     for threads in (1, 2, 5):

@@ -138,7 +138,7 @@ def test_herding_of_a_small_case_is_that_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("gram_rows", [8192, 10])
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_herding_is_the_literal_greedy_choice(gram_rows: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_samplers, "_GRAM_ROWS", gram_rows)
+    monkeypatch.setattr(replay_samplers, "GRAM_ROWS", gram_rows)
     vectors = np.random.default_rng(1).standard_normal((60, 5)).astype(np.float32) + np.float32(shift)
     vectors[7] = 0
     assert herd(vectors, n_chosen=40).tolist() == slow_herd(vectors, 40)
@@ -165,8 +165,8 @@ def test_diverse_of_a_small_case_is_that_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("candidates", [1024, 12, 1])
 @pytest.mark.parametrize("chunk_rows", [4096, 17])
 def test_diverse_is_the_literal_greedy_choice(candidates: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_samplers, "_CANDIDATES", candidates)
-    monkeypatch.setattr(replay_samplers, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(replay_samplers, "CANDIDATES", candidates)
+    monkeypatch.setattr(replay_samplers, "CHUNK_ROWS", chunk_rows)
     vectors = np.random.default_rng(2).standard_normal((90, 4)).astype(np.float32)
     vectors[11] = 0
     vectors[12] *= 1e6
@@ -175,7 +175,7 @@ def test_diverse_is_the_literal_greedy_choice(candidates: int, chunk_rows: int, 
 
 @pytest.mark.parametrize("candidates", [1024, 7, 1])
 def test_diverse_takes_duplicates_last_and_in_order(candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay_samplers, "_CANDIDATES", candidates)
+    monkeypatch.setattr(replay_samplers, "CANDIDATES", candidates)
     rng = np.random.default_rng(3)
     originals = rng.standard_normal((10, 30)).astype(np.float32)
     vectors = np.concatenate([originals, originals * 3, originals * np.float32(0.1)])

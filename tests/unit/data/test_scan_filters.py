@@ -157,9 +157,9 @@ def test_a_wrong_clean_up_is_refused_by_key_with_what_would_do(value: Any, sente
 
 def test_opencv_is_asked_for_only_where_something_is_cleaned_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    scan_filters._opencv.cache_clear()
+    scan_filters.import_opencv.cache_clear()
     clean_up(noise(), [])
     with pytest.raises(BCCPError, match=r"preprocessing\.cleanup needs OpenCV, .*: pip install opencv-python-headless"):
         clean_up(noise(), [{"erosion": {"size": 3}}])
     monkeypatch.undo()
-    scan_filters._opencv.cache_clear()
+    scan_filters.import_opencv.cache_clear()

@@ -135,7 +135,7 @@ def test_shares_with_duplicates_are_exact_to_a_groups_size() -> None:
 
 def test_a_group_of_mixed_classes_counts_as_the_most_frequent() -> None:
     table = pd.DataFrame({"image": ["a", "b", "c", "d", "e"], "stratum": ["y", "x", "x", "y", "x"], "group": [1, 1, 1, 2, 2]})
-    assert segregation._majority(table).to_dict() == {1: "x", 2: "x"}
+    assert segregation.majority_labels(table).to_dict() == {1: "x", 2: "x"}
 
 
 def test_the_smallest_possible_classes_get_one_image_in_each_split() -> None:

@@ -261,7 +261,7 @@ def test_the_fingerprint_of_local_data_is_that_of_their_content(tmp_path: Path, 
 
 
 def test_a_sweeps_later_jobs_do_not_read_the_images_again(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "_SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "SETTLED_NS", 0)
     before = sources.source_fingerprint(config("folder", folder))
     with monkeypatch.context() as none_is_read:
         none_is_read.setattr(archives, "read_chunks", lambda file, shown: pytest.fail(f"{file.name} was read"))

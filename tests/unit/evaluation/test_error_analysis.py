@@ -80,8 +80,8 @@ def test_the_chance_and_the_interval_of_a_slice_are_scipys() -> None:
     table = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, 101)))])
     for errors, n_images, n_wrong, n_left in [(3, 10, 20, 100), (1, 5, 5, 30), (10, 10, 90, 100), (0, 7, 12, 50), (5, 60, 50, 100)]:
         expected = stats.hypergeom.sf(errors - 1, n_left, n_wrong, n_images)
-        assert error_analysis._tail(errors, n_images, n_wrong, n_left, table) == pytest.approx(expected)
-    low = error_analysis._wilson_low(np.array([0, 3, 10]), np.array([0, 10, 10]))
+        assert error_analysis.hypergeometric_tail(errors, n_images, n_wrong, n_left, table) == pytest.approx(expected)
+    low = error_analysis.wilson_lower_bound(np.array([0, 3, 10]), np.array([0, 10, 10]))
     expected = [stats.binomtest(count, 10).proportion_ci(method="wilson").low for count in (3, 10)]
     assert low.tolist() == pytest.approx([0, *expected])
 

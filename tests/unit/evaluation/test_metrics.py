@@ -125,7 +125,7 @@ def test_a_resample_without_any_image_of_a_slice_has_no_figures_and_no_say() -> 
 
 
 def test_resamples_draw_as_many_images_as_there_are_and_are_the_same_for_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_AT_ONCE", 500)  # 7 at a time
+    monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 500)  # 7 at a time
     blocks = list(metrics.resamples(70, 40, np.random.default_rng(0)))
     assert [len(block) for block in blocks] == [7] * 5 + [5]
     counts = np.concatenate(blocks)

@@ -405,11 +405,11 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     data = make_data(tmp_path / "data", target_day="monday")
     days = open_days(data["segregated_data"], data["clean_data"])
     fitted, judged = [], []
-    monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images._row.tolist())))
+    monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images.row.tolist())))
     judged_by = mc_dropout.stochastic_passes
 
     def spy(model, days, ids, **options):
-        judged.append(set(days.view(ids)._row.tolist()))
+        judged.append(set(days.view(ids).row.tolist()))
         return judged_by(model, days, ids, **options)
 
     monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)

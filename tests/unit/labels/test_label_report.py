@@ -124,13 +124,13 @@ def test_the_picture_shows_the_images_as_they_are(tmp_path: Path) -> None:
 
 def test_names_that_the_font_cannot_write_are_told_apart_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    fitting = galleries._fitting
+    fitting = galleries.fit_text
 
     def spy(text: str, width: float, size: float) -> str:
         written.append(text)
         return fitting(text, width, size)
 
-    monkeypatch.setattr(galleries, "_fitting", spy)
+    monkeypatch.setattr(galleries, "fit_text", spy)
     names = ["猫", "犬", "кот"]
     label_report.draw_suspects([Suspect(np.zeros((8, 8, 3), np.uint8), "犬", "кот", 0.5)], names, tmp_path / "one.png", title="one")
     assert written[0].startswith("one; class k is the k-th of classes.csv")

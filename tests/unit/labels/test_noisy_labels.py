@@ -329,7 +329,7 @@ def test_thumbnails_are_averages_over_cells_whatever_the_chunk(monkeypatch: pyte
     pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 24, 3), dtype=np.uint8)
     by_hand = pixels.reshape(7, 8, 2, 8, 3, 3).mean(axis=(2, 4)).reshape(7, -1) / 255
     np.testing.assert_allclose(noisy_labels.thumbnails(pixels), by_hand, atol=1e-6)
-    monkeypatch.setattr(noisy_labels, "_CHUNK_BYTES", 3000)
+    monkeypatch.setattr(noisy_labels, "NOISE_CHUNK_BYTES", 3000)
     np.testing.assert_allclose(noisy_labels.thumbnails(pixels), by_hand, atol=1e-6)
     assert noisy_labels.thumbnails(pixels[:, :5, :5]).shape == (7, 75)
     uneven = noisy_labels.thumbnails(np.full((1, 19, 9, 3), 51, dtype=np.uint8))
@@ -370,7 +370,7 @@ def test_the_order_of_the_images_and_the_number_learnt_from_change_no_label(monk
     turned = noisy_labels.simulate({ids[i]: truth[ids[i]] for i in order}, images=pixels[order], **options)
     assert turned == given
     assert noisy_labels.simulate(truth, images=pixels, **options | {"seed": 5}) != given
-    monkeypatch.setattr(noisy_labels, "_FIT_IMAGES", 100)
+    monkeypatch.setattr(noisy_labels, "FIT_IMAGES", 100)
     fewer = noisy_labels.simulate(truth, images=pixels, **options)
     assert np.mean([fewer[image] == given[image] for image in ids]) > 0.9, "the draws are the images' own"
 

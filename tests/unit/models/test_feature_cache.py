@@ -169,10 +169,10 @@ def test_features_are_kept_by_pixels_and_backbone_and_nothing_else(step: Sharing
     assert n_computed(other_head, monday, tuesday) == 2
     # another seed's days of the same images, by other names: what is not corrupted has been seen
     splits = days.splits.assign(day=days.splits["day"].to_numpy()[::-1], corrupted_row=-1).rename(index="other-{}".format)
-    again = Days(splits, CLASSES, "tuesday", True, days._clean, None)
+    again = Days(splits, CLASSES, "tuesday", True, days.clean_pixels, None)
     assert n_computed(model, list(splits.index[::3]), days=again) == 2
     step.inputs["segregated_data"] = "9" * 64
-    changed = Days(days.splits, CLASSES, "tuesday", True, days._clean, 7 - np.asarray(days._corrupted))
+    changed = Days(days.splits, CLASSES, "tuesday", True, days.clean_pixels, 7 - np.asarray(days.corrupted_pixels))
     assert n_computed(model, monday, days=changed) == 2
     assert n_computed(model, tuesday, days=changed) == 3
     mirrored = make_model()
@@ -272,7 +272,7 @@ def test_in_the_whole_step_a_frozen_backbone_sees_each_image_once(step: SharingS
     monkeypatch.setattr(ImageClassifier, "embed", spy)
     load_run("bayes_cutoff")(step)
     days = days_of(step)
-    assert seen == Counter(one.tobytes() for one in [*days._clean, *days._corrupted])
+    assert seen == Counter(one.tobytes() for one in [*days.clean_pixels, *days.corrupted_pixels])
     assert len(seen) == N_IMAGES + 18
     assert {name: len(cache_keys) for name, cache_keys in step.keys.items()} == {"frozen_features": 2, "monday_model": 1, "student": 1}
     # the colours are easy, also for features that were never trained

@@ -116,7 +116,7 @@ def test_what_is_written_does_not_depend_on_how_many_images_are_read_at_once(tmp
         (tmp_path / name).mkdir()
         change = transforms.changes("rotate", image_size=16)
         offline_augmentation.write_augmented(tmp_path / name, images, list("vwxyz"), 12, change, generator=torch.Generator().manual_seed(1))
-        monkeypatch.setattr(offline_augmentation, "_CHUNK", 3)
+        monkeypatch.setattr(offline_augmentation, "CHUNK_IMAGES", 3)
     assert (tmp_path / "a" / "images.npy").read_bytes() == (tmp_path / "b" / "images.npy").read_bytes()
 
 

@@ -179,9 +179,9 @@ def test_the_digest_of_mondays_data_knows_its_pixels_labels_and_splits_and_nothi
     relabelled, moved = splits.copy(), splits.copy()
     relabelled.loc[first, "label"] = CLASSES[(CLASSES.index(splits.loc[first, "label"]) + 1) % 3]
     moved.loc[first, "split"] = "test"
-    assert monday_model.data_digest(replace(days, _clean=other_pixels["tuesday"])) == base
+    assert monday_model.data_digest(replace(days, clean_pixels=other_pixels["tuesday"])) == base
     changed = [
-        replace(days, _clean=other_pixels["monday"]),
+        replace(days, clean_pixels=other_pixels["monday"]),
         replace(days, splits=relabelled),
         replace(days, splits=moved),
         replace(days, classes=[*CLASSES, "dog"]),

@@ -78,9 +78,9 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     path = tmp_path / "own_stains.py"
     path.write_text(OWN_CLASSES)
     monkeypatch.syspath_prepend(tmp_path)
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     yield path
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     sys.modules.pop("own_stains", None)
 
 
@@ -243,7 +243,7 @@ def test_the_source_of_own_classes_counts_and_that_of_installed_ones_does_not(ow
     assert list(before) == ["augmentation_code"]
     own_module.write_text(OWN_CLASSES.replace("/ 3", "/ 4"))
     assert resolve_external_refs("train", section, ledger) == before  # this process has imported it
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     assert resolve_external_refs("train", section, ledger) != before
     section.augmentation = ["rotate", {"_target_": "torchvision.transforms.v2.RandomInvert"}, {"_target_": "math.sqrt"}]
     assert resolve_external_refs("train", section, ledger) == {}
@@ -256,7 +256,7 @@ def test_a_package_of_ones_own_counts_with_all_its_modules(tmp_path: Path, monke
         (tmp_path / "own_package" / f"{name}.py").write_text("")
     before = user_code.source_digest(["own_package.inner.Stains"])
     (tmp_path / "own_package" / "inner.py").write_text("x = 1")
-    user_code._digest.cache_clear()
+    user_code.module_digest.cache_clear()
     assert user_code.source_digest(["own_package.inner.Stains"]) != before
 
 

@@ -74,7 +74,7 @@ def test_the_interval_covers_at_its_rate() -> None:
 
 def test_the_page_leaves_the_ends_of_each_runs_intervals_to_the_file() -> None:
     named = {"test/mcc": 0.1, "test/mcc_low": 0.05, "test/mcc_high": 0.2, "bayes_cutoff/right_dropped_low": 0.3}
-    figures = pd.DataFrame([(name, value, 0.0, -value, *[np.nan] * 3) for name, value in named.items()], columns=compare._COLUMNS)
+    figures = pd.DataFrame([(name, value, 0.0, -value, *[np.nan] * 3) for name, value in named.items()], columns=compare.DIFFERENCE_COLUMNS)
     none = pd.DataFrame(columns=["image", "change", "a", "b"])
     page = compare.comparison_page(compare.RunComparison("A", "B", None, none, none, figures, []))
     assert "| test/mcc " in page

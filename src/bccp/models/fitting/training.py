@@ -138,9 +138,9 @@ def fit(
             task.history.found_rate = found
             if model.frozen:
                 with one_thread():
-                    _run_head(task, batches, val_batches, device=device)
+                    run_head_task(task, batches, val_batches, device=device)
             else:
-                _run(task, batches, val_batches, options, result=features / "result.pt")
+                run_task(task, batches, val_batches, options, result=features / "result.pt")
             network.to("cpu", memory_format=torch.contiguous_format)
             model.to("cpu").eval()
             if task.average is not None:
@@ -160,7 +160,7 @@ def _augmentation(model: ImageClassifier, options: TrainingOptions) -> list[Call
     return [] if model.frozen else [augmentations.mirror] * options.mirror + change
 
 
-class _Dropout(nn.Module):
+class CheapDropout(nn.Module):
     """Dropout on a CPU with 16 random bits a feature: torch's own takes longer than all else in a step of a head."""
 
     def __init__(self, rate: float) -> None:
@@ -202,11 +202,11 @@ def _what_learns(
         large = 4 * len(of) * model.n_features > MEMORY_MAPPED_BYTES
         return embed(model, of, batch_size=options.batch_size, device=options.device, path=folder / name if large else None)
 
-    head = nn.Sequential(_Dropout(model.dropout), model.head[1]) if options.device == "cpu" else model.head
+    head = nn.Sequential(CheapDropout(model.dropout), model.head[1]) if options.device == "cpu" else model.head
     return features(data.images, "train.npy"), None if val_images is None else features(val_images, "val.npy"), head
 
 
-def _run(task: Task, training: Batches, validation: Batches | None, options: TrainingOptions, *, result: Path) -> None:
+def run_task(task: Task, training: Batches, validation: Batches | None, options: TrainingOptions, *, result: Path) -> None:
     """Train, on several devices in processes of their own."""
     device, devices, strategy = options.device, options.devices, options.strategy
     several = devices > 1
@@ -253,8 +253,8 @@ def _run(task: Task, training: Batches, validation: Batches | None, options: Tra
     task.take(torch.load(result, map_location="cpu", weights_only=True))
 
 
-def _run_head(task: Task, training: Batches, validation: Batches | None, *, device: str) -> None:
-    """:func:`_run` for a head on features, whose steps take less time than what a Trainer does around them, or sharing them out does."""
+def run_head_task(task: Task, training: Batches, validation: Batches | None, *, device: str) -> None:
+    """:func:`run_task` for a head on features: its steps take less time than what a Trainer does around them, or than sharing them out."""
     settings = task.to(device).configure_optimizers()
     optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
     task.resume(optimizer, schedule)

@@ -27,7 +27,7 @@ METRIC = "train/val_accuracy"
 BEST = "best.txt"
 """The file of the best trial's options, in the folder of the search."""
 
-_searches: list[Path] = []
+search_folders: list[Path] = []
 """The folder of the search that this process runs."""
 
 
@@ -44,13 +44,13 @@ class Search(Callback):
             sweeper.max_failure_rate = 1.0
             if "seed" in sweeper.sampler and sweeper.sampler.seed is None:
                 sweeper.sampler.seed = config.main.random_seed
-        _searches.append(Path(config.hydra.sweep.dir))
+        search_folders.append(Path(config.hydra.sweep.dir))
 
 
 @contextmanager
 def search_concluded() -> Iterator[None]:
     """Around all that the command line runs: a search ends with what it has found, or with one sentence if it has found nothing."""
-    _searches.clear()
+    search_folders.clear()
     try:
         yield
     except HydraException as error:
@@ -58,12 +58,12 @@ def search_concluded() -> Iterator[None]:
             raise BCCPError("values between two ends (interval) are for a search: add hydra/sweeper=optuna, or list the values") from error
         raise
     except ValueError as error:
-        if _searches and "No trials are completed" in str(error):
+        if search_folders and "No trials are completed" in str(error):
             raise BCCPError(
                 f"no trial of the search gave {METRIC}: see the error of each above, and let main.execute_steps contain train"
             ) from error
         raise
-    for folder in _searches:
+    for folder in search_folders:
         print(conclude_search(folder), flush=True)
 
 

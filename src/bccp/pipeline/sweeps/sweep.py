@@ -40,7 +40,7 @@ _TRACKERS = ("joblib.externals.loky.backend.resource_tracker", "multiprocessing.
 _POLL_SECONDS = 0.5
 
 
-_begun: list[Sweep] = []
+begun_sweeps: list[Sweep] = []
 """The sweep that Hydra runs just now; Hydra gives nothing back."""
 
 _refused: list[Exception] = []
@@ -158,7 +158,7 @@ def concluded() -> Iterator[None]:
     BCCPError
         If the sweep is refused, or jobs have failed.
     """
-    _begun.clear()
+    begun_sweeps.clear()
     _refused.clear()
     lost = None
     try:
@@ -169,21 +169,21 @@ def concluded() -> Iterator[None]:
             raise _refused[0] from None
         raise
     except (KeyboardInterrupt, Interrupted):
-        for sweep in _begun:
+        for sweep in begun_sweeps:
             with suppress(BCCPError):  # a store that does not answer any more
                 sweep.close_orphaned_runs()
         raise
     except Exception as error:
-        if not _begun or not _of_launcher(error):
+        if not begun_sweeps or not _of_launcher(error):
             raise
-        lost = f"{_begun[0].launcher} gave up ({type(error).__name__}: {first_line(error)})"
+        lost = f"{begun_sweeps[0].launcher} gave up ({type(error).__name__}: {first_line(error)})"
         _end_workers()
-        for sweep in _begun:
+        for sweep in begun_sweeps:
             sweep.close_orphaned_runs()
     finally:
-        for sweep in _begun:
+        for sweep in begun_sweeps:
             sweep.close()
-    for sweep in _begun:
+    for sweep in begun_sweeps:
         print(_table(sweep), flush=True)
         from bccp.reporting import sweep_report  # only a sweep that has ended pays for what draws it
 
@@ -200,7 +200,7 @@ def _of_launcher(error: Exception) -> bool:
 
 
 def _end_workers() -> None:
-    for sweep in _begun:
+    for sweep in begun_sweeps:
         sweep.end_workers()
 
 
@@ -210,7 +210,7 @@ class Preparation(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Share out the cores, or refuse."""
         try:
-            _begun.append(begin(config))
+            begun_sweeps.append(begin(config))
         except Exception as error:
             _refused.append(error)
             with suppress(OSError):
@@ -292,7 +292,7 @@ def _count(planned: Sequence[Override], about: DictConfig) -> int | None:
 
 def added() -> list[str]:
     """The overrides that the sweep which Hydra runs just now gives its jobs by itself."""
-    return [word for sweep in _begun for word in sweep.added]
+    return [word for sweep in begun_sweeps for word in sweep.added]
 
 
 def _table(sweep: Sweep) -> str:

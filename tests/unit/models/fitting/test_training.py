@@ -188,9 +188,9 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
     one = fit(alone, tmp_path, **options)
 
     def run_head(task: Any, training_set: Any, validation: Any, **_: Any) -> None:
-        training._run(task, training_set, validation, task.options, result=tmp_path / "result.pt")
+        training.run_task(task, training_set, validation, task.options, result=tmp_path / "result.pt")
 
-    monkeypatch.setattr(training, "_run_head", run_head)
+    monkeypatch.setattr(training, "run_head_task", run_head)
     other = fit(by_lightning, tmp_path, **options)
     assert one.table().equals(other.table())
     assert one.best_epoch == other.best_epoch < len(one.table()) < 9
@@ -199,8 +199,8 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
 
 
 def test_a_head_is_trained_on_one_thread_whatever_the_caller_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used, run_head = [], training._run_head
-    monkeypatch.setattr(training, "_run_head", lambda *args, **rest: used.append(torch.get_num_threads()) or run_head(*args, **rest))
+    used, run_head = [], training.run_head_task
+    monkeypatch.setattr(training, "run_head_task", lambda *args, **rest: used.append(torch.get_num_threads()) or run_head(*args, **rest))
     torch.set_num_threads(2)
     model = make_model(freeze_backbone=True)
     features = FeatureView([classifier.embed(model, make_data()[0])], np.zeros(60, int), np.arange(60), model.n_features)
@@ -210,7 +210,7 @@ def test_a_head_is_trained_on_one_thread_whatever_the_caller_has(tmp_path: Path,
 
 def test_dropout_of_features_drops_its_share_and_keeps_the_mean() -> None:
     for rate in (0.0, 0.1, 0.5, 0.9):
-        drop, ones = training._Dropout(rate), torch.ones(301, 333)
+        drop, ones = training.CheapDropout(rate), torch.ones(301, 333)
         torch.manual_seed(0)
         found = drop(ones)
         share = (found == 0).float().mean().item()
