@@ -85,11 +85,10 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty BCCP_HOME, and an environment without anybody's keys or tracking server."""
+def bare_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A BCCP_HOME without a store, and an environment without anybody's keys or tracking server."""
     folder = tmp_path / "home"
     folder.mkdir()
-    shutil.copy(empty_database, folder / "mlflow.db")
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "WANDB_API_KEY", "WANDB_MODE", "BCCP_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     for name, place in PLACES.items():  # what an earlier test's home left in this process does not count
@@ -97,6 +96,13 @@ def home(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("NETRC", str(folder / "no-netrc"))
     monkeypatch.setenv("BCCP_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def home(bare_home: Path, empty_database: Path) -> Path:
+    """``bare_home`` with an empty store."""
+    shutil.copy(empty_database, bare_home / "mlflow.db")
+    return bare_home
 
 
 @pytest.fixture

@@ -1,14 +1,8 @@
-"""Data checks: each finds what was planted and nothing else, drift is told from chance, and a limit stops the pipeline by name."""
+"""Data checks: each finds what was planted and nothing else, drift is told from chance, and a limit is named."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
-import shutil
-import zipfile
-from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,40 +12,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
 
-import bccp
 from bccp.core import config_schema
 from bccp.core.errors import BCCPError
-from bccp.core.home import home as the_home
-from bccp.data import checks, drift, image_statistics, preprocessing, tables
+from bccp.data import checks, drift, image_statistics, tables
 from bccp.data.checks import Finding
-from bccp.reporting import data_checks_page, html
-
-ALL = tuple(field.name for field in dataclasses.fields(config_schema.Checks))
-NO_LIMITS = config_schema.Checks(**dict.fromkeys(ALL))
-STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
-
-
-def picture(seed: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
-    """A colour pattern with sharp edges, another for each seed."""
-    rng = np.random.default_rng(seed)
-    pattern = rng.integers(30, 220, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(pattern).resize(size, Image.Resampling.NEAREST)
-
-
-def cleaned(folder: Path, pictures: dict[str, Image.Image | bytes], *, image_size: int = 48) -> Path:
-    """The ``clean_data`` of some pictures."""
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-        for name, image in pictures.items():
-            if isinstance(image, Image.Image):
-                image.save(folder / "one.png")
-                image = (folder / "one.png").read_bytes()
-            archive.writestr(name, image)
-    clean = folder / "clean"
-    clean.mkdir()
-    preprocessing.clean(
-        folder / "images.zip", clean, image_size=image_size, resize="stretch", max_rejected_rate=1, max_pixels=10**7, threads=1
-    )
-    return clean
+from bccp.reporting import data_checks_page
+from support.checked_data import ALL_CHECKS, NO_LIMITS, cleaned, picture
 
 
 def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> None:
@@ -232,104 +198,7 @@ def test_a_limit_is_told_with_the_check_its_value_and_the_others_and_chance_stop
     assert [one.verdict for one in found] == ["over", "within", "within"]
 
 
-class Page(HTMLParser):
-    """What a page shows and where it would look for more."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text, self.open, self.addresses, self.policy = "", [], [], ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "rect"):
-            self.open.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
-        if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attrs:
-            assert self.open == ["html", "head"]  # elsewhere a browser ignores it
-            self.policy += dict(attrs)["content"] or ""
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "rect":
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + " "
-
-
-def test_the_page_needs_nothing_else_and_shows_names_as_they_are(tmp_path: Path) -> None:
-    nasty = "<b>'x'&\"y\"</b>"
-    clean = cleaned(
-        tmp_path, {f"{label}/{i}.png": picture(i + 9 * k) for k, label in enumerate((nasty.replace("/", ""), "dog")) for i in range(4)}
-    )
-    limits = dataclasses.replace(NO_LIMITS, imbalance=1.0, copies=0.5)
-    data_checks_page.write_images(tmp_path, clean, checks.check_images(clean, limits))
-    page = Page(tmp_path / data_checks_page.DATA_CHECKS_PAGE)
-    assert page.open == []
-    assert nasty.replace("/", "") in page.text
-    assert "Within all limits (2 set)." in page.text
-    assert set(config_schema.IMAGE_CHECKS) <= set(re.findall(r"\w+", page.text))
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
-    assert (tmp_path / data_checks_page.DATA_CHECKS_PAGE).stat().st_size < 200_000
-
-
-def test_a_browser_is_told_to_load_nothing_for_the_page_and_to_run_nothing_in_it(tmp_path: Path) -> None:
-    data_checks_page.write_page(tmp_path, "Data checks", [], [])
-    (tmp_path / "report.html").write_text(html.document("Report", []), encoding="utf-8")
-    told = Page(tmp_path / data_checks_page.DATA_CHECKS_PAGE).policy
-    rules = {kind: sources for kind, *sources in (rule.split() for rule in told.split(";"))}
-    assert rules == {"default-src": ["'none'"], "style-src": ["'unsafe-inline'"], "img-src": ["data:"]}
-    assert told == Page(tmp_path / "report.html").policy  # as on every other page
-
-
-@pytest.fixture
-def options(home: Path, image_folder: Callable[..., Path]) -> list[str]:
-    folder = image_folder({"cat": 30, "dog": 20}, size=16)
-    return [STEPS, "data.source=folder", f"data.path={folder}", "preprocessing.image_size=16", "tracking.wandb=disabled", "main.threads=1"]
-
-
-def reports() -> list[Path]:
-    return sorted(the_home().glob(f"artifacts/*/artifacts/data_checks/{data_checks_page.DATA_CHECKS_PAGE}"))
-
-
-def test_a_limit_stops_the_step_that_it_is_for_and_leaves_its_report_and_nothing_half_made(
-    options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(
-        BCCPError, match=r"check imbalance has found 1\.5, more than preprocessing\.checks\.imbalance=1\.2: the class 'cat'"
-    ):
-        bccp.run([*options, "preprocessing.checks.imbalance=1.2"])
-    (summary,) = the_home().glob("outputs/*/summary.json")
-    said = json.loads(summary.read_text())
-    assert said["status"] == "failed"
-    assert "imbalance" in said["error"]
-    assert [step["status"] for step in said["steps"]][:3] == ["ran", "failed", "skipped"]
-    (page,) = reports()
-    assert str(page) in said["error"]
-    assert "Over the limit: imbalance." in Page(page).text
-    assert not list(the_home().rglob("clean_data"))
-    assert list((the_home() / "tmp").iterdir()) == []
-    with pytest.raises(
-        BCCPError, match=r"check drift has found 0\.\d+, more than preprocessing\.checks\.drift=0\.001: Tuesday looks different"
-    ):
-        bccp.run([*options, "preprocessing.checks.drift=0.001"])
-    assert not list(the_home().rglob("segregated_data"))
-    shutil.rmtree(the_home() / "outputs")
-    capsys.readouterr()
-    summary = bccp.run([*options, "preprocessing.checks.drift=0.001", "segregation.corruption=none"])
-    assert [step["status"] for step in summary["steps"][:3]] == ["reused", "reused", "ran"]  # the limit of drift is none of preprocessing's
-    assert summary["metrics"]["segregation/check_leakage"] == 0
-    assert summary["metrics"]["preprocessing/check_imbalance"] == 1.5
-    assert re.search(r"segregation: 6 data checks: .*; see /.*data_checks\.html", capsys.readouterr().out)
-
-
-def test_limits_are_checked_like_other_keys(home: Path) -> None:
-    with pytest.raises(BCCPError, match=r"preprocessing\.checks\.dark=2\.0 is out of range: give a number from 0 to 1"):
-        bccp.run(["preprocessing.checks.dark=2"])
-    with pytest.raises(BCCPError, match=r"unknown key 'preprocessing\.checks\.drfit' \(did you mean 'preprocessing\.checks\.drift'\?\)"):
-        bccp.run(["preprocessing.checks.drfit=0.1"])
-
-
 def test_what_the_steps_heed_is_every_check_once() -> None:
     limits = SimpleNamespace(images=set(NO_LIMITS.of_images()), days=set(NO_LIMITS.of_days()))
-    assert limits.images | limits.days == set(ALL)
+    assert limits.images | limits.days == set(ALL_CHECKS)
     assert not limits.images & limits.days

@@ -20,7 +20,7 @@ from bccp.models.fitting import training
 from support.fake_step import load_run
 from support.training_step import SharingStep, make_step
 
-pytestmark = pytest.mark.usefixtures("one_thread", "home")
+pytestmark = pytest.mark.usefixtures("one_thread", "bare_home")
 
 SIZE = 60
 

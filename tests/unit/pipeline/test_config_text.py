@@ -41,7 +41,7 @@ def test_a_comment_below_a_key_is_its_example_and_no_part_of_its_meaning() -> No
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_prints_every_key_by_section_with_its_comment(flag: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_prints_every_key_by_section_with_its_comment(flag: str, bare_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hydra_app.hydra_main(["train.epochs=3", flag]) == 0
     said = capsys.readouterr().out
     for section in config_text.sections():

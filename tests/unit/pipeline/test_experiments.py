@@ -122,7 +122,7 @@ def test_the_defaults_of_the_papers_code() -> None:
     ],
 )
 def test_a_choice_that_is_not_there_is_one_sentence(
-    home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bare_home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Plugins.instance()  # now, so that what is taken away stays away
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"]["sweeper"], "optuna.yaml")
