@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,11 @@ import pandas as pd
 import pytest
 
 from bccp.core.errors import BCCPError
-from bccp.data import corruption, segregation, tables
-from bccp.data.dataset import open_days
+from bccp.data import corruption, segregation
 from bccp.data.segregation import Segregated, Shares, segregate
-from support.fake_step import FakeStep, load_run
+from support.manifests import manifest
 
 SHARES = Shares(tuesday_fraction=0.5, test_size=0.2, val_size=0.25)
-
-
-def manifest(counts: Mapping[str, int], *, day: str = "", prefix: str = "") -> pd.DataFrame:
-    """A manifest of so many images of each class."""
-    rows = [(f"{prefix}{label}/{i:04d}.png", label) for label, n in counts.items() for i in range(n)]
-    return pd.DataFrame({"image": [r[0] for r in rows], "row": range(len(rows)), "label": [r[1] for r in rows], "day": day})
 
 
 def own_days(monday: Mapping[str, int], tuesday: Mapping[str, int], *, loose: int = 0) -> pd.DataFrame:
@@ -366,92 +357,3 @@ def test_corrupted_rows_count_up_along_tuesday() -> None:
     tuesday = splits["day"] == "tuesday"
     assert splits.loc[tuesday, "corrupted_row"].tolist() == list(range(20))
     assert (splits.loc[~tuesday, "corrupted_row"] == -1).all()
-
-
-@pytest.fixture
-def clean(tmp_path: Path) -> Path:
-    """A ``clean_data`` of 60 images, two of them equal."""
-    folder = tmp_path / "clean"
-    folder.mkdir()
-    table = manifest({"007": 30, "NA": 30})
-    shas = [hashlib.sha256(image.encode()).hexdigest() for image in table["image"]]
-    shas[1] = shas[0]
-    about = {"width": 12, "height": 12, "mode": "RGB", "format": "PNG"}
-    tables.write(table.assign(sha256=shas, phash="", **about), folder / "manifest.csv")
-    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8))
-    return folder
-
-
-def run_on(clean: Path, place: Path, **changed: Any) -> FakeStep:
-    step = FakeStep("segregation", place, {"clean_data": clean}, **changed)
-    load_run("segregation")(step)
-    return step
-
-
-def all_bytes(step: FakeStep) -> dict[str, bytes]:
-    made = [step.folders["segregated_data"], step.folders["true_labels"]]
-    return {path.name: path.read_bytes() for folder in made for path in sorted(folder.iterdir())}
-
-
-def test_the_step_writes_its_artifacts_and_the_same_bytes_again(clean: Path, tmp_path: Path) -> None:
-    step = run_on(clean, tmp_path / "1")
-    files = all_bytes(step)
-    assert set(files) == {"splits.csv", "classes.csv", "clean_data.json", "corrupted.npy", "true_labels.csv"}
-    assert json.loads(files["clean_data.json"]) == {"clean_data": "c" * 64, "truth_known": True, "target_day": "tuesday"}
-    assert files["classes.csv"] == b"label\n007\nNA\n"
-    assert all_bytes(run_on(clean, tmp_path / "2")) == files
-    other = all_bytes(run_on(clean, tmp_path / "3", random_seed=1))
-    assert all(other[name] != files[name] for name in ("splits.csv", "corrupted.npy", "true_labels.csv"))
-    assert step.metrics["images"] == 60
-    assert step.metrics["monday_train"] + step.metrics["monday_val"] + step.metrics["monday_test"] == 30
-    assert step.metrics["corrupted"] == 30
-    assert step.metrics["duplicates_grouped"] == 2
-
-
-def test_permuting_the_images_permutes_their_rows_and_changes_nothing_else(clean: Path, tmp_path: Path) -> None:
-    before = run_on(clean, tmp_path / "1")
-    order = np.random.default_rng(0).permutation(60)
-    images, table = np.load(clean / "images.npy"), tables.read(clean / "manifest.csv")
-    other = tmp_path / "permuted"
-    other.mkdir()
-    np.save(other / "images.npy", images[order])
-    permuted = table.iloc[order].assign(row=range(60))
-    permuted.to_csv(other / "manifest.csv", index=False)  # not sorted by image
-    after = run_on(other, tmp_path / "2")
-    files = all_bytes(before), all_bytes(after)
-    assert files[0]["corrupted.npy"] == files[1]["corrupted.npy"]
-    assert files[0]["true_labels.csv"] == files[1]["true_labels.csv"]
-    splits = [tables.read(step.folders["segregated_data"] / "splits.csv") for step in (before, after)]
-    pd.testing.assert_frame_equal(splits[0].drop(columns="row"), splits[1].drop(columns="row"))
-
-
-def test_the_view_shows_tuesday_corrupted_and_monday_clean(clean: Path, tmp_path: Path) -> None:
-    step = run_on(clean, tmp_path / "1", corruption="random_boxes")
-    days = open_days(step.folders["segregated_data"], clean)
-    images = np.load(clean / "images.npy")
-    monday, tuesday = days.ids("monday", ["train", "val", "test"]), days.ids("tuesday", ["train", "test"])
-    np.testing.assert_array_equal(days.view(monday)[:], images[days.splits.loc[monday, "row"]])
-    originals = images[days.splits.loc[tuesday, "row"]]
-    expected = corruption.corrupt(originals, tuesday, ["random_boxes"] * len(tuesday), seed=42)
-    np.testing.assert_array_equal(days.view(tuesday)[:], expected)
-    assert not np.array_equal(expected, originals)
-
-
-def test_a_feedback_file_makes_days_and_is_not_corrupted(clean: Path, tmp_path: Path) -> None:
-    file = tmp_path / "said.csv"
-    rows = [f"{label}/{i:04d}.png,{other}" for label, other in (("007", "NA"), ("NA", "NA")) for i in range(10, 16)]
-    file.write_text("\n".join(["image,label", *rows, "007/0016.png,unheard"]) + "\n", encoding="utf-8")
-    step = run_on(clean, tmp_path / "1", label_source="file", feedback_file=str(file))
-    splits = tables.read(step.folders["segregated_data"] / "splits.csv")
-    assert (splits["day"] == "tuesday").sum() == 13  # a label that is no class still names the image
-    assert not (step.folders["segregated_data"] / "corrupted.npy").exists()
-    truth = tables.read(step.folders["true_labels"] / "true_labels.csv")
-    assert all(row.image.startswith(row.label) for row in truth.itertuples())
-    unmoved = run_on(clean, tmp_path / "2", label_source="file", feedback_file=str(file), target_day="monday")
-    assert set(tables.read(unmoved.folders["segregated_data"] / "splits.csv")["day"]) == {"monday"}
-
-
-def test_a_corruption_without_a_tuesday_is_said_to_do_nothing(clean: Path, tmp_path: Path) -> None:
-    step = run_on(clean, tmp_path / "1", target_day="monday", corruption="mosaic")
-    assert step.metrics["corrupted"] == 0
-    assert any("segregation.corruption=mosaic changes nothing" in line for line in step.said)

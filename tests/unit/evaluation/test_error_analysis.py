@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 from scipy import stats
 from sklearn.neighbors import NearestNeighbors
 
-from bccp.core.digests import folder_digest
 from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import error_analysis, evaluate, scores
 from bccp.models import classifier
-from support.testing_step import TestingStep, make_data, picture, run_step
+from support.testing_step import TestingStep, cleansed, make_data, picture
 
 CLASSES = [str(k) for k in range(10)]
 
@@ -172,16 +170,6 @@ def test_without_errors_the_tables_have_their_columns_and_no_row() -> None:
     assert len(error_analysis.fix_first(none, TRAINING, np.empty((0, 5), np.int64))) == 0
 
 
-def cleansed(data: dict[str, Path], place: Path) -> dict[str, Path]:
-    """With ``cleansed_labels`` that take every given label for ant."""
-    place.mkdir()
-    given = tables.read(data["given_labels"] / "given_labels.csv")
-    table = given.rename(columns={"label": "given_label"}).assign(above_cutoff=False)
-    tables.write(table, place / "cleansed_labels.csv")
-    np.save(place / "posterior.npy", np.tile(np.array([0.9, 0.1], np.float32), (len(table), 1)))
-    return data | {"cleansed_labels": place}
-
-
 @pytest.fixture(params=["auto", "python"], ids=["with pyarrow", "without pyarrow"])
 def texts(request: pytest.FixtureRequest) -> Iterator[None]:
     """How pandas keeps texts: environments of single steps have no pyarrow."""
@@ -218,32 +206,3 @@ def test_the_costliest_error_comes_first_beside_the_training_image_that_it_is_a_
     assert nearest.lines == ["given: bee", "likely: ant", "tuesday"]
     path = evaluate.draw_errors(tmp_path, found, days.classes, "a note")
     assert (picture(path)[:8] == 255).all()
-
-
-def test_the_step_writes_what_it_found_and_training_images_come_with_their_given_labels_alone(tmp_path: Path) -> None:
-    data = cleansed(make_data(tmp_path / "data"), tmp_path / "cleansed")
-    step = run_step(data, tmp_path / "out")
-    evaluated = step.folders["evaluation"]
-    assert {"errors.csv", "confused_pairs.csv", "error_slices.csv", "fix_first.csv"} <= {path.name for path in evaluated.iterdir()}
-    errors = tables.read(evaluated / "errors.csv")
-    assert set(errors["action"]) <= {"drop", "relabel", "collect", "none"}
-    in_training = {f"{i:02d}.png" for i in range(30, 40)}
-    truth = tables.read(data["true_labels"] / "true_labels.csv")
-    assert {image for near in errors["nearest"] for image in near.split(";")} <= in_training
-    poisoned = truth["image"].isin(in_training)
-    assert poisoned.sum() == 10
-    truth.loc[poisoned, "label"] = truth.loc[poisoned, "label"].map({"ant": "bee", "bee": "ant"})
-    tables.write(truth, data["true_labels"] / "true_labels.csv")
-    again = run_step(data, tmp_path / "again")
-    assert folder_digest(again.folders["evaluation"]) == folder_digest(evaluated), "the truth of a training image was looked at"
-
-
-def test_with_no_label_of_a_training_image_in_hand_errors_have_no_neighbours(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data")
-    del data["given_labels"]
-    step = run_step(data, tmp_path / "out")
-    errors = tables.read(step.folders["evaluation"] / "errors.csv")
-    assert len(errors) > 0
-    assert set(errors["nearest"]) == {""}
-    assert set(errors["action"]) == {"none"}
-    assert json.loads((step.folders["evaluation"] / "metrics.json").read_text())["verified"] is True

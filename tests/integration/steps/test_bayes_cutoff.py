@@ -1,0 +1,375 @@
+"""The step ``bayes_cutoff`` on small images: wrong labels are found, whatever the order, and what a judge learns from."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bccp.core.config_schema import BayesCutoff
+from bccp.data import tables
+from bccp.data.dataset import open_days
+from bccp.labels import bayes_cutoff, label_scoring, mc_dropout
+from bccp.models import monday_model
+from support.fake_step import FakeStep, load_run
+from support.judged_data import CLASSES, make_data
+
+SECTION = {
+    "enabled": True,
+    "method": "label_posterior",
+    "cutoff": "auto",
+    "percentile": 90.0,
+    "threshold": 0.5,
+    "action": "soft",
+    "passes": 4,
+    "dropout": 0.2,
+    "folds": 2,
+    "audit_file": None,
+    "max_class_ratio": None,
+    "rounds": 0,
+    "refine": "student",
+    "refine_epochs": 6,
+    "label": "user_feedback",
+    "target_day": "tuesday",
+    "model": "small_cnn",
+    "weights": None,
+    "freeze_backbone": False,
+    "normalization": "auto",
+    "epochs": 6,
+    "learning_rate": 0.005,
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "decay": 0.95,
+    "batch_size": 16,
+    "augmentation": "none",
+    "mirror": "never",
+    "mixup_alpha": 0.0,
+    "ema_decay": 0.0,
+    "random_seed": 7,
+}
+
+
+class JudgingStep(FakeStep):
+    """Has what this step needs besides."""
+
+    device = "cpu"
+
+    def __init__(self, name: str, place: Path, inputs: dict[str, Path], known: dict[str, Path], new: Callable[[str], Path]) -> None:
+        super().__init__(name, place, inputs)
+        self._known, self._new, self.pictures = known, new, 0
+        self.ledger = SimpleNamespace(fetch=lambda version: self.folders[version.split(":")[0]])
+        self.outputs = {"cleansed_labels": "0" * 64}
+
+    def has_input(self, name: str) -> bool:
+        return name in self.inputs
+
+    def shared(self, name: str, key: dict, compute: Callable[[Path], None]) -> Path:
+        """Compute once a key, as the ledger does."""
+        text = json.dumps([name, key])
+        if text not in self._known:
+            folder = self._new(name)
+            compute(folder)
+            self._known[text] = folder
+        return self._known[text]
+
+    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
+        assert pixels
+        assert path.stat().st_size
+        self.pictures += 1
+
+    def log_table(self, name: str, rows: list[dict], pictures: Iterable[np.ndarray]) -> None:
+        assert len(rows) == len(list(pictures))
+
+
+@pytest.fixture(scope="module")
+def computed() -> dict[str, Path]:
+    """Shared work by what it depends on."""
+    return {}
+
+
+@pytest.fixture
+def run_step(tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, computed: dict[str, Path]):
+    """Run the step on artifacts and give it back."""
+    monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
+
+    def run(data: dict[str, Path], name: str, **changed) -> JudgingStep:
+        step = JudgingStep("bayes_cutoff", tmp_path / name, data, computed, tmp_path_factory.mktemp)
+        step.config = BayesCutoff(**SECTION | changed)
+        load_run("bayes_cutoff")(step)
+        return step
+
+    return run
+
+
+def content(step: FakeStep) -> dict[str, bytes]:
+    folder = step.folders["cleansed_labels"]
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
+    step = run_step(make_data(tmp_path / "data"), "out")
+    files = content(step)
+    assert sorted(files) == ["cleansed_labels.csv", "cutoff.json", "label_report.csv", "posterior.npy", "probabilities.npy"]
+    assert step.pictures == 1
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float, "p_wrong": float})
+    targets = np.load(step.folders["cleansed_labels"] / "posterior.npy")
+    assert len(table) == len(targets) == 36
+    assert (table["final_label"] == np.array(CLASSES)[targets.argmax(axis=1)]).all()
+    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+    assert step.metrics["f1"] == 1.0
+    assert step.metrics["auroc"] == 1.0
+    assert step.metrics["true_user_accuracy"] == step.metrics["kept_rate"] == 0.75
+    assert step.metrics["estimated_user_accuracy"] == pytest.approx(0.75, abs=0.02)
+    assert step.metrics["right_dropped_a"] == 0.0
+    about = json.loads(files["cutoff.json"])
+    assert about["tier"] == "trusted day"
+    assert np.shape(about["noise_matrix"]) == (3, 3)
+    assert "9 of 36 are cut off" in step.said[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ({"cutoff": "threshold", "threshold": 0.0}, True),
+        ({"cutoff": "threshold", "threshold": 0.0, "audit_file": "audit.csv"}, True),
+        ({"cutoff": "percentile", "percentile": 0.0}, False),
+        ({}, False),
+    ],
+    ids=["all", "all but one that is checked", "as many as asked for", "some"],
+)
+def test_a_judge_that_cuts_off_nearly_all_labels_is_doubted_in_one_line(tmp_path, run_step, monkeypatch, changed, warned):
+    monkeypatch.chdir(tmp_path)
+    data = make_data(tmp_path / "data")
+    Path("audit.csv").write_text("image,label\n055.png,b\n", encoding="utf-8")
+    lines = [line for line in run_step(data, "out", **changed).said if line.startswith("warning: ")]
+    assert len(lines) == warned
+    if warned:
+        share = 35 / 36 if "audit_file" in changed else 1.0
+        assert lines[0].startswith(f"warning: {share:.0%} of the labels are cut off; probably ")
+        assert "bayes_cutoff.epochs" in lines[0]
+        assert "bayes_cutoff.audit_file" in lines[0]
+
+
+def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_all(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    honest = run_step(data, "honest")
+    truth = tables.read(data["true_labels"] / "true_labels.csv")
+    tables.write(truth.assign(label=truth["label"].map({"a": "b", "b": "c", "c": "a"})), data["true_labels"] / "true_labels.csv")
+    poisoned = run_step(data, "poisoned")
+    assert content(poisoned) == content(honest)
+    assert poisoned.metrics["f1"] != honest.metrics["f1"]
+    permuted = run_step(make_data(tmp_path / "permuted", permuted=True), "other")
+    assert content(permuted) == content(honest)
+    assert permuted.metrics == honest.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target_day", "rounds"), [("tuesday", 1), ("monday", 0)], ids=["student", "nothing trusted"])
+def test_permuting_the_data_changes_no_bit_where_models_learn_from_doubtful_labels(tmp_path, run_step, computed, target_day, rounds):
+    one = run_step(make_data(tmp_path / "one", target_day=target_day), "out-one", target_day=target_day, rounds=rounds)
+    computed.clear()  # nothing is taken over from it
+    data = make_data(tmp_path / "other", target_day=target_day, permuted=True)
+    other = run_step(data, "out-other", target_day=target_day, rounds=rounds)
+    assert content(one) == content(other)
+    assert one.metrics == other.metrics
+
+
+def test_another_seed_is_another_judgement(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    one, other = run_step(data, "one"), run_step(data, "other", random_seed=8)
+    assert content(one)["posterior.npy"] != content(other)["posterior.npy"]
+
+
+def test_nothing_trusted_is_judged_by_held_out_folds(tmp_path, run_step):
+    data = make_data(tmp_path / "data", target_day="monday")
+    step = run_step(data, "out", target_day="monday")
+    assert json.loads(content(step)["cutoff.json"])["tier"] == "nothing trusted, 2 held-out folds"
+    assert step.said[0].startswith("nothing trusted, 2 held-out folds: ")
+    assert step.metrics["f1"] > 0.9
+
+
+def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monkeypatch):
+    data = make_data(tmp_path / "data", target_day="monday")
+    days = open_days(data["segregated_data"], data["clean_data"])
+    fitted, judged = [], []
+    monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images.row.tolist())))
+    judged_by = mc_dropout.stochastic_passes
+
+    def spy(model, days, ids, **options):
+        judged.append(set(days.view(ids).row.tolist()))
+        return judged_by(model, days, ids, **options)
+
+    monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
+    run_step(data, "out", target_day="monday", folds=3)
+    assert len(fitted) == len(judged) == 3
+    for training, own in zip(fitted, judged, strict=True):
+        assert not training & own
+    assert len(set.union(*judged)) == sum(map(len, judged)) == len(days.ids("monday", "train"))
+
+
+def dealt_folds(run_step, monkeypatch: pytest.MonkeyPatch, data: dict[str, Path], owner, name: str, **changed) -> np.ndarray:
+    """The folds that the step deals, told before any of their models is trained."""
+    dealt = []
+
+    class Enough(Exception):  # noqa: N818 - no error
+        pass
+
+    def look(*args, fold=None, **options):
+        dealt.append(args[3] if fold is None else fold)
+        raise Enough
+
+    monkeypatch.setattr(owner, name, look)
+    with pytest.raises(Enough):
+        run_step(data, f"out-{name}", folds=3, **changed)
+    return np.asarray(dealt[0])
+
+
+@pytest.mark.parametrize("refine", [None, "cross_fit"])
+def test_equal_and_nearly_equal_pictures_lie_in_one_fold(tmp_path, run_step, monkeypatch, refine):
+    data = make_data(tmp_path / "data", target_day="tuesday" if refine else "monday")
+    manifest = tables.read(data["clean_data"] / "manifest.csv").set_index("image")
+    ids = tables.read(data["given_labels"] / "given_labels.csv")["image"].tolist()
+    manifest.loc[ids[:8], "sha256"] = "the same pixels"
+    manifest.loc[ids[7:20], "phash"] = "nearly the same picture"
+    tables.write(manifest.reset_index(), data["clean_data"] / "manifest.csv")
+    if refine:
+        fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "student_probabilities", rounds=1, refine=refine)
+    else:
+        fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "held_out_passes", target_day="monday")
+    assert len(fold) == len(ids)
+    assert len(set(fold[:20])) == 1
+    assert len(set(fold)) == 3
+
+
+@pytest.mark.parametrize("method", [*bayes_cutoff.UNCERTAINTIES, "cleanlab"])
+def test_other_methods_drop_what_they_distrust(tmp_path, run_step, method):
+    step = run_step(make_data(tmp_path / "data"), "out", method=method)
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float, "weight": float})
+    assert step.said[0].startswith(f"{method} has no posterior: ")
+    assert "estimated_user_accuracy" not in step.metrics
+    assert set(table["p_wrong"]) == {""}
+    assert ((table["action"] == "drop") == (table["above_cutoff"] == "True")).all()
+    assert (table["weight"] == (table["action"] == "keep")).all()
+    # 36 images, the 90th percentile: 4 lie above; cleanlab finds the 9 that are wrong
+    assert (table["action"] == "drop").sum() == (9 if method == "cleanlab" else 4)
+
+
+@pytest.mark.parametrize("changed", [{"enabled": False}, {"label": "ground_truth"}])
+def test_labels_that_are_not_judged_pass_through(tmp_path, run_step, monkeypatch, changed):
+    monkeypatch.setattr(label_scoring, "score_labels", None)
+    step = run_step(make_data(tmp_path / "data"), "out", **changed)
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"weight": float})
+    assert (table["final_label"] == table["given_label"]).all()
+    assert set(table["action"]) == {"keep"}
+    assert set(table["weight"]) == {1.0}
+    assert step.metrics == {"images": 36}
+
+
+def test_what_the_guardrail_gives_back_is_told_counted_and_kept(tmp_path, run_step, monkeypatch):
+    data = make_data(tmp_path / "data")
+    freely = functools.partial(bayes_cutoff.hold_back, max_cost=1.0)  # of so few labels each is worth more than a point of F1
+    monkeypatch.setattr(bayes_cutoff, "hold_back", freely)
+    # half of the labels are cut off, so that 9 right ones are lost, by chance more of one class than of another
+    free, held = (run_step(data, f"ratio-{ratio}", cutoff="percentile", percentile=50.0, max_class_ratio=ratio) for ratio in (None, 1.0))
+    without, above = (
+        tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv")["above_cutoff"] == "True" for step in (free, held)
+    )
+    given_back = json.loads(content(held)["cutoff.json"])["given_back"]
+    assert list(given_back) == CLASSES
+    n_back = sum(given_back.values())
+    assert n_back == held.metrics["given_back"] == (without & ~above).sum() > 0
+    assert not (above & ~without).any()
+    assert f"{n_back} given back so that no class loses too many" in held.said[0]
+    assert "given_back" not in json.loads(content(free)["cutoff.json"])
+    assert "given back" not in free.said[0]
+
+
+@pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
+def test_audited_labels_are_true_whatever_the_action(tmp_path, run_step, action):
+    data = make_data(tmp_path / "data")
+    given = tables.read(data["given_labels"] / "given_labels.csv").set_index("image")["label"]
+    truth = tables.read(data["true_labels"] / "true_labels.csv").set_index("image")["label"]
+    wrong = given.index[given != truth][:2].tolist()
+    audit = pd.DataFrame({"image": [*wrong, given.index[1], "nowhere.png"], "label": [*truth[wrong], "c", "a"]})
+    audit.to_csv(tmp_path / "audit.csv", index=False)
+    step = run_step(data, "out", audit_file=str(tmp_path / "audit.csv"), action=action)
+    assert "nowhere.png" in step.said[0]
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv").set_index("image")
+    targets = np.load(step.folders["cleansed_labels"] / "posterior.npy")
+    for image, label in zip(audit["image"][:3], audit["label"][:3], strict=True):
+        assert table.at[image, "final_label"] == label
+        assert float(table.at[image, "p_wrong"]) == float(label != given[image])
+        assert targets[table.index.get_loc(image)].tolist() == [float(name == label) for name in CLASSES]
+        assert table.at[image, "weight"] == "1.0"
+    about = json.loads(content(step)["cutoff.json"])
+    assert about["tier"] == "trusted day, 3 audited images"
+    assert about["audit"]["problems"]["unknown_image"]["count"] == 1
+
+
+@pytest.mark.parametrize("refine", ["student", "cross_fit"])
+def test_rounds_train_on_the_posteriors_and_judge_again(tmp_path, run_step, refine):
+    data = make_data(tmp_path / "data")
+    plain, refined = run_step(data, "plain"), run_step(data, refine, rounds=2, refine=refine)
+    assert refined.said[0].startswith(f"trusted day, 2 rounds of {refine}: ")
+    assert refined.metrics["f1"] == 1.0
+    assert content(refined)["posterior.npy"] != content(plain)["posterior.npy"]
+    # what is known of the users stays as it was before their labels were seen
+    one, two = (json.loads(content(step)["cutoff.json"]) for step in (plain, refined))
+    assert one["noise_matrix"] == two["noise_matrix"]
+
+
+def test_a_cross_fitted_image_is_judged_by_a_model_that_has_not_seen_its_posterior(tmp_path, run_step, monkeypatch):
+    data = make_data(tmp_path / "data")
+    days = open_days(data["segregated_data"], data["clean_data"])
+    fitted, judged, follow, look = [], [], mc_dropout.fit_recipe, mc_dropout.stochastic_passes
+
+    def fit(days, recipe, ids, *args, **options):
+        fitted.append(set(ids))
+        return follow(days, recipe, ids, *args, **options)
+
+    def spy(model, days, ids, **options):
+        judged.append(set(ids))
+        return look(model, days, ids, **options)
+
+    monkeypatch.setattr(mc_dropout, "fit_recipe", fit)
+    monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
+    run_step(data, "out", rounds=1, refine="cross_fit", folds=3, refine_epochs=2)
+    assert len(fitted) == len(judged) == 3
+    for training, own in zip(fitted, judged, strict=True):
+        assert not training & own
+        assert set(days.ids("monday", "train")) < training
+
+
+def test_users_are_told_apart_and_reported(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    truth = tables.read(data["true_labels"] / "true_labels.csv")
+    # ann and cy are always right, bob never
+    rows = [
+        (image, user, label if user != "bob" else CLASSES[(CLASSES.index(label) + 1) % 3])
+        for image, label in zip(truth["image"], truth["label"], strict=True)
+        for user in ("ann", "bob", "cy")
+    ]
+    tables.write(pd.DataFrame(rows, columns=["image", "user", "label"]), data["given_labels"] / "votes.csv")
+    step = run_step(data, "out")
+    users = tables.read(step.folders["cleansed_labels"] / "users.csv", dtypes={"estimated_accuracy": float}).set_index("user")
+    assert users["votes"].tolist() == ["36", "36", "36"]
+    assert users.at["ann", "estimated_accuracy"] > 0.9 > 0.2 > users.at["bob", "estimated_accuracy"]
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv")
+    assert (table["final_label"] == truth["label"]).all()
+
+
+def test_one_user_is_nobody_to_tell_apart(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    plain = run_step(data, "plain").folders["cleansed_labels"]
+    given = tables.read(data["given_labels"] / "given_labels.csv")
+    tables.write(given.assign(user="ann")[["image", "user", "label"]], data["given_labels"] / "votes.csv")
+    alone = run_step(data, "alone").folders["cleansed_labels"]
+    for name in ("cleansed_labels.csv", "posterior.npy", "cutoff.json"):
+        assert (alone / name).read_bytes() == (plain / name).read_bytes()
+    assert not (alone / "users.csv").exists()
