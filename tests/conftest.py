@@ -30,20 +30,22 @@ KINDS = ("unit", "integration", "e2e")
 """The folders of tests, and their marks."""
 
 LONG = (
-    "test_benchmark_speed",
-    "test_isolation",
-    "test_sweeps",
-    "test_mlflow_run",
-    "test_kills",
-    "test_server",
-    "test_wandb_run",
-    "test_serving",
-    "test_bad_store",
-    "test_environments",
-    "test_pipeline",
-    "test_run_report",
+    "e2e/test_benchmark_speed",
+    "e2e/test_isolation",
+    "e2e/test_sweeps",
+    "e2e/test_mlflow_run",
+    "e2e/test_kills",
+    "e2e/test_server",
+    "integration/test_wandb_run",
+    "e2e/test_serving",
+    "e2e/test_bad_store",
+    "e2e/test_environments",
+    "e2e/test_pipeline",
+    "integration/test_run_report",
+    "integration/steps/test_bayes_cutoff",
+    "unit/models/fitting/test_training",
 )
-"""Files that take a minute or more."""
+"""Files that take longest."""
 
 TESTS = Path(__file__).parent
 
@@ -57,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests with their kind, and start with the long files: a process takes whole files, and the last one is waited for."""
     for item in items:
         item.add_marker(item.path.relative_to(TESTS).parts[0])
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    order = {TESTS / f"{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -264,7 +264,7 @@ def test_a_model_of_other_classes_is_refused() -> None:
         scores.check_classes(["b", "a"], ["a", "b"])
 
 
-@pytest.mark.parametrize("n_classes", [2, 10, 40, 100])
+@pytest.mark.parametrize("n_classes", [2, 10, 40, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_confusion_matrix_is_drawn_on_white_without_cutting_off_long_names(n_classes: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = [f"class  {k} costs $5_{k} and has a long name {k}" if k % 3 == 0 else f"数{k}" for k in range(n_classes)]
