@@ -9,59 +9,20 @@ import os
 import shutil
 import socket
 import subprocess
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.core.processes import process_start
-from bccp.data import label_files, tables
+from bccp.data import tables
 from bccp.pipeline import export_dataset
 from bccp.pipeline.exports.targets import find
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-
-COLUMNS = ["image", "given_label", "score", "p_wrong", "above_cutoff", "action", "final_label", "weight"]
-FILES = {
-    "cat/1.png": b"one",
-    "cat/2.png": b"two",
-    "dog/1.png": b"three",
-    "dog/7.jpg": b"seven",
-    "dog/notes.txt": b"no image",
-    "mon/dog/5.png": b"five",
-    "test/6.png": b"six",
-}
-
-
-def make_artifacts(place: Path) -> dict[str, Path]:
-    """Two cats and a dog that are judged, one of them dropped and one relabelled; a trusted dog, a test image, and two left out."""
-    folders = {name: place / name for name in export_dataset.NEEDED}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
-    with zipfile.ZipFile(folders["raw_data"] / "images.zip", "w") as archive:
-        for name, content in FILES.items():
-            archive.writestr(name, content)
-    tables.write(pd.DataFrame({"image": list(FILES), "bytes": "1", "sha256": ""}), folders["raw_data"] / "files.csv")
-    labels = {"cat/1.png": "", "cat/2.png": "", "dog/1.png": "", "dog/7.jpg": "", "mon/dog/5.png": "dog", "test/6.png": "cat"}
-    splits = pd.DataFrame({"image": list(labels), "day": "tuesday", "split": "train", "label": list(labels.values())})
-    splits.loc[splits["image"] == "mon/dog/5.png", "day"] = "monday"
-    splits.loc[splits["image"] == "test/6.png", "split"] = "test"
-    tables.write(splits, folders["segregated_data"] / "splits.csv")
-    tables.write(pd.DataFrame({"label": ["cat", "dog"]}), folders["segregated_data"] / "classes.csv")
-    about = {"clean_data": "c" * 64}
-    (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
-    rows = [
-        ["cat/1.png", "cat", 0.1, 0.125, False, "keep", "cat", 1.0],
-        ["cat/2.png", "dog", 0.9, 0.75, True, "drop", "", 0.0],
-        ["dog/1.png", "dog", 0.8, 0.5, True, "relabel", "cat", 1.0],
-    ]
-    targets = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
-    label_files.write_cleansed_labels(folders["cleansed_labels"], pd.DataFrame(rows, columns=COLUMNS), targets)
-    return folders
+from support.exported_artifacts import make_artifacts, record
 
 
 def write(out: Path, folders: dict[str, Path]) -> pd.DataFrame:
@@ -169,20 +130,6 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> Non
         (folder / "cat").mkdir(parents=True)
     write(tmp_path / "o[u]t", make_artifacts(tmp_path / "home"))
     assert [folder.exists() for folder in left] == [False, False, True, True]
-
-
-def record(ledger: Ledger, place: Path, *, status: str = "FINISHED", with_raw: bool = True) -> tuple[str, dict[str, str]]:
-    """A pipeline's run and those of its steps, as the orchestrator leaves them."""
-    folders = make_artifacts(place)
-    parent = ledger.start("pipeline", tags={"bccp.pipeline": "p", "bccp.folder": str(place)})
-    versions: dict[str, str] = {}
-    for step, name in (("fetch_data", "raw_data"), ("segregation", "segregated_data"), ("bayes_cutoff", "cleansed_labels")):
-        of_this = parent if with_raw or name != "raw_data" else None
-        run_id = ledger.start(step, parent=of_this, tags={"bccp.step": step, "bccp.pipeline": "p"})
-        versions[name], _ = ledger.publish(run_id, name, folders[name])
-        ledger.end(run_id, "FINISHED")
-    ledger.end(parent, status)
-    return parent, versions
 
 
 def test_the_newest_finished_run_with_labels_is_exported(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
-from test_export import COLUMNS, make_artifacts, record
 
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
@@ -27,6 +26,7 @@ from bccp.pipeline import export_dataset
 from bccp.pipeline.exports import targets
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from support.exported_artifacts import COLUMNS, make_artifacts, record
 
 LISTS = {"folder": "cleansed.csv", "jsonl": "metadata.jsonl", "webdataset": "index.json"}
 WRITTEN = {"cat/1.png": b"one", "dog/1.png": b"three", "mon/dog/5.png": b"five", "test/6.png": b"six"}

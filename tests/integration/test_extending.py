@@ -18,7 +18,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from test_export import make_artifacts
 
 from bccp.core import config, config_schema, registries, step_graph, user_code
 from bccp.core.errors import BCCPError
@@ -31,6 +30,7 @@ from bccp.models.fitting import losses
 from bccp.pipeline import export_dataset, preflight
 from bccp.pipeline.exports import targets
 from bccp.pipeline.step_runner import resolve_external_refs
+from support.exported_artifacts import make_artifacts
 
 WRONG = """
 
