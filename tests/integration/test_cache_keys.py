@@ -241,7 +241,8 @@ def test_imports_are_told_from_a_files_text_as_python_tells_them(root: Path) -> 
     del modules["bccp"]  # it only offers names
     assert any(name.count(".") > 2 for name in modules)  # some lie in a package within a package
     for path in (*modules.values(), *(root / step / "run.py" for step in step_graph.STEPS)):
-        expected = {file for name, file in modules.items() if name in python_imports(path)}
+        imported = python_imports(path)
+        expected = {file for name, file in modules.items() if name in imported}
         assert set(cache_keys.imported_files(path)) - {path} == expected - {path}, path  # an example may import the module that it is in
 
 

@@ -181,15 +181,14 @@ def source_digests(file: Path) -> dict[str, str]:
         SHA-256 by path (:func:`bccp.core.paths.name_of`), of the file itself and of every module of :data:`SCIENCE` that it imports,
         directly or through others of them, anywhere in a file but for its types' sake.
     """
-    seen: dict[str, str] = {}
+    seen: dict[Path, str] = {}
     todo = [file]
     while todo:
         path = todo.pop()
-        name = paths.name_of(path)
-        if name not in seen:
-            seen[name] = file_digest(path)
-            todo += [imported for imported in imported_files(path) if is_science(imported)]
-    return seen
+        if path not in seen:
+            seen[path] = file_digest(path)
+            todo += [imported for imported in imported_files(path) if imported not in seen and is_science(imported)]
+    return {paths.name_of(path): digest for path, digest in seen.items()}
 
 
 def is_science(file: Path) -> bool:
@@ -213,7 +212,7 @@ def imported_files(path: Path) -> Sequence[Path]:
     path : Path
         A file with absolute imports only, which the linter sees to.
     """
-    files: list[Path] = []
+    stems: set[str] = set()
     for base, imported, alone in _IMPORT.findall(_TYPES.sub("", path.read_text(encoding="utf-8"))):
         words = re.findall(r"\w+", imported)
         names = [alone] if alone else [base, *(f"{base}.{name}" for name in words)]
@@ -221,10 +220,10 @@ def imported_files(path: Path) -> Sequence[Path]:
             tables = [getattr(registries, word, None) for word in words]
             names += [module for table in tables if isinstance(table, registries.Registry) for module in table.modules()]
         for name in names:
-            stem = paths.PACKAGE.joinpath(*name.split(".")[1:])
-            packages = [stem, *(folder for folder in stem.parents if paths.PACKAGE in folder.parents)]  # Python runs these too
-            files += [f for f in (stem.with_suffix(".py"), *(folder / "__init__.py" for folder in packages)) if f.is_file()]
-    return [file for file in files if file != paths.PACKAGE / "__init__.py"]
+            parts = name.split(".")[1:]
+            stems |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}  # Python runs the packages around a module too
+    files = (f"{paths.PACKAGE}/{stem}{end}" for stem in sorted(stems) for end in (".py", "/__init__.py"))
+    return [Path(file) for file in files if os.path.isfile(file)]  # noqa: PTH113 - many names are none, and a Path for each takes its time
 
 
 def _dtypes() -> dict[str, str]:
