@@ -224,7 +224,8 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_is_reused_and_the_next_en
             call(["gc", "--delete"])
     store = ledger()
     assert all_runs(store) == []
-    assert explain("fetch_data", plan(), store) == ["fetch_data would run: it has never finished here"]
+    (explained,) = explain("fetch_data", plan(), store)
+    assert explained.reason == "fetch_data would run: it has never finished here"
     clean()
     assert [name for name in files(home) if not name.endswith(".lock")] == []
     assert garbage_collection.ledger_runs(ledger(), deleted=True) == []

@@ -284,8 +284,8 @@ def test_a_fully_reused_pipeline_imports_neither_torch_nor_lightning_nor_wandb(s
     run()
     script = f"""
 import sys
-from bccp.pipeline.hydra_app import main
-assert main({["main.threads=1"]!r}) == 0
+from bccp.pipeline.hydra_app import hydra_main
+assert hydra_main({["main.threads=1"]!r}) == 0
 print(sorted({{"torch", "lightning", "torchvision", "wandb"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -95,6 +95,9 @@ class Registry(Mapping[str, Any], Generic[E]):
         module, _, attribute = self.entries[name].place.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries  # a Mapping's own looks the name up, which imports its module
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
