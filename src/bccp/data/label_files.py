@@ -58,8 +58,13 @@ def write_cleansed_labels(folder: Path, table: pd.DataFrame, targets: Float32) -
 
 def read_cleansed_labels(folder: Path) -> CleansedLabels:
     """Read judged labels; the targets are memory-mapped."""
+    return CleansedLabels(read_cleansed_table(folder), read_targets(folder))
+
+
+def read_cleansed_table(folder: Path) -> pd.DataFrame:
+    """Read the table of judged labels, without the targets."""
     table = tables.read(folder / _CLEANSED, dtypes={"weight": float})
-    return CleansedLabels(table.assign(above_cutoff=table["above_cutoff"] == "True"), read_targets(folder))
+    return table.assign(above_cutoff=table["above_cutoff"] == "True")
 
 
 def read_targets(folder: Path) -> Float32:

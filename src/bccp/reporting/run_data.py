@@ -358,7 +358,7 @@ def _data(places: Mapping[str, Path], days: Days | None) -> DataFacts:
 def _labels(places: Mapping[str, Path], view: _View) -> LabelFacts:
     folder = places["cleansed_labels"]
     about = json.loads((folder / "cutoff.json").read_text(encoding="utf-8"))
-    table = label_files.read_cleansed_labels(folder).table
+    table = label_files.read_cleansed_table(folder)
     above = table["above_cutoff"].to_numpy()
     right = None
     known = places.get("true_labels", folder) / "true_labels.csv"
