@@ -110,7 +110,7 @@ def make_step(tmp_path: Path, *, target_day: str = "tuesday", truth: bool = Fals
         tables.write(pd.DataFrame({"image": ids, "label": [CLASSES[k % 3] for k in range(len(ids))]}), labels / "true_labels.csv")
     else:
         cleansed, posterior = make_cleansed(days.ids("tuesday", "train"))
-        tables.write(cleansed, labels / "cleansed_labels.csv")
+        tables.write(cleansed.assign(above_cutoff=False), labels / "cleansed_labels.csv")
         np.save(labels / "posterior.npy", posterior)
         tables.write(pd.DataFrame({"image": days.ids("monday", "train")[:4], "pair": 0, "distance": 0.0}), replay / "replay_sample.csv")
         inputs["replay_sample"] = replay
