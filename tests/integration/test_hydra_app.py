@@ -44,6 +44,22 @@ def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str],
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--multirum", "train.epochs=1,2"], "there is no option --multirum (did you mean '--multirun'?): the flags are --cfg, "),
+        (["train.epochs=1", "-x"], "there is no option -x: the flags are --cfg, "),
+        (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
+    ],
+)
+def test_a_flag_that_hydra_has_not_is_one_sentence_with_status_2(
+    home: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hydra_app.hydra_main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {sentence}")
+
+
 def test_a_comma_list_of_steps_needs_no_quotes_in_a_single_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for steps in ("train, test", "'train, test'"):
         assert hydra_app.hydra_main([f"main.execute_steps={steps}", "--cfg", "job"]) == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -102,6 +103,36 @@ _VALUE_FLAGS = frozenset(
         "-i",
     }
 )
+
+
+class WrongFlagError(BCCPError):
+    """A flag that Hydra does not have, or one without its value."""
+
+    exit_status = 2
+
+
+def check_flags(words: Sequence[str]) -> None:
+    """Refuse what Hydra's own parser would answer with its usage.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Flags first, then overrides.
+
+    Raises
+    ------
+    WrongFlagError
+    """
+    parser = get_args_parser()
+    known = sorted(set(re.findall(r"--[\w-]+", parser.format_usage())))
+
+    def refuse(message: str) -> NoReturn:
+        raise WrongFlagError(f"{message}: the flags are {', '.join(known)}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    _, unknown = parser.parse_known_args([word for word in words if word != "--version"])
+    if flag := next((word for word in unknown if word.startswith("-")), None):
+        refuse(f"there is no option {flag}{nearest(flag, known)}")
 
 
 def check_overrides(overrides: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import failed, to_bccp_error
 from bccp.core.home import home
-from bccp.core.overrides import check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
+from bccp.core.overrides import check_flags, check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
 from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, callers, end_with
 from bccp.core.redaction import redact, redact_text, to_env_ref
@@ -50,7 +50,8 @@ def hydra_main(arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 after an error (told in the last line on stderr), 2 where an extra is missing, 130 or 143 after a signal.
+        The exit status: 0, 1 after an error (told in the last line on stderr), 2 for an unknown flag or where an extra is missing, 130 or
+        143 after a signal.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         end_with(callers())  # `mlflow run` would leave it alone when it is killed
@@ -64,6 +65,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
             return 0
         if not {"-m", "--multirun"} & set(words):
             words = [quote_step_list(word) for word in words]
+        check_flags(words)
         home()  # refuses what Hydra would wrap in errors of its own
         _check(words)
         words = [to_env_ref(word) for word in words]
