@@ -95,6 +95,35 @@ def test_a_missing_extra_ends_with_status_2_and_any_other_error_with_1(monkeypat
     assert call(["wandb", "dashboard", "me/bccp"]) == 1
 
 
+@pytest.mark.parametrize("words", [["why", "train"], ["run"], ["gc"], ["config"]], ids=" ".join)
+def test_a_command_without_its_extra_ends_with_the_pip_command_and_status_2(words: list[str], home: Path) -> None:
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "omegaconf":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from bccp.cli.app import call
+sys.exit(call({words!r}))
+"""
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", script], env=surroundings, capture_output=True, text=True, check=False)
+    sentence = f"error: bccp {words[0]} needs the package omegaconf, which is not installed: pip install 'bccp[pipeline]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", sentence)
+
+
+@pytest.mark.parametrize("words", [["report"], ["sweep-report"], ["export-data", "--out", "new", "--run"], ["check-new", "--data"]])
+@pytest.mark.parametrize(("name", "said"), [("x" * 10_000, f"the name {'x' * 60}… is too long for a file"), ("a\nb", "=a b ")])
+def test_a_name_that_no_file_has_is_refused_in_one_line(
+    words: list[str], name: str, said: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call([*words, name]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
 @pytest.mark.parametrize(("number", "status", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 def test_a_signal_ends_a_command_with_its_status_and_without_scratch(
     number: int, status: int, said: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -18,6 +18,7 @@ import click
 
 from bccp.cli.parameters import WrongCall
 from bccp.core.errors import BCCPError, nearest
+from bccp.core.runtime.extras import needed_by
 
 COMMANDS = {
     "run": "bccp.cli.runs:run_command",
@@ -128,7 +129,8 @@ def call(arguments: Sequence[str]) -> int:
         The exit status.
     """
     try:
-        status = bccp.main(list(arguments), prog_name="bccp", standalone_mode=False)
+        with needed_by(" ".join(["bccp", *arguments[:1]])):
+            status = bccp.main(list(arguments), prog_name="bccp", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as asked:
         click.echo(asked.format_message())

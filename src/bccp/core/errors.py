@@ -19,7 +19,7 @@ class BCCPError(Exception):
     """Of a command that ends with it."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(redact_text(sentence))
+        super().__init__(" ".join(redact_text(sentence).splitlines()))  # a name that was given may hold a line break
 
 
 class MissingExtraError(BCCPError):

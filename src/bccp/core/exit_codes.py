@@ -12,6 +12,9 @@ from bccp.core.errors import BCCPError
 from bccp.core.home import home
 from bccp.core.redaction import redact_text
 
+_LONGEST_NAME = 60
+"""Characters shown of a name that no file can have."""
+
 
 def exit_status(work: Callable[[], object], *, interrupted: str = "interrupted") -> int:
     """Do what a command is for.
@@ -48,13 +51,15 @@ def failed(sentence: str, status: int = 1) -> int:
 
 
 def to_bccp_error(error: Exception) -> Exception:
-    """A write that the disk refused, or a server that has gone, as a :class:`BCCPError`; any other error as it is."""
+    """Turn a refused write, a name too long for a file, or a server that has gone into a :class:`BCCPError`; return others as they are."""
     if isinstance(error, BCCPError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BCCPError(f"the disk that holds {error.filename or home()} is full: make room or set BCCP_HOME to another disk")
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO):
         return BCCPError(f"{error.filename or home()} cannot be written ({error.strerror}): set BCCP_HOME to a folder you may write to")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return BCCPError(f"the name {str(error.filename)[:_LONGEST_NAME]}… is too long for a file: give a shorter one")
     no_room = "disk I/O error" in str(error) and shutil.disk_usage(home()).free < 100_000  # SQLite has not enough for its index in memory
     if no_room or "database or disk is full" in str(error):
         return BCCPError(f"the disk that holds {home()} is full: make room or set BCCP_HOME to another disk")
