@@ -35,6 +35,19 @@ def test_each_row_is_a_vote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
+        "image,label\ncat/1.png,cat\ndog/1.png,bird\ncat/9.png,cat\n",  # dog/1.png is named, without a vote
+        "image,label,user\ncat/1.png,cat,NA\ncat/1.png,dog,007\ncat/2.png,cat,\ncat/2.png,dog,\n",
+    ],
+)
+def test_what_is_saved_is_loaded_as_it_was(content: str, tmp_path: Path) -> None:
+    said = sorted_out(tmp_path, content)
+    feedback.save_feedback(said, tmp_path)
+    assert feedback.load_feedback(tmp_path) == said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
         "\ufeffimage,label\r\ncat/1.png,dog\r\n".encode(),
         b" image , label \ncat/1.png,dog\n",
         b"time,label,image,note\n9:00,dog,cat/1.png,hm\n",
