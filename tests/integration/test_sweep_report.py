@@ -495,7 +495,7 @@ def test_a_sweep_ends_with_its_report_also_when_a_job_fails_and_a_report_that_fa
         return done
 
     monkeypatch.setattr(hydra_app, "run_composed", run)
-    monkeypatch.setattr(hydra_app, "report", lambda *_: "")
+    monkeypatch.setattr(hydra_app, "text_report", lambda *_: "")
     sweep = ["-m", "hydra/launcher=basic", "train.epochs=1,2,3", QUIET]  # another runs jobs elsewhere, where nothing is replaced
     assert hydra_app.hydra_main(sweep) == 1
     (folder,) = (home / "outputs").iterdir()
