@@ -49,6 +49,8 @@ def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str],
     [
         (["--multirum", "train.epochs=1,2"], "there is no option --multirum (did you mean '--multirun'?): the flags are --cfg, "),
         (["train.epochs=1", "-x"], "there is no option -x: the flags are --cfg, "),
+        (["-m", "--info=all", "train.epochs=1,2"], "--multirun and --info exclude each other, so leave one out: the flags are --cfg, "),
+        (["--resolve"], "--resolve is for --cfg, so give --cfg job too: the flags are --cfg, "),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
     ],
 )

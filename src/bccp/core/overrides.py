@@ -112,7 +112,7 @@ class WrongFlagError(BCCPError):
 
 
 def check_flags(words: Sequence[str]) -> None:
-    """Refuse what Hydra's own parser would answer with its usage.
+    """Refuse what Hydra's own parser would answer with its usage, and flags that exclude each other.
 
     Parameters
     ----------
@@ -130,9 +130,15 @@ def check_flags(words: Sequence[str]) -> None:
         raise WrongFlagError(f"{message}: the flags are {', '.join(known)}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    _, unknown = parser.parse_known_args([word for word in words if word != "--version"])
+    given, unknown = parser.parse_known_args([word for word in words if word != "--version"])
     if flag := next((word for word in unknown if word.startswith("-")), None):
         refuse(f"there is no option {flag}{nearest(flag, known)}")
+    modes = {"--run": given.run, "--multirun": given.multirun, "--cfg": given.cfg, "--info": given.info}
+    chosen = [name for name, value in modes.items() if value]
+    if len(chosen) > 1 and not given.help and not given.hydra_help:
+        refuse(f"{' and '.join(chosen)} exclude each other, so leave one out")
+    if given.resolve and not given.cfg and not given.help:
+        refuse("--resolve is for --cfg, so give --cfg job too")
 
 
 def check_overrides(overrides: Sequence[str]) -> list[str]:
