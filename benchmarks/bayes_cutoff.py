@@ -34,12 +34,13 @@ from omegaconf import OmegaConf
 
 from bccp.core import config, config_schema
 from bccp.core.paths import ROOT
-from bccp.core.step_context import Context, Step
+from bccp.core.step_context import Context
 from bccp.data import tables
 from bccp.data.dataset import FeatureView, open_days
 from bccp.labels import bayes_cutoff
 from bccp.models import classifier
 from bccp.models.feature_cache import shared_inputs
+from bccp.pipeline.step import RunningStep
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.wandb_run import NoMirror
@@ -177,7 +178,7 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
         return np.maximum(centres[true[numbers]] + noise, 0)
 
     context = Context(ledger.uri, "disabled", None, "bccp", False, "benchmark", 1)
-    step = Step("bayes_cutoff", section, versions, context, ledger, run_id, NoMirror())
+    step = RunningStep("bayes_cutoff", section, versions, context, ledger, run_id, NoMirror())
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
     model = classifier.build_classifier(
         section.model, n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0, weights=section.weights, freeze_backbone=True

@@ -46,7 +46,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.home import home
 from bccp.core.paths import ROOT
 from bccp.core.runtime import device
-from bccp.core.step_context import Context, Step
+from bccp.core.step_context import Context
 from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.labels import bayes_cutoff, calibration, label_scoring, posterior
@@ -54,6 +54,7 @@ from bccp.labels.mc_dropout import stochastic_passes
 from bccp.labels.student import student_probabilities
 from bccp.models.monday_model import open_monday_model
 from bccp.models.training_set import one_hot, trusted_mirror
+from bccp.pipeline.step import RunningStep
 from bccp.tracking.wandb_run import NoMirror
 from benchmarks import labels, students
 from benchmarks.label_tables import OURS, Found, Result
@@ -105,7 +106,7 @@ class Case:
         self.ledger.end(run_id, "FINISHED")
         versions = {name: labels._outputs(summary)[name] for name in ("segregated_data", "given_labels", "true_labels")}
         context = Context(self.ledger.uri, "disabled", None, "bccp", False, "refinements", torch.get_num_threads())
-        self.step = Step("bayes_cutoff", self.section, versions, context, self.ledger, run_id, NoMirror())
+        self.step = RunningStep("bayes_cutoff", self.section, versions, context, self.ledger, run_id, NoMirror())
         self.days = open_days(self.step.input("segregated_data"), self.step.input("clean_data"))
         table = tables.read(self.step.input("given_labels") / "given_labels.csv").sort_values("image")
         self.ids, self.given = table["image"].tolist(), self.days.encode(table["label"].tolist())

@@ -242,7 +242,7 @@ def run_task(task: Task, training: Batches, validation: Batches | None, options:
         try:
             trainer.fit(task, training, validation)
         except ProcessRaisedException as error:
-            told = re.search(r"bccp\.errors\.BCCPError: (.*)", str(error))
+            told = re.search(rf"\b{re.escape(BCCPError.__module__)}\.BCCPError: (.*)", str(error))
             if told:
                 raise BCCPError(told[1]) from error
             raise
