@@ -104,7 +104,7 @@ class Case:
         self.ledger = bench._ledger(summary["config"]["tracking"]["mlflow_uri"])
         run_id = self.ledger.start("refinements")  # for the notes of what is taken from the ledger
         self.ledger.end(run_id, "FINISHED")
-        versions = {name: labels._outputs(summary)[name] for name in ("segregated_data", "given_labels", "true_labels")}
+        versions = {name: labels._outputs(summary)[name] for name in ("clean_data", "segregated_data", "given_labels", "true_labels")}
         context = Context(self.ledger.uri, "disabled", None, "bccp", False, "refinements", torch.get_num_threads())
         self.step = RunningStep("bayes_cutoff", self.section, versions, context, self.ledger, run_id, NoMirror())
         self.days = open_days(self.step.input("segregated_data"), self.step.input("clean_data"))
