@@ -399,12 +399,17 @@ class Sweeps:
         """Start the sweep and kill it when some of its steps have begun, and not all."""
         n_steps = draw.randint(1, 10)  # of 13: the jobs share the first three
         with self._started(self._folder / name) as sweep:
-            assert until(lambda: len(re.findall(r"^\[\d\] \w+: runs$", sweep.out(), re.MULTILINE)) >= n_steps, 900), sweep.err()
+            assert until(lambda: self._begun(name) >= n_steps, 900), sweep.err()
             time.sleep(draw.uniform(0, self._seconds / 26))  # half of what a step takes, alone
             assert sweep.process.poll() is None
         assert not (newest(self._folder / name) / "sweep.csv").exists()
         ended = [json.loads(path.read_text())["status"] for path in newest(self._folder / name).glob("*/summary.json")]
         assert ended.count("finished") < 2
+
+    def _begun(self, name: str) -> int:
+        """How many steps the sweep's jobs have begun to run, by their logs."""
+        logs = (self._folder / name / "outputs").glob(f"*/*/{jobs.LOG}")
+        return sum(len(re.findall(r"^\w+: runs$", log.read_text(), re.MULTILINE)) for log in logs)
 
     def _started(self, home: Path, *more: str) -> AbstractContextManager[Started]:
         if not home.exists():
