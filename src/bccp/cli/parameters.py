@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import sys
@@ -41,7 +42,7 @@ class RunType(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of run folders, the newest first, and paths."""
         outputs = Path(os.environ.get("BCCP_HOME") or "~/.bccp").expanduser() / "outputs"
-        names = sorted((path.name for path in outputs.glob(f"{glob_escape(incomplete)}*/")), reverse=True)
+        names = sorted((path.name for path in outputs.glob(f"{glob.escape(incomplete)}*/")), reverse=True)
         return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
 
 
@@ -121,11 +122,6 @@ words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, metav
 """Hydra's words, unparsed."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there.")
-
-
-def glob_escape(text: str) -> str:
-    """Escape what has a meaning in a pattern of file names."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
 
 
 def split(words: Sequence[str]) -> list[str]:
