@@ -75,6 +75,11 @@ def flags_first(words: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
+def first_flag(words: Sequence[str]) -> str | None:
+    """Return the first of the words that is a flag; None where all are overrides."""
+    return next((word for word in words if word.startswith("-")), None)
+
+
 def quote_step_list(word: str) -> str:
     """Put quotes round the comma list of steps that a single run is given, which Hydra would take for values to sweep over.
 
@@ -131,7 +136,7 @@ def check_flags(words: Sequence[str]) -> None:
 
     parser.error = refuse  # type: ignore[method-assign]
     given, unknown = parser.parse_known_args([word for word in words if word != "--version"])
-    if flag := next((word for word in unknown if word.startswith("-")), None):
+    if flag := first_flag(unknown):
         refuse(f"there is no option {flag}{nearest(flag, known)}")
     modes = {"--run": given.run, "--multirun": given.multirun, "--cfg": given.cfg, "--info": given.info}
     chosen = [name for name, value in modes.items() if value]

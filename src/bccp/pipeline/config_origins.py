@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bccp.core import config
 from bccp.core.errors import BCCPError
+from bccp.core.overrides import first_flag
 from bccp.core.paths import ROOT
 from bccp.core.redaction import redact
 from bccp.pipeline import config_text
@@ -58,8 +59,7 @@ def traced(words: Sequence[str], section: str | None = None) -> list[TracedValue
     BCCPError
         If an override cannot be used.
     """
-    flag = next((word for word in words if word.startswith("-")), None)
-    if flag:
+    if flag := first_flag(words):
         raise BCCPError(f"one configuration is shown, so {flag} is not accepted: give section.key=value and +group=name only")
     composed = compose(words)
     overrides = OverridesParser.create().parse_overrides(list(words))

@@ -9,6 +9,7 @@ from typing import Any
 
 from bccp.core import config
 from bccp.core.errors import BCCPError
+from bccp.core.overrides import first_flag
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
 from bccp.tracking.backends import ledger_uri
@@ -126,8 +127,7 @@ def explain_options(step: str, words: Sequence[str]) -> list[StepExplanation]:
     BCCPError
         If an option cannot be used, or is one of Hydra's flags.
     """
-    flag = next((word for word in words if word.startswith("-")), None)
-    if flag:
+    if flag := first_flag(words):
         raise BCCPError(f"one run is explained, so {flag} is not accepted: give OPTIONS without it, and one value for each key")
     checked = config.load(compose(words), base=Path.cwd())
     uri, note = ledger_uri(checked.tracking.mlflow_uri)

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bccp.core import config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import keep_within_home
-from bccp.core.overrides import check_overrides
+from bccp.core.overrides import check_overrides, first_flag
 from bccp.core.registries import BACKBONES
 from bccp.core.step_graph import MAKER
 from bccp.pipeline.compose import compose
@@ -100,8 +100,7 @@ def plan_sweep(words: Sequence[str]) -> SweepPlan:
     BCCPError
         If an override cannot be used.
     """
-    flag = next((word for word in words if word.startswith("-")), None)
-    if flag:
+    if flag := first_flag(words):
         raise BCCPError(f"a sweep is planned from section.key=value and +group=name, so {flag} is not accepted: leave it out")
     parsed = OverridesParser.create().parse_overrides(check_overrides(words))
     composed = compose([str(one.input_line) for one in parsed if not one.is_sweep_override()], with_hydra=True)
