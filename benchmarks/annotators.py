@@ -47,7 +47,7 @@ RANDOM_SEED = 1
 
 
 class Votes(NamedTuple):
-    """What the methods see, and by ``true`` and ``accuracy`` what they are measured against."""
+    """Inputs of the methods; ``true`` labels and the users' ``accuracy``, which score them."""
 
     probs: Float  # (N, K)
     image: Index  # (M,)
@@ -57,7 +57,7 @@ class Votes(NamedTuple):
     accuracy: Float  # (U,)
 
     def counted(self) -> Float:
-        """How often each image was given each label, shape (N, K)."""
+        """Return the number of times each image was given each label, shape (N, K)."""
         counts = np.zeros(self.probs.shape)
         np.add.at(counts, (self.image, self.label), 1)
         return counts

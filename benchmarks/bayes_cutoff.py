@@ -1,4 +1,4 @@
-"""How long the whole step ``bayes_cutoff`` takes with a frozen backbone whose features are there already, and what memory it needs.
+"""Time and memory of the whole step ``bayes_cutoff`` with a frozen backbone whose features are there already.
 
     python -m benchmarks.bayes_cutoff [--images 50000] [--trusted 10000] [--dimension 1280] [--classes 10]
 

@@ -1,4 +1,4 @@
-"""How long closest pair sampling takes, beside the literal loop that it stands for.
+"""Time of closest pair sampling, beside the literal loop that it stands for.
 
     python benchmarks/cp_sampling.py [--images 50000] [--dims 512] [--classes 10] [--ratio 0.5]
 

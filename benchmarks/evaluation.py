@@ -1,4 +1,4 @@
-"""What the test step does beyond asking the model: ``python -m benchmarks.evaluation [--images 10000] [--classes 10] [--resamples 1000]``.
+"""Time of the test step beyond asking the model: ``python -m benchmarks.evaluation [--images 10000] [--classes 10] [--resamples 1000]``.
 
 Made-up probabilities of that many test images, of two days, three corruptions and two sizes, every fifth of them wrong; made-up features of
 as many training images.

@@ -1,4 +1,4 @@
-"""How many commits would run a step again: ``python -m benchmarks.reruns [--commits 175] [--until REVISION] [--step STEP] [--list]``.
+"""Number of commits that would run a step again: ``python -m benchmarks.reruns [--commits 175] [--until REVISION] [--step STEP] [--list]``.
 
 The history is replayed: of each commit that changes the package, and of its parent, the code that a step's key would hold is compared under
 two rules.

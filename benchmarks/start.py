@@ -1,4 +1,4 @@
-"""How soon the command line answers: ``python -m benchmarks.start [--rounds 11]``.
+"""Time until the command line answers: ``python -m benchmarks.start [--rounds 11]``.
 
 Each command is started again and again, in turn with the others, so that a busy moment of the machine meets all of them alike. Beside them
 stand a Python that does nothing and MLflow's own command line.

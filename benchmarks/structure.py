@@ -1,4 +1,4 @@
-"""How the package is built, in figures: ``python -m benchmarks.structure [--package FOLDER]``.
+"""Figures of the package's structure: ``python -m benchmarks.structure [--package FOLDER]``.
 
 ``--package`` looks at another checkout's ``src/bccp``, whose imports are not judged, as import-linter judges only what Python finds.
 """

@@ -1,4 +1,4 @@
-"""What the subcommands have in common: parameter types that complete their values, Hydra's words, and ``--json``."""
+"""Shared parts of the subcommands: parameter types that complete their values, Hydra's words, and ``--json``."""
 
 from __future__ import annotations
 

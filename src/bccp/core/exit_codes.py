@@ -1,4 +1,4 @@
-"""How a command ends: with its status, and after an error with one line on stderr that says what it was and what would do."""
+"""Exit statuses of commands, and the one line on stderr that says after an error what it was and what would do."""
 
 from __future__ import annotations
 

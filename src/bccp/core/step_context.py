@@ -1,4 +1,4 @@
-"""What a running step is given."""
+"""Context of a running step: the interface to its options, inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How different two sets of images look: the energy distance of their statistics, with a permutation test."""
+"""Difference of two sets of images: the energy distance of their statistics, with a permutation test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_COMPARED = 5
 
 @dataclass(frozen=True)
 class Drift:
-    """How far new images are from known ones.
+    """Distance of new images from known ones.
 
     Attributes
     ----------
