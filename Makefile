@@ -44,8 +44,8 @@ benchmark-labels: .venv/.dev  ## finding wrong labels against peers, hours; DATA
 why: .venv/.run  ## why a step would run, without running anything: STEP=train, and OPTIONS as for run
 	@bccp why "$(STEP)" "$$OPTIONS"
 
-export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or summary.json (else the newest finished run), FORMAT=
-	@bccp export-data --out "$(OUT)" --run "$(RUN)" $(if $(FORMAT),--format "$(FORMAT)")
+export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or summary.json (else the newest finished run), FORMAT=, APPLY=yes
+	@bccp export-data --out "$(OUT)" --run "$(RUN)" $(if $(FORMAT),--format "$(FORMAT)") $(if $(filter yes,$(APPLY)),--apply)
 
 check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
 	@bccp check-new --data "$(DATA)" --reference "$(REFERENCE)" $(if $(filter yes,$(ACCEPT)),--accept) -- "$$OPTIONS"

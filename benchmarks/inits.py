@@ -45,7 +45,7 @@ def main() -> None:
     pairs.add_arguments(parser, seeds=10)
     given = parser.parse_args()
     chosen = variants(given.epochs)
-    options = [*pairs.images(given.data), *given.options]
+    options = [*pairs.images(given.data), *pairs.with_label_source(given.options)]
     found = pairs.measure(chosen, METRICS, given.seeds, options, first=champion(given.champion))
     print(pairs.report("Where retraining starts", chosen, found))
 

@@ -167,7 +167,7 @@ def grid(axes: Mapping[str, Sequence[Any]], *, feedback: Sequence[Path] = (), lo
     """
     cells = []
     for corruption, noise, accuracy in itertools.product(axes[CORRUPTION], axes[NOISE], axes[ACCURACY]):
-        overrides = (f"{CORRUPTION}={corruption}", f"{NOISE}={noise}", f"{ACCURACY}={accuracy}")
+        overrides = ("noisy_labels.source=simulated", f"{CORRUPTION}={corruption}", f"{NOISE}={noise}", f"{ACCURACY}={accuracy}")
         cells.append(Cell(f"{corruption}, {noise}, {accuracy}", overrides))
     for path in feedback:
         cells.append(Cell(path.stem, ("noisy_labels.source=file", f"noisy_labels.feedback_file='{path}'")))

@@ -53,6 +53,12 @@ def images(data: Path | None) -> list[str]:
     return [f"data.source={'folder' if path.is_dir() else 'archive'}", f"data.path='{path}'"]
 
 
+def with_label_source(options: Sequence[str]) -> list[str]:
+    """Add ``noisy_labels.source=simulated`` to Hydra options that name no source of labels, as a study of noise wants it."""
+    named = any(option.startswith(("noisy_labels.source=", "noisy_labels.feedback_file=")) for option in options)
+    return [*options] if named else [*options, "noisy_labels.source=simulated"]
+
+
 def measure(
     variants: Sequence[Variant], metrics: Sequence[str], seeds: Sequence[int], options: Sequence[str], *, first: Sequence[str] | None = None
 ) -> Results:

@@ -36,7 +36,7 @@ def main() -> None:
     pairs.add_arguments(parser, seeds=20)
     given = parser.parse_args()
     chosen = variants(given.types, given.ratios, given.against)
-    found = pairs.measure(chosen, METRICS, given.seeds, [*pairs.images(given.data), *given.options])
+    found = pairs.measure(chosen, METRICS, given.seeds, [*pairs.images(given.data), *pairs.with_label_source(given.options)])
     print(pairs.report("Replay", chosen, found))
 
 

@@ -416,7 +416,8 @@ def growth(place: Path, sizes: Sizes) -> Iterator[Row]:
     for _ in range(sizes.repeats):
         for n_images, folder in folders.items():
             home = Home(place)
-            ended = home.pipeline([*SHORT, "data.source=folder", f"data.path={folder}", "tracking.wandb=disabled"])
+            own = ["data.source=folder", f"data.path={folder}", "noisy_labels.source=simulated"]
+            ended = home.pipeline([*SHORT, *own, "tracking.wandb=disabled"])
             took.setdefault(n_images, []).append((work(home.steps()), ended))
     seconds, resident, anonymous = (
         [median(figure(*one) for one in took[n_images]) for n_images in folders]

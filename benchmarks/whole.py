@@ -33,9 +33,8 @@ def main() -> None:
     pairs.add_arguments(parser, seeds=10)
     given = parser.parse_args()
     chosen = variants()
-    found = pairs.measure(
-        [variant for variant in chosen if not variant.base], METRICS, given.seeds, [*pairs.images(given.data), *given.options]
-    )
+    options = [*pairs.images(given.data), *pairs.with_label_source(given.options)]
+    found = pairs.measure([variant for variant in chosen if not variant.base], METRICS, given.seeds, options)
     print(pairs.report("The whole pipeline", chosen, found))
 
 

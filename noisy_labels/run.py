@@ -67,7 +67,7 @@ def run(step: Step) -> None:
     about |= {"images": len(given), "without_label": len(doubtful) - len(given)}
     with step.output("given_labels") as folder:
         label_files.write_given_labels(folder, given, votes)
-        (folder / "report.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / label_files.REPORT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     step.log_metrics({"images": len(given), "without_label": len(doubtful) - len(given)})
     step.emit(f"{len(given)} given labels ({source}), {len(doubtful) - len(given)} images left out without one")
     if all(image in truth for image in labelled):

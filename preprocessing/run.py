@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
+from bccp.core import automatic
 from bccp.core.step_context import Step
 from bccp.data import checks, preprocessing
 from bccp.pipeline.step_runner import command_line
@@ -35,7 +36,7 @@ def run(step: Step) -> None:
         )
         found = checks.check_images(folder, config.checks)
         with step.report("data_checks") as place:
-            data_checks_page.write_images(place, folder, found)
+            data_checks_page.write_images(place, folder, found, simulation=automatic.simulation_sentence(step.context.config))
         page = f"{step.reports['data_checks']}/{data_checks_page.DATA_CHECKS_PAGE}"
         step.log_metrics(checks.figures(found.findings))
         checks.gate(found.findings, page)

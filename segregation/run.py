@@ -16,6 +16,7 @@ import pandas as pd
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
+from bccp.core import automatic
 from bccp.core.step_context import Step
 from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
@@ -42,11 +43,12 @@ def run(step: Step) -> None:
         segregation.Shares(**{name: getattr(config, name) for name in segregation.Shares.__annotations__}),
         target_day=config.target_day,
         seed=config.random_seed,
-        folder_is_truth=config.label_source != "folder",
+        folder_is_truth=automatic.folders_are_truth(config),
         named=said.named if said else None,
         given=given,
     )
-    splits = segregation.mark_corrupted(cut, corruption=config.corruption, seed=config.random_seed)
+    simulated = config.label_source == "simulated"
+    splits = segregation.mark_corrupted(cut, corruption=config.corruption, simulated=simulated, seed=config.random_seed)
     changed = splits[splits["corruption"] != ""]
     with step.output("segregated_data") as folder:
         tables.write(splits, folder / "splits.csv")
@@ -65,7 +67,7 @@ def run(step: Step) -> None:
         days, seed = open_days(folder, clean), config.random_seed
         found = checks.check_days(days, manifest, config.checks, with_labels=cut.truth_known, seed=seed)
         with step.report("data_checks") as place:
-            data_checks_page.write_days(place, found, seed=seed)
+            data_checks_page.write_days(place, found, seed=seed, simulation=automatic.simulation_sentence(step.context.config))
         page = f"{step.reports['data_checks']}/{data_checks_page.DATA_CHECKS_PAGE}"
         step.log_metrics(checks.figures(found.findings))
         checks.gate(found.findings, page)

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp.core.step_context import Step
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import evaluate, model_cards, scores
 from bccp.evaluation.promotion import register_and_promote
@@ -42,6 +42,7 @@ def run(step: Step) -> None:
     measured = scores.metrics_table(*judged, days.classes, **drawn)
     figures = scores.evaluate(predictions, days.classes) | scores.run_figures(measured)
     note = scores.remark(figures)
+    simulated = label_files.simulated_parts(days.splits, step.input("given_labels") if step.has_input("given_labels") else None)
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text(json.dumps({"verified": not note} | figures, indent=2) + "\n", encoding="utf-8")
         by_class = scores.per_class(predictions, days.classes)
@@ -52,7 +53,7 @@ def run(step: Step) -> None:
             step.log_picture(picture)
         if explained.gallery:
             step.log_picture(evaluate.draw_errors(folder, explained, days.classes, note), pixels=True)
-        model_cards.write_cards(folder, model=step.input("model"), clean=step.input("clean_data"), days=days)
+        model_cards.write_cards(folder, model=step.input("model"), clean=step.input("clean_data"), days=days, simulated=simulated)
     step.log_metrics(figures)
     step.log_table("errors", explained.errors.to_dict("records"), (days.view([image])[0] for image in explained.errors["image"]))
     by_day = [f"accuracy_{day} {figures[f'accuracy_{day}']:.1%}" for day in ("monday", "tuesday") if f"accuracy_{day}" in figures]
@@ -63,7 +64,7 @@ def run(step: Step) -> None:
         if number:
             step.emit(f"test images left out, as {why}: {number}")
     if step.config.registered_model_name:
-        register_and_promote(step, days, references, judged.probs)
+        register_and_promote(step, days, references, judged.probs, simulated=simulated)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,14 @@ def test_a_feedback_file_without_its_columns(home: Path, image_folder: MakeFolde
 
 def test_a_ratio_that_the_buffer_cannot_give(home: Path, image_folder: MakeFolder) -> None:
     folder = image_folder({"cat": 40, "dog": 14})
-    sentence = refused(home, "data.source=folder", f"data.path={folder}", "cp_sampling.type=l2_norm", "cp_sampling.ratio=1.0")
+    sentence = refused(
+        home,
+        "data.source=folder",
+        "noisy_labels.source=simulated",
+        f"data.path={folder}",
+        "cp_sampling.type=l2_norm",
+        "cp_sampling.ratio=1.0",
+    )
     assert "use cp_sampling.ratio=0.5 or less" in sentence
 
 

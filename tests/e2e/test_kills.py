@@ -78,7 +78,7 @@ def server() -> Server:
 @pytest.fixture
 def start(home: Path, image_folder: Callable[..., Path], server: Server) -> Iterator[Callable[[Path, list[str]], tuple[Any, Path]]]:
     """Start the pipeline in a home; gives the process and the file with what it says."""
-    words = [*QUICK, "data.source=folder", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
+    words = [*QUICK, "data.source=folder", "noisy_labels.source=simulated", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
     processes = []
 
     def start(place: Path, more: list[str]) -> tuple[Any, Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+SIMULATED = "noisy_labels.source=simulated"
 QUICK = "preprocessing.image_size=16 train.epochs=2 bayes_cutoff.epochs=2 bayes_cutoff.passes=3 main.threads=1"
 FIRST_FOUR = "main.execute_steps='fetch_data, preprocessing,segregation,noisy_labels'"
 
@@ -85,7 +86,8 @@ def test_a_sweep_of_two_runs_both_jobs(
 ) -> None:
     images = image_folder({"a": 24, "b": 24})
     done = mlflow_run(
-        ".", hydra_options=f"-m data.source=folder data.path={images} {QUICK} {FIRST_FOUR} noisy_labels.user_accuracy=0.5,0.9"
+        ".",
+        hydra_options=f"-m data.source=folder data.path={images} {SIMULATED} {QUICK} {FIRST_FOUR} noisy_labels.user_accuracy=0.5,0.9",
     )
     assert done.returncode == 0, done.stderr
     both = summaries(home)
@@ -104,7 +106,10 @@ def test_a_sweep_over_all_steps_measures_both_jobs_and_is_told_on_a_page(
 ) -> None:
     images = image_folder({"a b": 24, "c": 24}, name="own images")
     quick = f"{QUICK} bayes_cutoff.refine_epochs=2 tracking.wandb=disabled"
-    done = mlflow_run(".", hydra_options=f"-m data.source=folder data.path='{images}' {quick} noisy_labels.user_accuracy=0.6,0.9")
+    done = mlflow_run(
+        ".",
+        hydra_options=f"-m data.source=folder data.path='{images}' {SIMULATED} {quick} noisy_labels.user_accuracy=0.6,0.9",
+    )
     assert done.returncode == 0, done.stderr
     both = summaries(home)
     assert [summary["status"] for summary in both] == ["finished", "finished"]

@@ -40,7 +40,7 @@ class Story:
         self.home.mkdir()
         shutil.copy(database, self.home / "mlflow.db")
         self.images = write_images(folder / "images", {"ant  hill": 40, "bee": 30, "cat": 30})
-        self.options = [*QUICK, "data.source=folder", f"data.path='{self.images}'"]
+        self.options = [*QUICK, "data.source=folder", f"data.path='{self.images}'", "noisy_labels.source=simulated"]
         os.environ["BCCP_HOME"] = str(self.home)
         self.summary = bccp.run(self.options)
         self.outputs: dict[str, str] = {k: v for step in self.summary["steps"] for k, v in step["outputs"].items()}

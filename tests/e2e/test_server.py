@@ -97,7 +97,13 @@ def test_with_a_server_the_pipeline_does_what_it_does_with_the_local_store(
     request: pytest.FixtureRequest,
 ) -> None:
     whole = request.node.get_closest_marker("slow") is not None
-    words = [*QUICK, *([] if whole else FIRST_TWO), "data.source=folder", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
+    words = [
+        *QUICK,
+        *([] if whole else FIRST_TWO),
+        "data.source=folder",
+        "noisy_labels.source=simulated",
+        f"data.path={image_folder({'ant': 24, 'bee': 24})}",
+    ]
     (tmp_path / "server").mkdir()
     if artifacts == DIRECT:
         for name, value in {**KEYS, "MLFLOW_S3_ENDPOINT_URL": s3.meta.endpoint_url}.items():
@@ -139,7 +145,7 @@ def test_with_a_server_the_pipeline_does_what_it_does_with_the_local_store(
 def test_a_server_that_dies_in_the_middle_costs_one_sentence_and_the_next_run_goes_on_from_there(
     home: Path, tmp_path: Path, s3: Any, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*QUICK, *FIRST_TWO, "data.source=folder", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
+    words = [*QUICK, *FIRST_TWO, "data.source=folder", "noisy_labels.source=simulated", f"data.path={image_folder({'ant': 24, 'bee': 24})}"]
     store, port, publish = f"sqlite:///{tmp_path}/server.db", free_port(), Ledger.publish
     with mlflow_server(tmp_path, store, HANDED_OUT, s3, port) as (uri, process):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

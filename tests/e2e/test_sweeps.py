@@ -360,7 +360,15 @@ def test_a_worker_that_is_killed_is_told_and_what_is_left_can_be_done(home: Path
 @pytest.mark.slow
 def test_a_sweep_registers_its_models_and_promotes_none(home: Path, image_folder: Callable[..., Path]) -> None:
     images = image_folder({"ant": 24, "bee": 24})
-    words = [*QUIET, *QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9", "hydra/launcher=basic"]
+    words = [
+        *QUIET,
+        *QUICK,
+        "data.source=folder",
+        f"data.path={images}",
+        "noisy_labels.source=simulated",
+        "noisy_labels.user_accuracy=0.6,0.9",
+        "hydra/launcher=basic",
+    ]
     assert hydra_app.hydra_main(["-m", *words, "test.registered_model_name=tried"]) == 0
     client = ledger().client
     versions = client.search_model_versions("name = 'tried'")
@@ -375,7 +383,13 @@ class Sweeps:
     def __init__(self, folder: Path, database: Path) -> None:
         self._folder, self._database = folder, database
         images = write_images(folder / "images", {"ant": 24, "bee": 24})
-        self._words = [*QUICK, "data.source=folder", f"data.path={images}", "noisy_labels.user_accuracy=0.6,0.9"]
+        self._words = [
+            *QUICK,
+            "data.source=folder",
+            f"data.path={images}",
+            "noisy_labels.source=simulated",
+            "noisy_labels.user_accuracy=0.6,0.9",
+        ]
         begun = time.monotonic()
         self.expected = self.run("basic", "hydra/launcher=basic")
         self._seconds = time.monotonic() - begun

@@ -158,7 +158,7 @@ def test_the_command_measures_every_refinement_once_and_the_default_as_the_pipel
     assert refinements.main(words) == 0
     assert capsys.readouterr().out == first.out
 
-    options = ["main.random_seed=1", "noisy_labels.user_accuracy=0.7", "segregation.corruption=mixed"]
+    options = ["main.random_seed=1", "noisy_labels.source=simulated", "noisy_labels.user_accuracy=0.7", "segregation.corruption=mixed"]
     options += ["data.source=folder", f"data.path='{data}'", "bayes_cutoff.max_class_ratio=null", "tracking.wandb=disabled", *QUICK]
     summary = bccp.run([*options, f"main.execute_steps=[{','.join(labels.JUDGING)}]"])
     for figure in ("auroc", "f1"):

@@ -74,6 +74,7 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
 
 
 PLATFORM_NAMES = {
+    "core.automatic.untrusted_rest",
     "core.config_schema.BayesCutoff",
     "core.config_schema.Data",
     "core.config_schema.MondayModel",

@@ -22,7 +22,8 @@ STEPS = "main.execute_steps=[fetch_data,preprocessing,segregation]"
 @pytest.fixture
 def options(home: Path, image_folder: Callable[..., Path]) -> list[str]:
     folder = image_folder({"cat": 30, "dog": 20}, size=16)
-    return [STEPS, "data.source=folder", f"data.path={folder}", "preprocessing.image_size=16", "tracking.wandb=disabled", "main.threads=1"]
+    quiet = ["preprocessing.image_size=16", "tracking.wandb=disabled", "main.threads=1"]
+    return [STEPS, "data.source=folder", f"data.path={folder}", "noisy_labels.source=simulated", *quiet]
 
 
 def reports() -> list[Path]:

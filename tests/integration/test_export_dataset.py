@@ -58,6 +58,30 @@ def test_originals_lie_in_folders_by_final_label_and_every_file_is_listed(tmp_pa
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
 
 
+def test_where_no_label_is_trusted_files_keep_their_labels_and_suspects_are_listed_unless_it_is_told_to_apply(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "made"
+    ledger = Ledger(ledger_uri(None)[0])
+    run_id, _ = record(ledger, place, trusted=False)
+    assert call(["export-data", "--run", run_id, "--out", str(tmp_path / "as-given")]) == 0
+    said = capsys.readouterr().out
+    assert "no label of this run is trusted, so files lie under the labels that they came with; 2 of them are suspects" in said
+    assert "--apply" in said
+    listed = tables.read(tmp_path / "as-given" / "cleansed.csv")
+    assert listed[["image", "given", "final", "suggested", "action"]].to_numpy().tolist() == [
+        ["cat/1.png", "cat", "cat", "cat", "keep"],
+        ["cat/2.png", "dog", "dog", "", "suspect"],
+        ["dog/1.png", "dog", "dog", "cat", "suspect"],
+        *[[image, "", "", "", "left_out"] for image in ("dog/7.jpg", "dog/notes.txt", "mon/dog/5.png", "test/6.png")],
+    ]
+    assert (tmp_path / "as-given" / "dog" / "2.png").read_bytes() == b"two"
+
+    assert call(["export-data", "--run", run_id, "--out", str(tmp_path / "applied"), "--apply"]) == 0
+    assert "suspects" not in capsys.readouterr().out
+    assert tables.read(tmp_path / "applied" / "cleansed.csv")["final"].tolist()[:3] == ["cat", "", "cat"]
+
+
 def test_names_are_distinct_whatever_the_order_and_the_case() -> None:
     taken = f"x/a-{suffix('1/a.png')}.png"  # a file that is called as another would be with its suffix
     images = ["1/a.png", "2/A.png", "3/b.png", taken, "4/" + "ü" * 150 + ".png", "5/noending", "6/.hidden"]

@@ -268,7 +268,16 @@ def test_upload_images_false_keeps_every_pixel_at_home(
 ) -> None:
     images = image_folder({"a": 12, "b": 12})
     steps = "main.execute_steps=[fetch_data,preprocessing,segregation]"
-    bccp.run([steps, "data.source=folder", f"data.path={images}", "preprocessing.image_size=16", f"tracking.upload_images={upload_images}"])
+    bccp.run(
+        [
+            steps,
+            "data.source=folder",
+            "noisy_labels.source=simulated",
+            f"data.path={images}",
+            "preprocessing.image_size=16",
+            f"tracking.upload_images={upload_images}",
+        ]
+    )
     files = [path.read_bytes() for path in images.rglob("*.png")]
     pixels = [Image.open(path).tobytes() for path in images.rglob("*.png")]
     for parts in (files, pixels):
@@ -338,7 +347,9 @@ def test_a_table_has_bounded_rows_and_small_thumbnails_or_none_and_is_written_in
 def test_the_real_steps_online(server: WandbStandIn, image_folder: Callable[..., Path], upload_images: bool) -> None:
     images = image_folder({"ant": 40, "bee": 30, "cat": 30})
     quick = ["preprocessing.image_size=16", "train.epochs=2", "bayes_cutoff.epochs=2", "bayes_cutoff.passes=3", "main.threads=1"]
-    bccp.run([*quick, "data.source=folder", f"data.path={images}", f"tracking.upload_images={upload_images}"])
+    bccp.run(
+        [*quick, "data.source=folder", "noisy_labels.source=simulated", f"data.path={images}", f"tracking.upload_images={upload_images}"]
+    )
     tables = {artifact.name for artifact in server.artifacts if artifact.type == "run_table"}
     simulated = {edge for edge in LINEAGE if "feedback" not in edge}  # without a file of users' votes
     assert {edge for edge in server.edges() if edge[2] not in tables} == simulated
@@ -492,7 +503,9 @@ def test_a_step_alone_finds_its_inputs_on_wandb_where_the_home_is_empty(
 ) -> None:
     images = image_folder({"a": 12, "b": 12})
     first_four = "main.execute_steps=[fetch_data,preprocessing,segregation,noisy_labels]"
-    summary = bccp.run([first_four, "data.source=folder", f"data.path={images}", "preprocessing.image_size=16"])
+    summary = bccp.run(
+        [first_four, "data.source=folder", "noisy_labels.source=simulated", f"data.path={images}", "preprocessing.image_size=16"]
+    )
     made = {name: version for step in summary["steps"] for name, version in step["outputs"].items()}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -27,7 +27,7 @@ FILES = {
 }
 
 
-def make_artifacts(place: Path) -> dict[str, Path]:
+def make_artifacts(place: Path, *, trusted: bool = True) -> dict[str, Path]:
     """Two cats and a dog that are judged, one of them dropped and one relabelled; a trusted dog, a test image, and two left out."""
     folders = {name: place / name for name in export_dataset.NEEDED}
     for folder in folders.values():
@@ -40,6 +40,7 @@ def make_artifacts(place: Path) -> dict[str, Path]:
     splits = pd.DataFrame({"image": list(labels), "day": "tuesday", "split": "train", "label": list(labels.values())})
     splits.loc[splits["image"] == "mon/dog/5.png", "day"] = "monday"
     splits.loc[splits["image"] == "test/6.png", "split"] = "test"
+    splits = splits if trusted else splits.assign(label="", day="monday")
     tables.write(splits, folders["segregated_data"] / "splits.csv")
     tables.write(pd.DataFrame({"label": ["cat", "dog"]}), folders["segregated_data"] / "classes.csv")
     about = {"clean_data": "c" * 64}
@@ -54,9 +55,11 @@ def make_artifacts(place: Path) -> dict[str, Path]:
     return folders
 
 
-def record(ledger: Ledger, place: Path, *, status: str = "FINISHED", with_raw: bool = True) -> tuple[str, dict[str, str]]:
+def record(
+    ledger: Ledger, place: Path, *, status: str = "FINISHED", with_raw: bool = True, trusted: bool = True
+) -> tuple[str, dict[str, str]]:
     """A pipeline's run and those of its steps, as the orchestrator leaves them."""
-    folders = make_artifacts(place)
+    folders = make_artifacts(place, trusted=trusted)
     parent = ledger.start("pipeline", tags={"bccp.pipeline": "p", "bccp.folder": str(place)})
     versions: dict[str, str] = {}
     for step, name in (("fetch_data", "raw_data"), ("segregation", "segregated_data"), ("bayes_cutoff", "cleansed_labels")):

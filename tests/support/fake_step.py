@@ -13,6 +13,14 @@ from omegaconf import OmegaConf
 
 from bccp.core.paths import ROOT
 
+DAY = {"target_day": "tuesday"}
+RESOLVED: dict[str, dict[str, Any]] = {
+    "segregation": {**DAY, "label_source": "simulated"},
+    "noisy_labels": {"source": "simulated", "user_accuracy": 0.7, "noise": "uniform"},
+    **dict.fromkeys(("bayes_cutoff", "cp_sampling", "train"), DAY),
+}
+"""What ``auto`` and ``null`` are in a pipeline on digits."""
+
 
 class FakeStep:
     """Has the section of ``config.yaml`` with some keys changed, and folders for inputs and outputs."""
@@ -23,7 +31,8 @@ class FakeStep:
         section = OmegaConf.to_container(OmegaConf.create(values), resolve=True)[name]
         assert set(changed) <= set(section)
         nested = {key: SimpleNamespace(**value) for key, value in section.items() if isinstance(value, dict)}
-        self.config = SimpleNamespace(**section | nested | changed)
+        self.config = SimpleNamespace(**section | nested | RESOLVED.get(name, {}) | changed)
+        self.context = SimpleNamespace(config={})
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
         self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
         self.pictures: dict[str, tuple[bytes, bool]] = {}

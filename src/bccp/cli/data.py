@@ -9,6 +9,8 @@ import click
 
 from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, emit, handle_errors, json_option, split, talk, words_argument
 
+SIMULATED = click.option("--simulated", is_flag=True, help="Take a run on your own images although its labels were simulated.")
+
 
 @click.command("export-data")
 @click.option("--out", required=True, metavar="PLACE", help="Folder to make, or a URL of one; it must not exist, or be empty.")
@@ -17,30 +19,44 @@ from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, emit, handle_er
 @click.option(
     "--shard-bytes", type=click.IntRange(min=1), default=500_000_000, show_default=True, help="Largest size of a shard (webdataset), bytes."
 )
+@click.option("--apply", "apply_it", is_flag=True, help="Move files to the suggested labels also where no label of the run is trusted.")
+@SIMULATED
 @json_option
 @handle_errors
-def export_data(out: str, run: str, format_name: str, shard_bytes: int, as_json: bool) -> None:
+def export_data(out: str, run: str, format_name: str, shard_bytes: int, apply_it: bool, simulated: bool, as_json: bool) -> None:
     """Write the cleaned data set: the original files with their final labels.
 
     folder has class folders by final label, jsonl is for Hugging Face's datasets, webdataset has tar shards. URLs are those that fsspec
-    opens, such as s3://bucket/cleaned. RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
+    opens, such as s3://bucket/cleaned. Where no label of the run is trusted, files keep the labels that they came with and the list has the
+    suspects; --apply moves them. RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
 
     \b
     Example:
       bccp export-data --out cleaned
     """
-    from bccp.pipeline.export_dataset import export_run, export_sentence
+    from bccp.pipeline.export_dataset import export_run, export_sentence, suspects_sentence
 
     with talk(as_json):
-        exported, shown = export_run(out, run, format_name, shard_bytes)
+        exported, shown = export_run(out, run, format_name, shard_bytes, apply=apply_it, simulated=simulated)
     table = exported.table
     if as_json:
         counts = {str(action): int(n) for action, n in table["action"].value_counts().items()}
         files = int((table["file"] != "").sum())
-        emit({"folder": exported.place, "list": exported.list_file, "from": shown, "files": files, "actions": counts})
+        emit(
+            {
+                "folder": exported.place,
+                "list": exported.list_file,
+                "from": shown,
+                "files": files,
+                "actions": counts,
+                "applied": exported.applied,
+            }
+        )
     else:
         name, listed = exported.list_file.rpartition("/")[2], "every image" if format_name == "folder" else "what was written"
         print(f"{export_sentence(table, format_name)}: {exported.place}, from {shown}; {name} lists {listed}", flush=True)
+        if said := suspects_sentence(exported):
+            print(said, flush=True)
 
 
 @click.command("check-new", context_settings=HYDRA_WORDS)
@@ -49,10 +65,11 @@ def export_data(out: str, run: str, format_name: str, shard_bytes: int, as_json:
     "--reference", type=RUN, default="", help="A run, clean_data:<digest>, an accepted batch, or none.  [default: what came last]"
 )
 @click.option("--accept", "accept_it", is_flag=True, help="Accept the batch where it is within all limits.")
+@SIMULATED
 @words_argument
 @json_option
 @functools.partial(handle_errors, interrupted="interrupted; nothing was kept")
-def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...], as_json: bool) -> None:
+def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words: tuple[str, ...], as_json: bool) -> None:
     """Check incoming images against known ones, and keep them apart until they are accepted.
 
     OVERRIDES are as for run; a batch over a limit (preprocessing.checks) is refused, with exit code 1.
@@ -65,7 +82,7 @@ def check_new(data: str, reference: str, accept_it: bool, words: tuple[str, ...]
     from bccp.pipeline.incoming import accept_incoming, check_incoming
 
     with talk(as_json):
-        batch, findings, page = check_incoming(data, reference, split(words))
+        batch, findings, page = check_incoming(data, reference, split(words), simulated=simulated)
         if as_json:
             over = [found.check for found in findings if found.verdict == "over"]
             kept = {"batch": batch, "page": str(page), "over": over, "findings": [dataclasses.asdict(found) for found in findings]}

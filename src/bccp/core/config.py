@@ -13,7 +13,7 @@ import yaml
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from bccp.core import paths
+from bccp.core import automatic, paths
 from bccp.core.config_schema import Config, parse_augmentation, parse_cleanup, parse_metrics, parse_noise, parse_step_list
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.runtime.device import training_device
@@ -56,12 +56,14 @@ def load(composed: DictConfig, *, base: Path) -> Config:
             raise BCCPError(f"unknown section {name!r}" + nearest(str(name), (*schema, *ADDED)))
     sections = {name: section(kind, values.get(name) or {}, name, base) for name, kind in schema.items()}
     config = Config(**sections)
+    automatic.resolve_sources(config)
     _check_together(config)
     return config
 
 
 def _check_together(config: Config) -> None:
-    if config.noisy_labels.source == "folder" and config.main.target_day == "tuesday" and config.data.source == "digits":
+    doubtful = not automatic.folders_are_truth(config.segregation)
+    if config.data.source == automatic.BUILT_IN and config.main.target_day == "tuesday" and doubtful:
         raise BCCPError(
             "noisy_labels.source=folder takes the folder names of your own images for doubtful labels: "
             "set data.source and data.path, or noisy_labels.source=simulated"

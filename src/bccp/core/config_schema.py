@@ -23,6 +23,13 @@ from bccp.core.step_graph import STEPS
 NOISES = ("uniform", "pair", "confusions")
 """Simulated noises that have a name."""
 
+USER_ACCURACY, NOISE = 0.7, "uniform"
+"""What a simulation draws wrong labels with unless ``noisy_labels.user_accuracy`` and ``.noise`` say otherwise."""
+
+TARGET_DAYS = ("auto", "monday", "tuesday")
+
+LABEL_SOURCES = ("auto", "simulated", "file", "folder")
+
 
 IMAGE_CHECKS = (
     "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
@@ -78,7 +85,7 @@ class Main:
     """What is run, and on what."""
 
     execute_steps: Any
-    target_day: str = _choice("monday", "tuesday")
+    target_day: str = _choice(*TARGET_DAYS)
     random_seed: int = _number(0, 2**32 - 1)
     env_manager: str = _choice("auto", "local", "virtualenv", "uv", "conda")
     cache: bool = field()
@@ -182,21 +189,23 @@ class Preprocessing:
 class Segregation:
     """``segregation``: days and splits."""
 
-    target_day: str = _choice("monday", "tuesday")
+    target_day: str = _choice(*TARGET_DAYS)
     tuesday_fraction: float = _number(0, 1, above=True, below=True)
     test_size: float = _number(0, 1, above=True, below=True)
     val_size: float = _number(0, 1, above=True, below=True)
     monday_images: int | None = _number(1)
     tuesday_images: int | None = _number(1)
     corruption: str = _choice("auto", "mixed", "random_boxes", "mosaic", "random_lines", "none")
-    label_source: str = _choice("simulated", "file", "folder")
+    label: str = _choice("user_feedback", "ground_truth")
+    label_source: str = _choice(*LABEL_SOURCES)
     feedback_file: str | None = _path()
     checks: Checks = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def relevant(self) -> dict[str, Any]:
-        """Where all images are Monday, what is said of Tuesday does not matter."""
+        """Where all images are Monday, what is said of Tuesday does not matter; nor does ``label`` where folders are the truth anyhow."""
         moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
+        moot |= set() if self.label_source == "folder" else {"label"}
         return _without(_flat(self), moot) | {"checks": self.checks.of_days()}
 
 
@@ -205,26 +214,24 @@ class NoisyLabels:
     """``noisy_labels``: the labels that the target day comes with."""
 
     label: str = _choice("user_feedback", "ground_truth")
-    source: str = _choice("simulated", "file", "folder")
-    user_accuracy: float = _number(0, 1)
+    source: str = _choice(*LABEL_SOURCES)
+    user_accuracy: float | None = _number(0, 1)
     noise: Any = field()
     feedback_file: str | None = _path()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
-        """Refuse what contradicts itself, and a noise matrix that is none."""
+        """Refuse what contradicts itself, and a noise matrix that is none; fill in what a simulation draws with."""
         self.noise = parse_noise(self.noise)
         if self.source == "file" and not self.feedback_file:
             raise BCCPError("noisy_labels.source=file needs noisy_labels.feedback_file: a CSV file with the columns image,label[,user]")
-        if self.feedback_file and self.source != "file":
+        if self.feedback_file and self.source not in ("auto", "file"):
             raise BCCPError(
                 f"noisy_labels.feedback_file is set but noisy_labels.source={self.source}: set noisy_labels.source=file to use it"
             )
-        if self.source == "folder" and self.label == "ground_truth":
-            raise BCCPError(
-                "noisy_labels.label=ground_truth needs known true labels, but noisy_labels.source=folder says that the folder "
-                "names are doubtful: use noisy_labels.source=simulated"
-            )
+        if self.source == "simulated":
+            self.user_accuracy = USER_ACCURACY if self.user_accuracy is None else self.user_accuracy
+            self.noise = NOISE if self.noise is None else self.noise
 
     def relevant(self) -> dict[str, Any]:
         """Only a simulation depends on the seed, the accuracy and the noise."""
@@ -285,7 +292,7 @@ class BayesCutoff(Recipe):
     refine: str = _choice("student", "cross_fit")
     refine_epochs: int = _number(1)
     label: str = _choice("user_feedback", "ground_truth")
-    target_day: str = _choice("monday", "tuesday")
+    target_day: str = _choice(*TARGET_DAYS)
 
     def check(self) -> None:
         """Refuse what a method without a posterior cannot do."""
@@ -326,7 +333,7 @@ class CpSampling:
     type: str = _entry(registries.SAMPLERS)
     ratio: float = _number(0, 1)
     embedding: str = _path()
-    target_day: str = _choice("monday", "tuesday")
+    target_day: str = _choice(*TARGET_DAYS)
     monday_model: MondayModel = field()
     random_seed: int = _number(0, 2**32 - 1)
 
@@ -369,7 +376,7 @@ class Train(Recipe):
     accelerator: str = _choice("auto", "cpu", "cuda", "mps")
     devices: int = _number(1, 1024)
     strategy: str = _choice("auto", "ddp_spawn", "ddp_fork")
-    target_day: str = _choice("monday", "tuesday")
+    target_day: str = _choice(*TARGET_DAYS)
     monday_model: MondayModel = field()
 
     def check(self) -> None:
@@ -438,6 +445,7 @@ class Test:
     top_k: int = _number(1)
     bootstrap: int = _number(0, 1_000_000)
     metrics: Any = field()
+    register_simulated: bool = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
@@ -451,7 +459,7 @@ class Test:
 
     def relevant(self) -> dict[str, Any]:
         """Of a model that is not registered nothing is compared."""
-        parameters = _without(_flat(self), {"monday_model"})
+        parameters = _without(_flat(self), {"monday_model", "register_simulated"})
         if self.registered_model_name is None:
             return _without(parameters, {"promote", "max_regression"})
         return parameters | {"monday_model": self.monday_model.relevant()}
@@ -509,8 +517,10 @@ def parse_step_list(value: Any) -> list[str]:
     return [name for name in STEPS if name in value]
 
 
-def parse_noise(value: Any) -> str | list[list[float]]:
-    """The name of a noise, or a row-stochastic matrix."""
+def parse_noise(value: Any) -> str | list[list[float]] | None:
+    """The name of a noise, or a row-stochastic matrix; None: the default once labels are simulated."""
+    if value is None or value in ("null", "None"):
+        return None
     if isinstance(value, str):
         if value.startswith("["):
             value = json.loads(value)

@@ -12,6 +12,7 @@ import subprocess  # nosec B404
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bccp.core import automatic
 from bccp.core import config as configuration
 from bccp.core.paths import ROOT
 from bccp.core.runtime.device import device_type
@@ -65,7 +66,7 @@ def _git(*words: str) -> str:
 
 
 def differences(config: Mapping[str, Any]) -> list[Difference]:
-    """What a configuration has that ``config.yaml`` has otherwise.
+    """List the values of a configuration that neither ``config.yaml`` has nor its ``auto`` stands for.
 
     Parameters
     ----------
@@ -77,7 +78,9 @@ def differences(config: Mapping[str, Any]) -> list[Difference]:
     list of Difference
         In the order of ``config.yaml``. A key that is linked to another one differs where its value is not the other's.
     """
-    return [one for name, values in _defaults().items() if name in config for one in _differing(name, values, config[name], config)]
+    implied = automatic.implied(config)
+    found = (one for name, values in _defaults().items() if name in config for one in _differing(name, values, config[name], config))
+    return [one for one in found if one.key not in implied or implied[one.key] != one.value]
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Tables are sorted by image; columns without a type here are text, as they stand 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ import pandas as pd
 
 from bccp.data import tables
 from bccp.data.array_types import Float32
+
+REPORT = "report.json"
+"""Of ``given_labels``: the source of the labels, and counts."""
 
 _GIVEN, _VOTES, _CLEANSED, _TARGETS = "given_labels.csv", "votes.csv", "cleansed_labels.csv", "posterior.npy"
 
@@ -43,6 +47,26 @@ def write_given_labels(folder: Path, labels: Mapping[str, str], votes: pd.DataFr
 def read_given_labels(folder: Path) -> pd.DataFrame:
     """Read the labels: ``image, label``."""
     return tables.read(folder / _GIVEN)
+
+
+def simulated_parts(splits: pd.DataFrame, given_labels: Path | None) -> tuple[str, ...]:
+    """Name what is simulated in a data set.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        Of ``segregated_data``, with the column ``corruption``.
+    given_labels : Path or None
+        Folder of ``given_labels``.
+
+    Returns
+    -------
+    tuple of str
+        ``labels`` where the given ones were drawn from the true ones, ``images`` where some are corrupted.
+    """
+    about = json.loads((given_labels / REPORT).read_text(encoding="utf-8")) if given_labels else {}
+    parts = ["labels"] if about.get("source") == "simulated" else []
+    return tuple(parts + (["images"] if (splits["corruption"] != "").any() else []))
 
 
 def read_votes(folder: Path) -> pd.DataFrame | None:

@@ -407,7 +407,7 @@ def _stream(
     with zipfile.ZipFile(archive) as files:
         entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
-        own_days = has_own_days(images, lambda image: _opens(files.read(image)))
+        own_days = has_own_days(images, lambda image: is_image(files.read(image)))
         if all(day_and_label(image, own_days=own_days) is None for image in images):
             raise BCCPError(
                 f"no image lies in a class folder ({few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
@@ -459,8 +459,8 @@ def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: C
     return [found if isinstance(found, str) else DecodedPicture(found[0], next(hashes), *found[1:]) for found in outcomes]
 
 
-def _opens(data: bytes) -> bool:
-    """Whether these bytes begin like an image."""
+def is_image(data: bytes) -> bool:
+    """Return True for bytes that begin like an image of a format that is read."""
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS):
             return True

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bccp.core.automatic import untrusted_rest
 from bccp.core.errors import BCCPError, few
 from bccp.data.array_types import Index, Mask
 from bccp.data.corruption import draw_kinds
@@ -153,7 +154,8 @@ def segregate(
     Raises
     ------
     BCCPError
-        If a day has no images, a class is too small or on Tuesday alone, or a cap is too low.
+        If a day has no images, a class is too small or on Tuesday alone, a cap is too low, or Tuesday would be cut from class folders
+        whose names are not the truth, so that the rest would be trusted.
     """
     table = manifest[["image", "row", "label", "day"]].assign(group=np.asarray(groups))
     n_duplicates = int(table["group"].duplicated(keep=False).sum())
@@ -162,6 +164,8 @@ def segregate(
     left_out = {"no_label": int((table["stratum"] == "").sum())}
     table = table[table["stratum"] != ""]
     cut_here = bool((table["day"] == "").any())
+    if cut_here and not folder_is_truth:
+        raise BCCPError(untrusted_rest(target_day))
     if cut_here:
         table["day"] = _cut_days(table, shares.tuesday_fraction, seed=seed)
     classes = _check_days(table, target_day)
@@ -181,16 +185,17 @@ def segregate(
     )
 
 
-def mark_corrupted(cut: Segregated, *, corruption: str, seed: int) -> pd.DataFrame:
-    """Say which corruption each of Tuesday's images gets.
+def mark_corrupted(cut: Segregated, *, corruption: str, simulated: bool, seed: int) -> pd.DataFrame:
+    """Choose the corruption of each of Tuesday's images.
 
     Parameters
     ----------
     cut : Segregated
     corruption : str
-        A value of ``segregation.corruption``. ``auto`` is mixed where Tuesday was cut from one set here, and none where the
-        data brings its own days; a feedback file over plain class folders brings them too, as its users saw the images as
-        they are.
+        A value of ``segregation.corruption``. ``auto`` is mixed where Tuesday was cut from one set here and its labels are
+        simulated, else none.
+    simulated : bool
+        Whether Tuesday's labels are simulated.
     seed : int
         From 0 up.
 
@@ -201,7 +206,7 @@ def mark_corrupted(cut: Segregated, *, corruption: str, seed: int) -> pd.DataFra
         -1).
     """
     if corruption == "auto":
-        corruption = "mixed" if cut.cut_here else "none"
+        corruption = "mixed" if cut.cut_here and simulated else "none"
     splits = cut.splits.assign(corruption="", corrupted_row=-1)
     tuesday = splits["day"] == "tuesday"
     splits.loc[tuesday, "corruption"] = draw_kinds(splits.loc[tuesday, "image"].tolist(), corruption=corruption, seed=seed)

@@ -20,11 +20,17 @@ from bccp.data.dataset import Days
 
 MODEL_CARD, DATA_CARD = "model_card.md", "data_card.md"
 
+_SIMULATED = {
+    ("labels",): "wrong labels of the new day",
+    ("images",): "corruption of the new day's images",
+    ("labels", "images"): "wrong labels of the new day, and corruption of its images",
+}
+
 _MOST_CLASSES = 50
 """Rows of a table of classes; of more, those with the lowest F1 are shown."""
 
 
-def write_cards(folder: Path, *, model: Path, clean: Path, days: Days) -> None:
+def write_cards(folder: Path, *, model: Path, clean: Path, days: Days, simulated: Sequence[str] = ()) -> None:
     """Write both cards into an evaluation; equal runs give equal bytes.
 
     Parameters
@@ -34,15 +40,19 @@ def write_cards(folder: Path, *, model: Path, clean: Path, days: Days) -> None:
     model, clean : Path
         Folders of ``model`` and ``clean_data``.
     days : Days
+    simulated : sequence of str
+        What was simulated (:func:`bccp.data.label_files.simulated_parts`).
     """
     about, metrics, report = (_read(place) for place in (model / "model.json", folder / "metrics.json", clean / "report.json"))
     history = tables.read(model / "history.csv") if (model / "history.csv").exists() else pd.DataFrame()
     classes = tables.read(folder / "per_class.csv")
-    (folder / MODEL_CARD).write_text(model_card(about, metrics, classes, history), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(model_card(about, metrics, classes, history, simulated), encoding="utf-8")
     (folder / DATA_CARD).write_text(data_card(report, days), encoding="utf-8")
 
 
-def model_card(about: Mapping[str, Any], metrics: Mapping[str, Any], classes: pd.DataFrame, history: pd.DataFrame) -> str:
+def model_card(
+    about: Mapping[str, Any], metrics: Mapping[str, Any], classes: pd.DataFrame, history: pd.DataFrame, simulated: Sequence[str] = ()
+) -> str:
     """The model's card, in Markdown.
 
     Parameters
@@ -55,6 +65,8 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Any], classes: pd
         ``per_class.csv``, all text.
     history : DataFrame
         One row an epoch, all text; may be empty.
+    simulated : sequence of str
+        ``labels`` or ``images`` of the new day that were simulated.
 
     Returns
     -------
@@ -81,6 +93,7 @@ def model_card(about: Mapping[str, Any], metrics: Mapping[str, Any], classes: pd
     )
     parts = [
         f"# Model card: {about['architecture']} for {len(names)} classes",
+        *([f"**Simulated on purpose: {_SIMULATED[tuple(simulated)]}.**"] if simulated else []),
         _table(("", ""), facts.items()),
         "## Intended use",
         "To tell these classes apart in images like those that it was trained on. An image of anything else gets one of the classes too: "

@@ -25,7 +25,7 @@ from bccp.data.dataset import Days
 from bccp.models import classifier, mlflow_flavor
 from bccp.models.feature_cache import shared_inputs
 from bccp.tracking import registry
-from bccp.tracking.tags import REGISTERED_TAG, VERDICT_REASON_TAG, VERDICT_TAG
+from bccp.tracking.tags import REGISTERED_TAG, SIMULATED_TAG, VERDICT_REASON_TAG, VERDICT_TAG
 
 if TYPE_CHECKING:
     from bccp.core.step_context import Step
@@ -132,7 +132,9 @@ def decide_promotion(found: PairedComparison, *, max_regression: float) -> Promo
     return PromotionDecision("promoted", overall)
 
 
-def register_and_promote(step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32) -> PromotionDecision:
+def register_and_promote(
+    step: Step, days: Days, references: pd.DataFrame, probs: array_types.Float32, *, simulated: Sequence[str] = ()
+) -> PromotionDecision:
     """Register the step's model, compare it with the champion, and promote it if it deserves it and ``test.promote`` lets it.
 
     A rerun finishes what a stopped one has begun; nothing is registered twice.
@@ -146,6 +148,8 @@ def register_and_promote(step: Step, days: Days, references: pd.DataFrame, probs
         The N test images: ``image, day, label``.
     probs : ndarray of float32, shape (N, K)
         The model's.
+    simulated : sequence of str
+        What was simulated, for a tag of the version (:func:`bccp.data.label_files.simulated_parts`).
 
     Returns
     -------
@@ -163,7 +167,12 @@ def register_and_promote(step: Step, days: Days, references: pd.DataFrame, probs
     lock = f"registry-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     with ledger.lock(lock, lambda: step.emit(f"waits for another process that registers {name}")), scratch("champion") as folder:
         version = registry.register(
-            ledger, name, digest, run_id=step.run_id, write=lambda place: mlflow_flavor.write_model(place, step.input("model"), seen=seen)
+            ledger,
+            name,
+            digest,
+            run_id=step.run_id,
+            write=lambda place: mlflow_flavor.write_model(place, step.input("model"), seen=seen),
+            tags={SIMULATED_TAG: ",".join(simulated)} if simulated else {},
         )
         champion = registry.champion(ledger, name)
         rival = "no champion" if champion is None else f"champion, version {champion.version}"

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bccp.core import config
+from bccp.core import automatic, config
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import first_flag
+from bccp.pipeline import data_days
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.versions import qualified
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def explain(step: str, plan: Plan, ledger: Ledger) -> list[StepExplanation]:
             return [first, *_known_to_differ(step, needed[number + 1 :], first, plan, ledger)]
         plan.versions |= found.outputs
         run_id = found.run_id
+        if name == "fetch_data":
+            data_days.resolve(plan.config, ledger.fetch(qualified("raw_data", found.outputs["raw_data"])))
     if step in plan.asked:
         sentence, would = f"{step} would be reused: run {run_id[:8]} has the same key, and its outputs are intact", "be reused"
     else:
@@ -100,6 +104,7 @@ def _known_to_differ(step: str, names: Sequence[str], first: StepExplanation, pl
     for name in names:
         near = nearest_run(ledger, name, plan.key(name, ledger)[1], with_inputs=False)
         run_id, changes = (near[0].run_id, near[1]) if near else (None, [])
+        changes = [one for one in changes if one.partition(" ")[0] not in automatic.unresolved(plan.config)]
         if name == step or changes:
             reason = f"{name}: {first.step} would have to run first, and until then it is not known what {name} reads"
             if changes:
@@ -130,6 +135,7 @@ def explain_options(step: str, words: Sequence[str]) -> list[StepExplanation]:
     if flag := first_flag(words):
         raise BCCPError(f"one run is explained, so {flag} is not accepted: give OPTIONS without it, and one value for each key")
     checked = config.load(compose(words), base=Path.cwd())
+    automatic.refuse_idle_simulation(checked)
     uri, note = ledger_uri(checked.tracking.mlflow_uri)
     if note:
         print(note, flush=True)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from bccp.core.errors import BCCPError
@@ -47,15 +48,18 @@ class Exported:
         As of :func:`decide_files`.
     place, list_file : str
         The target and the list in it, for the user.
+    applied : bool
+        False where no label is trusted, and files lie under the labels that they came with.
     """
 
     table: pd.DataFrame
     place: str
     list_file: str
+    applied: bool
 
 
-def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFrame) -> pd.DataFrame:
-    """Say what becomes of each original file.
+def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFrame, *, apply: bool = True) -> pd.DataFrame:
+    """Decide under which label each original file is written.
 
     Parameters
     ----------
@@ -64,26 +68,35 @@ def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFr
     splits : DataFrame
         ``image, label``; a label that is not empty is trusted.
     cleansed : DataFrame
-        ``image, given_label, p_wrong, action, final_label``, all text.
+        ``image, given_label, p_wrong, action, final_label``, all text, and ``above_cutoff``.
+    apply : bool, default True
+        Otherwise judged images keep their given labels, and those that the run would relabel or drop are suspects.
 
     Returns
     -------
     DataFrame
-        ``image, given, final, p_wrong, action, file``, sorted by image. ``action`` is that of ``cleansed_labels`` (``keep``, ``soften``,
-        ``relabel``, ``drop``), ``trusted`` (under its own label), or ``left_out``: unreadable, without any label, or in no split. ``final``
-        and ``file``, a path that no other file has, are empty where nothing is written.
+        ``image, given, final, p_wrong, action, file``, sorted by image; without ``apply`` ``suggested`` too, the run's final label, empty
+        where it drops the image. ``action`` is that of ``cleansed_labels`` (``keep``, ``soften``, ``relabel``, ``drop``; without
+        ``apply``: ``keep``, ``suspect``), ``trusted`` (under its own label), or ``left_out``: unreadable, without any label, or in no
+        split. ``final`` and ``file``, a path that no other file has, are empty where nothing is written.
     """
-    decided = {row[0]: row[1:] for row in cleansed[["image", "given_label", "final_label", "p_wrong", "action"]].itertuples(index=False)}
+    judged = cleansed.assign(final=cleansed["final_label"], suggested=cleansed["final_label"])
+    if not apply:
+        suspect = cleansed["above_cutoff"] | (cleansed["final_label"] != cleansed["given_label"])
+        judged = judged.assign(final=cleansed["given_label"], action=np.where(suspect, "suspect", "keep"))
+    columns = ["image", "given_label", "final", "suggested", "p_wrong", "action"]
+    decided = {row[0]: row[1:] for row in judged[columns].itertuples(index=False)}
     trusted = {image: label for image, label in zip(splits["image"], splits["label"], strict=True) if label}
     rows = []
     for image in sorted(files):
         if image in decided:
             rows.append((image, *decided[image]))
         elif image in trusted:
-            rows.append((image, trusted[image], trusted[image], "", "trusted"))
+            rows.append((image, trusted[image], trusted[image], trusted[image], "", "trusted"))
         else:
-            rows.append((image, "", "", "", "left_out"))
-    table = pd.DataFrame(rows, columns=["image", "given", "final", "p_wrong", "action"])
+            rows.append((image, "", "", "", "", "left_out"))
+    table = pd.DataFrame(rows, columns=["image", "given", "final", "suggested", "p_wrong", "action"])
+    table = table.drop(columns="suggested") if apply else table
     # an image that is dropped has an empty final label already; a class cannot be named so
     written = table[table["final"] != ""]
     return table.assign(file=table["image"].map(file_names(written["image"].tolist(), written["final"].tolist())).fillna(""))
@@ -121,7 +134,14 @@ def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
 
 
 def export(
-    target: Target, *, raw: Path, segregated: Path, cleansed: Path, format_name: str = "folder", shard_bytes: int = SHARD_BYTES
+    target: Target,
+    *,
+    raw: Path,
+    segregated: Path,
+    cleansed: Path,
+    format_name: str = "folder",
+    shard_bytes: int = SHARD_BYTES,
+    apply: bool = False,
 ) -> Exported:
     """Write the cleaned data set; nothing passes for it before it is whole.
 
@@ -135,6 +155,8 @@ def export(
         As in :data:`bccp.core.registries.EXPORT_FORMATS`, or the dotted name of a user's own function.
     shard_bytes : int
         Largest size of a shard, for formats that have any.
+    apply : bool, default False
+        Where no label is trusted, files go under the run's final labels only with this, else under the labels that they came with.
 
     Raises
     ------
@@ -143,13 +165,15 @@ def export(
     """
     write = EXPORT_FORMATS.find(format_name)
     judged = label_files.read_cleansed_labels(cleansed)
-    table = decide_files(tables.read(raw / "files.csv")["image"].tolist(), tables.read(segregated / "splits.csv"), judged.table)
+    splits = tables.read(segregated / "splits.csv")
+    applied = apply or bool((splits["label"] != "").any())
+    table = decide_files(tables.read(raw / "files.csv")["image"].tolist(), splits, judged.table, apply=applied)
     with target.writing(), zipfile.ZipFile(raw / "images.zip") as archive:
         name = write(Dataset(table, archive, segregated, judged, shard_bytes), target)
-    return Exported(table, target.shown, target.path(name))
+    return Exported(table, target.shown, target.path(name), applied)
 
 
-def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
+def versions_of(run: str | None, ledger: Ledger, *, simulated: bool = True) -> tuple[str, dict[str, str]]:
     """Find what a finished pipeline made.
 
     Parameters
@@ -158,6 +182,8 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
         Its run id, or the path of its ``summary.json`` or of the folder that holds it; None is the newest finished one of the ledger that
         has cleansed labels.
     ledger : Ledger
+    simulated : bool, default True
+        Otherwise a run on a user's own data with simulated labels is refused.
 
     Returns
     -------
@@ -169,7 +195,7 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
     Raises
     ------
     BCCPError
-        If there is none, or it did not finish, or it cleansed no labels.
+        If there is none, or it did not finish, cleansed no labels, or is refused.
     """
     if run is None:
         found = finished_runs.newest(ledger, with_artifact="cleansed_labels")
@@ -177,6 +203,8 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
             raise BCCPError(f"{ledger.uri} has no finished run with cleansed labels: run the pipeline first (bccp run)")
     else:
         found = finished_runs.find(run, ledger, option="RUN")
+    if not simulated:
+        found.refuse_simulated("this would export")
     shown, versions = found.shown, found.versions
     missing = [name for name in NEEDED if name not in versions]
     if missing:
@@ -185,14 +213,27 @@ def versions_of(run: str | None, ledger: Ledger) -> tuple[str, dict[str, str]]:
 
 
 def export_sentence(table: pd.DataFrame, format_name: str = "folder") -> str:
-    """Tell in one line how many files were written, and what became of all."""
+    """Count the files that were written, and all by action, in one line."""
     written = table[table["file"] != ""]
     counts = ", ".join(f"{n} {action}" for action, n in sorted(Counter(table["action"]).items()))
     classes = "class folders" if format_name == "folder" else "classes"
     return f"{len(written)} of {len(table)} files in {written['final'].nunique()} {classes} ({counts})"
 
 
-def export_run(out: str, run: str, format_name: str = "folder", shard_bytes: int = SHARD_BYTES) -> tuple[Exported, str]:
+def suspects_sentence(exported: Exported) -> str:
+    """Say what a run suggests and the export did not do; empty where it did all or there is nothing to do."""
+    n_suspects = int((exported.table["action"] == "suspect").sum())
+    if exported.applied or not n_suspects:
+        return ""
+    return (
+        f"no label of this run is trusted, so files lie under the labels that they came with; {n_suspects} of them are suspects, with "
+        "suggested labels in the list: look at them, then move files to the suggested labels with --apply"
+    )
+
+
+def export_run(
+    out: str, run: str, format_name: str = "folder", shard_bytes: int = SHARD_BYTES, *, apply: bool = False, simulated: bool = False
+) -> tuple[Exported, str]:
     """Export what a finished run has made.
 
     Parameters
@@ -201,8 +242,10 @@ def export_run(out: str, run: str, format_name: str = "folder", shard_bytes: int
         Where to, a local path or a URL; it must not exist, or be empty.
     run : str
         As for :func:`bccp.tracking.finished_runs.find`; empty: the newest with cleansed labels.
-    format_name, shard_bytes
+    format_name, shard_bytes, apply
         As for :func:`export`.
+    simulated : bool, default False
+        Export a run on a user's own data although its labels were simulated.
 
     Returns
     -------
@@ -224,9 +267,10 @@ def export_run(out: str, run: str, format_name: str = "folder", shard_bytes: int
     if note:
         print(note, flush=True)
     ledger = Ledger(uri)
-    shown, versions = versions_of(run or None, ledger)
+    shown, versions = versions_of(run or None, ledger, simulated=simulated)
     raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
-    return export(target, raw=raw, segregated=segregated, cleansed=cleansed, format_name=format_name, shard_bytes=shard_bytes), shown
+    parts = {"raw": raw, "segregated": segregated, "cleansed": cleansed}
+    return export(target, **parts, format_name=format_name, shard_bytes=shard_bytes, apply=apply), shown
 
 
 def _safe(name: str) -> str:

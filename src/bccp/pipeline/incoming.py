@@ -96,7 +96,7 @@ class _Joined:
         return pixels
 
 
-def find_reference(named: str, ledger: Ledger) -> Reference | None:
+def find_reference(named: str, ledger: Ledger, *, simulated: bool = False) -> Reference | None:
     """Find the images to compare with.
 
     Parameters
@@ -105,6 +105,8 @@ def find_reference(named: str, ledger: Ledger) -> Reference | None:
         A pipeline as :func:`bccp.tracking.finished_runs.find` takes it, ``clean_data:<digest>``, the id of an accepted batch, or ``none``.
         Empty: the batch that was accepted last, else the newest finished pipeline's data.
     ledger : Ledger
+    simulated : bool, default False
+        Take a pipeline on a user's own data although its labels were simulated.
 
     Returns
     -------
@@ -129,6 +131,8 @@ def find_reference(named: str, ledger: Ledger) -> Reference | None:
     pipeline = finished_runs.find(named, ledger, option="REFERENCE") if named else finished_runs.newest(ledger, with_artifact="clean_data")
     if pipeline is None:
         return None
+    if not simulated:
+        pipeline.refuse_simulated("this would compare with")
     if "clean_data" not in pipeline.versions:
         raise BCCPError(f"REFERENCE={named} has no clean_data: choose a run in which the step preprocessing took part")
     return _of_version(pipeline.shown, pipeline.versions["clean_data"], ledger)
@@ -396,14 +400,14 @@ def _write(path: Path, about: Mapping[str, Any]) -> None:
     fresh.replace(path)
 
 
-def check_incoming(data: str, named: str, options: Sequence[str]) -> tuple[str, list[Finding], Path]:
+def check_incoming(data: str, named: str, options: Sequence[str], *, simulated: bool = False) -> tuple[str, list[Finding], Path]:
     """Check a batch, say what it is compared with, and keep it apart.
 
     Parameters
     ----------
     data : str
         As for :func:`check_batch`.
-    named : str
+    named, simulated
         As for :func:`find_reference`.
     options : sequence of str
         Hydra overrides.
@@ -422,7 +426,7 @@ def check_incoming(data: str, named: str, options: Sequence[str]) -> tuple[str, 
     if note:
         print(note, flush=True)
     ledger = Ledger(uri)
-    reference = find_reference(named, ledger)
+    reference = find_reference(named, ledger, simulated=simulated)
     print(f"compared with {reference.shown}" if reference else "there is nothing to compare with: the images are checked by themselves")
     batch, findings = check_batch(data, reference, options, ledger=ledger)
     return batch, findings, _place(batch) / "data_checks" / data_checks_page.DATA_CHECKS_PAGE

@@ -9,14 +9,15 @@ import os
 import sys
 import time
 import types
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core import config, config_schema, logs, naming, paths, progress, provenance, step_graph
+from bccp.core import automatic, config, config_schema, logs, naming, paths, progress, provenance, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, sweep_scratch
@@ -26,14 +27,14 @@ from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import SPECS
-from bccp.pipeline import environments
+from bccp.pipeline import data_days, environments
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
 from bccp.pipeline.step_runner import execute, resolve_external_refs
 from bccp.tracking import wandb_client, wandb_reused
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from bccp.tracking.tags import FOLDER_TAG, LEFT_OUT_PREFIX, PIPELINE_TAG, REUSED_PREFIX, WANDB_LOST_TAG, WORK_SECONDS_TAG
+from bccp.tracking.tags import FOLDER_TAG, LEFT_OUT_PREFIX, PIPELINE_TAG, REUSED_PREFIX, WANDB_LOST_TAG, WORK_SECONDS_TAG, simulated_tag
 from bccp.tracking.versions import qualified
 
 
@@ -98,6 +99,8 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
     try:
         summary.config = redact(OmegaConf.to_container(composed, resolve=False))
         checked = config.load(composed, base=Path.cwd())
+        if sweep is None:  # a sweep has looked at its jobs before it began
+            automatic.refuse_idle_simulation(checked)
         summary.config = redact(dataclasses.asdict(checked))
         pipeline = PipelineRunner(checked, folder, summary, sweep=sweep, job=job)
         with terminable():
@@ -155,8 +158,8 @@ class PipelineRunner(Plan):
         uri, note = ledger_uri(tracking.mlflow_uri)
         if note:
             print(note, flush=True)
+        automatic.refuse_registration(self.config)
         threads = self.config.main.threads or default_threads()
-        told_of = redact(dataclasses.asdict(self.config))
         limit_threads(threads)
         sweep_scratch()
         self.ledger = Ledger(uri)
@@ -176,7 +179,7 @@ class PipelineRunner(Plan):
                 pipeline=self.name,
                 threads=threads,
                 sweep=self.sweep,
-                config={section: values for section, values in told_of.items() if section != "tracking"},
+                config=self._settings(),
                 parent_run_id=parent,
                 init_timeout=tracking.init_timeout,
                 finish_timeout=tracking.finish_timeout,
@@ -184,11 +187,14 @@ class PipelineRunner(Plan):
                 cache=self.config.main.cache,
                 folder=str(self.folder),
             )
-            self.ledger.log_params(parent, {name: config.encode(value) for name, value in config.flatten(told_of)})
+            self._log_settings(without=automatic.unresolved(self.config))
             if "train" in self.asked:  # a model to start from that is not there ends the run here, and not after the judging
                 resolve_external_refs("train", self.config.train, self.ledger)
+            self._tell_simulation()
             for name in self.needed(self.asked):
                 self._step(name)
+                if name == "fetch_data":
+                    self._resolve_days()
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.summary.status = "finished"
             _tell(self.summary, self.folder, self.ledger, self.context)
@@ -202,6 +208,41 @@ class PipelineRunner(Plan):
             self.summary.status = "failed"
             self.ledger.end_all(self.name, run_status(error))
             raise
+
+    def _settings(self) -> dict[str, Any]:
+        """The steps' sections of the configuration, for records; what the days of the data have yet to decide is left out."""
+        sections = redact(dataclasses.asdict(self.config))
+        del sections["tracking"]
+        for key in automatic.unresolved(self.config):
+            section, _, name = key.partition(".")
+            del sections[section][name]
+        return typing.cast("dict[str, Any]", sections)
+
+    def _log_settings(self, *, only: Collection[str] | None = None, without: Collection[str] = ()) -> None:
+        flat = dict(config.flatten(redact(dataclasses.asdict(self.config))))
+        logged = {key: config.encode(value) for key, value in flat.items() if key not in without and (only is None or key in only)}
+        self.ledger.log_params(str(self.context.parent_run_id), logged)
+
+    def _tell_simulation(self) -> None:
+        """Say what is simulated, and tag the run with it."""
+        settings = self._settings()
+        if said := automatic.simulation_sentence(settings):
+            print(said, flush=True)
+        self.ledger.tag(str(self.context.parent_run_id), simulated_tag(settings))
+
+    def _resolve_days(self) -> None:
+        """Resolve what the days of the fetched data decide, and enter it into the records."""
+        waiting, before = automatic.unresolved(self.config), automatic.simulation_sentence(self._settings())
+        data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", self.versions["raw_data"])))
+        if not waiting:
+            return
+        self.summary.config = redact(dataclasses.asdict(self.config))
+        self.context = dataclasses.replace(self.context, config=self._settings())
+        self._log_settings(only=waiting)
+        if automatic.simulation_sentence(self._settings()) != before:
+            self._tell_simulation()
+        if "main.target_day" in waiting:
+            print(automatic.target_day_sentence(self.config), flush=True)
 
     def _step(self, name: str) -> None:
         record = self.records[name]

@@ -21,7 +21,7 @@ from bccp.core.redaction import from_env_ref, redact
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import MAKER, PIXEL_ARTIFACTS, SPECS
-from bccp.pipeline import cache_keys
+from bccp.pipeline import cache_keys, data_days
 from bccp.pipeline.step import RunningStep, checkpoint_for
 from bccp.tracking import wandb_artifacts, wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
@@ -35,6 +35,7 @@ from bccp.tracking.tags import (
     STEP_TAG,
     WANDB_LOST_TAG,
     WORK_SECONDS_TAG,
+    simulated_tag,
 )
 from bccp.tracking.versions import qualified, split_version
 
@@ -87,6 +88,7 @@ def execute(
         What the step refuses. Whatever ends the step, its run says so, and nothing of it is visible.
     """
     tags = {STEP_TAG: name, PIPELINE_TAG: context.pipeline} | {f"{INPUT_PREFIX}{k}": v for k, v in inputs.items()}
+    tags |= simulated_tag(context.config)
     run_id = ledger.start(naming.part_name(name, context.pipeline), parent=context.parent_run_id, run_id=run_id, tags=tags)
     mirror: wandb_run.Mirror = wandb_run.NoMirror()
     try:
@@ -177,6 +179,7 @@ def _run_alone(run: Run, name: str) -> None:
     ledger = Ledger(context.ledger_uri)
     named = {artifact: getattr(given, artifact) for artifact in artifacts}
     inputs, origins = find_inputs(name, {k: v for k, v in named.items() if v not in (None, "", "null", "None")}, context, ledger)
+    data_days.resolve_alone(name, section, inputs, ledger)
     key, parts = cache_keys.step_key(
         name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )

@@ -151,6 +151,9 @@ def compare_runs(a: Side, b: Side, *, seed: int = 0) -> RunComparison:
             notes.append("segregated_data differs: an image may be corrupted otherwise in A than in B")
     elif of_a is not None or of_b is not None:
         notes = [f"{'A' if of_a is None else 'B'} has no evaluation: nothing is paired"]
+    for name, side in (("A", a), ("B", b)):
+        if parts := side.pipeline.simulated:
+            notes.append(f"{' and '.join(parts)} of {name} were simulated".capitalize())
     return RunComparison(
         a.shown,
         b.shown,

@@ -33,7 +33,7 @@ _MOST_PICTURES, MOST_CLASSES = 8, 40
 _THUMBNAIL_PX = 64
 
 
-def write_page(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable[str]) -> None:
+def write_page(folder: Path, title: str, findings: Sequence[Finding], parts: Iterable[str], *, simulation: str = "") -> None:
     """Write page and tables.
 
     Parameters
@@ -44,14 +44,16 @@ def write_page(folder: Path, title: str, findings: Sequence[Finding], parts: Ite
     findings : sequence of Finding
     parts : iterable of str
         What the page shows below the findings: HTML.
+    simulation : str
+        What is simulated, in one sentence; empty where nothing is.
     """
     tables.write(checks.findings_table(findings), folder / FINDINGS_TABLE)
     tables.write(checks.flagged(findings), folder / FLAGGED)
-    shown = [f"<h1>{escape(title)}</h1>", _verdict(findings), _findings(findings), *parts, _FOOTER]
+    shown = [f"<h1>{escape(title)}</h1>", html.simulation_banner(simulation), _verdict(findings), _findings(findings), *parts, _FOOTER]
     (folder / DATA_CHECKS_PAGE).write_text(html.document(title, shown, style=_STYLE), encoding="utf-8")
 
 
-def write_images(place: Path, clean: Path, found: ImageChecks) -> None:
+def write_images(place: Path, clean: Path, found: ImageChecks, *, simulation: str = "") -> None:
     """Write the page on images by themselves.
 
     Parameters
@@ -61,9 +63,11 @@ def write_images(place: Path, clean: Path, found: ImageChecks) -> None:
     clean : Path
         A folder of ``clean_data``.
     found : ImageChecks
+    simulation : str
+        As for :func:`write_page`.
     """
     n_images = int(np.load(clean / "images.npy", mmap_mode="r").shape[0])
-    write_page(place, f"Data checks: {n_images} images", found.findings, parts_of_images(clean, found))
+    write_page(place, f"Data checks: {n_images} images", found.findings, parts_of_images(clean, found), simulation=simulation)
 
 
 def parts_of_images(clean: Path, found: ImageChecks) -> list[str]:
@@ -74,7 +78,7 @@ def parts_of_images(clean: Path, found: ImageChecks) -> list[str]:
     return [examples(found.findings, manifest, images), classes(report["classes"]), spreads(found.quality), files(report)]
 
 
-def write_days(place: Path, found: DayChecks, *, seed: int) -> None:
+def write_days(place: Path, found: DayChecks, *, seed: int, simulation: str = "") -> None:
     """Write the page on Tuesday against Monday, and on what is held out.
 
     Parameters
@@ -84,12 +88,15 @@ def write_days(place: Path, found: DayChecks, *, seed: int) -> None:
     found : DayChecks
     seed : int
         Chooses the images that are shown.
+    simulation : str
+        As for :func:`write_page`.
     """
     parts: list[str] = []
     if found.views:
         names = (found.views[0][0], found.views[1][0])
         parts = [changes_table(found.drift, names), side_by_side(found.views, np.random.default_rng(seed))]
-    write_page(place, "Data checks: Tuesday against Monday" if parts else "Data checks: splits", found.findings, parts)
+    title = "Data checks: Tuesday against Monday" if parts else "Data checks: splits"
+    write_page(place, title, found.findings, parts, simulation=simulation)
 
 
 def classes(counts: Mapping[str, int]) -> str:

@@ -60,6 +60,11 @@ def trouble(heading: str, content: str) -> str:
     return f"<section class='trouble'><h2>{escape(heading)}</h2>{content}</section>"
 
 
+def simulation_banner(sentence: str) -> str:
+    """Make the banner of a page on simulated labels or images; empty without a sentence."""
+    return f"<p class='simulated' role='note'>{escape(sentence[:1].upper() + sentence[1:])}.</p>" if sentence else ""
+
+
 def many(n: int, what: str) -> str:
     """A number of things.
 
@@ -121,6 +126,7 @@ h3 { font-size: 0.95rem; margin: 0 0 0.5rem; }
 .swept b { font-weight: 600; margin-right: 0.4rem; }
 .trouble { border-left: 4px solid var(--bad); border-radius: 0 10px 10px 0; background: var(--card); }
 .trouble { padding: 0.2rem 1.1rem; margin: 1.5rem 0; overflow-wrap: anywhere; }
+.simulated { border: 2px solid var(--accent); border-radius: 10px; padding: 0.5rem 0.9rem; margin: 0 0 1.2rem; overflow-wrap: anywhere; }
 .trouble h2 { margin-top: 0.8rem; color: var(--bad); }
 .trouble ul { padding-left: 1.1rem; }
 .wide { overflow-x: auto; }

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
-from bccp.core import config
+from bccp.core import automatic, config
 from bccp.reporting import svg
-from bccp.reporting.html import document, duration, folded, many, percent, shortened, table, tiles, trouble
+from bccp.reporting.html import document, duration, folded, many, percent, shortened, simulation_banner, table, tiles, trouble
 from bccp.reporting.run_data import MOST_LISTED, Evaluation, Figure, LabelFacts, Shown, StepTold, Story
 from bccp.reporting.svg import Bar, Curve, Node
 
@@ -39,6 +39,10 @@ def _trouble(story: Story) -> str:
         return ""
     failed = next((step.name for step in story.steps if step.status == "failed"), None)
     return trouble(f"{failed} failed" if failed else "The pipeline failed", f"<p>{escape(story.error)}</p>")
+
+
+def _simulation(story: Story) -> str:
+    return simulation_banner(automatic.simulation_sentence(story.config))
 
 
 def _sentence(story: Story) -> str:
@@ -354,6 +358,7 @@ PageSection = Callable[[Story], Iterable[str]]
 
 PAGE_SECTIONS: dict[str, PageSection] = {
     "trouble": _whole(_trouble),
+    "simulation": _whole(_simulation),
     "sentence": _whole(_sentence),
     "tiles": _whole(_tiles),
     "flow": _whole(_flow),

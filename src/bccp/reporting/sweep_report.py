@@ -25,14 +25,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp.core import config, config_schema, naming
+from bccp.core import automatic, config, config_schema, naming
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.redaction import first_line, from_env_ref
 from bccp.core.run_summary import HEADLINES
 from bccp.data import tables
-from bccp.reporting.html import document, duration, folded, many, percent, shortened, table, tiles, trouble
+from bccp.reporting.html import document, duration, folded, many, percent, shortened, simulation_banner, table, tiles, trouble
 from bccp.reporting.sweep_data import VALIDATION, Best, Job, SweepData, aggregate, best, describe_sweep, gather, job_record, never_started
 from bccp.tracking import wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
@@ -259,6 +259,7 @@ def sweep_page(sweep: SweepData, pictures: Sequence[Picture]) -> str:
     """
     parts = [
         f"<h1>Sweep <span>{escape(sweep.name)}</span></h1>",
+        _simulation(sweep),
         _overview(sweep),
         _trouble(sweep),
         _best(sweep),
@@ -270,6 +271,15 @@ def sweep_page(sweep: SweepData, pictures: Sequence[Picture]) -> str:
         f"All of it, job by job: <a href='{TABLE}'>{TABLE}</a>.</footer>",
     ]
     return document(f"Sweep {sweep.name}", parts)
+
+
+def _simulation(sweep: SweepData) -> str:
+    parts = [automatic.simulated_parts(job.config) for job in sweep.jobs]
+    labels, images = (sum(name in one for one in parts) for name in ("labels", "images"))
+    if not labels and not images:
+        return ""
+    said = f"simulated: wrong labels are drawn on purpose in {labels} of {len(parts)} jobs"
+    return simulation_banner(said + (f", and Tuesday's images are corrupted in {images}" if images else ""))
 
 
 def _overview(sweep: SweepData) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bccp.core import config, config_schema, step_graph
+from bccp.core import automatic, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import home
 from bccp.core.redaction import redact
@@ -43,6 +43,37 @@ class Pipeline:
     versions: dict[str, str]
     metrics: dict[str, float]
     config: dict[str, str]
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """What was simulated: ``labels``, ``images``, both or neither (:func:`bccp.core.automatic.simulated_parts`)."""
+        return automatic.simulated_parts(self._sections())
+
+    def refuse_simulated(self, what: str) -> None:
+        """Refuse to go on with simulated labels or corrupted images of a user's own data.
+
+        Parameters
+        ----------
+        what : str
+            What the user asked for, as the beginning of a sentence.
+
+        Raises
+        ------
+        BCCPError
+            If there are any.
+        """
+        if self.simulated and automatic.is_own_data(self._sections()):
+            raise BCCPError(
+                f"{what} {self.shown}, whose {' and '.join(self.simulated)} were simulated (noisy_labels.source=simulated): choose a run "
+                "without a simulation, or say --simulated"
+            )
+
+    def _sections(self) -> dict[str, dict[str, str]]:
+        sections: dict[str, dict[str, str]] = {}
+        for key, text in self.config.items():
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = text
+        return sections
 
 
 def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:

@@ -6,7 +6,7 @@ champion before, and which were rolled back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ CHAMPION = "champion"
 _REMEMBERED = 200  # versions in a tag
 
 
-def register(ledger: Ledger, name: str, digest: str, *, run_id: str, write: Callable[[Path], None]) -> Any:
+def register(
+    ledger: Ledger, name: str, digest: str, *, run_id: str, write: Callable[[Path], None], tags: Mapping[str, str] | None = None
+) -> Any:
     """Enter a model into MLflow's registry; a model that is entered already stays the version that it is.
 
     Parameters
@@ -38,6 +40,8 @@ def register(ledger: Ledger, name: str, digest: str, *, run_id: str, write: Call
         The run that gets the files.
     write : callable
         Makes the folder that it is given, in MLflow's format; called for a new model only.
+    tags : mapping of str to str, optional
+        Further tags of a new version.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def register(ledger: Ledger, name: str, digest: str, *, run_id: str, write: Call
             write(folder / "registered_model")
             client.log_artifacts(run_id, str(folder / "registered_model"), artifact_path="registered_model")
         source = f"{client.get_run(run_id).info.artifact_uri}/registered_model"
-        return client.create_model_version(name, source=source, run_id=run_id, tags={MODEL_TAG: digest})
+        return client.create_model_version(name, source=source, run_id=run_id, tags={MODEL_TAG: digest, **(tags or {})})
     except MlflowException as error:
         raise BCCPError(f"test.registered_model_name={name!r} is refused by {ledger.uri}: {str(error).splitlines()[0]}") from error
 

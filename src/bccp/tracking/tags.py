@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from bccp.core import automatic
+
 PIPELINE_TAG = "bccp.pipeline"
 """The pipeline's id: on its run, and on those of its steps."""
 
@@ -29,6 +34,9 @@ INPUT_PREFIX, OUTPUT_PREFIX = "bccp.input.", "bccp.output."
 REUSED_PREFIX, LEFT_OUT_PREFIX = "bccp.reused.", "bccp.left_out."
 """Of a pipeline's run: the run of each step that was reused, or whose outputs were used although the step was left out."""
 
+SIMULATED_TAG = "bccp.simulated"
+"""Of runs and registered versions: what was simulated, ``labels`` or ``images`` or both, separated by commas."""
+
 KEEP_TAG = "bccp.keep"
 """Of a run that is never deleted."""
 
@@ -55,3 +63,9 @@ MODEL_TAG = "bccp.model"
 
 CHAMPIONS_TAG, ROLLED_BACK_TAG = "bccp.champions", "bccp.rolled_back"
 """Of a registered model: the versions that have been champion, and those that were rolled back."""
+
+
+def simulated_tag(config: Mapping[str, Any]) -> dict[str, str]:
+    """Make :data:`SIMULATED_TAG` of a run with this configuration (see :func:`bccp.core.automatic.simulated_parts`), or nothing."""
+    parts = automatic.simulated_parts(config)
+    return {SIMULATED_TAG: ",".join(parts)} if parts else {}

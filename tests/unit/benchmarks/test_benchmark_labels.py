@@ -239,9 +239,9 @@ def test_the_grid_on_digits() -> None:
     plan = labels.grid(labels.read_axes(ROOT / "experiments" / "labels.yaml"), losses=["gce"])
     assert len(plan.cells) == 2 * 3 * 5
     assert plan.seeds == list(range(1, 11))
-    assert plan.cells[0] == labels.Cell(
-        "mixed, uniform, 0.5", ("segregation.corruption=mixed", "noisy_labels.noise=uniform", "noisy_labels.user_accuracy=0.5")
-    )
+    drawn = ("noisy_labels.noise=uniform", "noisy_labels.user_accuracy=0.5")
+    overrides = ("noisy_labels.source=simulated", "segregation.corruption=mixed", *drawn)
+    assert plan.cells[0] == labels.Cell("mixed, uniform, 0.5", overrides)
     uncertain = ["logit_variance", "predictive_entropy", "mutual_information"]
     names = [OURS, AUDITED, f"{OURS}, rounds 0", CLEANLAB, *uncertain, GIVEN, f"{GIVEN}, gce", TRUE]
     assert [variant.name for variant in plan.variants] == names

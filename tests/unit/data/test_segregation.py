@@ -189,12 +189,15 @@ def test_with_monday_as_target_there_is_no_tuesday() -> None:
 
 
 def test_doubtful_folder_names_are_nobodys_truth() -> None:
-    tuesday = cut(manifest({"a": 30, "b": 30}), folder_is_truth=False)
+    table = own_days({"a": 30, "b": 30}, {"a": 30, "b": 30})
+    tuesday = cut(table, folder_is_truth=False)
     assert not tuesday.truth_known
     assert tuesday.true_labels.empty
     assert (tuesday.splits.loc[tuesday.splits["day"] == "tuesday", "label"] == "").all()
     assert (tuesday.splits.loc[tuesday.splits["day"] == "monday", "label"] != "").all()
-    pd.testing.assert_series_equal(tuesday.splits["split"], cut(manifest({"a": 30, "b": 30})).splits["split"])
+    pd.testing.assert_series_equal(tuesday.splits["split"], cut(table).splits["split"])
+    with pytest.raises(BCCPError, match="half of which would be trusted"):
+        cut(manifest({"a": 30, "b": 30}), folder_is_truth=False)
     monday = cut(manifest({"a": 30, "b": 30}), folder_is_truth=False, target_day="monday")
     assert (monday.splits["label"] == "").all()
     assert not monday.truth_known
@@ -338,18 +341,19 @@ def test_a_tuesday_of_nothing_but_copies_of_trained_images_is_refused() -> None:
         cut(table, groups)
 
 
-def test_auto_corrupts_only_a_tuesday_that_was_cut_here() -> None:
+def test_auto_corrupts_only_a_tuesday_that_was_cut_here_and_whose_labels_are_simulated() -> None:
     plain = manifest({"a": 20, "b": 20})
     cut_here, own = cut(plain), cut(own_days({"a": 9, "b": 9}, {"a": 9, "b": 9}))
     fed = cut(plain, named=[image for image in plain["image"] if image.endswith(("1.png", "2.png"))])
     kinds = {name: set(mark(result)["corruption"]) for name, result in (("cut", cut_here), ("own", own), ("fed", fed))}
     assert kinds == {"cut": {"", *corruption.KINDS}, "own": {""}, "fed": {""}}
+    assert set(mark(cut_here, simulated=False)["corruption"]) == {""}
     assert set(mark(own, "mosaic").query("day == 'tuesday'")["corruption"]) == {"mosaic"}
     assert set(mark(cut(plain, target_day="monday"), "mosaic")["corruption"]) == {""}
 
 
-def mark(result: Segregated, kind: str = "auto") -> pd.DataFrame:
-    return segregation.mark_corrupted(result, corruption=kind, seed=0)
+def mark(result: Segregated, kind: str = "auto", *, simulated: bool = True) -> pd.DataFrame:
+    return segregation.mark_corrupted(result, corruption=kind, simulated=simulated, seed=0)
 
 
 def test_corrupted_rows_count_up_along_tuesday() -> None:

@@ -46,7 +46,7 @@ def test_help_prints_every_key_by_section_with_its_comment(flag: str, bare_home:
     said = capsys.readouterr().out
     for section in config_text.sections():
         assert f"\n{section}:" in said
-    assert re.search(r"^  user_accuracy: 0.7 +# P\(given label = true label\) when simulated$", said, flags=re.MULTILINE)
+    assert re.search(r"^  user_accuracy: null +# P\(given label = true label\) when simulated; null: 0.7$", said, flags=re.MULTILINE)
     assert "+experiments=smoke " in said
     assert "+data_sets=cargo " in said
     assert max(map(len, said.splitlines())) <= 144

@@ -78,7 +78,8 @@ def test_a_file_holds_differences_only(path: Path) -> None:
     assert keys or extra
     assert [(section, key) for section, key in keys if given[section][key] == plain[section][key]] == []
     if path.parent.name == "data_sets":  # so it fits every experiment, in whatever order they are named
-        assert set(given) == {"data"}
+        assert set(given) == {"data", "noisy_labels"}
+        assert given["noisy_labels"] == {"source": "simulated"}
 
 
 def test_every_file_is_checked_and_every_grid_is_counted() -> None:

@@ -21,7 +21,7 @@ from bccp.pipeline.exports.dataset import Dataset, Sample
 from bccp.pipeline.exports.targets import Sink, Target
 
 LIST = "cleansed.csv"
-"""The table beside the class folders: ``image, given, final, p_wrong, action, file``."""
+"""The table beside the class folders: ``image, given, final, p_wrong, action, file``, and ``suggested`` where files keep their labels."""
 
 
 def write_folder(dataset: Dataset, target: Target) -> str:

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp.core import config, config_schema, step_graph
+from bccp.core import automatic, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import keep_within_home
 from bccp.core.overrides import check_overrides, first_flag
@@ -29,8 +29,10 @@ from bccp.tracking import wandb_client
 _REMOTE = {"archive": "the address", "gdrive": "Google Drive", "kaggle": "Kaggle", "fsspec": "the store", "artifact": "W&B"}
 
 
-_TELLING = frozenset({"embedding", "execute_steps", "init", "model", "type", "wandb", "weights"})
-"""The last parts of keys that say what is needed from outside."""
+_TELLING = frozenset(
+    {"corruption", "embedding", "execute_steps", "init", "model", "noise", "type", "user_accuracy", "wandb", "weights"}
+)  # fmt: skip
+"""The last parts of keys that say what is needed from outside, or what is simulated."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def plan_sweep(words: Sequence[str]) -> SweepPlan:
         if isinstance(one, BCCPError):
             made.refused += [str(one)] if str(one) not in made.refused else []
             continue
+        if not _sweeps_over_source(sweeping):
+            try:
+                automatic.refuse_idle_simulation(one)
+            except BCCPError as error:
+                made.refused += [str(error)] if str(error) not in made.refused else []
+                continue
         for step, digest in _runs(one).items():
             seen[step].add(digest)
         needs |= dict.fromkeys(_needs(one))
@@ -142,6 +150,8 @@ def check_plan(composed: DictConfig, planned: Sequence[Override]) -> None:
     telling = [one for one in planned if one.is_sweep_override() and one.key_or_group.rpartition(".")[2] in _TELLING]
     for one in job_configs(composed, telling):
         if not isinstance(one, BCCPError):  # which the job tells
+            if not _sweeps_over_source(planned):
+                automatic.refuse_idle_simulation(one)
             for need in _needs(one):
                 if need.missing:
                     raise BCCPError(need.missing)
@@ -171,6 +181,11 @@ def job_configs(composed: DictConfig, sweeping: Sequence[Override]) -> Iterator[
             yield error
         except OmegaConfBaseException as error:
             yield BCCPError(str(error).splitlines()[0])
+
+
+def _sweeps_over_source(planned: Sequence[Override]) -> bool:
+    """Return True where jobs differ in the source of their labels: options of a simulation are moot for those without one."""
+    return any(one.key_or_group in ("noisy_labels", "noisy_labels.source") and one.is_sweep_override() for one in planned)
 
 
 def _values(override: Override) -> list[str]:

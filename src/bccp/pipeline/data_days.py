@@ -1,0 +1,86 @@
+"""Resolution of ``auto`` by the days that fetched data has: for a pipeline once ``raw_data`` is there, and for a step that is run alone."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bccp.core import automatic, config_schema
+from bccp.core.step_graph import SPECS
+from bccp.data import preprocessing, tables
+from bccp.labels import feedback
+from bccp.tracking.store import Ledger
+from bccp.tracking.versions import qualified
+
+
+def resolve(config: config_schema.Config, raw: Path) -> None:
+    """Resolve what is still ``auto`` by the days of the data, in place.
+
+    Parameters
+    ----------
+    config : Config
+    raw : Path
+        Folder of ``raw_data``.
+
+    Raises
+    ------
+    BCCPError
+        If the feedback file cannot be used, or Tuesday is to be cut from doubtful labels (:func:`bccp.core.automatic.resolve_days`).
+    """
+    if not automatic.depends_on_days(config):
+        return
+    images = tables.read(raw / "files.csv")["image"].tolist()
+    with zipfile.ZipFile(raw / "images.zip") as archive:
+
+        def is_image(image: str) -> bool:
+            return preprocessing.is_image(archive.read(image))
+
+        has_days = preprocessing.has_own_days(images, is_image)
+        named = config.segregation.feedback_file if config.segregation.label_source == "file" else None
+        trusted = not has_days and named is not None and any(map(is_image, _unnamed(images, Path(named))))
+    automatic.resolve_days(config, has_days=has_days, rest_is_trusted=trusted)
+
+
+def _unnamed(images: Sequence[str], feedback_file: Path) -> list[str]:
+    """The images in class folders that a feedback file does not name."""
+    labels = {image: place[1] for image in images if (place := preprocessing.day_and_label(image, own_days=False))}
+    said = feedback.sort_out(feedback.read_feedback(feedback_file), images=images, classes=set(labels.values()))
+    return [image for image in labels if image not in said.named]
+
+
+def resolve_alone(name: str, section: Any, inputs: Mapping[str, str], ledger: Ledger) -> None:
+    """Resolve ``auto`` in the section of a step that is run alone, in place; nothing is simulated unless the section asks for it.
+
+    Parameters
+    ----------
+    name : str
+        The step.
+    section : dataclass
+        Its section.
+    inputs : mapping of str to str
+        Version of each input artifact, by name. The target day is that of ``segregated_data``, or for ``segregation`` itself what the days
+        of ``clean_data`` decide.
+    ledger : Ledger
+    """
+    if isinstance(section, config_schema.NoisyLabels):
+        automatic.resolve_labels(section)
+    if isinstance(section, config_schema.Segregation):
+        automatic.resolve_labels_of_days(section)
+    if getattr(section, "target_day", None) != "auto":
+        return
+    if name == "segregation":
+        manifest = tables.read(ledger.fetch(qualified("clean_data", inputs["clean_data"])) / "manifest.csv")
+        section.target_day = _day_of_manifest(section, manifest["image"].tolist(), has_days=bool((manifest["day"] != "").any()))
+    elif "segregated_data" in SPECS[name].all_inputs:
+        about = ledger.fetch(qualified("segregated_data", inputs["segregated_data"])) / "clean_data.json"
+        section.target_day = json.loads(about.read_text(encoding="utf-8"))["target_day"]
+
+
+def _day_of_manifest(section: config_schema.Segregation, images: Sequence[str], *, has_days: bool) -> str:
+    if has_days or section.label_source == "simulated":
+        return "tuesday"
+    trusted = section.label_source == "file" and section.feedback_file and _unnamed(images, Path(section.feedback_file))
+    return "tuesday" if trusted else "monday"
