@@ -262,7 +262,7 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
         ({"segregation__monday_images": 9}, ("monday", "tuesday")),
         ({"segregation__test_size": 0.3}, ("monday", "tuesday")),
         ({"segregation__val_size": 0.3}, ("monday", "tuesday")),
-        ({"segregation__label_source": "folder"}, ("monday", "tuesday")),
+        ({"segregation__label_source": "file"}, ("monday", "tuesday")),
         ({"segregation__random_seed": 43}, ("monday", "tuesday")),
         ({"preprocessing__checks__leakage": 0.1}, ("monday", "tuesday")),
         ({"preprocessing__checks__drift": 0.1}, ("monday", "tuesday")),
