@@ -33,7 +33,10 @@ def run(step: Step) -> None:
             max_pixels=config.max_pixels,
             threads=step.threads,
             cleanup=config.cleanup,
+            layout=config.layout,
         )
+        for note in report.get("layout", []):
+            step.emit(note)
         found = checks.check_images(folder, config.checks)
         with step.report("data_checks") as place:
             data_checks_page.write_images(place, folder, found, simulation=automatic.simulation_sentence(step.context.config))

@@ -117,6 +117,7 @@ class Data:
     source: str = _entry(registries.SOURCES)
     path: str | None = _path(source=("folder", "archive"))
     subfolder: str | None = field()
+    layout: str = _choice("auto", "classes", "subfolders")
     sha256: str | None = field()
     refresh: bool = field()
     max_bytes: int = _number(1)
@@ -169,6 +170,7 @@ class Checks:
 class Preprocessing:
     """``preprocessing``: from image files to one array."""
 
+    layout: str = _choice("auto", "classes", "subfolders")
     image_size: int = _number(4, 4096)
     resize: str = _choice("stretch", "pad", "crop")
     cleanup: Any = field()

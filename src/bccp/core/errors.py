@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from bccp.core.redaction import redact_text
@@ -49,7 +50,48 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     " (did you mean 'train'?)"
     """
     match = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    if not match:
+        return ""
+    differ = describe_difference(word, match[0])
+    return f" (did you mean {match[0]!r}?{differ and f' The two {differ}.'})"
+
+
+def describe_difference(one: str, other: str) -> str:
+    """Say how two names differ that look alike; empty where they differ in plain sight.
+
+    Examples
+    --------
+    >>> describe_difference("ant", "ant "), describe_difference("Bee", "bee"), describe_difference("ant", "bee")
+    ('differ in blanks', 'differ in upper and lower case', '')
+    >>> describe_difference("cafe\u0301", "caf\u00e9")
+    'differ in Unicode form: an accent is part of the letter in one and follows it in the other'
+    """
+    if one == other:
+        return ""
+    composed = [unicodedata.normalize("NFC", name) for name in (one, other)]
+    if composed[0] == composed[1]:
+        return "differ in Unicode form: an accent is part of the letter in one and follows it in the other"
+    shown = ["".join(letter for letter in name if unicodedata.category(letter) not in ("Cf", "Cc")) for name in composed]
+    if shown[0] == shown[1]:
+        return "differ in a character that is not shown"
+    unspaced = ["".join(name.split()) for name in shown]
+    if unspaced[0] == unspaced[1]:
+        return "differ in blanks"
+    folded = [name.casefold() for name in unspaced]
+    if folded[0] == folded[1]:
+        return "differ in upper and lower case" + ("" if unspaced == shown else " and in blanks")
+    if len(folded[0]) == len(folded[1]):
+        pairs = [(a, b) for a, b in zip(*folded, strict=True) if a != b]
+        if all(_alphabet(a) != _alphabet(b) and a.isalpha() and b.isalpha() for a, b in pairs):
+            a, b = pairs[0]
+            return f"differ in letters that look alike: {unicodedata.name(a, a)} and {unicodedata.name(b, b)}"
+    wide = [unicodedata.normalize("NFKC", name) for name in folded]
+    return "differ in the width or style of letters" if wide[0] == wide[1] else ""
+
+
+def _alphabet(letter: str) -> str:
+    """The first word of a letter's name in Unicode, which for letters is their alphabet's."""
+    return unicodedata.name(letter, letter).partition(" ")[0]
 
 
 def few(names: Sequence[str], most: int = 3) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO
 
 from bccp.core.errors import BCCPError, nearest
+from bccp.data.layout import IMAGE_SUFFIXES, day_name
 
 CHUNK_BYTES = 1 << 20
 
@@ -41,13 +42,6 @@ RATIO_FREE_BYTES = 100_000_000
 _MAX_HEADER_BYTES = 64 << 20  # a tar's extended header is read in one piece: no true one is as large as this
 
 _OS_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
-
-_IMAGE_SUFFIXES = frozenset(
-    {
-        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".mpo", ".ppm", ".pgm", ".pbm", ".pnm",
-        ".avif", ".heic", ".jp2", ".j2k", ".ico", ".qoi", ".pcx", ".tga",
-    }
-)  # fmt: skip
 
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError)
 
@@ -195,10 +189,10 @@ def strip_wrappers(names: list[str]) -> list[str]:
     """
     while True:
         tops = {name.partition("/")[0] for name in names if "/" in name}
-        if len(tops) != 1 or (top := tops.pop()) in ("monday", "tuesday"):
+        if len(tops) != 1 or day_name(top := tops.pop()):
             return names
         loose = [name for name in names if name.removeprefix(f"{top}/").count("/") == 0]
-        if any(os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES for name in loose) or len(loose) == len(names):  # noqa: PTH122
+        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in loose) or len(loose) == len(names):  # noqa: PTH122
             return names
         names = [name.removeprefix(f"{top}/") for name in names]
 

@@ -37,10 +37,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.data import tables
+from bccp.data.layout import Layout, recognize
 from bccp.data.scan_filters import Cleanup, clean_up
-
-DAYS = ("monday", "tuesday")
-"""Folders at the root that are days and not classes."""
 
 IMAGE_FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "PCX", "TGA",
@@ -284,55 +282,6 @@ def perceptual_hashes(grey: npt.NDArray[np.uint8]) -> list[str]:
     return [bits.tobytes().hex() if good else "" for bits, good in zip(packed, telling, strict=True)]
 
 
-def has_own_days(images: Iterable[str], is_image: Callable[[str], bool]) -> bool:
-    """Whether the top folders are days: there is ``monday`` or ``tuesday``, and no other folder holds an image.
-
-    Parameters
-    ----------
-    images : iterable of str
-        Image ids. Files without any folder do not count either way.
-    is_image : callable
-        Asked about files in other folders, until it says yes.
-
-    Returns
-    -------
-    bool
-    """
-    in_folders = [(image.split("/", 1)[0], image) for image in images if "/" in image]
-    others = (image for folder, image in in_folders if folder not in DAYS)
-    return any(folder in DAYS for folder, _ in in_folders) and not any(is_image(image) for image in others)
-
-
-def day_and_label(image: str, *, own_days: bool) -> tuple[str, str] | None:
-    """Day and label that an image's folders give it.
-
-    Parameters
-    ----------
-    image : str
-        Image id.
-    own_days : bool
-        The top folders are days.
-
-    Returns
-    -------
-    (day, label) or None
-        ``day`` is empty without own days, ``label`` is empty directly under ``tuesday``; None: the image lies in no class folder.
-
-    Examples
-    --------
-    >>> place("cat/1.png", own_days=False), place("monday/cat/1.png", own_days=True), place("tuesday/1.png", own_days=True)
-    (('', 'cat'), ('monday', 'cat'), ('tuesday', ''))
-    """
-    folders = image.split("/")[:-1]
-    if not own_days:
-        return ("", folders[0]) if folders else None
-    if not folders or folders[0] not in DAYS:
-        return None
-    if len(folders) == 1:
-        return ("tuesday", "") if folders[0] == "tuesday" else None
-    return folders[0], folders[1]
-
-
 def clean(
     archive: Path,
     folder: Path,
@@ -343,6 +292,7 @@ def clean(
     max_pixels: int,
     threads: int,
     cleanup: Cleanup = (),
+    layout: str = "auto",
     needs_classes: bool = True,
     called: Callable[[str], str] = str,
 ) -> dict[str, Any]:
@@ -368,6 +318,8 @@ def clean(
         Threads that decode, where files are large enough for threads to pay.
     cleanup : sequence
         See :func:`bccp.data.scan_filters.clean_up`; the fingerprints are those of the picture before it.
+    layout : {"auto", "classes", "subfolders"}
+        See :func:`bccp.data.layout.recognize`.
     needs_classes : bool, default True
         Otherwise classes may be too few or too small to be learnt from, or unknown.
     called : callable, optional
@@ -381,13 +333,16 @@ def clean(
     Raises
     ------
     BCCPError
-        No image in a class folder, no readable one, too many unreadable ones, or classes too few or too small.
+        Folders whose layout is not understood, no image in a class folder, no readable one, too many unreadable ones, or classes too few
+        or too small.
     """
     with pillow_limits(max_pixels):
-        manifest, quarantine = _stream(
-            archive, folder / "images.npy", image_size=image_size, resize=resize, threads=threads, cleanup=cleanup
+        manifest, quarantine, found = _stream(
+            archive, folder / "images.npy", asked=layout, image_size=image_size, resize=resize, threads=threads, cleanup=cleanup
         )
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
+    if found.notes:
+        report["layout"] = list(found.notes)
     if cleanup:
         report["cleanup"] = list(cleanup)
     told = quarantine.assign(image=quarantine["image"].map(called))
@@ -401,18 +356,15 @@ def clean(
 
 
 def _stream(
-    archive: Path, array: Path, *, image_size: int, resize: str, threads: int, cleanup: Cleanup
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    archive: Path, array: Path, *, asked: str, image_size: int, resize: str, threads: int, cleanup: Cleanup
+) -> tuple[pd.DataFrame, pd.DataFrame, Layout]:
     """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
     with zipfile.ZipFile(archive) as files:
         entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
-        own_days = has_own_days(images, lambda image: is_image(files.read(image)))
-        if all(day_and_label(image, own_days=own_days) is None for image in images):
-            raise BCCPError(
-                f"no image lies in a class folder ({few(images) or 'there are no files'}): put them as <class>/<image>, or with days of "
-                "their own as monday/<class>/<image> and tuesday/<class>/<image> (tuesday/<image> where the label is unknown)"
-            )
+        layout = recognize(images, asked)
+        if layout.problem:
+            raise BCCPError(layout.problem)
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
 
         def read(chunk: list[zipfile.ZipInfo]) -> list[DecodedPicture | str]:
@@ -420,7 +372,7 @@ def _stream(
 
         chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
         outcomes = (outcome for chunk in chunks for outcome in chunk)
-        return _write_rows(array, images, outcomes, image_size=image_size, own_days=own_days)
+        return *_write_rows(array, images, outcomes, image_size=image_size, layout=layout), layout
 
 
 def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[DecodedPicture | str]:
@@ -496,7 +448,7 @@ def _in_order(work: Callable[[T], R], tasks: Iterator[T], workers: int) -> Itera
 
 
 def _write_rows(
-    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, own_days: bool
+    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, layout: Layout
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Append each usable picture to a .npy file, and list it or the reason why there is none.
 
@@ -508,19 +460,22 @@ def _write_rows(
         _write_header(file, 0, image_size)
         for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
             progress.show("files", n, len(images))
-            where = day_and_label(image, own_days=own_days)
+            where = layout.place(image)
             if isinstance(outcome, str):
                 rejected.append((image, outcome))
             elif where is None:
                 rejected.append((image, "in no class folder"))
             else:
-                o, (day, label) = outcome, where
-                rows.append((image, len(rows), label, day, o.sha256, o.phash, o.width, o.height, o.mode, o.format))
+                o, (day, split, label) = outcome, where
+                rows.append((image, len(rows), label, day, o.sha256, o.phash, o.width, o.height, o.mode, o.format, split))
                 file.write(o.pixels)
         file.seek(0)
         _write_header(file, len(rows), image_size)
-    names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format"]
-    return pd.DataFrame(rows, columns=names), pd.DataFrame(rejected, columns=["image", "reason"])
+    names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format", "split"]
+    manifest = pd.DataFrame(rows, columns=names)
+    if not layout.splits:
+        del manifest["split"]
+    return manifest, pd.DataFrame(rejected, columns=["image", "reason"])
 
 
 def _write_header(file: io.BufferedWriter, n_images: int, image_size: int) -> None:

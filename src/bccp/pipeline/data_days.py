@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from bccp.core import automatic, config_schema
 from bccp.core.step_graph import SPECS
-from bccp.data import preprocessing, tables
+from bccp.data import layout, preprocessing, tables
 from bccp.labels import feedback
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
@@ -38,15 +40,15 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
         def is_image(image: str) -> bool:
             return preprocessing.is_image(archive.read(image))
 
-        has_days = preprocessing.has_own_days(images, is_image)
+        found = layout.recognize(images, config.data.layout)
+        labels = {image: place.label for image in images if (place := found.place(image)) and place.label}
         named = config.segregation.feedback_file if config.segregation.label_source == "file" else None
-        trusted = not has_days and named is not None and any(map(is_image, _unnamed(images, Path(named))))
-    automatic.resolve_days(config, has_days=has_days, rest_is_trusted=trusted)
+        trusted = not found.days and named is not None and any(map(is_image, _unnamed(images, labels, Path(named))))
+    automatic.resolve_days(config, has_days=bool(found.days), rest_is_trusted=trusted)
 
 
-def _unnamed(images: Sequence[str], feedback_file: Path) -> list[str]:
-    """The images in class folders that a feedback file does not name."""
-    labels = {image: place[1] for image in images if (place := preprocessing.day_and_label(image, own_days=False))}
+def _unnamed(images: Sequence[str], labels: Mapping[str, str], feedback_file: Path) -> list[str]:
+    """The images with a label of their own (``labels``, by image) that a feedback file does not name."""
     said = feedback.sort_out(feedback.read_feedback(feedback_file), images=images, classes=set(labels.values()))
     return [image for image in labels if image not in said.named]
 
@@ -73,14 +75,16 @@ def resolve_alone(name: str, section: Any, inputs: Mapping[str, str], ledger: Le
         return
     if name == "segregation":
         manifest = tables.read(ledger.fetch(qualified("clean_data", inputs["clean_data"])) / "manifest.csv")
-        section.target_day = _day_of_manifest(section, manifest["image"].tolist(), has_days=bool((manifest["day"] != "").any()))
+        section.target_day = _day_of_manifest(section, manifest)
     elif "segregated_data" in SPECS[name].all_inputs:
         about = ledger.fetch(qualified("segregated_data", inputs["segregated_data"])) / "clean_data.json"
         section.target_day = json.loads(about.read_text(encoding="utf-8"))["target_day"]
 
 
-def _day_of_manifest(section: config_schema.Segregation, images: Sequence[str], *, has_days: bool) -> str:
-    if has_days or section.label_source == "simulated":
+def _day_of_manifest(section: config_schema.Segregation, manifest: pd.DataFrame) -> str:
+    if section.label_source == "simulated" or (manifest["day"] != "").any():
         return "tuesday"
-    trusted = section.label_source == "file" and section.feedback_file and _unnamed(images, Path(section.feedback_file))
+    images, labels = manifest["image"].tolist(), manifest["label"].tolist()
+    labelled = {image: label for image, label in zip(images, labels, strict=True) if label}
+    trusted = section.label_source == "file" and section.feedback_file and _unnamed(images, labelled, Path(section.feedback_file))
     return "tuesday" if trusted else "monday"

@@ -30,7 +30,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
 from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
-from bccp.data import checks, drift, preprocessing, sources, tables
+from bccp.data import checks, drift, layout, preprocessing, sources, tables
 from bccp.data.checks import Finding
 from bccp.pipeline.compose import compose
 from bccp.reporting import data_checks_page
@@ -194,6 +194,7 @@ def check_batch(data: str, reference: Reference | None, options: Sequence[str], 
             max_rejected_rate=section.max_rejected_rate,
             max_pixels=section.max_pixels,
             threads=checked.main.threads or default_threads(),
+            layout=section.layout,
             needs_classes=False,
             called=lambda image: _as_given(data, image.removeprefix(prefix)),
         )
@@ -287,9 +288,10 @@ def _as_tuesday(archive: Path, target: Path) -> str:
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
         names = source.namelist()
         tops = {name.partition("/")[0] for name in names if "/" in name}
-        if "monday" in tops:
+        days = {layout.day_name(top) for top in tops}
+        if "monday" in days:
             raise BCCPError("the incoming images have a folder monday/, whose labels would be trusted: give new images only, with no days")
-        has_day = tops == {"tuesday"} and not any("/" not in name for name in names)
+        has_day = days == {"tuesday"} and not any("/" not in name for name in names)
         prefix = "" if has_day else _TUESDAY
         for name in names:
             _copy(source, name, copy, prefix + name)
@@ -304,7 +306,7 @@ def _join(reference: Path | None, archive: Path, target: Path, *, batch: str) ->
             with zipfile.ZipFile(reference) as known:
                 names = known.namelist()
                 tops = {name.partition("/")[0] for name in names if "/" in name}
-                prefix = "" if tops & set(preprocessing.DAYS) and tops <= set(preprocessing.DAYS) else "monday/"
+                prefix = "" if tops and all(map(layout.day_name, tops)) else "monday/"
                 for name in names:
                     _copy(known, name, copy, prefix + name)
                     taken.add(prefix + name)

@@ -22,7 +22,7 @@ from PIL import Image, ImageFile
 from bccp.core.errors import BCCPError
 from bccp.data import preprocessing, tables
 from bccp.data.duplicates import duplicate_groups
-from bccp.data.preprocessing import UnreadableImageError, day_and_label, decode, fit_to_square, has_own_days, pillow_limits
+from bccp.data.preprocessing import UnreadableImageError, decode, fit_to_square, pillow_limits
 
 MAX_PIXELS = 1_000_000
 
@@ -68,6 +68,7 @@ def clean(
     max_rejected_rate: float = 1.0,
     max_pixels: int = MAX_PIXELS,
     threads: int = 1,
+    layout: str = "auto",
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -83,6 +84,7 @@ def clean(
         max_rejected_rate=max_rejected_rate,
         max_pixels=max_pixels,
         threads=threads,
+        layout=layout,
     )
 
 
@@ -318,35 +320,6 @@ def test_duplicate_groups_are_the_connected_components_of_the_slow_search() -> N
     assert 3 < len(set(groups.tolist())) < 60
 
 
-def test_folders_named_by_days_are_days_only_where_no_other_folder_holds_an_image() -> None:
-    days = ["monday/cat/1.png", "monday/dog/2.png", "tuesday/3.png"]
-    assert has_own_days(days, lambda _: True)
-    assert has_own_days([*days, "loose.png"], lambda _: True)
-    assert has_own_days([*days, "notes/readme.txt"], lambda image: image.endswith(".png"))
-    assert not has_own_days([*days, "wednesday/cat/1.png"], lambda image: image.endswith(".png"))
-    assert not has_own_days(["cat/1.png", "dog/2.png"], lambda _: False)
-    assert not has_own_days(["monday.png", "cat/1.png"], lambda _: False)
-
-
-@pytest.mark.parametrize(
-    ("image", "own_days", "expected"),
-    [
-        ("cat/1.png", False, ("", "cat")),
-        ("cat/more/1.png", False, ("", "cat")),
-        ("monday/1.png", False, ("", "monday")),
-        ("1.png", False, None),
-        ("monday/cat/1.png", True, ("monday", "cat")),
-        ("tuesday/cat/more/1.png", True, ("tuesday", "cat")),
-        ("tuesday/1.png", True, ("tuesday", "")),
-        ("monday/1.png", True, None),
-        ("1.png", True, None),
-        ("notes/1.png", True, None),
-    ],
-)
-def test_the_folders_give_day_and_label(image: str, own_days: bool, expected: tuple[str, str] | None) -> None:
-    assert day_and_label(image, own_days=own_days) == expected
-
-
 def test_rows_follow_the_sorted_ids_without_gaps_and_the_rest_is_quarantined(tmp_path: Path) -> None:
     files = two_classes()
     files |= {"cat/0a.png": b"", "dog/2.png": b"no picture", "cover.png": encoded(picture()), "a/zz.jpg": encoded(picture(9), "JPEG")[:300]}
@@ -389,6 +362,24 @@ def test_own_days_give_days_and_unknown_labels(tmp_path: Path) -> None:
     assert manifest.loc["tuesday/cat/y.png", ["day", "label"]].tolist() == ["tuesday", "cat"]
     assert reasons_of(tmp_path) == {"monday/z.png": "in no class folder"}
     assert (report["days"], report["unlabelled"]) == ({"monday": 4, "tuesday": 2}, 1)
+
+
+def test_given_splits_become_a_column_and_classes_are_merged(tmp_path: Path) -> None:
+    files = {f"{split}/{name}": data for split in ("Train", "valid", "test") for name, data in two_classes(2).items()}
+    report = clean(tmp_path / "given", files)
+    manifest = manifest_of(tmp_path / "given").set_index("image")
+    assert set(manifest["label"]) == {"cat", "dog"}
+    assert manifest.loc[["Train/cat/0.png", "valid/dog/1.png", "test/cat/1.png"], "split"].tolist() == ["train", "val", "test"]
+    assert report["layout"] == ["the folders 'Train', 'test', 'valid' are the splits of 2 classes"]
+    assert set(clean(tmp_path / "classes", files, layout="classes")["classes"]) == {"Train", "test", "valid"}
+    assert "split" not in manifest_of(tmp_path / "classes")
+
+
+def test_a_layout_that_is_not_understood_is_refused(tmp_path: Path) -> None:
+    files = {f"{camera}/{name}": data for camera in ("left", "right") for name, data in two_classes(2).items()}
+    with pytest.raises(BCCPError, match=r"'left', 'right' hold no images themselves but folders \('cat', 'dog'\).*data\.layout=subfolders"):
+        clean(tmp_path / "auto", files)
+    assert clean(tmp_path / "merged", files, layout="subfolders")["classes"] == {"cat": 4, "dog": 4}
 
 
 def test_the_outputs_are_equal_to_the_byte_for_any_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
