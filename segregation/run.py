@@ -9,6 +9,7 @@ where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pandas as pd
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
 from bccp.core import automatic
+from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
 from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
@@ -37,6 +39,14 @@ def run(step: Step) -> None:
         classes = segregation.class_names(manifest, target_day=config.target_day)
         said = feedback.sort_out(feedback.read_feedback(Path(config.feedback_file)), images=manifest["image"], classes=classes)
         given = feedback.majority(said.votes, seed=config.random_seed)[0]
+    split = None
+    if config.split != "own":
+        split = segregation.find_given_split(manifest, Path(config.split_file) if config.split_file else None)
+    if config.split == "given" and split is None:
+        raise BCCPError(
+            "segregation.split=given, but the data gives no split: put images into train/<class>/, val/<class>/ and test/<class>/, name "
+            "a table image,split in segregation.split_file, or use segregation.split=auto"
+        )
     cut = segregation.segregate(
         manifest,
         duplicate_groups(manifest["sha256"], manifest["phash"]),
@@ -46,6 +56,7 @@ def run(step: Step) -> None:
         folder_is_truth=automatic.folders_are_truth(config),
         named=said.named if said else None,
         given=given,
+        split=split,
     )
     simulated = config.label_source == "simulated"
     splits = segregation.mark_corrupted(cut, corruption=config.corruption, simulated=simulated, seed=config.random_seed)
@@ -76,17 +87,25 @@ def run(step: Step) -> None:
     if said:
         with step.output("feedback") as folder:
             feedback.save_feedback(said, folder)
-    report(step, splits, cut)
+    report(step, splits, cut, split.unknown if split else [])
     step.emit(checks.findings_sentence(found.findings, page))
 
 
-def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated) -> None:
-    """Count images by day and split, and say what was left out."""
+def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, unknown: Sequence[str]) -> None:
+    """Count images by day and split, and say what was given, moved and left out."""
     counts = {f"{day}_{split}": n for (day, split), n in splits.groupby(["day", "split"]).size().items()}
     corrupted = int((splits["corruption"] != "").sum())
     totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
     step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
     step.emit(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
+    if cut.given:
+        parts = ", ".join(f"{n} {part}" for part, n in cut.given.items())
+        step.log_metrics({"moved_to_train": cut.moved_to_train})
+        lacking = [part for part in ("val", "test") if part not in cut.given]
+        cut_from = f"; {' and '.join(lacking)} cut from the training images" if lacking else ""
+        step.emit(f"the given split is kept ({parts}): {cut.moved_to_train} copies across it moved to training{cut_from}")
+    if unknown:
+        step.emit(f"segregation.split_file: {len(unknown)} rows name no image (such as {unknown[0]!r})")
     if reasons := [f"{n} {reason.replace('_', ' ')}" for reason, n in cut.left_out.items() if n]:
         step.emit(f"left out: {', '.join(reasons)}")
     if step.config.target_day == "monday" and step.config.corruption not in ("auto", "none"):

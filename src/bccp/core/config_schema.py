@@ -192,6 +192,8 @@ class Segregation:
     """``segregation``: days and splits."""
 
     target_day: str = _choice(*TARGET_DAYS)
+    split: str = _choice("auto", "given", "own")
+    split_file: str | None = _path()
     tuesday_fraction: float = _number(0, 1, above=True, below=True)
     test_size: float = _number(0, 1, above=True, below=True)
     val_size: float = _number(0, 1, above=True, below=True)
@@ -203,6 +205,13 @@ class Segregation:
     feedback_file: str | None = _path()
     checks: Checks = field()
     random_seed: int = _number(0, 2**32 - 1)
+
+    def check(self) -> None:
+        """Refuse a split file that is not to be used."""
+        if self.split_file and self.split == "own":
+            raise BCCPError(
+                "segregation.split_file is set, but segregation.split=own cuts anew: use segregation.split=given, or leave the file out"
+            )
 
     def relevant(self) -> dict[str, Any]:
         """Where all images are Monday, what is said of Tuesday does not matter; nor does ``label`` where folders are the truth anyhow."""

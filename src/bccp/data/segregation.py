@@ -8,22 +8,30 @@ Tuesday is cut from one set here, or the data brings its days (folders, or a fee
 group that the data puts on both days stays there, but in one split: what Monday tests is tested on Tuesday, what Monday
 trains on is trained on, and Tuesday's copies of Monday's validation images are left out. So that these are few, groups on
 both days are the last to be drawn for validation.
+
+A split that the data gives (folders, or a table) is kept: a part that it lacks is cut from its training images, and of each group of
+duplicates that lies across it all images go to training. Tuesday has no validation of its own: what is given as that is trained on.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bccp.core.automatic import untrusted_rest
-from bccp.core.errors import BCCPError, few
+from bccp.core.errors import BCCPError, few, nearest
 from bccp.data.array_types import Index, Mask
 from bccp.data.corruption import draw_kinds
+from bccp.data.layout import SPLITS, split_name
+from bccp.data.tables import KnownNames
 
 LEAST = {"monday": 3, "tuesday": 2}
 """Different images that a class needs on a day: one for each of its splits."""
@@ -80,9 +88,13 @@ class Segregated:
     cut_here : bool
         Whether Tuesday was cut from one set here.
     left_out : dict of str to int
-        Images in no split, by reason: ``no_label``, ``monday_cap``, ``tuesday_cap``, ``copies_of_val``.
+        Images in no split, by reason: ``no_label``, ``monday_cap``, ``tuesday_cap``, ``copies_of_val``; with a split file ``in_no_split``.
     n_duplicates : int
         Images that have a duplicate.
+    given : dict of str to int
+        Images that a given split has in each of its parts, before copies across it were moved; empty: all was cut here.
+    moved_to_train : int
+        Images that were moved out of a given validation or test, as copies of them lie in another part.
     """
 
     splits: pd.DataFrame
@@ -92,6 +104,91 @@ class Segregated:
     cut_here: bool
     left_out: dict[str, int]
     n_duplicates: int
+    given: dict[str, int]
+    moved_to_train: int
+
+
+class GivenSplit(NamedTuple):
+    """A split that the data brings.
+
+    Attributes
+    ----------
+    part : dict of str to str
+        For each image one of :data:`bccp.data.layout.SPLITS`; an empty string where its day has no given split and is to be cut; None where
+        it is in no part.
+    unknown : list of str
+        Rows of the split file that name no image.
+    """
+
+    part: Mapping[str, str | None]
+    unknown: Sequence[str] = ()
+
+
+def find_given_split(manifest: pd.DataFrame, file: Path | None) -> GivenSplit | None:
+    """Find the split that the data brings.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``image, day``, and ``split`` where folders give one.
+    file : Path or None
+        A split file, a CSV ``image,split``, which wins over the folders. An image that it does not name keeps the part that its folder
+        gives; else it is trained on where no row says ``train``, and is in no part where one does.
+
+    Returns
+    -------
+    GivenSplit or None
+        None where there is none. A day of which no image has a part is to be cut.
+
+    Raises
+    ------
+    BCCPError
+        If the file cannot be read, names no image or one twice, or a word in it stands for no part.
+    """
+    images, days = manifest["image"].tolist(), manifest["day"].tolist()
+    folders = dict(zip(images, manifest["split"], strict=True)) if "split" in manifest else {}
+    said, unknown = _read_split_file(file, images) if file else ({}, [])
+    if not said and not folders:
+        return None
+    by_day = set(zip((said.get(image) or folders.get(image, "") for image in images), days, strict=True))
+    given_on = {day for part, day in by_day if part}
+    rest = None if "train" in said.values() else "train"
+    part = {
+        image: (said.get(image) or folders.get(image) or ("train" if folders and not said else rest)) if day in given_on else ""
+        for image, day in zip(images, days, strict=True)
+    }
+    return GivenSplit(part, unknown)
+
+
+def _read_split_file(path: Path, images: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The part of each image that a split file names, and its rows' names that are no image's."""
+    accepted = "give a CSV file in UTF-8 with the columns image,split, the latter one of train, val and test"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8" if isinstance(error, UnicodeError) else str(error)
+        raise BCCPError(f"the split file {path} cannot be read ({reason}): {accepted}") from error
+    header = [name.casefold() for name in rows[0]] if rows else []
+    if header.count("image") != 1 or header.count("split") != 1:
+        raise BCCPError(
+            f"the split file {path} has {'no' if rows else 'nothing, so no'} columns image and split in its first line: {accepted}"
+        )
+    image_column, split_column = header.index("image"), header.index("split")
+    known, said, unknown = KnownNames(images), dict[str, str](), list[str]()
+    for row in rows[1:]:
+        name, word = (row[column] if column < len(row) else "" for column in (image_column, split_column))
+        image, part = known.find(name), split_name(word)
+        if not part:
+            raise BCCPError(f"the split file {path} says {word!r} for {name!r}, which is no split{nearest(word, SPLITS)}: {accepted}")
+        if image is None:
+            unknown.append(name)
+        elif said.setdefault(image, part) != part:
+            raise BCCPError(f"the split file {path} says both {said[image]!r} and {part!r} for {image!r}: leave one of the rows out")
+    if not said:
+        like = f": an image is called {unknown[0]!r} there and {min(images)!r} in the data" if unknown and images else ""
+        raise BCCPError(f"none of the {len(rows) - 1} rows of the split file {path} names an image{like}; give paths below the data's root")
+    return said, unknown
 
 
 def class_names(manifest: pd.DataFrame, *, target_day: str) -> list[str]:
@@ -123,6 +220,7 @@ def segregate(
     folder_is_truth: bool = True,
     named: Collection[str] | None = None,
     given: Mapping[str, str] | None = None,
+    split: GivenSplit | None = None,
 ) -> Segregated:
     """Put each image on a day and in a split.
 
@@ -144,6 +242,8 @@ def segregate(
         Images that a feedback file names: where the data brings no days, these are Tuesday.
     given : mapping of str to str, optional
         Labels that users gave: they stratify images without a folder, whose truth is unknown.
+    split : GivenSplit, optional
+        The split to keep; by default all is cut here.
 
     Returns
     -------
@@ -163,6 +263,14 @@ def segregate(
     table["stratum"] = [label or (given or {}).get(image, "") for image, label in zip(table["image"], table["label"], strict=True)]
     left_out = {"no_label": int((table["stratum"] == "").sum())}
     table = table[table["stratum"] != ""]
+    table["part"] = [split.part.get(image) for image in table["image"]] if split else ""
+    if split and (in_no_part := table["part"].isna()).any():
+        left_out["in_no_split"] = int(in_no_part.sum())
+        table = table[~in_no_part]
+    given_on = set(table.loc[table["part"] != "", "day"])
+    table["part"] = table["part"].mask((table["part"] == "") & table["day"].isin(given_on), "train")
+    counts = {part: n for part in SPLITS if (n := int((table["part"] == part).sum()))}
+    table, moved = _keep_copies_together(table)
     cut_here = bool((table["day"] == "").any())
     if cut_here and not folder_is_truth:
         raise BCCPError(untrusted_rest(target_day))
@@ -182,6 +290,8 @@ def segregate(
         cut_here=cut_here,
         left_out=left_out | reasons,
         n_duplicates=n_duplicates,
+        given=counts,
+        moved_to_train=moved,
     )
 
 
@@ -322,11 +432,43 @@ def _find_days(table: pd.DataFrame, target_day: str, named: Collection[str] | No
     return days
 
 
+def _keep_copies_together(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Put groups of duplicates that lie in several parts of a given split into training; and how many images that moved."""
+    # what is given as Tuesday's validation is trained on
+    part = table["part"].mask((table["day"] == "tuesday") & (table["part"] == "val"), "train")
+    given = part[part != ""]
+    across = given.groupby(table.loc[given.index, "group"]).transform("nunique") > 1
+    moved = across & (given != "train")
+    part[moved[moved].index] = "train"
+    return table.assign(part=part), int(moved.sum())
+
+
 def _cut_days(table: pd.DataFrame, fraction: float, *, seed: int) -> list[str]:
-    _require(table, sum(LEAST.values()), _NEEDED["both"])
-    least, least_left = LEAST["tuesday"], LEAST["monday"]
-    tuesday = _draw(table, fraction, seed=seed, purpose="day", least=least, least_left=least_left)
-    return ["tuesday" if drawn else "monday" for drawn in tuesday]
+    """Cut Tuesday from one set; from a given split its training and its test by themselves, while its validation is Monday's."""
+    given = set(table["part"]) - {""}
+    if not given:
+        _require(table, sum(LEAST.values()), _NEEDED["both"])
+        tuesday = _draw(table, fraction, seed=seed, purpose="day", least=LEAST["tuesday"], least_left=LEAST["monday"])
+        return ["tuesday" if drawn else "monday" for drawn in tuesday]
+    train, test = table[table["part"] == "train"], table[table["part"] == "test"]
+    least, least_left = len(_to_draw("tuesday", given)), len(_to_draw("monday", given))
+    _require(train, least + least_left, _needed_of_train(least + least_left, "for both days"))
+    drawn = _draw(train, fraction, seed=seed, purpose="day", least=least, least_left=least_left)
+    of_test = _draw(test, fraction, seed=seed, purpose="test day", least=0, least_left=0) if len(test) else np.zeros(0, bool)
+    on_tuesday = {*train.loc[drawn, "image"], *test.loc[of_test, "image"]}
+    return ["tuesday" if image in on_tuesday else "monday" for image in table["image"]]
+
+
+def _to_draw(day: str, given: Collection[str]) -> list[str]:
+    """The parts of a day that are made of its training images: training itself, and what the given split lacks."""
+    return ["train", *(part for part in (("val", "test") if day == "monday" else ("test",)) if part not in given)]
+
+
+def _needed_of_train(least: int, where: str) -> str:
+    return (
+        f"{least} different training images {where} in the given split: add images, remove the class, or set segregation.split=own to "
+        "cut anew"
+    )
 
 
 def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
@@ -358,11 +500,13 @@ def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.D
     kept, left_out = {}, {}
     for day in LEAST:
         images = table[table["day"] == day]
-        _require(images, LEAST[day], _NEEDED[day])
+        _require_parts(images, day)
         kept[day] = _cap(images, caps[day], day=day, seed=seed)
         left_out[f"{day}_cap"] = len(images) - len(kept[day])
     monday, tuesday = kept["monday"], kept["tuesday"]
-    monday = _split_monday(monday, shares, on_both=set(tuesday["group"]), seed=seed)
+    given_on_tuesday = tuesday[tuesday["part"] != ""]
+    forced = dict(zip(given_on_tuesday["group"].tolist(), (given_on_tuesday["part"] == "test").tolist(), strict=True))
+    monday = _split_monday(monday, shares, on_both=set(tuesday["group"]), forced=forced, seed=seed)
     split_of = dict(zip(monday["group"].tolist(), monday["split"].tolist(), strict=True))
     copies_of_val = tuesday["group"].map(split_of) == "val"
     tuesday = _split_tuesday(tuesday[~copies_of_val], shares.test_size, split_of, seed=seed)
@@ -370,31 +514,72 @@ def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.D
     return pd.concat([monday, tuesday]).sort_values("image", ignore_index=True), left_out
 
 
+def _require_parts(table: pd.DataFrame, day: str) -> None:
+    """Refuse a day with classes too small for what has to be cut, or with classes that its given split does not train on."""
+    given = set(table["part"]) - {""}
+    if not given:
+        _require(table, LEAST[day], _NEEDED[day])
+        return
+    train = table[table["part"] == "train"]
+    if untrained := sorted(set(table["stratum"]) - set(train["stratum"])):
+        raise BCCPError(
+            f"the given split has no training images of {few(untrained)} on {day.capitalize()}: add some, remove the class, or set "
+            "segregation.split=own to cut anew"
+        )
+    least = len(_to_draw(day, given))
+    _require(train, least, _needed_of_train(least, f"on {day.capitalize()}"))
+
+
 def _cap(table: pd.DataFrame, cap: int | None, *, day: str, seed: int) -> pd.DataFrame:
     if cap is None or len(table) <= cap:
         return table
-    least = LEAST[day]
-    kept = table[_draw(table, cap / len(table), seed=seed, purpose=f"{day} cap", least=least, least_left=0)]
+    given = set(table["part"]) - {""}
+    if given:  # as many of each part
+        shrunk = [table[table["part"] == part] for part in SPLITS if part in given]
+        sizes = apportion(np.array([len(images) for images in shrunk]), cap / len(table), low=1, left=0)
+        least = {"train": len(_to_draw(day, given))}
+        drawn = [
+            images[
+                _draw(images, n / len(images), seed=seed, purpose=f"{day} cap", least=least.get(images["part"].iloc[0], 0), least_left=0)
+            ]
+            for images, n in zip(shrunk, sizes.tolist(), strict=True)
+        ]
+        kept = pd.concat(drawn)
+    else:
+        kept = table[_draw(table, cap / len(table), seed=seed, purpose=f"{day} cap", least=LEAST[day], least_left=0)]
     if len(kept) > cap:
         raise BCCPError(
-            f"segregation.{day}_images={cap} is too low: each of {table['stratum'].nunique()} classes needs at least {least} "
-            f"different images with their duplicates; give {len(kept)} or more"
+            f"segregation.{day}_images={cap} is too low: each of {table['stratum'].nunique()} classes needs at least "
+            f"{len(_to_draw(day, given)) if given else LEAST[day]} different images with their duplicates; give {len(kept)} or more"
         )
     return kept
 
 
-def _split_monday(table: pd.DataFrame, shares: Shares, *, on_both: Collection[int], seed: int) -> pd.DataFrame:
-    test = _draw(table, shares.test_size, seed=seed, purpose="monday test", least=1, least_left=2)
-    rest = table[~test]
-    val = _draw(rest, shares.val_size, seed=seed, purpose="monday val", least=1, least_left=1, last=on_both)
-    return pd.concat([table[test].assign(split="test"), rest[val].assign(split="val"), rest[~val].assign(split="train")])
+def _split_monday(table: pd.DataFrame, shares: Shares, *, on_both: Collection[int], forced: Mapping[int, bool], seed: int) -> pd.DataFrame:
+    """Split Monday, where ``forced`` says of the groups that Tuesday has by a given split whether they are tested."""
+    parts = {}
+    rest = table
+    if given := set(table["part"]) - {""}:
+        parts = {part: table[table["part"] == part] for part in ("test", "val") if part in given}
+        rest = table[table["part"] == "train"]
+    if "test" not in parts:
+        of_rest = {group: tested for group, tested in forced.items() if group in set(rest["group"])}
+        left = 2 if "val" not in parts else 1
+        test = _draw(rest, shares.test_size, seed=seed, purpose="monday test", least=1, least_left=left, forced=of_rest)
+        parts["test"], rest = rest[test], rest[~test]
+    if "val" not in parts:
+        val = _draw(rest, shares.val_size, seed=seed, purpose="monday val", least=1, least_left=1, last=on_both)
+        parts["val"], rest = rest[val], rest[~val]
+    return pd.concat([*(images.assign(split=part) for part, images in parts.items()), rest.assign(split="train")])
 
 
 def _split_tuesday(table: pd.DataFrame, test_size: float, monday: Mapping[int, str], *, seed: int) -> pd.DataFrame:
     """Split Tuesday, where ``monday`` is the split of the groups that Monday has."""
     if table.empty:
         return table.assign(split="")
-    _require(table, LEAST["tuesday"], _NEEDED["tuesday"])
+    _require_parts(table, "tuesday")
+    if "test" in set(table["part"]):
+        return table.assign(split=table["part"])
     forced = {group: monday[group] == "test" for group in set(table["group"]) & set(monday)}
     test = _draw(table, test_size, seed=seed, purpose="tuesday test", least=1, least_left=1, forced=forced)
     return table.assign(split=np.where(test, "test", "train"))

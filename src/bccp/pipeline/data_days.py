@@ -32,8 +32,6 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
     BCCPError
         If the feedback file cannot be used, or Tuesday is to be cut from doubtful labels (:func:`bccp.core.automatic.resolve_days`).
     """
-    if not automatic.depends_on_days(config):
-        return
     images = tables.read(raw / "files.csv")["image"].tolist()
     with zipfile.ZipFile(raw / "images.zip") as archive:
 

@@ -10,7 +10,6 @@ from typing import Any
 from bccp.core import automatic, config
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import first_flag
-from bccp.pipeline import data_days
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
 from bccp.tracking.backends import ledger_uri
@@ -77,7 +76,9 @@ def explain(step: str, plan: Plan, ledger: Ledger) -> list[StepExplanation]:
             return [first, *_known_to_differ(step, needed[number + 1 :], first, plan, ledger)]
         plan.versions |= found.outputs
         run_id = found.run_id
-        if name == "fetch_data":
+        if name == "fetch_data" and automatic.depends_on_days(plan.config):
+            from bccp.pipeline import data_days  # imports pandas, which few explanations need
+
             data_days.resolve(plan.config, ledger.fetch(qualified("raw_data", found.outputs["raw_data"])))
     if step in plan.asked:
         sentence, would = f"{step} would be reused: run {run_id[:8]} has the same key, and its outputs are intact", "be reused"

@@ -27,7 +27,7 @@ from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import SPECS
-from bccp.pipeline import data_days, environments
+from bccp.pipeline import environments
 from bccp.pipeline.compose import compose
 from bccp.pipeline.plan import Plan, nearest_run
 from bccp.pipeline.step_runner import execute, resolve_external_refs
@@ -233,6 +233,10 @@ class PipelineRunner(Plan):
     def _resolve_days(self) -> None:
         """Resolve what the days of the fetched data decide, and enter it into the records."""
         waiting, before = automatic.unresolved(self.config), automatic.simulation_sentence(self._settings())
+        if not automatic.depends_on_days(self.config):
+            return
+        from bccp.pipeline import data_days  # a pipeline whose days are known does not need what it imports
+
         data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", self.versions["raw_data"])))
         if not waiting:
             return

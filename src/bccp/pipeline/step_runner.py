@@ -21,7 +21,7 @@ from bccp.core.redaction import from_env_ref, redact
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.step_context import Context
 from bccp.core.step_graph import MAKER, PIXEL_ARTIFACTS, SPECS
-from bccp.pipeline import cache_keys, data_days
+from bccp.pipeline import cache_keys
 from bccp.pipeline.step import RunningStep, checkpoint_for
 from bccp.tracking import wandb_artifacts, wandb_client, wandb_run
 from bccp.tracking.backends import ledger_uri
@@ -179,7 +179,10 @@ def _run_alone(run: Run, name: str) -> None:
     ledger = Ledger(context.ledger_uri)
     named = {artifact: getattr(given, artifact) for artifact in artifacts}
     inputs, origins = find_inputs(name, {k: v for k, v in named.items() if v not in (None, "", "null", "None")}, context, ledger)
-    data_days.resolve_alone(name, section, inputs, ledger)
+    if "auto" in (getattr(section, option, None) for option in ("target_day", "source", "label_source")):
+        from bccp.pipeline import data_days  # imports more than some steps' environments have
+
+        data_days.resolve_alone(name, section, inputs, ledger)
     key, parts = cache_keys.step_key(
         name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )

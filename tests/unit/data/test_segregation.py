@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from bccp.core.errors import BCCPError
 from bccp.data import corruption, segregation
-from bccp.data.segregation import Segregated, Shares, segregate
+from bccp.data.segregation import Segregated, Shares, find_given_split, segregate
 from support.manifests import manifest
 
 SHARES = Shares(tuesday_fraction=0.5, test_size=0.2, val_size=0.25)
@@ -361,3 +362,148 @@ def test_corrupted_rows_count_up_along_tuesday() -> None:
     tuesday = splits["day"] == "tuesday"
     assert splits.loc[tuesday, "corrupted_row"].tolist() == list(range(20))
     assert (splits.loc[~tuesday, "corrupted_row"] == -1).all()
+
+
+PARTS = ("train", "val", "test")
+
+
+def given_table(counts: Mapping[str, Mapping[str, int]], *, day: str = "") -> pd.DataFrame:
+    """A manifest of so many images of each class in each given part."""
+    prefix = f"{day}/" if day else ""
+    parts = [manifest(classes, day=day, prefix=f"{prefix}{part}/").assign(split=part) for part, classes in counts.items()]
+    return pd.concat(parts, ignore_index=True).assign(row=lambda table: range(len(table)))
+
+
+def cut_given(table: pd.DataFrame, groups: Sequence[int] | None = None, file: Path | None = None, **options: Any) -> Segregated:
+    return cut(table, groups, split=find_given_split(table, file), **options)
+
+
+def by_part(result: Segregated, day: str = "monday") -> dict[str, list[str]]:
+    return {str(part): sorted(rows["image"]) for part, rows in result.splits[result.splits["day"] == day].groupby("split")}
+
+
+def test_a_given_split_is_kept_and_of_copies_across_it_all_are_trained_on() -> None:
+    table = given_table({"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}})
+    result = cut_given(table, target_day="monday")
+    assert all(image.startswith(f"{part}/") for part, images in by_part(result).items() for image in images)
+    assert (result.given, result.moved_to_train) == ({"train": 12, "val": 4, "test": 6}, 0)
+    groups = np.arange(len(table))
+    position = {image: i for i, image in enumerate(table["image"])}
+    groups[position["test/a/0000.png"]] = groups[position["train/a/0000.png"]]
+    groups[position["test/b/0000.png"]] = groups[position["val/b/0001.png"]]
+    moved = cut_given(table, groups, target_day="monday")
+    found = by_part(moved)
+    assert moved.moved_to_train == 3
+    assert {"test/a/0000.png", "test/b/0000.png", "val/b/0001.png"} <= set(found["train"])
+    assert (len(found["train"]), len(found["val"]), len(found["test"])) == (15, 3, 4)
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_what_a_given_split_lacks_is_cut_from_its_training_images(missing: str) -> None:
+    counts = {part: {"a": 20, "b": 12} for part in PARTS if part != missing}
+    result = cut_given(given_table(counts), target_day="monday")
+    found = by_part(result)
+    assert {image.split("/")[0] for image in found[missing]} == {"train"}
+    kept = ({"val", "test"} - {missing}).pop()
+    assert len(found[kept]) == 32
+    assert all(image.startswith(f"{kept}/") for image in found[kept])
+    assert len(found[missing]) == {"val": 8, "test": 6}[missing]  # shares of the training images
+
+
+def test_a_tuesday_cut_from_a_given_split_leaves_validation_to_monday() -> None:
+    result = cut_given(given_table({part: {"a": 10, "b": 10} for part in PARTS}))
+    assert sizes(result) == {
+        ("monday", "train"): 10, ("monday", "val"): 20, ("monday", "test"): 10, ("tuesday", "train"): 10, ("tuesday", "test"): 10,
+    }  # fmt: skip
+    assert all(image.startswith(f"{split}/") for image, (_, split) in places(result).items())
+
+
+def test_each_day_may_have_a_given_split() -> None:
+    counts = {part: {"a": 8, "b": 8} for part in PARTS}
+    monday, tuesday = given_table(counts, day="monday"), given_table(counts, day="tuesday")
+    both = places(cut_given(pd.concat([monday, tuesday], ignore_index=True)))
+    # Tuesday has no validation of its own
+    assert all(split == image.split("/")[1] or image.startswith("tuesday/val/") for image, (_, split) in both.items())
+    assert {both[image][1] for image in both if image.startswith("tuesday/val/")} == {"train"}
+    plain = manifest({"a": 20, "b": 20}, day="monday", prefix="monday/")
+    table = pd.concat([plain.assign(split=""), tuesday], ignore_index=True)
+    groups = np.arange(len(table))
+    groups[40:56], groups[72:88] = np.arange(16), np.arange(16, 32)  # all that Tuesday trains on and tests lies on Monday, too
+    only = cut_given(table, groups)
+    of_group = pd.Series(groups, table["image"])
+    found = places(only)
+    tested = {of_group[image] for image, (day, split) in found.items() if split == "test" and day == "tuesday"}
+    trained = {of_group[image] for image, (_, split) in found.items() if split == "train"}
+    assert tested
+    assert not tested & trained
+    assert len(by_part(only)["val"]) > 0
+
+
+def test_with_monday_as_target_a_day_without_a_split_is_trained_on() -> None:
+    tuesday = given_table({part: {"a": 8, "b": 8} for part in PARTS}, day="tuesday")
+    plain = manifest({"a": 5, "b": 5}, day="monday", prefix="monday/").assign(split="")
+    result = cut_given(pd.concat([plain, tuesday], ignore_index=True), target_day="monday")
+    assert sizes(result) == {("monday", "train"): 26, ("monday", "val"): 16, ("monday", "test"): 16}
+
+
+def test_caps_keep_each_parts_share_of_a_given_split() -> None:
+    table = given_table({"train": {"a": 30, "b": 30}, "val": {"a": 10, "b": 10}, "test": {"a": 10, "b": 10}})
+    result = cut_given(table, target_day="monday", shares=Shares(0.5, 0.2, 0.25, monday_images=50))
+    assert sizes(result) == {("monday", "train"): 30, ("monday", "val"): 10, ("monday", "test"): 10}
+
+
+def test_a_class_may_lack_test_images_but_not_training_images() -> None:
+    counts = {"train": {"a": 5, "b": 5}, "val": {"a": 2, "b": 2}, "test": {"a": 3}}
+    assert cut_given(given_table(counts), target_day="monday").classes == ["a", "b"]
+    with pytest.raises(BCCPError, match=r"no training images of 'c' on Monday.*segregation\.split=own"):
+        cut_given(given_table(counts | {"test": {"a": 3, "c": 3}}), target_day="monday")
+
+
+def test_a_split_file_wins_over_folders_and_finds_names_as_people_write_them(tmp_path: Path) -> None:
+    file = tmp_path / "split.csv"
+    table = given_table({part: {"caf\u00e9": 4, "b": 4} for part in PARTS})
+    file.write_text(
+        "\ufeffSplit,IMAGE\r\nvalid,./train/cafe\u0301/0000.png\r\nTESTING,train\\b\\0000.png\r\ntest,gone.png\r\n\r\n", "utf-8"
+    )
+    split = find_given_split(table, file)
+    assert split is not None
+    assert split.unknown == ["gone.png"]
+    changed = {image for image, part in split.part.items() if part != image.split("/")[0]}
+    assert changed == {"train/caf\u00e9/0000.png", "train/b/0000.png"}
+    assert split.part["train/caf\u00e9/0000.png"] == "val"
+
+
+def test_what_a_split_file_does_not_name_is_trained_on_unless_it_names_training_images(tmp_path: Path) -> None:
+    file, table = tmp_path / "split.csv", manifest({"a": 12, "b": 12})
+    held_out = [f"{label}/{i:04d}.png,{part}" for label in "ab" for i, part in enumerate(["val", "val", "test", "test"])]
+    file.write_text("\n".join(["image,split", *held_out]))
+    assert sizes(cut_given(table, file=file, target_day="monday")) == {("monday", "train"): 16, ("monday", "val"): 4, ("monday", "test"): 4}
+    named = [f"{label}/{i:04d}.png,train" for label in "ab" for i in range(6, 9)]
+    file.write_text("\n".join(["image,split", *held_out, *named]))
+    result = cut_given(table, file=file, target_day="monday")
+    assert sizes(result) == {("monday", "train"): 6, ("monday", "val"): 4, ("monday", "test"): 4}
+    assert result.left_out["in_no_split"] == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has nothing, so no columns image and split"),
+        ("image,label\na/0000.png,train\n", "has no columns image and split"),
+        ("image,split\na/0000.png,tset\n", "says 'tset' for 'a/0000.png', which is no split .did you mean 'test'"),
+        ("image,split\na/0000.png,train\na/0000.png,test\n", "says both 'train' and 'test' for 'a/0000.png'"),
+        (
+            "image,split\nx.png,train\n",
+            "none of the 1 rows .* names an image: an image is called 'x.png' there and 'a/0000.png' in the data",
+        ),
+        ('image,split\n"x.png,train\n', "cannot be read"),
+        (b"image,split\n\xff,train\n", "no text in UTF-8"),
+        (None, "cannot be read .No such file"),
+    ],
+)
+def test_a_split_file_that_says_nothing_is_refused(tmp_path: Path, text: str | bytes | None, words: str) -> None:
+    file = tmp_path / "split.csv"
+    if text is not None:
+        file.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(BCCPError, match=words):
+        find_given_split(manifest({"a": 5}), file)
