@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package") or str(Path(__file__).resolve().parents[1] / "src"))
 
+from bccp.core.errors import few
 from bccp.core.home import home
 from bccp.core.step_context import Step
 from bccp.data import sources, tables
@@ -23,8 +24,8 @@ def run(step: Step) -> None:
         fetched = sources.fetch(step.config, folder / "images.zip", cache=home() / "data", fetch_ledger=step.ledger.fetch)
         tables.write(fetched.files, folder / "files.csv")
     count, size = len(fetched.files), int(fetched.files["bytes"].sum())
-    step.log_metrics({"files": count, "bytes": size, "left_out": fetched.left_out})
-    hidden = f", {fetched.left_out} hidden ones left out" if fetched.left_out else ""
+    step.log_metrics({"files": count, "bytes": size, "left_out": (left_out := sum(fetched.left_out.values()))})
+    hidden = f", {left_out} hidden or system files left out ({few(list(fetched.left_out))})" if left_out else ""
     step.emit(f"{count} files, {size / 1e6:.1f} MB from {step.config.source}{hidden}")
 
 

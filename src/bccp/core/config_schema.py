@@ -6,6 +6,7 @@ same key.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import re
@@ -121,6 +122,7 @@ class Data:
     sha256: str | None = field()
     refresh: bool = field()
     max_bytes: int = _number(1)
+    zip_encoding: str | None = field()
 
     def check(self) -> None:
         """Refuse a source without its place and a checksum that is none."""
@@ -129,10 +131,12 @@ class Data:
             raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
+        if self.zip_encoding is not None:
+            self.zip_encoding = parse_encoding(self.zip_encoding)
 
     def relevant(self) -> dict[str, Any]:
         """``path`` counts as what it holds (see ``bccp.data.sources.source_fingerprint``)."""
-        return {"source": self.source, "subfolder": self.subfolder, "max_bytes": self.max_bytes}
+        return {"source": self.source, "subfolder": self.subfolder, "max_bytes": self.max_bytes, "zip_encoding": self.zip_encoding}
 
 
 @dataclass(kw_only=True)
@@ -558,6 +562,17 @@ def own_names(step: str, section: Any) -> list[tuple[str, str]]:
             names: list[Any] = list(part) if isinstance(part, Mapping) else [part]
             found += [(f"{section_name(step)}.{key}", name) for name in names if user_code.is_dotted_name(name)]
     return found
+
+
+def parse_encoding(name: str) -> str:
+    """The name of a code page that Python decodes text in, in Python's spelling."""
+    try:
+        return codecs.lookup(name).name if b"a".decode(name) == "a" else ""
+    except (LookupError, UnicodeError, ValueError) as error:
+        known = ("cp932", "gbk", "big5", "cp949", "cp866", "cp1251", "cp1252", "cp850", "cp437", "utf-8")
+        raise BCCPError(
+            f"data.zip_encoding={name} is no code page that Python knows: use one such as {', '.join(known)}" + nearest(name, known)
+        ) from error
 
 
 def parse_metrics(value: Any) -> list[str]:

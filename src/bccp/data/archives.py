@@ -12,14 +12,17 @@ import gzip
 import io
 import itertools
 import lzma
+import math
 import os
 import re
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +44,31 @@ RATIO_FREE_BYTES = 100_000_000
 
 _MAX_HEADER_BYTES = 64 << 20  # a tar's extended header is read in one piece: no true one is as large as this
 
-_OS_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder",  # macOS
+        "$recycle.bin", "$winreagent", "system volume information", "found.000",  # Windows
+        "lost+found", "lost.dir", "__pycache__",
+        "@eadir", "@tmp", "@sharebin", "@synoeastream", "#recycle", "#snapshot",  # Synology
+        "@__thumb", "@recycle", "@recently-snapshot", "@transcode", "~snapshot",  # QNAP, NetApp
+    }
+)  # fmt: skip
+"""Folders that systems and file servers make, in lower case, beside those that begin with a dot."""
+
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "icon\r"})
+
+CODE_PAGES = ("cp932", "gbk", "big5", "cp949", "cp866", "cp1251", "cp1252", "cp850", "cp1250", "cp852")
+"""Code pages in which programs write the names in zip files."""
+
+_COMMON_ROWS = {"gbk": (0xB0, 0xD7, 3755, 20_000), "big5": (0xA4, 0xC6, 5401, 7652), "cp949": (0xB0, 0xC8, 2350, 6000)}
+"""First and last lead byte of the common characters, how many these are, and how many others there are."""
+
+_WESTERN, _CENTRAL = "àáâãäåæçèéêëìíîïñòóôõöøùúûüß", "ąáâäćčçďđęěéëíîłľńňóôöőřśšşťţúůüűýźżžß"
+_LATIN = {"cp1252": _WESTERN, "cp850": _WESTERN, "cp1250": _CENTRAL, "cp852": _CENTRAL}
+"""The lower-case letters beyond ASCII of the languages that a code page is used for."""
+
+_LATIN_SHARE = 0.1
+"""Of the letters of such languages, those that are not ASCII."""
 
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError)
 
@@ -87,16 +114,21 @@ class Listing:
     Attributes
     ----------
     files : list of File
-    left_out : int
-        Number of hidden files and files of an operating system.
+    left_out_names : Counter of str
+        For each part of their names for which they were left out (:func:`hidden_part`), how many.
     """
 
     def __init__(self, shown: str, max_bytes: int) -> None:
         self.shown = shown
         self.max_bytes = max_bytes
         self.files: list[File] = []
-        self.left_out = 0
+        self.left_out_names: Counter[str] = Counter()
         self._total = 0
+
+    @property
+    def left_out(self) -> int:
+        """Number of files that were left out."""
+        return self.left_out_names.total()
 
     def add(self, name: str, size: int, opener: Callable[[], IO[bytes]], path: Path | None = None) -> None:
         """Take a file, or count it as left out.
@@ -108,8 +140,8 @@ class Listing:
         """
         if len(self.files) + self.left_out == MAX_FILES:
             raise BCCPError(f"{self.shown} holds more than {MAX_FILES:,} files: give at most so many")
-        if is_hidden(name):
-            self.left_out += 1
+        if hidden := hidden_part(name):
+            self.left_out_names[hidden] += 1
             return
         if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
             raise BCCPError(f"{self.shown} holds a file named {name!r}: rename it without control characters, in UTF-8")
@@ -132,7 +164,7 @@ class Listing:
             If there are none, or two have one name.
         """
         if not self.files:
-            hidden = f" (but {self.left_out} hidden ones)" if self.left_out else ""
+            hidden = f" (but {self.left_out} hidden or of a system)" if self.left_out else ""
             raise BCCPError(f"{self.shown} holds no files{hidden}: say where there are images")
         top = f"{subfolder.strip('/')}/" if subfolder else ""
         inside = [file for file in self.files if file.name.startswith(top)]
@@ -155,15 +187,29 @@ def too_large(shown: str, max_bytes: int) -> BCCPError:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is hidden or an operating system's own: a part begins with a dot or is ``__MACOSX``, or it is a ``Thumbs.db``.
+    """Whether a file is hidden or a system's own: see :func:`hidden_part`.
 
     Examples
     --------
     >>> is_hidden("cat/.DS_Store"), is_hidden("__MACOSX/cat/1.png"), is_hidden("cat/1.png")
     (True, True, False)
     """
-    parts = name.split("/")
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1].lower() in _OS_FILES
+    return bool(hidden_part(name))
+
+
+def hidden_part(name: str) -> str:
+    """The first part of a path that begins with a dot, or is a folder or file that a system, a file server or a notebook makes; or none.
+
+    Examples
+    --------
+    >>> hidden_part("cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg"), hidden_part("$Recycle.Bin/1.png"), hidden_part("cat/1.png")
+    ('@eaDir', '$Recycle.Bin', '')
+    """
+    *folders, file = name.split("/")
+    found = [part for part in folders if part.startswith(".") or part.casefold() in _SYSTEM_FOLDERS]
+    if not found and (file.startswith(".") or file.casefold() in _SYSTEM_FILES | _SYSTEM_FOLDERS):  # the last one may be a folder
+        return file
+    return found[0] if found else ""
 
 
 def strip_wrappers(names: list[str]) -> list[str]:
@@ -211,6 +257,10 @@ def list_folder(root: Path, shown: str, max_bytes: int) -> Listing:
     listing = Listing(shown, max_bytes)
 
     def refuse(error: OSError) -> None:
+        name = Path(error.filename).relative_to(root).as_posix()
+        if is_hidden(name):  # such as lost+found, which is root's
+            listing.add(name, 0, root.open)  # type: ignore[arg-type]
+            return
         raise BCCPError(f"{shown}: {error.filename} cannot be read ({error.strerror}): make it readable") from error
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
@@ -259,7 +309,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 @contextmanager
-def open_archive(path: Path, shown: str, max_bytes: int, *, scratch: Path) -> Iterator[Listing]:
+def open_archive(path: Path, shown: str, max_bytes: int, *, scratch: Path, zip_encoding: str | None = None) -> Iterator[Listing]:
     """Open a zip or tar file; its files can be read within the block, in any order.
 
     Parameters
@@ -271,6 +321,8 @@ def open_archive(path: Path, shown: str, max_bytes: int, *, scratch: Path) -> It
         What it may unpack to.
     scratch : Path
         A folder for the uncompressed tar of a compressed one. The file there has no name, so not even a killed process leaves it behind.
+    zip_encoding : str, optional
+        The code page of names in a zip file that does not say that they are in UTF-8.
 
     Raises
     ------
@@ -282,7 +334,7 @@ def open_archive(path: Path, shown: str, max_bytes: int, *, scratch: Path) -> It
         with _reading(shown):
             archive = zipfile.ZipFile(path)
         with archive:
-            listing = _list_zip(archive, Listing(shown, max_bytes))
+            listing = _list_zip(archive, Listing(shown, max_bytes), zip_encoding)
             _refuse_bomb(sum(info.file_size for info in archive.infolist()), path.stat().st_size, shown)
             yield listing
     elif kind == "tar":
@@ -376,10 +428,10 @@ def _refuse_bomb(unpacked: int, packed: int, shown: str) -> None:
         )
 
 
-def _list_zip(archive: zipfile.ZipFile, listing: Listing) -> Listing:
+def _list_zip(archive: zipfile.ZipFile, listing: Listing, encoding: str | None) -> Listing:
     shown = listing.shown
-    for info in archive.infolist():
-        raw = _zip_name(info)
+    names = _zip_names(archive.infolist(), shown, encoding)
+    for info, raw in zip(archive.infolist(), names, strict=True):
         name = _member_name(raw, shown)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if raw.endswith("/") or kind == stat.S_IFDIR:
@@ -393,15 +445,113 @@ def _list_zip(archive: zipfile.ZipFile, listing: Listing) -> Listing:
     return listing
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name as its maker meant it: many write UTF-8 without saying so, and some Windows programs write backslashes."""
-    name = info.filename
-    if not info.flag_bits & 0x800:  # then zipfile has read it as code page 437
+def _zip_names(members: Sequence[zipfile.ZipInfo], shown: str, encoding: str | None) -> list[str]:
+    """The members' names as their maker meant them, with slashes: some Windows programs write backslashes.
+
+    A name is in UTF-8 where its flag or an extra field says so, else in ``encoding``, else in UTF-8, as many write it without saying so.
+    The bytes are decoded before backslashes are looked for, as 0x5C is the second byte of characters in Shift-JIS, GBK and Big5.
+
+    Raises
+    ------
+    BCCPError
+        If a name is in none of these.
+    """
+    names: list[str] = []
+    unknown: list[bytes] = []
+    for info in members:
+        raw = None if info.flag_bits & 0x800 else info.orig_filename.encode("cp437")  # as which zipfile has read it
+        name = info.orig_filename if raw is None else _unicode_path(info, raw)
+        if raw is not None and name is None:
+            try:
+                name = raw.decode(encoding or "utf-8")
+            except UnicodeDecodeError as error:
+                if encoding:
+                    raise BCCPError(
+                        f"data.zip_encoding={encoding} cannot be that of {shown}, which holds a member named {raw!r}: give another one"
+                    ) from error
+                name = info.orig_filename
+                if not is_hidden(name.replace("\\", "/")):
+                    unknown.append(raw)
+        names.append((name or "").partition("\0")[0].replace("\\", "/"))
+    if unknown:
+        raise _unknown_code_page(unknown, shown)
+    return names
+
+
+def _unicode_path(info: zipfile.ZipInfo, raw: bytes) -> str | None:
+    """The name in Info-ZIP's extra field 0x7075, if there is one that belongs to the name in the header."""
+    extra = info.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        body, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == 0x7075 and len(body) >= 5 and body[0] == 1 and struct.unpack("<L", body[1:5])[0] == zlib.crc32(raw):
+            return body[5:].decode("utf-8", "replace")
+    return None
+
+
+def _unknown_code_page(names: Sequence[bytes], shown: str) -> BCCPError:
+    sample = min(names, key=len)
+    guess = guess_code_page(names)
+    looks = f": they look like {guess} ({sample.decode(guess)!r}); set data.zip_encoding={guess}" if guess else ": set data.zip_encoding"
+    return BCCPError(
+        f"{shown} has names that are neither ASCII nor UTF-8, such as {sample!r}, and does not say in which code page they are{looks} or "
+        f"another of {', '.join(page for page in CODE_PAGES if page != guess)}, …"
+    )
+
+
+def guess_code_page(names: Sequence[bytes]) -> str | None:
+    """Guess the code page of names: the one of :data:`CODE_PAGES` in which they are likeliest; None: none that they could be in.
+
+    Names are short, and general detectors, which are made for pages of text, mistake them. Here a code page gives each character a
+    probability by how common its part of the code page is, and a hundredth each time that Latin and other letters meet.
+
+    Examples
+    --------
+    >>> guess_code_page(["\u732b/\u8868.png".encode("cp932")]), guess_code_page(["K\u00e4se.png".encode("cp1252")])
+    ('cp932', 'cp1252')
+    """
+    parts = list(dict.fromkeys(part for name in names for part in re.split(rb"[\x00-\x2f]", name) if not part.isascii()))[:1000]
+    likelihoods = {page: _log_likelihood(parts, page) for page in CODE_PAGES}
+    best = max(likelihoods, key=likelihoods.__getitem__)
+    return best if likelihoods[best] > -math.inf else None
+
+
+def _log_likelihood(parts: Sequence[bytes], page: str) -> float:
+    """The log probability of names in a code page."""
+    total = 1.0 if page == "gbk" else 0.0  # the few characters that it shares with Korean ones are rather Chinese
+    is_latin = page in _LATIN
+    for raw in parts:
         try:
-            name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            name = info.filename
-    return name.replace("\\", "/")
+            text = raw.decode(page)
+        except UnicodeDecodeError:
+            return -math.inf
+        total += math.log(0.01) * text.count("\\")  # rather a character's second byte
+        for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
+            if letter.isascii():
+                continue
+            total += math.log(_LATIN_SHARE if is_latin else 1) + math.log(_probability(letter, page))
+            if not is_latin:
+                total += math.log(0.01) * sum(other.isascii() and other.isalpha() for other in (before, after))
+            if before.islower() and letter.isupper():
+                total += math.log(0.1)
+    return total
+
+
+def _probability(letter: str, page: str) -> float:
+    """The probability of a character that is not ASCII in a code page."""
+    if page in _LATIN:
+        common = _LATIN[page]
+        return 0.8 / len(common) if letter in common else 0.18 / len(common) if letter.lower() in common else 0.02 / 60
+    if page in ("cp866", "cp1251"):
+        cyrillic = "\u0410" <= letter <= "\u044f"
+        return 0.01 / 60 if not cyrillic else 0.8 / 32 if letter.islower() else 0.19 / 32
+    lead, trail = (*letter.encode(page), 0)[:2]
+    if page == "cp932":
+        if "\u3041" <= letter <= "\u30fc":  # kana
+            return 0.45 / 170
+        return 0.45 / 2965 if 0x88 <= lead <= 0x97 else 0.1 / 4000 if trail else 0.05 / 63
+    first, last, n_common, n_others = _COMMON_ROWS[page]
+    return 0.95 / n_common if first <= lead <= last and (trail >= 0xA1 or page == "big5") else 0.05 / n_others
 
 
 def _list_tar(stream: io.BufferedReader, listing: Listing) -> Listing:

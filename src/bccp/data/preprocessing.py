@@ -471,10 +471,10 @@ def _write_rows(
                 file.write(o.pixels)
         file.seek(0)
         _write_header(file, len(rows), image_size)
-    names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format", "split"]
+    names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format", "given_split"]
     manifest = pd.DataFrame(rows, columns=names)
     if not layout.splits:
-        del manifest["split"]
+        del manifest["given_split"]
     return manifest, pd.DataFrame(rejected, columns=["image", "reason"])
 
 

@@ -130,7 +130,7 @@ def find_given_split(manifest: pd.DataFrame, file: Path | None) -> GivenSplit | 
     Parameters
     ----------
     manifest : DataFrame
-        ``image, day``, and ``split`` where folders give one.
+        ``image, day``, and ``given_split`` where folders give one.
     file : Path or None
         A split file, a CSV ``image,split``, which wins over the folders. An image that it does not name keeps the part that its folder
         gives; else it is trained on where no row says ``train``, and is in no part where one does.
@@ -146,7 +146,7 @@ def find_given_split(manifest: pd.DataFrame, file: Path | None) -> GivenSplit | 
         If the file cannot be read, names no image or one twice, or a word in it stands for no part.
     """
     images, days = manifest["image"].tolist(), manifest["day"].tolist()
-    folders = dict(zip(images, manifest["split"], strict=True)) if "split" in manifest else {}
+    folders = dict(zip(images, manifest["given_split"], strict=True)) if "given_split" in manifest else {}
     said, unknown = _read_split_file(file, images) if file else ({}, [])
     if not said and not folders:
         return None

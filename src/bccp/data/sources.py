@@ -13,7 +13,7 @@ import io
 import re
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,12 +46,12 @@ class Fetched:
     ----------
     files : DataFrame
         One row a file, sorted by ``image``: ``image`` (its id), ``bytes``, ``sha256`` (64 hex digits).
-    left_out : int
-        Hidden files, and files of an operating system, that were not taken.
+    left_out : dict of str to int
+        Hidden files, and files of a system, that were not taken: how many, by the part of their names that tells them.
     """
 
     files: pd.DataFrame
-    left_out: int
+    left_out: Mapping[str, int]
 
 
 def fetch(
@@ -93,7 +93,7 @@ def fetch(
         table = pack(listing.finished(data.subfolder), archive, shown=listing.shown)
     if data.sha256 and not verified:
         _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
-    return Fetched(table, listing.left_out)
+    return Fetched(table, dict(listing.left_out_names.most_common()))
 
 
 def pack(files: Sequence[File], archive: Path, *, shown: str) -> pd.DataFrame:
@@ -488,7 +488,7 @@ def _opened(brought: Path | Listing, data: Data, cache: Path) -> Iterator[tuple[
         return
     if data.sha256:
         _verify(file_digest(archive), data.sha256, _shown(data))
-    with archives.open_archive(archive, _shown(data), data.max_bytes, scratch=cache) as listing:
+    with archives.open_archive(archive, _shown(data), data.max_bytes, scratch=cache, zip_encoding=data.zip_encoding) as listing:
         yield listing, True
 
 

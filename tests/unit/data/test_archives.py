@@ -8,7 +8,8 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,8 @@ def zip_special(name: str, kind: int) -> zipfile.ZipInfo:
     return info
 
 
-def contents(path: Path, max_bytes: int = LIMIT) -> dict[str, bytes]:
-    with archives.open_archive(path, "it", max_bytes, scratch=path.parent) as listing:
+def contents(path: Path, max_bytes: int = LIMIT, zip_encoding: str | None = None) -> dict[str, bytes]:
+    with archives.open_archive(path, "it", max_bytes, scratch=path.parent, zip_encoding=zip_encoding) as listing:
         return {file.name: b"".join(archives.read_chunks(file, "it")) for file in listing.finished()}
 
 
@@ -209,6 +210,73 @@ def test_names_in_utf8_survive_also_where_the_zip_does_not_say_so(tmp_path: Path
     assert set(contents(path)) == {"Größe  2/水.png", "b/1.png"}
 
 
+def legacy_zip(path: Path, names: Iterable[str], encoding: str, *, extra: Callable[[bytes], bytes] = lambda _: b"") -> Path:
+    """A zip file as older programs write it: names in a code page, and nothing that says which."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            raw = name.encode(encoding)
+            info = zipfile.ZipInfo(chr(ord("A") + number) * len(raw))  # as long, and replaced below
+            info.extra = extra(raw)
+            archive.writestr(info, name.encode())
+    content = path.read_bytes()
+    for number, name in enumerate(names):
+        raw = name.encode(encoding)
+        placeholder = (chr(ord("A") + number) * len(raw)).encode()
+        assert content.count(placeholder) == 2
+        content = content.replace(placeholder, raw)
+    path.write_bytes(content)
+    return path
+
+
+CODE_PAGES = {
+    "cp932": ["\u8868\u7d19/1.png", "\u30bd\u30fc\u30b9/2.png", "\u8868/3.png", "\u732b/\uff71\uff72.png"],  # second bytes are 0x5C
+    "gbk": ["\u82f9\u679c/\u56fe\u7247 (1).jpg", "\u8bda/2.jpg", "\u9999\u8549/\u56fe\u7247 (2).jpg"],
+    "big5": ["\u8c93/1.png", "\u529f\u80fd/2.png", "\u8a31/3.png"],
+    "cp949": ["\uc0ac\uacfc/1.png", "\ubc14\ub098\ub098/2.png"],
+    "cp866": ["\u043a\u043e\u0448\u043a\u0430/1.png", "\u0421\u043e\u0431\u0430\u043a\u0430/\u0444\u043e\u0442\u043e 2.png"],
+    "cp1251": ["\u043a\u043e\u0448\u043a\u0430/1.png", "\u0421\u043e\u0431\u0430\u043a\u0430/\u0444\u043e\u0442\u043e 2.png"],
+    "cp1252": ["Gr\xf6\xdfe/B\xe4ume 1.png", "Caf\xe9/2.png"],
+    "cp850": ["Gr\xf6\xdfe/B\xe4ume 1.png", "Caf\xe9/2.png"],
+    "cp1250": ["ko\u010dka/1.png", "\u017e\xe1ba/2.png"],
+    "cp852": ["\u0142\xf3d\u017a/1.png", "\u017c\xf3\u0142w/2.png"],
+}
+
+
+@pytest.mark.parametrize("encoding", CODE_PAGES)
+def test_names_in_a_code_page_are_refused_with_a_guess_and_read_once_it_is_given(tmp_path: Path, encoding: str) -> None:
+    path = legacy_zip(tmp_path / "a.zip", CODE_PAGES[encoding], encoding)
+    with pytest.raises(BCCPError, match=rf"neither ASCII nor UTF-8.*look like {encoding} \('.*data\.zip_encoding={encoding} or another"):
+        contents(path)
+    found = contents(path, zip_encoding=encoding)
+    assert found == {name: name.encode() for name in CODE_PAGES[encoding]}
+
+
+def test_a_name_that_is_not_in_the_given_code_page_is_refused(tmp_path: Path) -> None:
+    path = legacy_zip(tmp_path / "a.zip", ["Caf\xe9/1.png"], "cp1252")
+    with pytest.raises(BCCPError, match=r"data\.zip_encoding=utf-8 cannot be that of it.*'Caf\\xe9/1\.png'"):
+        contents(path, zip_encoding="utf-8")
+
+
+def test_an_extra_field_with_the_name_in_unicode_wins(tmp_path: Path) -> None:
+    name = "\u8868/1.png"
+
+    def unicode_path(raw: bytes) -> bytes:
+        body = b"\x01" + zlib.crc32(raw).to_bytes(4, "little") + name.encode()
+        return b"\xfe\xca\x00\x00" + (0x7075).to_bytes(2, "little") + len(body).to_bytes(2, "little") + body
+
+    path = legacy_zip(tmp_path / "a.zip", [name], "cp932", extra=unicode_path)
+    assert set(contents(path)) == set(contents(path, zip_encoding="cp1252")) == {name}
+    stale = legacy_zip(tmp_path / "b.zip", [name], "cp932", extra=lambda raw: unicode_path(raw + b"renamed since"))
+    with pytest.raises(BCCPError, match="look like cp932"):
+        contents(stale)
+
+
+def test_odd_names_of_hidden_files_alone_stop_nothing_and_flagged_names_need_no_code_page(tmp_path: Path) -> None:
+    path = legacy_zip(tmp_path / "a.zip", ["cat/1.png", "__MACOSX/\xe9.png"], "cp1252")
+    assert set(contents(path)) == {"cat/1.png"}
+    assert set(contents(make_zip(tmp_path / "b.zip", ["\u8868/1.png"]), zip_encoding="cp1252")) == {"\u8868/1.png"}
+
+
 def test_backslashes_of_a_windows_zip_are_folders(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "a.zip", ["cat/1.png", "dog/2.png"])
     path.write_bytes(path.read_bytes().replace(b"cat/", b"cat\\"))
@@ -217,14 +285,18 @@ def test_backslashes_of_a_windows_zip_are_folders(tmp_path: Path) -> None:
 
 def test_hidden_files_are_left_out_and_counted_and_all_others_kept(tmp_path: Path) -> None:
     hidden = ["cat/.DS_Store", "__MACOSX/cat/._1.png", ".git/config", "cat/Thumbs.db", "desktop.ini"]
-    kept = ["cat/1.png", "cat/notes.txt", "cat/broken"]
+    hidden += ["@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "cat/@eaDir/1.jpg", "cat/.@__thumb/s1001.jpg", "cat/deep/@__thumb/default1.jpg"]
+    hidden += ["$RECYCLE.BIN/$R1.png", "$Recycle.bin/2.png", "lost+found/3.png", "cat/System Volume Information/4.png", "#recycle/5.png"]
+    hidden += [".ipynb_checkpoints/1-checkpoint.png", "dog/.ipynb_checkpoints/2.png", "dog/__macosx/6.png", "@Recycle/7.png"]
+    kept = ["cat/1.png", "cat/notes.txt", "cat/broken", "recycled/1.png", "eaDir/1.png"]
     with archives.open_archive(make_zip(tmp_path / "a.zip", [*hidden, *kept]), "it", LIMIT, scratch=tmp_path) as listing:
         assert [file.name for file in listing.files] == kept
         assert listing.left_out == len(hidden)
+        assert listing.left_out_names["@eaDir"] == 2
 
 
 def test_an_archive_of_hidden_files_only_is_empty(tmp_path: Path) -> None:
-    with pytest.raises(BCCPError, match=r"it holds no files \(but 1 hidden ones\)"):
+    with pytest.raises(BCCPError, match=r"it holds no files \(but 1 hidden or of a system\)"):
         contents(make_zip(tmp_path / "a.zip", ["cat/.DS_Store"]))
 
 
@@ -259,6 +331,23 @@ def fill(folder: Path, names: Iterable[str]) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
     return folder
+
+
+def test_a_systems_folder_that_cannot_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "data", ["cat/1.png", "lost+found/x"])
+
+    def walk(top: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+        yield str(top), ["cat", "lost+found"], []
+        yield f"{top}/cat", [], ["1.png"]
+        onerror(PermissionError(13, "Permission denied", f"{top}/{unreadable}"))
+
+    monkeypatch.setattr(archives.os, "walk", walk)
+    unreadable = "lost+found"
+    listing = archives.list_folder(folder, "it", LIMIT)
+    assert ([file.name for file in listing.files], listing.left_out_names) == (["cat/1.png"], {"lost+found": 1})
+    unreadable = "dog"
+    with pytest.raises(BCCPError, match=r"dog cannot be read \(Permission denied\)"):
+        archives.list_folder(folder, "it", LIMIT)
 
 
 def test_a_link_within_a_folder_is_followed(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ PARTS = ("train", "val", "test")
 def given_table(counts: Mapping[str, Mapping[str, int]], *, day: str = "") -> pd.DataFrame:
     """A manifest of so many images of each class in each given part."""
     prefix = f"{day}/" if day else ""
-    parts = [manifest(classes, day=day, prefix=f"{prefix}{part}/").assign(split=part) for part, classes in counts.items()]
+    parts = [manifest(classes, day=day, prefix=f"{prefix}{part}/").assign(given_split=part) for part, classes in counts.items()]
     return pd.concat(parts, ignore_index=True).assign(row=lambda table: range(len(table)))
 
 
@@ -426,7 +426,7 @@ def test_each_day_may_have_a_given_split() -> None:
     assert all(split == image.split("/")[1] or image.startswith("tuesday/val/") for image, (_, split) in both.items())
     assert {both[image][1] for image in both if image.startswith("tuesday/val/")} == {"train"}
     plain = manifest({"a": 20, "b": 20}, day="monday", prefix="monday/")
-    table = pd.concat([plain.assign(split=""), tuesday], ignore_index=True)
+    table = pd.concat([plain.assign(given_split=""), tuesday], ignore_index=True)
     groups = np.arange(len(table))
     groups[40:56], groups[72:88] = np.arange(16), np.arange(16, 32)  # all that Tuesday trains on and tests lies on Monday, too
     only = cut_given(table, groups)
@@ -441,7 +441,7 @@ def test_each_day_may_have_a_given_split() -> None:
 
 def test_with_monday_as_target_a_day_without_a_split_is_trained_on() -> None:
     tuesday = given_table({part: {"a": 8, "b": 8} for part in PARTS}, day="tuesday")
-    plain = manifest({"a": 5, "b": 5}, day="monday", prefix="monday/").assign(split="")
+    plain = manifest({"a": 5, "b": 5}, day="monday", prefix="monday/").assign(given_split="")
     result = cut_given(pd.concat([plain, tuesday], ignore_index=True), target_day="monday")
     assert sizes(result) == {("monday", "train"): 26, ("monday", "val"): 16, ("monday", "test"): 16}
 
