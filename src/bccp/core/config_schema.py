@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import typing
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -642,7 +643,7 @@ def parse_subset(value: Any) -> dict[str, Any] | None:
     known = isinstance(value, dict) and not given and (classes is not None or number is not None)
     if not known or not isinstance(classes, list | None) or classes == [] or not (number is None or (type(number) is int and number > 0)):
         raise BCCPError(f"train.subset={value} is not accepted: give null or {{classes: [names], images_per_class: a whole number}}")
-    made: dict[str, Any] = {} if classes is None else {"classes": [str(name) for name in classes]}
+    made: dict[str, Any] = {} if classes is None else {"classes": [unicodedata.normalize("NFC", str(name)) for name in classes]}
     return made if number is None else made | {"images_per_class": number}
 
 

@@ -53,7 +53,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if not match:
         return ""
     differ = describe_difference(word, match[0])
-    return f" (did you mean {match[0]!r}?{differ and f' The two {differ}.'})"
+    return f" (did you mean {match[0]!r}?{differ and f' they {differ}'})"
 
 
 def describe_difference(one: str, other: str) -> str:

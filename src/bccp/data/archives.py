@@ -19,6 +19,7 @@ import stat
 import struct
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -167,13 +168,14 @@ class Listing:
             hidden = f" (but {self.left_out} hidden or of a system)" if self.left_out else ""
             raise BCCPError(f"{self.shown} holds no files{hidden}: say where there are images")
         top = f"{subfolder.strip('/')}/" if subfolder else ""
-        inside = [file for file in self.files if file.name.startswith(top)]
+        depth, wanted = top.count("/"), unicodedata.normalize("NFC", top)
+        inside = [file for file in self.files if unicodedata.normalize("NFC", file.name).startswith(wanted)] if top else self.files
         if not inside:
             tops = sorted({file.name.partition("/")[0] for file in self.files if "/" in file.name})
             raise BCCPError(
                 f"{self.shown} holds no folder data.subfolder={subfolder!r}{nearest(top[:-1], tops)}: name one of its folders, or null"
             )
-        names = strip_wrappers([file.name.removeprefix(top) for file in inside])
+        names = strip_wrappers([file.name.split("/", depth)[-1] for file in inside])
         files = sorted((replace(file, name=name) for name, file in zip(names, inside, strict=True)), key=lambda f: f.name)
         for before, after in itertools.pairwise(files):
             if before.name == after.name:

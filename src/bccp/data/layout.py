@@ -1,4 +1,4 @@
-"""The layout of a data set's folders: days, given splits and classes, recognised from the image ids alone.
+"""The layout of a data set's folders: days, given splits and classes, recognised from the image ids alone; and how names are compared.
 
 An id is a POSIX path below the data's root. Understood are, from the root down and each level optional,
 
@@ -10,6 +10,9 @@ An id is a POSIX path below the data's root. Understood are, from the root down 
 
 Folders that may as well be classes as the parents of classes are not guessed at: the layout then bears a ``problem``, one sentence that
 names the folders and the option ``data.layout``.
+
+Names that are equal in Unicode's form NFC are one name, as systems write the same letters differently; ids keep their bytes. Names that
+differ in case or blanks stay apart, and are reported.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -248,15 +252,63 @@ def split_name(name: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def similar_names(names: Collection[str]) -> list[tuple[str, str]]:
-    """Pairs of names that differ in upper and lower case or in blanks only, sorted; each name stands with the first that is like it."""
+class KnownNames:
+    """Names of images or classes, found as people write them in tables of their own.
+
+    Parameters
+    ----------
+    names : iterable of str
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+
+    def find(self, text: str) -> str | None:
+        """Find the name that a cell means.
+
+        Blanks around it, a leading ``./``, backslashes for slashes and another Unicode form do not count, unless a name has just them.
+        Upper and lower case do.
+
+        Returns
+        -------
+        str or None
+            None: no name is meant, or several are.
+        """
+        plain = text.strip()
+        posix = plain.replace("\\", "/")
+        while posix.startswith("./"):
+            posix = posix[2:].lstrip("/")
+        spellings = (text, plain, posix)
+        exact = next((name for name in spellings if name in self.names), None)
+        return exact or next(filter(None, (self._normal.get(_normal(name)) for name in spellings)), None)
+
+    def describe_similar(self, text: str) -> str:
+        """Suggest the name that differs in case, in blanks or in another way that hardly shows, for the end of a message; empty: none."""
+        similar = self._similar.get(_folded(text))
+        return f" (did you mean {similar!r}? they {describe_difference(text, similar) or 'differ'})" if similar else ""
+
+    @cached_property
+    def _similar(self) -> dict[str, str]:
+        """The first name of those that look alike."""
+        return {_folded(name): name for name in sorted(self.names, reverse=True)}
+
+    @cached_property
+    def _normal(self) -> dict[str, str | None]:
+        """The names by their form NFC; None where several have the same one."""
+        found: dict[str, str | None] = {}
+        for name in self.names:
+            key = _normal(name)
+            found[key] = None if key in found else name
+        return found
+
+
+def similar_names(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in case or in blanks only, sorted; each name stands with the first that is like it."""
     first: dict[str, str] = {}
     pairs = []
     for name in sorted(names):
-        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        if key in first:
-            pairs.append((first[key], name))
-        first.setdefault(key, name)
+        if first.setdefault(_folded(name), name) != name:
+            pairs.append((first[_folded(name)], name))
     return sorted(pairs)
 
 
@@ -390,6 +442,11 @@ def _list(names: Iterable[str]) -> str:
 
 def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
+
+
+def _folded(text: str) -> str:
+    """What names that look alike have in common."""
+    return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if not letter.isspace())
 
 
 def _tree(ids: Sequence[str]) -> _Folder:

@@ -30,8 +30,7 @@ from bccp.core.automatic import untrusted_rest
 from bccp.core.errors import BCCPError, few, nearest
 from bccp.data.array_types import Index, Mask
 from bccp.data.corruption import draw_kinds
-from bccp.data.layout import SPLITS, split_name
-from bccp.data.tables import KnownNames
+from bccp.data.layout import SPLITS, KnownNames, split_name
 
 LEAST = {"monday": 3, "tuesday": 2}
 """Different images that a class needs on a day: one for each of its splits."""
@@ -186,7 +185,8 @@ def _read_split_file(path: Path, images: Collection[str]) -> tuple[dict[str, str
         elif said.setdefault(image, part) != part:
             raise BCCPError(f"the split file {path} says both {said[image]!r} and {part!r} for {image!r}: leave one of the rows out")
     if not said:
-        like = f": an image is called {unknown[0]!r} there and {min(images)!r} in the data" if unknown and images else ""
+        alike = known.describe_similar(unknown[0]) if unknown else ""
+        like = f": an image is called {unknown[0]!r} there{alike} and {min(images)!r} in the data" if unknown and images else ""
         raise BCCPError(f"none of the {len(rows) - 1} rows of the split file {path} names an image{like}; give paths below the data's root")
     return said, unknown
 
@@ -485,9 +485,10 @@ def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
             "(with noisy_labels.source=file), or set main.target_day=monday"
         )
     if alone := sorted(strata["tuesday"] - strata["monday"]):
+        alike = KnownNames(strata["monday"]).describe_similar(alone[0])
         raise BCCPError(
-            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, _N_EXAMPLES)}; give Monday images of "
-            "them or leave them out"
+            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, _N_EXAMPLES)}{alike}; give Monday "
+            "images of them or leave them out"
         )
     if len(strata["monday"]) == 1:
         raise BCCPError(f"there is only one class, {min(strata['monday'])!r}: give at least two class folders")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -44,47 +42,3 @@ def write(table: pd.DataFrame, path: Path) -> None:
     if "image" in table.columns:
         table = table.sort_values("image", kind="stable")
     table.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
-
-
-class KnownNames:
-    """Names of images or classes, found as people write them in tables of their own.
-
-    Parameters
-    ----------
-    names : iterable of str
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(names)
-
-    def find(self, text: str) -> str | None:
-        """Find the name that a cell means.
-
-        Blanks around it, a leading ``./``, backslashes for slashes and another Unicode form do not count, unless a name has just them.
-        Upper and lower case do.
-
-        Returns
-        -------
-        str or None
-            None: no name is meant, or several are.
-        """
-        plain = text.strip()
-        posix = plain.replace("\\", "/")
-        while posix.startswith("./"):
-            posix = posix[2:].lstrip("/")
-        spellings = (text, plain, posix)
-        exact = next((name for name in spellings if name in self.names), None)
-        return exact or next(filter(None, (self._normal.get(_normal(name)) for name in spellings)), None)
-
-    @cached_property
-    def _normal(self) -> dict[str, str | None]:
-        """The names by their form NFC; None where several have the same one."""
-        found: dict[str, str | None] = {}
-        for name in self.names:
-            key = _normal(name)
-            found[key] = None if key in found else name
-        return found
-
-
-def _normal(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pandas as pd
 
 from bccp.core.errors import BCCPError, nearest
 from bccp.data import tables
+from bccp.data.layout import KnownNames
 
 _COLUMNS = "image,label[,user]"
 """Of a feedback file, as messages name them."""
@@ -145,8 +147,8 @@ def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COL
 def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str]) -> Feedback:
     """Turn rows into votes.
 
-    An image may be written with a leading ``./`` or with backslashes, and blanks around a cell do not count, unless the
-    data has just such a name. Of rows with the same image and user (the same image, where there are no users) equal
+    An image may be written with a leading ``./`` or with backslashes, and blanks around a cell and the Unicode form of its letters do
+    not count, unless the data has just such a name. Of rows with the same image and user (the same image, where there are no users) equal
     labels count once, and different labels not at all; rows with unknown classes have been put aside by then. Rows with
     an empty user are one user's.
 
@@ -167,22 +169,22 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     BCCPError
         If no row is of any use.
     """
-    known_images, known_classes = frozenset(images), frozenset(classes)
+    known_images, known_classes = KnownNames(images), KnownNames(classes)
     problems: dict[str, list[str]] = {kind: [] for kind in PROBLEMS}
     named = set()
     ballots: defaultdict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
     for row in file.rows:
-        image, label = _spelled(row.image, known_images), _spelled(row.label, known_classes)
-        if image in known_images:
+        image, label = known_images.find(row.image) or row.image.strip(), known_classes.find(row.label) or row.label.strip()
+        if image in known_images.names:
             named.add(image)
         if row.malformed:
             problems["malformed"].append(f"line {row.line}")
-        elif image not in known_images:
-            problems["unknown_image"].append(row.image)
-        elif label not in known_classes:
-            problems["unknown_class"].append(f"{row.label!r} for {image}" + nearest(row.label, known_classes))
+        elif image not in known_images.names:
+            problems["unknown_image"].append(row.image + known_images.describe_similar(row.image))
+        elif label not in known_classes.names:
+            problems["unknown_class"].append(f"{row.label!r} for {image}" + nearest(row.label, known_classes.names))
         else:
-            ballots[image, row.user].append((row.line, label))
+            ballots[image, unicodedata.normalize("NFC", row.user)].append((row.line, label))
     votes, double = _cast(ballots)
     problems |= double
     if not votes:
@@ -310,15 +312,6 @@ def _row(line: int, cells: Sequence[str], columns: Mapping[str, int], n_cells: i
     return Row(line, values["image"], values["label"], values.get("user", "").strip(), malformed=lacking or surplus)
 
 
-def _spelled(text: str, known: Collection[str]) -> str:
-    """The known name that a cell means, or the cell without blanks."""
-    plain = text.strip()
-    posix = plain.replace("\\", "/")
-    while posix.startswith("./"):
-        posix = posix[2:].lstrip("/")
-    return next((name for name in (text, plain, posix) if name in known), plain)
-
-
 def _cast(
     ballots: Mapping[tuple[str, str], Sequence[tuple[int, str]]],
 ) -> tuple[dict[tuple[str, str], str], dict[str, list[str]]]:
@@ -336,17 +329,18 @@ def _cast(
     return votes, double
 
 
-def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: Iterable[str], classes: Iterable[str]) -> str:
+def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: KnownNames, classes: KnownNames) -> str:
     """Why a file without a single vote has none."""
     start = f"none of the {len(file.rows)} rows of the {file.kind} {file.name} can be used"
     if not file.rows:
         return f"the {file.kind} {file.name} has no rows: give one line {file.wanted} for each label"
     if problems["unknown_class"]:
-        some = ", ".join(repr(name) for name in sorted(classes)[:10])
+        some = ", ".join(repr(name) for name in sorted(classes.names)[:10])
         return f"{start}: the label {problems['unknown_class'][0]} is no class; the classes are {some}"
     if problems["unknown_image"]:
+        unknown = next(row.image for row in file.rows if not row.malformed and not images.find(row.image))
         return (
-            f"{start}: an image is called {problems['unknown_image'][0]!r} there and {min(images)!r} in the data; "
+            f"{start}: an image is called {unknown!r} there{images.describe_similar(unknown)} and {min(images.names)!r} in the data; "
             "give paths relative to the data's top folder"
         )
     return f"{start}: {problems_sentence(problems)}; give {_accepted(file.wanted)}"

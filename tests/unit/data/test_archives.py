@@ -326,6 +326,12 @@ def test_wrappers_are_stripped_and_nothing_else(names: list[str], stripped: list
     assert archives.strip_wrappers(names) == (names if stripped is None else stripped)
 
 
+def test_a_subfolder_is_found_in_any_unicode_form(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", ["cafe\u0301/x/1.png", "cafe\u0301/y/2.png", "z/3.png"])
+    with archives.open_archive(path, "it", LIMIT, scratch=tmp_path) as listing:
+        assert [file.name for file in listing.finished("caf\u00e9")] == ["x/1.png", "y/2.png"]
+
+
 def fill(folder: Path, names: Iterable[str]) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bccp.data.layout import Place, recognize, similar_names, split_name
+from bccp.data.layout import KnownNames, Place, recognize, similar_names, split_name
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
@@ -175,6 +175,16 @@ def test_names_in_another_unicode_form_meet_and_those_in_another_case_are_told()
 
 def test_similar_names_are_paired_with_the_first_of_them() -> None:
     assert similar_names(["a b", "A  b", "c", "\uff21 b"]) == [("A  b", "a b"), ("A  b", "\uff21 b")]
+
+
+def test_known_names_are_found_as_people_write_them() -> None:
+    known = KnownNames([f"{NFD}/1.png", "a\\b.png", "c/d.png", " e", f"{NFC}.png", f"{NFD}.png"])
+    assert known.find(f" ./{NFC}\\1.png ") == f"{NFD}/1.png"
+    assert (known.find("a\\b.png"), known.find(" e"), known.find("c\\d.png")) == ("a\\b.png", " e", "c/d.png")
+    assert (known.find(f"{NFC}.png"), known.find(f"{NFD}.png")) == (f"{NFC}.png", f"{NFD}.png")
+    assert known.find("C/d.png") is None
+    assert known.describe_similar("C/d.png") == " (did you mean 'c/d.png'? they differ in upper and lower case)"
+    assert known.describe_similar("x") == ""
 
 
 def test_the_order_of_the_ids_does_not_matter() -> None:

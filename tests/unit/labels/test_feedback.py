@@ -72,6 +72,25 @@ def test_a_name_that_the_data_has_is_never_respelled(tmp_path: Path) -> None:
     assert said.votes == {("a\\b.png", ""): "two  blanks ", ("a/b.png", ""): "x"}
 
 
+def test_names_in_another_unicode_form_meet(tmp_path: Path) -> None:
+    path, nfc, nfd = tmp_path / "feedback.csv", "caf\u00e9", "cafe\u0301"
+    path.write_text(f"image,label,user\n{nfc}/1.png,{nfd},Ren\u00e9\n{nfc}/1.png,{nfc},Rene\u0301\n{nfd}/2.png,{nfc},x\n", encoding="utf-8")
+    images = [f"{nfd}/1.png", f"{nfc}/2.png", f"{nfd}/2.png"]
+    said = feedback.sort_out(feedback.read_feedback(path), images=images, classes=[nfc, "b"])
+    assert said.votes == {(f"{nfd}/1.png", "Ren\u00e9"): nfc, (f"{nfd}/2.png", "x"): nfc}  # ids keep their bytes
+    assert counts(said) == {"repeated": 1}
+
+
+def test_names_in_another_case_are_told_and_not_taken(tmp_path: Path) -> None:
+    said = sorted_out(tmp_path, "image,label\nCat/1.PNG,cat\ncat/ 2.png,dog\ndog/1.png,dog\n")
+    assert said.problems["unknown_image"] == [
+        "Cat/1.PNG (did you mean 'cat/1.png'? they differ in upper and lower case)",
+        "cat/ 2.png (did you mean 'cat/2.png'? they differ in blanks)",
+    ]
+    with pytest.raises(BCCPError, match=r"called 'Cat/1\.png' there \(did you mean 'cat/1\.png'.* upper and lower case"):
+        sorted_out(tmp_path, "image,label\nCat/1.png,cat\n")
+
+
 def test_names_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
     path = tmp_path / "feedback.csv"
     path.write_text("image,label,user\n007,NA,01\n", encoding="utf-8")
@@ -136,7 +155,10 @@ def test_every_row_is_a_vote_or_a_problem(tmp_path: Path) -> None:
         ("image,label\ncat/1.png,cat\n".encode("utf-16"), "not text in UTF-8"),
         (b'image,label\n"cat/1.png,cat\n', "no CSV file"),
         (b"image,label\ndata/cat/1.png,cat\n", "'data/cat/1.png' there and 'cat/1.png' in the data"),
-        (b"image,label\ncat/1.png,Cat\n", "'Cat' for cat/1.png (did you mean 'cat'?) is no class; the classes are 'cat', 'dog'"),
+        (
+            b"image,label\ncat/1.png,Cat\n",
+            "'Cat' for cat/1.png (did you mean 'cat'? they differ in upper and lower case) is no class; the classes are 'cat', 'dog'",
+        ),
         (b"image,label\ncat/1.png,cat\ncat/1.png,dog\n", "2 conflicting"),
     ],
 )
