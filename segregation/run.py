@@ -102,10 +102,10 @@ def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, unknow
         parts = ", ".join(f"{n} {part}" for part, n in cut.given.items())
         step.log_metrics({"moved_to_train": cut.moved_to_train})
         lacking = [part for part in ("val", "test") if part not in cut.given]
-        cut_from = f"; {' and '.join(lacking)} cut from the training images" if lacking else ""
-        step.emit(f"the given split is kept ({parts}): {cut.moved_to_train} copies across it moved to training{cut_from}")
+        cut_from = f"; cut from the training images: {' and '.join(lacking)}" if lacking else ""
+        step.emit(f"the given split is kept ({parts}); moved to training, as copies lie across it: {cut.moved_to_train}{cut_from}")
     if unknown:
-        step.emit(f"segregation.split_file: {len(unknown)} rows name no image (such as {unknown[0]!r})")
+        step.emit(f"rows of segregation.split_file that name no image: {len(unknown)} (such as {unknown[0]!r})")
     if reasons := [f"{n} {reason.replace('_', ' ')}" for reason, n in cut.left_out.items() if n]:
         step.emit(f"left out: {', '.join(reasons)}")
     if step.config.target_day == "monday" and step.config.corruption not in ("auto", "none"):

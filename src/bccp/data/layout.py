@@ -327,7 +327,7 @@ def _read_branch(top: _Folder, asked: str, *, day: str) -> _Read:
     if not top.folders:
         loose = None if day == "tuesday" else f"no image in {day}/ lies in a class folder: put them as {day}/<class>/<image>"
         return _Read(_Branch(), frozenset(), (), loose)
-    splits = {name: split for name in sorted(top.folders) if (split := split_name(name))} if asked != "classes" else {}
+    splits = {name: split for split in SPLITS for name in sorted(top.folders) if split_name(name) == split} if asked != "classes" else {}
     strays = sorted(set(top.folders) - set(splits))
     if splits and (not strays or asked == "subfolders"):
         return _read_splits(top, splits, strays, asked, day=day)
@@ -376,7 +376,7 @@ def _read_splits(top: _Folder, splits: Mapping[str, str], strays: Sequence[str],
             f"or set {_AS_CLASSES}"
         )
     if asked == "auto" and len(set(map(frozenset, names_in.values()))) > 1:
-        return read._replace(problem=_unequal_classes(names_in))
+        return read._replace(problem=_unequal_classes(names_in, splits))
     if problem := _parents_problem(_merged(list(inner.values())).folders) if asked == "auto" else None:
         return read._replace(problem=problem)
     unlabelled = [name for name in splits if name not in names_in]
@@ -395,7 +395,7 @@ def _read_splits_below(inner: Mapping[str, _Folder], as_classes: _Read) -> _Read
         )
     if len(given) < 2:
         return as_classes
-    found = sorted({name for folder in inner.values() for name in folder.folders})
+    found = sorted({name for folder in inner.values() for name in folder.folders}, key=lambda name: (SPLITS.index(split_name(name)), name))
     return as_classes._replace(
         branch=_Branch(splits_below=True), splits=given, note=f"the folders {_list(found)} in those of the classes are splits"
     )
@@ -417,15 +417,17 @@ def _parents_problem(folders: Mapping[str, _Folder]) -> str | None:
     )
 
 
-def _unequal_classes(names_in: Mapping[str, Collection[str]]) -> str:
+def _unequal_classes(names_in: Mapping[str, Collection[str]], splits: Mapping[str, str]) -> str:
     """The sentence that refuses splits of unequal classes."""
+    trained = {label for name, labels in names_in.items() if splits.get(name) == "train" for label in labels}
+    anew = "" if trained >= set().union(*names_in.values()) else " with segregation.split=own"
     missing = {name: sorted(set().union(*names_in.values()) - set(names)) for name, names in names_in.items()}
     lacking = "; ".join(f"{name!r} lacks {few(names)}" for name, names in missing.items() if names)
     alike = next(((a, b) for a, b in similar_names(set().union(*names_in.values()))), None)
     differs = f" ({alike[0]!r} and {alike[1]!r} {describe_difference(*alike)})" if alike else ""
     return (
-        f"the split folders do not hold the same class folders: {lacking}{differs}; make them equal, set data.layout=subfolders to take "
-        f"the classes of all of them, or {_AS_CLASSES}"
+        f"the split folders do not hold the same class folders: {lacking}{differs}; make them equal, set data.layout=subfolders{anew} to "
+        f"take the classes of all of them, or {_AS_CLASSES}"
     )
 
 

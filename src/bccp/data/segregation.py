@@ -146,7 +146,7 @@ def find_given_split(manifest: pd.DataFrame, file: Path | None) -> GivenSplit | 
     """
     images, days = manifest["image"].tolist(), manifest["day"].tolist()
     folders = dict(zip(images, manifest["given_split"], strict=True)) if "given_split" in manifest else {}
-    said, unknown = _read_split_file(file, images) if file else ({}, [])
+    said, unknown = _parts_by_file(file, images) if file else ({}, [])
     if not said and not folders:
         return None
     by_day = set(zip((said.get(image) or folders.get(image, "") for image in images), days, strict=True))
@@ -159,27 +159,41 @@ def find_given_split(manifest: pd.DataFrame, file: Path | None) -> GivenSplit | 
     return GivenSplit(part, unknown)
 
 
-def _read_split_file(path: Path, images: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """The part of each image that a split file names, and its rows' names that are no image's."""
+def read_split_file(path: Path) -> list[tuple[str, str]]:
+    """Read the rows of a split file: the image as it stands there, and one of :data:`bccp.data.layout.SPLITS`.
+
+    Raises
+    ------
+    BCCPError
+        If it cannot be read, lacks a column, or says a word that stands for no part.
+    """
     accepted = "give a CSV file in UTF-8 with the columns image,split, the latter one of train, val and test"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
+            rows = [row for row in csv.reader(file, strict=True) if any(cell.strip() for cell in row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else "no text in UTF-8" if isinstance(error, UnicodeError) else str(error)
         raise BCCPError(f"the split file {path} cannot be read ({reason}): {accepted}") from error
-    header = [name.casefold() for name in rows[0]] if rows else []
+    header = [name.strip().casefold() for name in rows[0]] if rows else []
     if header.count("image") != 1 or header.count("split") != 1:
-        raise BCCPError(
-            f"the split file {path} has {'no' if rows else 'nothing, so no'} columns image and split in its first line: {accepted}"
-        )
-    image_column, split_column = header.index("image"), header.index("split")
-    known, said, unknown = KnownNames(images), dict[str, str](), list[str]()
+        raise BCCPError(f"the split file {path} {'has no' if rows else 'is empty: it has no'} columns image and split: {accepted}")
+    columns = header.index("image"), header.index("split")
+    said = []
     for row in rows[1:]:
-        name, word = (row[column] if column < len(row) else "" for column in (image_column, split_column))
-        image, part = known.find(name), split_name(word)
+        image, word = (row[column] if column < len(row) else "" for column in columns)
+        part = split_name(word)
         if not part:
-            raise BCCPError(f"the split file {path} says {word!r} for {name!r}, which is no split{nearest(word, SPLITS)}: {accepted}")
+            raise BCCPError(f"the split file {path} says {word!r} for {image!r}, which is no split{nearest(word, SPLITS)}: {accepted}")
+        said.append((image, part))
+    return said
+
+
+def _parts_by_file(path: Path, images: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The part of each image that a split file names, and its rows' names that are no image's."""
+    rows = read_split_file(path)
+    known, said, unknown = KnownNames(images), dict[str, str](), list[str]()
+    for name, part in rows:
+        image = known.find(name)
         if image is None:
             unknown.append(name)
         elif said.setdefault(image, part) != part:
@@ -187,7 +201,7 @@ def _read_split_file(path: Path, images: Collection[str]) -> tuple[dict[str, str
     if not said:
         alike = known.describe_similar(unknown[0]) if unknown else ""
         like = f": an image is called {unknown[0]!r} there{alike} and {min(images)!r} in the data" if unknown and images else ""
-        raise BCCPError(f"none of the {len(rows) - 1} rows of the split file {path} names an image{like}; give paths below the data's root")
+        raise BCCPError(f"none of the {len(rows)} rows of the split file {path} names an image{like}; give paths below the data's root")
     return said, unknown
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bccp.core import config_schema, registries, user_code
+from bccp.data import segregation
 from bccp.labels import expert_labels, feedback
 
 
 def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool) -> None:
-    """Refuse files of labels that cannot be read, and names of models, weights, embeddings and own code that nothing has.
+    """Refuse files of labels and splits that cannot be read, and names of models, weights, embeddings and own code that nothing has.
 
     Parameters
     ----------
@@ -32,6 +33,8 @@ def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool
         if votes and votes not in read:  # two steps read the same one
             feedback.read_feedback(Path(votes))
             read.add(votes)
+        if used.get("split_file"):
+            segregation.read_split_file(Path(used["split_file"]))
         if used.get("audit_file"):
             expert_labels.read_file(Path(used["audit_file"]))
         if isolated:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bccp.core.errors import BCCPError
 from bccp.data import corruption, tables
 from bccp.data.dataset import open_days
 from support.fake_step import FakeStep, load_run
@@ -104,3 +105,30 @@ def test_a_corruption_without_a_tuesday_is_said_to_do_nothing(clean: Path, tmp_p
     step = run_on(clean, tmp_path / "1", target_day="monday", corruption="mosaic")
     assert step.metrics["corrupted"] == 0
     assert any("segregation.corruption=mosaic changes nothing" in line for line in step.said)
+
+
+def test_a_given_split_is_kept_unless_it_is_to_be_cut_anew_and_the_file_wins(clean: Path, tmp_path: Path) -> None:
+    table = tables.read(clean / "manifest.csv")
+    numbers = table["image"].str.extract(r"(\d+)\.png")[0].astype(int)
+    tables.write(table.assign(given_split=["test" if n < 6 else "train" for n in numbers]), clean / "manifest.csv")
+    kept = run_on(clean, tmp_path / "1", target_day="monday", label_source="folder")
+    splits = tables.read(kept.folders["segregated_data"] / "splits.csv")
+    # 007/0000.png and its copy 007/0001.png lie in one part
+    assert splits.loc[splits["split"] == "test", "image"].tolist() == [f"{label}/{i:04d}.png" for label in ("007", "NA") for i in range(6)]
+    given = "the given split is kept"
+    assert kept.said[1] == f"{given} (48 train, 12 test); moved to training, as copies lie across it: 0; cut from the training images: val"
+    assert kept.metrics["moved_to_train"] == 0
+    anew = run_on(clean, tmp_path / "2", target_day="monday", label_source="folder", split="own")
+    assert not any(given in line for line in anew.said)
+    file = tmp_path / "split.csv"
+    file.write_text("image,split\nNA/0029.png,val\n007/0001.png,train\nno.png,test\n", encoding="utf-8")
+    by_file = run_on(clean, tmp_path / "3", target_day="monday", label_source="folder", split="given", split_file=str(file))
+    splits = tables.read(by_file.folders["segregated_data"] / "splits.csv").set_index("image")["split"]
+    assert (splits["NA/0029.png"], splits["007/0000.png"], splits["007/0001.png"]) == ("val", "train", "train")
+    assert by_file.said[1] == f"{given} (48 train, 1 val, 11 test); moved to training, as copies lie across it: 1"
+    assert by_file.said[2] == "rows of segregation.split_file that name no image: 1 (such as 'no.png')"
+
+
+def test_a_split_that_is_to_be_kept_must_be_given(clean: Path, tmp_path: Path) -> None:
+    with pytest.raises(BCCPError, match=r"segregation\.split=given, but the data gives no split"):
+        run_on(clean, tmp_path / "1", split="given")

@@ -60,7 +60,7 @@ def test_a_test_folder_without_class_folders_has_no_labels() -> None:
     found = recognize([*splits("train"), *images("test")])
     assert (found.problem, found.place("test/0.jpg")) == (None, Place("", "test", ""))
     assert found.notes == (
-        "the folders 'test', 'train' are the splits of 2 classes; 'test' has no class folders: its images have no label",
+        "the folders 'train', 'test' are the splits of 2 classes; 'test' has no class folders: its images have no label",
     )
 
 
@@ -122,12 +122,13 @@ def test_class_folders_stay_class_folders(ids: list[str]) -> None:
         (splits("cam1", "cam2"), ["'cam1', 'cam2'", "'cat', 'dog'", "data.layout=subfolders", "data.layout=classes"]),
         (images("animal/cat", "animal/dog", "vehicle/bus", "vehicle/car"), ["'animal', 'vehicle'"]),
         (images("cat", "dog") + splits("held_out"), ["'held_out' (beside 'cat', 'dog')"]),
-        (splits("train", "test") + images("test/eel"), ["'train' lacks 'eel'", "data.layout=subfolders"]),
+        (splits("train", "test") + images("test/eel"), ["'train' lacks 'eel'", "data.layout=subfolders with segregation.split=own"]),
+        (splits("train", "val") + images("train/eel"), ["'val' lacks 'eel'", "data.layout=subfolders to take"]),
         (images("train/Cat", "train/dog", "test/cat", "test/dog"), ["'Cat' and 'cat' differ in upper and lower case"]),
-        (splits("val", "test"), ["'test', 'val'", "none holds training images"]),
-        (splits("train", "test") + images("pred"), ["beside the split folders 'test', 'train'", "'pred'"]),
-        (images("train", "test"), ["'test', 'train' hold images but no class folders"]),
-        (images("train/images", "test/images"), ["'test', 'train' hold images but no class folders"]),
+        (splits("val", "test"), ["'val', 'test'", "none holds training images"]),
+        (splits("train", "test") + images("pred"), ["beside the split folders 'train', 'test'", "'pred'"]),
+        (images("train", "test"), ["'train', 'test' hold images but no class folders"]),
+        (images("train/images", "test/images"), ["'train', 'test' hold images but no class folders"]),
         (splits("siteA/train", "siteA/test", "siteB/train", "siteB/test"), ["'siteA', 'siteB'", "data.subfolder"]),
         (images("1", "2") and ["1.png", "2.png"], ["no image lies in a class folder ('1.png', '2.png')"]),
         ([], ["there are no files"]),

@@ -370,7 +370,7 @@ def test_given_splits_become_a_column_and_classes_are_merged(tmp_path: Path) -> 
     manifest = manifest_of(tmp_path / "given").set_index("image")
     assert set(manifest["label"]) == {"cat", "dog"}
     assert manifest.loc[["Train/cat/0.png", "valid/dog/1.png", "test/cat/1.png"], "given_split"].tolist() == ["train", "val", "test"]
-    assert report["layout"] == ["the folders 'Train', 'test', 'valid' are the splits of 2 classes"]
+    assert report["layout"] == ["the folders 'Train', 'valid', 'test' are the splits of 2 classes"]
     assert set(clean(tmp_path / "classes", files, layout="classes")["classes"]) == {"Train", "test", "valid"}
     assert "given_split" not in manifest_of(tmp_path / "classes")
 

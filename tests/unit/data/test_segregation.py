@@ -488,7 +488,7 @@ def test_what_a_split_file_does_not_name_is_trained_on_unless_it_names_training_
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has nothing, so no columns image and split"),
+        ("", "is empty: it has no columns image and split"),
         ("image,label\na/0000.png,train\n", "has no columns image and split"),
         ("image,split\na/0000.png,tset\n", "says 'tset' for 'a/0000.png', which is no split .did you mean 'test'"),
         ("image,split\na/0000.png,train\na/0000.png,test\n", "says both 'train' and 'test' for 'a/0000.png'"),
