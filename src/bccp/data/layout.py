@@ -21,7 +21,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -77,6 +77,8 @@ class _Branch:
 
     Attributes
     ----------
+    wrappers : str
+        Folders of a day that wrap all others, with a slash at their end.
     parents : mapping of str to (str, str), or None
         Folders above the classes: the split that each gives, or an empty string, and the wrapper folders in it, with a slash at their end.
         None: the folders here are the classes.
@@ -84,6 +86,7 @@ class _Branch:
         The folders below the classes are splits.
     """
 
+    wrappers: str = ""
     parents: Mapping[str, tuple[str, str]] | None = None
     splits_below: bool = False
 
@@ -138,6 +141,8 @@ class Layout:
             if not day:
                 return None
         branch = self._branches[day]
+        inside = "/".join([*folders, ""])
+        folders = inside.removeprefix(branch.wrappers).split("/")[:-1] if inside.startswith(branch.wrappers) else []
         split = ""
         if branch.parents is not None:
             if not folders or folders[0] not in branch.parents:
@@ -218,9 +223,9 @@ def recognize(ids: Iterable[str], asked: str = "auto") -> Layout:
         days = {}
     if days:  # several spellings of a day are one folder
         merged = {day: _merged([top.folders[name] for name in sorted(days) if days[name] == day]) for day in sorted(set(days.values()))}
-        reads = {day: _read_branch(folder, asked, day=day) for day, folder in merged.items()}
+        reads = _read_days(merged, asked)
     else:
-        reads = {"": _read_branch(top, asked, day="")}
+        reads = {"": _read_branch(top, asked)}
     classes = sorted({name for read in reads.values() for name in read.classes})
     alike = [f"the classes {a!r} and {b!r} {describe_difference(a, b)}, and stay two" for a, b in similar_names(classes)]
     return Layout(
@@ -322,8 +327,21 @@ class _Read(NamedTuple):
     note: str = ""
 
 
-def _read_branch(top: _Folder, asked: str, *, day: str) -> _Read:
-    """Read the folders below a day, or below the root where ``day`` is empty."""
+def _read_days(days: Mapping[str, _Folder], asked: str) -> dict[str, _Read]:
+    """Read the folders below each day. Wrappers are told from a day's only class by the names on the other day."""
+    wrappers = {day: _wrappers(folder) for day, folder in days.items()}
+    inside = {day: set(folder.at(wrappers[day]).folders) for day, folder in days.items()}
+    reads = {}
+    for day, folder in days.items():
+        known = {name for other in days if other != day for name in (*days[other].folders, *inside[other])}
+        stripped = wrappers[day] if inside[day] and (not known or known & inside[day]) else ""
+        read = _read_branch(folder.at(stripped), asked, day=day, known=known)
+        reads[day] = read._replace(branch=replace(read.branch, wrappers=stripped))
+    return reads
+
+
+def _read_branch(top: _Folder, asked: str, *, day: str = "", known: Collection[str] = ()) -> _Read:
+    """Read the folders below a day, or below the root where ``day`` is empty; ``known`` are names of classes."""
     if not top.folders:
         loose = None if day == "tuesday" else f"no image in {day}/ lies in a class folder: put them as {day}/<class>/<image>"
         return _Read(_Branch(), frozenset(), (), loose)
@@ -347,7 +365,7 @@ def _read_branch(top: _Folder, asked: str, *, day: str) -> _Read:
     inner = {name: folder.at(_wrappers(folder)) for name, folder in top.folders.items()}
     if all(not folder.images and all(map(split_name, folder.folders)) for folder in inner.values()):
         return _read_splits_below(inner, as_classes)
-    return as_classes._replace(problem=_parents_problem(top.folders))
+    return as_classes._replace(problem=_parents_problem(top.folders, known))
 
 
 def _read_splits(top: _Folder, splits: Mapping[str, str], strays: Sequence[str], asked: str, *, day: str) -> _Read:
@@ -360,12 +378,12 @@ def _read_splits(top: _Folder, splits: Mapping[str, str], strays: Sequence[str],
     names_in = {name: set(folder.folders) for name, folder in inner.items() if folder.folders}
     classes = tuple(sorted(set().union(*names_in.values())))
     given = frozenset(splits.values())
-    read = _Read(_Branch(parents), given if len(given) > 1 else frozenset(), classes)
+    read = _Read(_Branch(parents=parents), given if len(given) > 1 else frozenset(), classes)
     where = f"{day}/" if day else ""
     if len(classes) < 2 and len(splits) == len(parents) and not day:  # one folder such as images/ in each split is no class
         deeper = {name: "".join(f"{inside}/" for inside in folder.folders) for name, folder in inner.items()}
         return read._replace(
-            branch=_Branch({name: (split, wrappers + deeper[name]) for name, (split, wrappers) in parents.items()}),
+            branch=_Branch(parents={name: (split, wrappers + deeper[name]) for name, (split, wrappers) in parents.items()}),
             classes=(),
             problem=f"the folders {_list(splits)} hold images but no class folders: put them as <split>/<class>/<image>, or give a table "
             f"of labels, or set {_AS_CLASSES}",
@@ -401,9 +419,9 @@ def _read_splits_below(inner: Mapping[str, _Folder], as_classes: _Read) -> _Read
     )
 
 
-def _parents_problem(folders: Mapping[str, _Folder]) -> str | None:
+def _parents_problem(folders: Mapping[str, _Folder], known: Collection[str] = ()) -> str | None:
     """The sentence that refuses class folders most of whose images lie in several folders further below, or that hold classes' names."""
-    parents = {name: folder.at(_wrappers(folder)) for name, folder in sorted(folders.items()) if folder.is_parent}
+    parents = {name: folder.at(_wrappers(folder)) for name, folder in sorted(folders.items()) if folder.is_parent and name not in known}
     total, below = sum(folder.total for folder in folders.values()), sum(folder.total for folder in parents.values())
     inside = sorted({name for folder in parents.values() for name in folder.folders})
     if not parents or (2 * below < total and not set(inside) & set(folders)):

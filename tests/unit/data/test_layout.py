@@ -82,6 +82,20 @@ def test_folders_of_days_hold_classes_and_on_tuesday_images_without_a_label() ->
     assert found.place("loose.png") is found.place("monday/9.png") is found.place("notes/readme.txt") is None
 
 
+def test_folders_that_wrap_a_days_classes_are_told_from_its_only_class() -> None:
+    wrapped = recognize(splits("monday/images", "tuesday/images"))
+    assert (wrapped.problem, wrapped.classes, wrapped.place("tuesday/images/cat/0.jpg")) == (
+        None,
+        ("cat", "dog"),
+        Place("tuesday", "", "cat"),
+    )
+    one = recognize([*splits("monday/known"), *images("tuesday/cat"), "tuesday/9.jpg"])
+    assert (one.problem, one.place("monday/known/dog/0.jpg")) == (None, Place("monday", "", "dog"))
+    assert one.place("tuesday/cat/0.jpg") == Place("tuesday", "", "cat")
+    dated = recognize([*splits("monday"), *images("tuesday/cat/2025", "tuesday/cat/2026")])
+    assert (dated.problem, dated.place("tuesday/cat/2026/1.jpg")) == (None, Place("tuesday", "", "cat"))
+
+
 def test_a_stray_folder_beside_the_days_is_named() -> None:
     problem = recognize([*splits("monday", "tuesday"), "backup/cat/1.png"]).problem
     assert problem is not None
@@ -133,7 +147,7 @@ def test_class_folders_stay_class_folders(ids: list[str]) -> None:
         (images("1", "2") and ["1.png", "2.png"], ["no image lies in a class folder ('1.png', '2.png')"]),
         ([], ["there are no files"]),
         (["monday/1.png", "tuesday/cat/2.png"], ["no image in monday/ lies in a class folder"]),
-        (splits("monday/x", "tuesday/x"), ["'x'", "data.layout=subfolders"]),
+        (splits("monday/x", "monday/y"), ["'x', 'y'", "data.layout=subfolders"]),
     ],
 )
 def test_what_may_be_either_is_refused_with_the_folders_and_the_option(ids: list[str], words: list[str]) -> None:
