@@ -64,7 +64,8 @@ def simulated_parts(splits: pd.DataFrame, given_labels: Path | None) -> tuple[st
     tuple of str
         ``labels`` where the given ones were drawn from the true ones, ``images`` where some are corrupted.
     """
-    about = json.loads((given_labels / REPORT).read_text(encoding="utf-8")) if given_labels else {}
+    report = given_labels / REPORT if given_labels else None
+    about = json.loads(report.read_text(encoding="utf-8")) if report and report.exists() else {}
     parts = ["labels"] if about.get("source") == "simulated" else []
     return tuple(parts + (["images"] if (splits["corruption"] != "").any() else []))
 

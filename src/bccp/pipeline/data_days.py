@@ -12,7 +12,7 @@ import pandas as pd
 
 from bccp.core import automatic, config_schema
 from bccp.core.step_graph import SPECS
-from bccp.data import layout, preprocessing, tables
+from bccp.data import layout, tables
 from bccp.labels import feedback
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
@@ -32,6 +32,8 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
     BCCPError
         If the feedback file cannot be used, or Tuesday is to be cut from doubtful labels (:func:`bccp.core.automatic.resolve_days`).
     """
+    from bccp.data import preprocessing  # decodes images, which not every step's environment can
+
     images = tables.read(raw / "files.csv")["image"].tolist()
     with zipfile.ZipFile(raw / "images.zip") as archive:
 

@@ -180,7 +180,7 @@ def _run_alone(run: Run, name: str) -> None:
     named = {artifact: getattr(given, artifact) for artifact in artifacts}
     inputs, origins = find_inputs(name, {k: v for k, v in named.items() if v not in (None, "", "null", "None")}, context, ledger)
     if "auto" in (getattr(section, option, None) for option in ("target_day", "source", "label_source")):
-        from bccp.pipeline import data_days  # imports more than some steps' environments have
+        from bccp.pipeline import data_days  # not every step can import it
 
         data_days.resolve_alone(name, section, inputs, ledger)
     key, parts = cache_keys.step_key(
