@@ -19,7 +19,7 @@ from bccp.core.step_context import Step
 from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
 from bccp.evaluation import evaluate, model_cards, scores
-from bccp.evaluation.promotion import register_and_promote
+from bccp.evaluation.promotion import refuse_simulated, register_and_promote
 from bccp.models import classifier, mlflow_flavor
 from bccp.pipeline.step_runner import command_line
 
@@ -28,6 +28,8 @@ def run(step: Step) -> None:
     """Load, predict, measure, save and report."""
     config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    simulated = label_files.simulated_parts(days.splits, step.input("given_labels") if step.has_input("given_labels") else None)
+    refuse_simulated(step, simulated)
     model, about = classifier.load_classifier(step.input("model"))
     scores.check_classes(about["class_names"], days.classes)
     labels = {name: tables.read(step.input(name) / f"{name}.csv") for name in ("true_labels", "given_labels") if step.has_input(name)}
@@ -42,7 +44,6 @@ def run(step: Step) -> None:
     measured = scores.metrics_table(*judged, days.classes, **drawn)
     figures = scores.evaluate(predictions, days.classes) | scores.run_figures(measured)
     note = scores.remark(figures)
-    simulated = label_files.simulated_parts(days.splits, step.input("given_labels") if step.has_input("given_labels") else None)
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text(json.dumps({"verified": not note} | figures, indent=2) + "\n", encoding="utf-8")
         by_class = scores.per_class(predictions, days.classes)

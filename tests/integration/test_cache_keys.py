@@ -74,6 +74,8 @@ def test_the_module_that_changed_is_named_also_where_only_another_module_imports
 
 
 PLATFORM_NAMES = {
+    "core.automatic.BUILT_IN",
+    "core.automatic.registration_refused",
     "core.automatic.untrusted_rest",
     "core.config_schema.BayesCutoff",
     "core.config_schema.Data",
@@ -111,6 +113,7 @@ PLATFORM_NAMES = {
     "core.user_code.source_digest",
     "core.user_code.source_location",
     "core.user_code.targets",
+    "tracking.finished_runs.source_of",
     "tracking.registry.CHAMPION",
     "tracking.registry.champion",
     "tracking.registry.fetch_model",

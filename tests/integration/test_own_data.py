@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 import bccp
 from bccp.cli.app import call
+from bccp.core import config, config_schema
 from bccp.core.errors import BCCPError
 from bccp.data import tables
+from bccp.pipeline import data_days
+from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -111,3 +116,53 @@ def test_what_is_simulated_on_own_data_says_so_and_is_not_taken_for_data(
         assert "whose labels and images were simulated" in capsys.readouterr().err
         assert call([*command, "--simulated"]) == 0
     capsys.readouterr()
+
+
+def test_a_step_that_is_run_alone_simulates_nothing_and_takes_the_day_of_what_it_reads(
+    home: Path, image_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    clean = {}
+    for name, counts in (
+        ("plain", {"ant": 12, "bee": 12}),
+        ("days", {"monday/ant": 8, "monday/bee": 8, "tuesday/ant": 6, "tuesday/bee": 6}),
+    ):
+        steps = "main.execute_steps=[fetch_data,preprocessing]"
+        summary = bccp.run([*QUIET[1:], steps, "data.source=folder", f"data.path={image_folder(counts, name=name)}"])
+        clean[name] = summary["steps"][1]["outputs"]["clean_data"]
+    images = tables.read(ledger.fetch(f"clean_data:{clean['plain']}") / "manifest.csv")["image"].tolist()
+    files = {}
+    for name, named in (("some", images[::2]), ("whole", images)):
+        files[name] = tmp_path / f"{name}.csv"
+        files[name].write_text("image,label\n" + "".join(f"{image},{image[:3]}\n" for image in named))
+
+    def alone(data: str, **given: str) -> tuple[str, str]:
+        texts = {key: config.encode(value) for key, value in segregation_defaults().items()} | given
+        section = config.section(config_schema.Segregation, texts, "segregation", tmp_path)
+        data_days.resolve_alone("segregation", section, {"clean_data": clean[data]}, ledger)
+        return section.label_source, section.target_day
+
+    assert alone("plain") == ("folder", "monday")
+    assert alone("days") == ("folder", "tuesday")
+    assert alone("plain", feedback_file=str(files["some"])) == ("file", "tuesday")
+    assert alone("plain", feedback_file=str(files["whole"])) == ("file", "monday")
+    assert alone("plain", label_source="simulated") == ("simulated", "tuesday")
+    assert alone("plain", target_day="monday", label_source="simulated") == ("simulated", "monday")
+
+
+def segregation_defaults() -> dict[str, Any]:
+    """The section as ``config.yaml`` has it, links resolved."""
+    values = config.defaults()
+    del values["defaults"], values["hydra"]
+    plain: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    return dict(plain["segregation"])
+
+
+def test_the_source_of_a_data_set_is_found_by_its_version(home: Path, image_folder: Callable[..., Path]) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    steps = "main.execute_steps=[fetch_data,preprocessing]"
+    own = bccp.run([*QUIET[1:], steps, "data.source=folder", f"data.path={image_folder({'ant': 8, 'bee': 8})}"])
+    digits = bccp.run(["tracking.wandb=disabled", "main.threads=1", steps])
+    found = [finished_runs.source_of(summary["steps"][1]["outputs"]["clean_data"], ledger) for summary in (own, digits)]
+    assert found == ["folder", "digits"]
+    assert finished_runs.source_of("0" * 64, ledger) is None

@@ -186,10 +186,15 @@ def refuse_registration(config: Config) -> None:
     name = config.test.registered_model_name
     own_simulated = config.data.source != BUILT_IN and config.noisy_labels.source == "simulated"
     if name and own_simulated and "test" in config.main.execute_steps and not config.test.register_simulated:
-        raise BCCPError(
-            f"test.registered_model_name={name} would register a model that was trained on labels drawn wrong on purpose "
-            "(noisy_labels.source=simulated): leave the simulation out, or set test.register_simulated=true"
-        )
+        raise BCCPError(registration_refused(name))
+
+
+def registration_refused(name: str) -> str:
+    """The sentence that refuses to register a model of simulated labels."""
+    return (
+        f"test.registered_model_name={name} would register a model that was trained on labels drawn wrong on purpose "
+        "(noisy_labels.source=simulated): leave the simulation out, or set test.register_simulated=true"
+    )
 
 
 def target_day_sentence(config: Config) -> str:

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bccp.core import automatic
+from bccp.core.errors import BCCPError
 from bccp.core.home import scratch
 from bccp.data import array_types, tables
 from bccp.data.array_types import Mask
 from bccp.data.dataset import Days
 from bccp.models import classifier, mlflow_flavor
 from bccp.models.feature_cache import shared_inputs
-from bccp.tracking import registry
+from bccp.tracking import finished_runs, registry
 from bccp.tracking.tags import REGISTERED_TAG, SIMULATED_TAG, VERDICT_REASON_TAG, VERDICT_TAG
 
 if TYPE_CHECKING:
@@ -130,6 +132,28 @@ def decide_promotion(found: PairedComparison, *, max_regression: float) -> Promo
     if found.ahead < _SURE:
         return PromotionDecision("rejected", f"not surely better: {overall}")
     return PromotionDecision("promoted", overall)
+
+
+def refuse_simulated(step: Step, simulated: Sequence[str]) -> None:
+    """Refuse to register a model of a user's own data that learnt from simulated labels, unless that is asked for.
+
+    Parameters
+    ----------
+    step : Step
+        ``test``.
+    simulated : sequence of str
+        As of :func:`bccp.data.label_files.simulated_parts`.
+
+    Raises
+    ------
+    BCCPError
+        If ``registered_model_name`` is given without ``register_simulated``.
+    """
+    name = step.config.registered_model_name
+    if name is None or step.config.register_simulated or "labels" not in simulated:
+        return
+    if finished_runs.source_of(step.inputs["clean_data"], step.ledger) not in (None, automatic.BUILT_IN):
+        raise BCCPError(automatic.registration_refused(name))
 
 
 def register_and_promote(

@@ -261,6 +261,13 @@ def raw_of(clean_data: str, ledger: Ledger) -> dict[str, str]:
     return {"raw_data": found[0]} if found else {}
 
 
+def source_of(clean_data: str, ledger: Ledger) -> str | None:
+    """Find the ``data.source`` that a version of ``clean_data`` was fetched from; None where no run tells."""
+    raw = raw_of(clean_data, ledger).get("raw_data")
+    makers = search(ledger, f"tags.`{OUTPUT_PREFIX}raw_data` = '{raw}' and attributes.status = 'FINISHED'") if raw else []
+    return next((str(run.data.params["source"]) for run in makers if "source" in run.data.params), None)
+
+
 def _settings(flat: Mapping[str, str]) -> dict[str, str]:
     """What belongs to the steps' sections: what was passed to ``mlflow run`` and where runs are recorded says nothing of a result."""
     sections = {"main", *map(config_schema.section_name, step_graph.STEPS)}
