@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from bccp.core.errors import describe_difference, few
@@ -116,6 +115,7 @@ class Layout:
     notes: tuple[str, ...] = ()
     _root: str = ""
     _branches: Mapping[str, _Branch] = field(default_factory=lambda: {"": _Branch()})
+    _places: dict[str, Place | None] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, image: str) -> Place | None:
         """Place an image by its folders.
@@ -130,7 +130,13 @@ class Layout:
         Place or None
             None: it lies in no class folder, nor where images without a label may lie: on Tuesday, and below a split.
         """
-        path = _normal(image.rpartition("/")[0] + "/")
+        folder = image.rpartition("/")[0]
+        if folder not in self._places:
+            self._places[folder] = self._place(folder)
+        return self._places[folder]
+
+    def _place(self, folder: str) -> Place | None:
+        path = _normal(f"{folder}/")
         if not path.startswith(self._root):
             return None
         folders = path.removeprefix(self._root).strip("/").split("/")
@@ -471,7 +477,7 @@ def _folded(text: str) -> str:
 
 def _tree(ids: Sequence[str]) -> _Folder:
     """The folders that hold images, their names in Unicode's form NFC."""
-    images = [image for image in ids if PurePosixPath(image).suffix.lower() in IMAGE_SUFFIXES] or ids
+    images = [image for image in ids if f".{image.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES] or ids
     top = _Folder()
     for path, count in Counter(image.rpartition("/")[0] for image in images).items():
         folder = top
