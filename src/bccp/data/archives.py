@@ -61,6 +61,9 @@ _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "des
 CODE_PAGES = ("cp932", "gbk", "big5", "cp949", "cp866", "cp1251", "cp1252", "cp850", "cp1250", "cp852")
 """Code pages in which programs write the names in zip files."""
 
+_WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "big5": "cp950", "euc_kr": "cp949"}
+"""What programs write of which people name the standard."""
+
 _COMMON_ROWS = {"gbk": (0xB0, 0xD7, 3755, 20_000), "big5": (0xA4, 0xC6, 5401, 7652), "cp949": (0xB0, 0xC8, 2350, 6000)}
 """First and last lead byte of the common characters, how many these are, and how many others there are."""
 
@@ -465,7 +468,7 @@ def _zip_names(members: Sequence[zipfile.ZipInfo], shown: str, encoding: str | N
         name = info.orig_filename if raw is None else _unicode_path(info, raw)
         if raw is not None and name is None:
             try:
-                name = raw.decode(encoding or "utf-8")
+                name = raw.decode(_WIDER.get(encoding, encoding) if encoding else "utf-8")
             except UnicodeDecodeError as error:
                 if encoding:
                     raise BCCPError(

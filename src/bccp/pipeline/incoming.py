@@ -305,8 +305,7 @@ def _join(reference: Path | None, archive: Path, target: Path, *, batch: str) ->
         if reference is not None:
             with zipfile.ZipFile(reference) as known:
                 names = known.namelist()
-                tops = {name.partition("/")[0] for name in names if "/" in name}
-                prefix = "" if tops and all(map(layout.day_name, tops)) else "monday/"
+                prefix = "" if layout.recognize(names).days else "monday/"
                 for name in names:
                     _copy(known, name, copy, prefix + name)
                     taken.add(prefix + name)

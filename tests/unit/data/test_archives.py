@@ -257,6 +257,11 @@ def test_a_name_that_is_not_in_the_given_code_page_is_refused(tmp_path: Path) ->
         contents(path, zip_encoding="utf-8")
 
 
+def test_a_standard_stands_for_what_programs_make_of_it(tmp_path: Path) -> None:
+    path = legacy_zip(tmp_path / "a.zip", ["\u2460\u9ad9/1.png"], "cp932")  # a circled digit, of Windows' Shift-JIS alone
+    assert set(contents(path, zip_encoding="shift_jis")) == {"\u2460\u9ad9/1.png"}
+
+
 def test_an_extra_field_with_the_name_in_unicode_wins(tmp_path: Path) -> None:
     name = "\u8868/1.png"
 
