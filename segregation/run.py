@@ -98,7 +98,7 @@ def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, unknow
     totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
     step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
     step.emit(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
-    if cut.given:
+    if set(cut.given) - {"train"}:
         parts = ", ".join(f"{n} {part}" for part, n in cut.given.items())
         step.log_metrics({"moved_to_train": cut.moved_to_train})
         lacking = [part for part in ("val", "test") if part not in cut.given]

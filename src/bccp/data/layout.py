@@ -394,6 +394,8 @@ def _read_splits(top: _Folder, splits: Mapping[str, str], strays: Sequence[str],
             problem=f"the folders {_list(splits)} hold images but no class folders: put them as <split>/<class>/<image>, or give a table "
             f"of labels, or set {_AS_CLASSES}",
         )
+    if nested := [name for name in strays if inner[name].folders and all(map(split_name, inner[name].folders))]:
+        return read._replace(problem=_nested_splits(nested))
     if given and "train" not in given and not strays:
         return read._replace(
             problem=f"of the split folders {_list(splits)} {where and f'in {where} '}none holds training images: add one named train, "
@@ -413,16 +415,17 @@ def _read_splits_below(inner: Mapping[str, _Folder], as_classes: _Read) -> _Read
     """Read classes whose folders are splits."""
     given = frozenset(split_name(name) for folder in inner.values() for name in folder.folders)
     if nested := [name for name, folder in sorted(inner.items()) if any(split.is_parent for split in folder.folders.values())]:
-        return as_classes._replace(
-            problem=f"the folders {_list(nested)} hold splits over further folders: name the one to be used in data.subfolder, or set "
-            f"{_AS_CLASSES}"
-        )
+        return as_classes._replace(problem=_nested_splits(nested))
     if len(given) < 2:
         return as_classes
     found = sorted({name for folder in inner.values() for name in folder.folders}, key=lambda name: (SPLITS.index(split_name(name)), name))
     return as_classes._replace(
         branch=_Branch(splits_below=True), splits=given, note=f"the folders {_list(found)} in those of the classes are splits"
     )
+
+
+def _nested_splits(folders: Sequence[str]) -> str:
+    return f"the folders {_list(folders)} hold splits over further folders: name the one to be used in data.subfolder, or set {_AS_CLASSES}"
 
 
 def _parents_problem(folders: Mapping[str, _Folder], known: Collection[str] = ()) -> str | None:

@@ -167,6 +167,8 @@ def test_the_option_decides() -> None:
     assert found.place("test/eel/0.jpg") == Place("", "test", "eel")
     assert found.place("pred/0.jpg") == Place("", "", "")
     assert recognize(splits("train", "test"), "classes").splits == frozenset()
+    twice = recognize(splits("train", "test", "copy/train", "copy/test"), "subfolders")
+    assert "'copy' hold splits over further folders" in (twice.problem or "")
 
 
 def test_one_split_alone_gives_no_split() -> None:
