@@ -9,7 +9,6 @@ where Tuesday is corrupted) and ``true_labels`` (``true_labels.csv``: the target
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,25 +86,28 @@ def run(step: Step) -> None:
     if said:
         with step.output("feedback") as folder:
             feedback.save_feedback(said, folder)
-    report(step, splits, cut, split.unknown if split else [])
+    report(step, splits, cut, split)
     step.emit(checks.findings_sentence(found.findings, page))
 
 
-def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, unknown: Sequence[str]) -> None:
+def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, split: segregation.GivenSplit | None) -> None:
     """Count images by day and split, and say what was given, moved and left out."""
     counts = {f"{day}_{split}": n for (day, split), n in splits.groupby(["day", "split"]).size().items()}
     corrupted = int((splits["corruption"] != "").sum())
     totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
     step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
     step.emit(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
-    if set(cut.given) - {"train"}:
+    if split and set(cut.given) - {"train"}:
         parts = ", ".join(f"{n} {part}" for part, n in cut.given.items())
         step.log_metrics({"moved_to_train": cut.moved_to_train})
         lacking = [part for part in ("val", "test") if part not in cut.given]
         cut_from = f"; cut from the training images: {' and '.join(lacking)}" if lacking else ""
+        trained = splits.loc[(splits["day"] == "tuesday") & (splits["split"] == "train"), "image"]
+        if n_val := sum(split.part[image] == "val" for image in trained):
+            cut_from += f"; {n_val} images of Tuesday's val are trained on, as validation is Monday's"
         step.emit(f"the given split is kept ({parts}); moved to training, as copies lie across it: {cut.moved_to_train}{cut_from}")
-    if unknown:
-        step.emit(f"rows of segregation.split_file that name no image: {len(unknown)} (such as {unknown[0]!r})")
+    if split and split.unknown:
+        step.emit(f"rows of segregation.split_file that name no image: {len(split.unknown)} (such as {split.unknown[0]!r})")
     if reasons := [f"{n} {reason.replace('_', ' ')}" for reason, n in cut.left_out.items() if n]:
         step.emit(f"left out: {', '.join(reasons)}")
     if step.config.target_day == "monday" and step.config.corruption not in ("auto", "none"):

@@ -88,6 +88,8 @@ def test_names_are_distinct_whatever_the_order_and_the_case() -> None:
     names = export_dataset.file_names(images, ["k"] * len(images))
     assert names == export_dataset.file_names(images[::-1], ["k"] * len(images))
     assert len({name.casefold() for name in names.values()}) == len(images)
+    forms = ["1/\u00e9.png", "2/e\u0301.png"]  # one name on a Mac
+    assert export_dataset.file_names(forms, ["k"] * 2)[forms[0]] == f"k/\u00e9-{suffix(forms[0])}.png"
     assert names["3/b.png"] == "k/b.png"
     assert names["5/noending"] == "k/noending"
     assert names["6/.hidden"] == "k/.hidden"

@@ -37,7 +37,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.data import tables
-from bccp.data.layout import Layout, recognize
+from bccp.data.layout import KnownNames, Layout, recognize
 from bccp.data.scan_filters import Cleanup, clean_up
 
 IMAGE_FORMATS = (
@@ -529,7 +529,8 @@ def _check_classes(manifest: pd.DataFrame) -> None:
         raise BCCPError(f"{named}: at least two class folders with images are needed")
     single = per_class.index[per_class == 1].tolist()
     if single:
-        raise BCCPError(f"only one image in the class {few(single)}: each class needs at least two, and more to be split well")
+        alike = KnownNames(set(per_class.index) - set(single)).describe_similar(single[0])
+        raise BCCPError(f"only one image in the class {few(single)}{alike}: each class needs at least two, and more to be split well")
 
 
 def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]:

@@ -607,6 +607,7 @@ def _require(table: pd.DataFrame, least: int, needed: str) -> None:
     if small := sorted(n_groups.index[n_groups < least]):
         counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:_N_EXAMPLES]]
         more = f" and {len(small) - _N_EXAMPLES} more" if len(small) > _N_EXAMPLES else ""
+        more += KnownNames(set(n_images.index) - set(small)).describe_similar(small[0])
         raise BCCPError(f"too few images of the classes {', '.join(counts)}{more}: each class needs at least {needed}")
 
 

@@ -7,6 +7,7 @@ Nothing is judged here: labels are those that a finished run left in ``cleansed_
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -115,9 +116,9 @@ def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        By image. Those that would share a path, also where upper and lower case are one, all get a suffix that is made of their ids, so
-        that the order does not matter. No path leads out of the folder or is that of :data:`LIST`; labels and names that would, or that a
-        file system does not take, are changed, and get a suffix of their own.
+        By image. Those that would share a path, also where upper and lower case or forms of Unicode are one, all get a suffix that is
+        made of their ids, so that the order does not matter. No path leads out of the folder or is that of :data:`LIST`; labels and names
+        that would, or that a file system does not take, are changed, and get a suffix of their own.
     """
     digests = {image: hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest() for image in images}
     folders = {final: _safe(final) for final in set(finals)}
@@ -125,8 +126,8 @@ def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
     n_digits = dict.fromkeys(images, 0)
     while True:
         paths = {image: f"{folders[final_of[image]]}/{_named(image, digests[image][: n_digits[image]])}" for image in images}
-        counts = Counter(path.casefold() for path in paths.values())
-        shared = [image for image, path in paths.items() if counts[path.casefold()] > 1]
+        counts = Counter(map(_one_name, paths.values()))
+        shared = [image for image, path in paths.items() if counts[_one_name(path)] > 1]
         if not shared:
             return paths
         for image in shared:
@@ -271,6 +272,11 @@ def export_run(
     raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
     parts = {"raw": raw, "segregated": segregated, "cleansed": cleansed}
     return export(target, **parts, format_name=format_name, shard_bytes=shard_bytes, apply=apply), shown
+
+
+def _one_name(path: str) -> str:
+    """What paths have in common that some file system takes for one."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _safe(name: str) -> str:

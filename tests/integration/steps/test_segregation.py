@@ -129,6 +129,17 @@ def test_a_given_split_is_kept_unless_it_is_to_be_cut_anew_and_the_file_wins(cle
     assert by_file.said[2] == "rows of segregation.split_file that name no image: 1 (such as 'no.png')"
 
 
+def test_it_is_said_that_tuesdays_validation_is_trained_on(clean: Path, tmp_path: Path) -> None:
+    table = tables.read(clean / "manifest.csv")
+    numbers = table["image"].str.extract(r"(\d+)\.png")[0].astype(int)
+    days = ["monday" if n < 15 else "tuesday" for n in numbers]
+    parts = [("test" if n >= 25 else "val" if n >= 20 else "train") if n >= 15 else "" for n in numbers]
+    tables.write(table.assign(day=days, given_split=parts), clean / "manifest.csv")
+    step = run_on(clean, tmp_path / "1", target_day="tuesday", label_source="folder")
+    assert step.metrics["tuesday_train"] == 20
+    assert step.said[1].endswith("; 10 images of Tuesday's val are trained on, as validation is Monday's")
+
+
 def test_a_split_that_is_to_be_kept_must_be_given(clean: Path, tmp_path: Path) -> None:
     with pytest.raises(BCCPError, match=r"segregation\.split=given, but the data gives no split"):
         run_on(clean, tmp_path / "1", split="given")

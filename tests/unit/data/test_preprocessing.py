@@ -473,9 +473,20 @@ def test_rejected_files_are_borne_up_to_the_rate_and_no_further(tmp_path: Path) 
         ),
         ({"tuesday/x.png": encoded(picture(5))}, "no image has a class folder"),
         (two_classes(2) | {"eel/1.png": encoded(picture(5))}, "only one image in the class 'eel'"),
+        (two_classes(2) | {"cat /1.png": encoded(picture(5))}, "the class 'cat ' .did you mean 'cat'. they differ in blanks"),
         (two_classes(2) | {"eel/1.png": encoded(picture(5)), "eel/2.png": b""}, "only one image in the class 'eel'"),
     ],
-    ids=["nothing readable", "nothing", "loose", "one class", "one class on Monday", "no label", "one image", "one readable image"],
+    ids=[
+        "nothing readable",
+        "nothing",
+        "loose",
+        "one class",
+        "one class on Monday",
+        "no label",
+        "one image",
+        "alike",
+        "one readable image",
+    ],
 )
 def test_images_that_nothing_can_be_learned_from_are_refused_by_name(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(BCCPError, match=message):
