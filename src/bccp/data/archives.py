@@ -64,12 +64,23 @@ CODE_PAGES = ("cp932", "gbk", "big5", "cp949", "cp866", "cp1251", "cp1252", "cp8
 _WIDER = {"shift_jis": "cp932", "gb2312": "gb18030", "gbk": "gb18030", "big5": "cp950", "euc_kr": "cp949"}
 """What programs write of which people name the standard."""
 
-_COMMON_ROWS = {"gbk": (0xB0, 0xD7, 3755, 20_000), "big5": (0xA4, 0xC6, 5401, 7652), "cp949": (0xB0, 0xC8, 2350, 6000)}
+_COMMON_ROWS = {"gbk": (0xB0, 0xD7, 3755, 20_000), "big5": (0xA4, 0xC6, 5401, 7652), "cp949": (0xB0, 0xC8, 6700, 6000)}
 """First and last lead byte of the common characters, how many these are, and how many others there are."""
+
+_HANGUL = (
+    "이다는을가에의하고한지도로기사자인대리나어시은정보수스과아일서제주해전장부원상조비구동유진화성만여위무선미안신강경우계생방라양드트마오"
+    "그할세공소실적개물품불새폴더파란빨노검흰고양강꽃나무"
+)
+"""The commonest syllables of Korean, which tell it from Chinese in the same bytes."""
 
 _WESTERN, _CENTRAL = "àáâãäåæçèéêëìíîïñòóôõöøùúûüß", "ąáâäćčçďđęěéëíîłľńňóôöőřśšşťţúůüűýźżžß"
 _LATIN = {"cp1252": _WESTERN, "cp850": _WESTERN, "cp1250": _CENTRAL, "cp852": _CENTRAL}
 """The lower-case letters beyond ASCII of the languages that a code page is used for."""
+
+_TYPOGRAPHY = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026\u00b0\u00b2\u00b3\u20ac"
+
+_PRIOR = {"gbk": 0.5, "cp1252": 1.5, "cp850": 1.5}
+"""What decides between code pages in which names are as likely."""
 
 _LATIN_SHARE = 0.1
 """Of the letters of such languages, those that are not ASCII."""
@@ -523,22 +534,25 @@ def guess_code_page(names: Sequence[bytes]) -> str | None:
 
 def _log_likelihood(parts: Sequence[bytes], page: str) -> float:
     """The log probability of names in a code page."""
-    total = 1.0 if page == "gbk" else 0.0  # the few characters that it shares with Korean ones are rather Chinese
+    total = _PRIOR.get(page, 0.0)
     is_latin = page in _LATIN
     for raw in parts:
         try:
             text = raw.decode(page)
         except UnicodeDecodeError:
             return -math.inf
-        total += math.log(0.01) * text.count("\\")  # rather a character's second byte
         for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
+            if letter in "\\{}|~^[]@`":  # rather a character's second byte
+                total += math.log(0.002)
+            if before.islower() and letter.isupper():
+                total += math.log(0.05)
             if letter.isascii():
                 continue
             total += math.log(_LATIN_SHARE if is_latin else 1) + math.log(_probability(letter, page))
             if not is_latin:
                 total += math.log(0.01) * sum(other.isascii() and other.isalpha() for other in (before, after))
-            if before.islower() and letter.isupper():
-                total += math.log(0.1)
+            elif letter.isalpha() and not before.isalpha() and not after.isalpha():  # such a word is rare
+                total += math.log(0.05)
     return total
 
 
@@ -546,7 +560,9 @@ def _probability(letter: str, page: str) -> float:
     """The probability of a character that is not ASCII in a code page."""
     if page in _LATIN:
         common = _LATIN[page]
-        return 0.8 / len(common) if letter in common else 0.18 / len(common) if letter.lower() in common else 0.02 / 60
+        if letter in common:
+            return 0.75 / len(common)
+        return 0.18 / len(common) if letter.lower() in common else 0.05 / len(_TYPOGRAPHY) if letter in _TYPOGRAPHY else 0.02 / 60
     if page in ("cp866", "cp1251"):
         cyrillic = "\u0410" <= letter <= "\u044f"
         return 0.01 / 60 if not cyrillic else 0.8 / 32 if letter.islower() else 0.19 / 32
@@ -555,6 +571,8 @@ def _probability(letter: str, page: str) -> float:
         if "\u3041" <= letter <= "\u30fc":  # kana
             return 0.45 / 170
         return 0.45 / 2965 if 0x88 <= lead <= 0x97 else 0.1 / 4000 if trail else 0.05 / 63
+    if page == "cp949" and letter in _HANGUL:
+        return 0.6 / len(_HANGUL)
     first, last, n_common, n_others = _COMMON_ROWS[page]
     return 0.95 / n_common if first <= lead <= last and (trail >= 0xA1 or page == "big5") else 0.05 / n_others
 
