@@ -150,6 +150,14 @@ def check_choice(key: str, value: Any) -> None:
         _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
 
 
+def takes_text(key: str) -> bool:
+    """Whether a key, as ``section.key``, takes text (or null) and nothing else."""
+    hint: Any = Config
+    for name in key.split("."):
+        hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+    return {*(typing.get_args(hint) or (hint,))} - {type(None)} == {str}
+
+
 def encode(value: Any) -> str:
     """Write a value as a command line's text; :func:`section` reads it back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, QuotedString, Sweep
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 
 from bccp.core import config
@@ -16,6 +16,16 @@ from bccp.core.errors import BCCPError, MissingExtraError, nearest
 from bccp.core.runtime.extras import install_command
 
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
+
+_QUOTED = re.compile(r"""'(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)'|"(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)\"""", re.DOTALL)
+"""A text in quotes, as Hydra's grammar has it."""
+
+_BEGINS_VALUE = re.compile(r"(?:^|[=,\[({:])\s*$")
+_BEGINS_CALL = re.compile(r"[=,\[({:]\s*\w+\s*$")
+"""What stands before a value or an element of one, and before the bracket of a function such as ``choice(``."""
+
+_OPTION = re.compile(r"(?:\+{0,2}|~)(?:hydra/)?[^\W\d][\w$.@-]*=|~[\w.]+(?:\s|$)|--?[A-Za-z][\w-]*(?:=\S*)?(?:\s|$)")
+"""How an override or a flag begins."""
 
 EXTRAS = {
     "hydra/launcher": {"joblib": "pipeline", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray", "ray_aws": "ray"},
@@ -25,7 +35,9 @@ EXTRAS = {
 
 
 def split_options(text: str) -> list[str]:
-    """Split options at white space outside quotes and brackets; quotes stay, as Hydra tells texts from sweeps by them.
+    """Split a text at the blanks before each option; quotes stay, as Hydra tells texts from sweeps by them.
+
+    Blanks within quotes, lists, dictionaries and functions part no options, nor do those before what is no option: a path may hold them.
 
     Parameters
     ----------
@@ -37,30 +49,66 @@ def split_options(text: str) -> list[str]:
     list of str
         Flags (``-m``) first, then overrides: Hydra refuses overrides on both sides of a flag.
 
+    Raises
+    ------
+    BCCPError
+        If a quote or bracket that begins a value is not closed.
+
     Examples
     --------
-    >>> split_options("train.epochs=3 -m main.execute_steps='train, test'")
-    ['-m', 'train.epochs=3', "main.execute_steps='train, test'"]
+    >>> split_options("train.epochs=3 -m data.path=/my photos main.execute_steps='train, test'")
+    ['-m', 'train.epochs=3', 'data.path=/my photos', "main.execute_steps='train, test'"]
     """
-    words, word, quote, brackets = [], "", "", ""
-    for position, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote and text[position - 1] != "\\" else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in _CLOSING:
-            brackets += _CLOSING[letter]
-        elif brackets and letter == brackets[-1]:
-            brackets = brackets[:-1]
-        elif letter.isspace() and not brackets:
+    closed = _enclosures(text)
+    held = [(start, end) for start, end in closed.items() if _begins_value(text, start)]
+    for mark in re.finditer(r"[\[{('\"]", text):
+        start = mark.start()
+        if start not in closed and _begins_value(text, start) and not any(begin < start < end for begin, end in closed.items()):
+            raise BCCPError(f"hydra_options: {_CLOSING.get(mark[0], mark[0])!r} is missing at the end of {text[start:]!r}")
+    words: list[str] = []
+    begin = 0
+    for blank in re.finditer(r"\s+|$", text):
+        word = text[begin : blank.start()]
+        goes_on = "=" in word and word[0] != "-" and blank.end() < len(text) and not _OPTION.match(text, blank.end())
+        if not goes_on and not any(start < blank.start() < end for start, end in held):
             words += [word] if word else []
-            word = ""
-            continue
-        word += letter
-    if quote or brackets:
-        raise BCCPError(f"hydra_options: {(quote or brackets[-1])!r} is missing at the end of {word!r}")
-    words += [word] if word else []
+            begin = blank.end()
     return flags_first(words)
+
+
+def _begins_value(text: str, position: int) -> bool:
+    """Whether a quote or bracket stands where a value, an element, an interpolation or the arguments of a function begin."""
+    before, letter = text[:position], text[position]
+    called = _BEGINS_CALL.search(before) if letter == "(" else letter == "{" and before.endswith("$")
+    return bool(_BEGINS_VALUE.search(before) or called)
+
+
+def _enclosures(text: str) -> dict[int, int]:
+    """Find what quotes and brackets enclose.
+
+    A quote counts where a value or an element begins (``it's`` holds none), a bracket where another closes it.
+
+    Returns
+    -------
+    dict of int to int
+        The position behind the closing one, by the position of the opening one.
+    """
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    position = 0
+    while position < len(text):
+        letter = text[position]
+        if letter in "'\"" and _BEGINS_VALUE.search(text[:position]) and (quoted := _QUOTED.match(text, position)):
+            ends[position] = position = quoted.end()
+            continue
+        if letter in _CLOSING:
+            opened.append(position)
+        elif letter in (_CLOSING[text[start]] for start in opened):
+            while _CLOSING[text[start := opened.pop()]] != letter:
+                pass
+            ends[start] = position + 1
+        position += 1
+    return ends
 
 
 def flags_first(words: Sequence[str]) -> list[str]:
@@ -157,7 +205,7 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
     Returns
     -------
     list of str
-        The same overrides.
+        The same overrides, with quotes round what can only be text: Hydra reads no letters beyond ASCII, and few signs, without.
 
     Raises
     ------
@@ -166,18 +214,110 @@ def check_overrides(overrides: Sequence[str]) -> list[str]:
     """
     known = config.defaults()
     parser = OverridesParser.create()
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
+    checked = []
+    for given in overrides:
+        if (shown := given.encode("utf-8", "backslashreplace").decode()) != given:
             raise BCCPError(
-                f"the option {text!r} cannot be read: write section.key=value, with quotes round a value that holds blanks"
-            ) from error
+                f"the option {shown!r} has bytes that are no UTF-8: give the file or folder another name, or a link that has one"
+            )
+        text = _quote_texts(given, parser)
+        override = _read(text, parser)
+        if override is None:
+            raise BCCPError(_unreadable(given, parser))
         if override.key_or_group in config.ADDED and not override.is_add() and not override.is_delete():
-            raise BCCPError(f"{override.key_or_group} is added to the other options: write +{text.lstrip('+')}")
+            raise BCCPError(f"{override.key_or_group} is added to the other options: write +{given.lstrip('+')}")
         if not override.key_or_group.startswith("hydra") and not override.is_add():
             _check_one(override, known)
-    return list(overrides)
+        checked.append(text)
+    return checked
+
+
+def no_value(word: str) -> str:
+    """The sentence for a word that is no option."""
+    return (
+        f"the option {word!r} has no value: write section.key=value; where it is part of the value before it, put quotes round that whole "
+        "option"
+    )
+
+
+def _read(text: str, parser: OverridesParser) -> Override | None:
+    try:
+        return parser.parse_override(text)
+    except HydraException:
+        return None
+
+
+def _unreadable(given: str, parser: OverridesParser) -> str:
+    """The sentence for an option that Hydra does not read."""
+    head, sign, value = given.partition("=")
+    if not sign:
+        return no_value(given)
+    if _read(f"{head}=", parser) is None:
+        return f"unknown key {head!r}" + nearest(
+            head, [f"{s}.{k}" for s, keys in config.defaults().items() if isinstance(keys, dict) for k in keys]
+        )
+    opening = value.strip()[:1]
+    if opening in (*_CLOSING, "'", '"') and 0 not in _enclosures(value.strip()):
+        return f"the option {given!r} cannot be read: {_CLOSING.get(opening, opening)!r} is missing at its end"
+    if opening in ("'", '"'):
+        return f"the option {given!r} cannot be read: quotes go round the whole value, {head}={opening}…{opening}"
+    return f"the option {given!r} cannot be read: write section.key=value, with quotes round a text"
+
+
+def _quote_texts(given: str, parser: OverridesParser) -> str:
+    """Put quotes round those parts of an override's value that can only be text, because Hydra does not read them or the key takes text."""
+    head, sign, value = given.partition("=")
+    if not sign or _read(f"{head}=", parser) is None:
+        return given
+    takes_text = config.takes_text(head.lstrip("+"))
+
+    def is_read(text: str) -> bool:
+        override = _read(f"key={text}", parser)
+        if override is None or not takes_text:
+            return override is not None
+        value = override.value()
+        values = value.list if isinstance(value, ChoiceSweep) else [value]
+        return all(isinstance(one, str | QuotedString | Sweep | None) for one in values)
+
+    def several(text: str) -> str:
+        return ",".join(map(element, _split_commas(text)))
+
+    def element(part: str) -> str:
+        text = part.strip()
+        if not text or text[0] in "'\"" or is_read(text):
+            return part
+        whole = _enclosures(text)
+        if text[0] == "[" and not takes_text and whole.get(0, len(text)) == len(text):
+            return f"[{several(text[1:-1])}]" if 0 in whole else part
+        if text[0] == "{" and not takes_text and whole.get(0, len(text)) == len(text):
+            pairs = [pair.partition(":") for pair in _split_commas(text[1:-1])]
+            return (
+                "{" + ",".join(f"{key}:{element(one)}" for key, _, one in pairs) + "}" if 0 in whole and all(p[1] for p in pairs) else part
+            )
+        called = re.match(r"(\w+)\s*\(", text)
+        if called and called[1] in parser.functions.functions and whole.get(called.end() - 1) == len(text):
+            if called[1] != "choice" and _read(f"key={text}", parser) is not None:  # its arguments are no texts
+                return part
+            return f"{called[0]}{several(text[called.end() : -1])})"
+        return _quote(text)
+
+    if is_read(value):
+        return given
+    choice = re.fullmatch(r"\s*choice\s*\((.*)\)\s*", value, re.DOTALL)  # whose texts Hydra hands its jobs without quotes
+    return f"{head}={several(choice[1] if choice else value)}"
+
+
+def _split_commas(text: str) -> list[str]:
+    """Split a text at the commas outside of quotes and brackets that no backslash escapes."""
+    held = _enclosures(text).items()
+    commas = [m.start() for m in re.finditer(r"(?<!\\),", text) if not any(start < m.start() < end for start, end in held)]
+    return [text[start + 1 : end] for start, end in zip([-1, *commas], [*commas, len(text)], strict=True)]
+
+
+def _quote(text: str) -> str:
+    """Write a text that stands without quotes, with Hydra's escapes perhaps, as one in quotes."""
+    plain = re.sub(r"\\([\\()\[\]{}:=, \t])", r"\1", text)
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + (found[2] and "\\'"), plain) + "'"
 
 
 def not_there(error: MissingConfigException) -> BCCPError:

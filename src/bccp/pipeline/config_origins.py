@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bccp.core import config
 from bccp.core.errors import BCCPError
-from bccp.core.overrides import first_flag
+from bccp.core.overrides import check_overrides, first_flag
 from bccp.core.paths import ROOT
 from bccp.core.redaction import redact
 from bccp.pipeline import config_text
@@ -62,7 +62,7 @@ def traced(words: Sequence[str], section: str | None = None) -> list[TracedValue
     if flag := first_flag(words):
         raise BCCPError(f"one configuration is shown, so {flag} is not accepted: give section.key=value and +group=name only")
     composed = compose(words)
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = OverridesParser.create().parse_overrides(check_overrides(words))
     given = {override.key_or_group for override in overrides}
     added = dict(_added(overrides))
     comments = {entry.key: entry.comment for entry in config_text.entries()}

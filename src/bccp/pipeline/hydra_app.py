@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import failed, to_bccp_error
 from bccp.core.home import home
-from bccp.core.overrides import check_flags, check_overrides, flags_first, not_composed, not_there, quote_step_list, split_options
+from bccp.core.overrides import check_flags, check_overrides, flags_first, no_value, not_composed, not_there, quote_step_list, split_options
 from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, callers, end_with
 from bccp.core.redaction import redact, redact_text, to_env_ref
@@ -67,8 +67,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
             words = [quote_step_list(word) for word in words]
         check_flags(words)
         home()  # refuses what Hydra would wrap in errors of its own
-        _check(words)
-        words = [to_env_ref(word) for word in words]
+        words = [to_env_ref(word) for word in _check(words)]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra
         sys.argv = [str(ROOT / "main.py"), *words]
         _refused.clear()
@@ -99,19 +98,20 @@ def hydra_main(arguments: Sequence[str]) -> int:
         return failed(" ".join([said, *notes(error), "(this is a fault in BCCP: please report it)"]))
 
 
-def _check(words: Sequence[str]) -> None:
-    """Check the overrides; what is refused leaves a summary too."""
+def _check(words: Sequence[str]) -> list[str]:
+    """Check the overrides, and put quotes round texts in them; what is refused leaves a summary too."""
     overrides = [word for word in words if (not word.startswith("-") and "=" in word) or word.startswith("~")]
     stray = next((word for word in words if not word.startswith("-") and word not in overrides), None)
     try:
         if stray is not None and not any(
             word in ("--config-name", "-cn", "--cfg", "-c", "--info", "-i", "--package", "-p") for word in words
         ):
-            raise BCCPError(f"the option {stray!r} has no value: write section.key=value")
-        check_overrides(overrides)
+            raise BCCPError(no_value(stray))
+        checked = dict(zip(overrides, check_overrides(overrides), strict=True))
     except BCCPError as error:
         Summary(error=str(error), config={"overrides": redact(overrides)}).write(new_run_folder())
         raise
+    return [checked.get(word, word) for word in words]
 
 
 def hydra_job(composed: DictConfig) -> Any:

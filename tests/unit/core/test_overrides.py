@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import check_overrides, flags_first, split_options
@@ -20,6 +22,15 @@ from bccp.core.overrides import check_overrides, flags_first, split_options
         ("a=[[0.9, 0.1], [0.2, 0.8]]", ["a=[[0.9, 0.1], [0.2, 0.8]]"]),
         ("a=choice(1, 2) -m", ["-m", "a=choice(1, 2)"]),
         (r"a='it\'s here' b=*", [r"a='it\'s here'", "b=*"]),
+        (r"a='ends\\' b=1", [r"a='ends\\'", "b=1"]),
+        ("a=/it's b=/that's -m", ["-m", "a=/it's", "b=/that's"]),
+        ("a=/my photos (1)/of  b c=3", ["a=/my photos (1)/of  b", "c=3"]),
+        ("a=/x(1 b=2)", ["a=/x(1", "b=2)"]),
+        ("main.execute_steps=train, test +experiments=smoke ~a", ["main.execute_steps=train, test", "+experiments=smoke", "~a"]),
+        ("a=sort(3,1, reverse=true) b=${oc.env:A,'x b=y'}", ["a=sort(3,1, reverse=true)", "b=${oc.env:A,'x b=y'}"]),
+        ("--config-name x a=1", ["--config-name", "x", "a=1"]),
+        ("a=/b - c -old/x --cfg job", ["--cfg", "job", "a=/b - c -old/x"]),
+        ("a=1\n  hydra/launcher=basic hydra.job.name=x", ["a=1", "hydra/launcher=basic", "hydra.job.name=x"]),
     ],
 )
 def test_options_are_split_outside_quotes_and_brackets(text: str, words: list[str]) -> None:
@@ -49,7 +60,13 @@ def test_flags_come_first_with_their_values() -> None:
         ("cp_sampling.type=none,randum", "did you mean 'random'?"),
         ("main.execute_steps=[train,tset]", "did you mean 'test'?"),
         ("main.execute_steps='train,tset'", "did you mean 'test'?"),
-        ("train.epochs=[1", "cannot be read"),
+        ("train.epochs=[1", "cannot be read: ']' is missing at its end"),
+        ("data.path='/x", 'cannot be read: "\'" is missing at its end'),
+        ("data.path='/a b'/c", "cannot be read: quotes go round the whole value, data.path='…'"),
+        ("b/c", "the option 'b/c' has no value: write section.key=value; where it is part of the value before it, put quotes round"),
+        ("data.päth=/x", "unknown key 'data.päth' (did you mean 'data.path'?)"),
+        ("data.path=/\udcff", r"has bytes that are no UTF-8: give the file or folder another name"),
+        ("train.epochs=3ö", "train.epochs=3ö is not accepted: give a whole number"),
         ("~train.epochs", "cannot be deleted"),
         ("experiments=smoke", "experiments is added to the other options: write +experiments=smoke"),
         ("++data_sets=cargo", "data_sets is added to the other options: write +data_sets=cargo"),
@@ -73,3 +90,69 @@ def test_right_options_pass_unchanged() -> None:
         "train.model=vit_l_32",
     ]
     assert check_overrides(options) == options
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("/t/Größe", "photos(1)", "/t/photos (1)/x", "epoch=9-step=90.ckpt", "a&b", "~/photos", "a;b", "#1", "it's", "{a}", "{a: 1}"),
+        *(
+            "[old]",
+            "[old]/x",
+            "/t/[a,b]",
+            "x(1,2)",
+            "(1",
+            "a!b^c<d>`e",
+            'the "old" ones',
+            "é\\'",
+            "写真",
+            "a\nb",
+            "2024_01",
+            "1e5",
+            "true",
+        ),
+        *("choice(1", "--x", "@a", "50%", "a b"),
+    ],
+)
+def test_a_text_is_taken_as_it_stands(text: str) -> None:
+    for key in ("data.path", "train.weights", "cp_sampling.monday_model.weights"):
+        assert values(f"{key}={text}") == [text]
+    assert values(f"data.path={text}", sweep=f",{text}") == [text, text]
+
+
+def values(option: str, *, sweep: str = "") -> list[object]:
+    """What Hydra makes of an option that was checked, one value a job."""
+    (word,) = check_overrides([option + sweep])
+    assert check_overrides([word]) == [word]  # where it is checked once more
+    read = OverridesParser.create().parse_override(word)
+    words = BasicSweeper.split_arguments([read], None)[0] if read.is_sweep_override() else [[word]]
+    return [OverridesParser.create().parse_override(job).value() for (job,) in words]
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("data.path=null", [None]),
+        ("data.path=", [""]),
+        ("data.path='a,b'", ["a,b"]),
+        (r"data.path=a\,b", ["a,b"]),
+        (r"data.path=ö\,b,c", ["ö,b", "c"]),
+        ("data.path=ö\\", ["ö\\"]),
+        (r"data.path=Größe\ \(1\)", ["Größe (1)"]),  # as Hydra reads the same without the letters beyond ASCII
+        ("data.path=${oc.env:HOME}/Größe", ["${oc.env:HOME}/Größe"]),
+        ("data.path=${oc.env:A,'x y'}", ["${oc.env:A,'x y'}"]),
+        ("data.path=/a&b,'c,d',null", ["/a&b", "c,d", None]),
+        ("data.path=choice(a&b, 'c d', 2024_01)", ["a&b", "c d", "2024_01"]),
+        ("train.model=sort(b,a)", ["a", "b"]),
+        ("train.epochs=1_000,2", [1000, 2]),
+        ("train.learning_rate=range(1,3)", [1, 2]),
+        (
+            "train.subset={classes: [Käfer & Co, 'b,c', d], images_per_class: 3}",
+            [{"classes": ["Käfer & Co", "b,c", "d"], "images_per_class": 3}],
+        ),
+        ("+hydra.job.env_set={A: ö}", [{"A": "ö"}]),
+        ("noisy_labels.noise=[[0.9,0.1],[0.2,0.8]]", [[[0.9, 0.1], [0.2, 0.8]]]),
+    ],
+)
+def test_all_else_means_what_it_meant(option: str, expected: list[object]) -> None:
+    assert values(option) == expected
