@@ -39,6 +39,9 @@ PLACES = {
 }
 """Environment variables that tell libraries where to write, and the place under the home that each gets."""
 
+_KEEPING = ("artifacts", "cache", "incoming", "outputs")
+"""Folders of the home whose paths are recorded elsewhere."""
+
 WANDB_SCRATCH = "wandb/tmp"
 """Where the temporary folders of the wandb package go, under the home, each below a folder of its process (:func:`scratch_owner`)."""
 
@@ -68,6 +71,27 @@ def keep_within_home() -> None:
         os.environ.setdefault(name, value)
     for name, place in PLACES.items():
         os.environ.setdefault(name, str(folder / place))
+
+
+def moved_along(recorded: str) -> Path:
+    """A place in the home that was recorded before the home was moved, renamed or copied, where it is now.
+
+    Parameters
+    ----------
+    recorded : str
+        An absolute path.
+
+    Returns
+    -------
+    Path
+        The path itself where it lies in this home, or nothing in this home answers to it.
+    """
+    path, own = Path(recorded), home()
+    if not path.is_relative_to(own):
+        for depth, name in enumerate(path.parts):
+            if name in _KEEPING and (place := own.joinpath(*path.parts[depth:])).exists():
+                return place
+    return path
 
 
 def scratch_owner() -> str:

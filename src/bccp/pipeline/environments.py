@@ -22,7 +22,7 @@ from bccp.core.paths import PACKAGE, ROOT
 from bccp.core.processes import callers, end_with
 
 WHOLE = "bccp-whole"
-"""The file in an environment that says that its build came to its end, and by its date when it was last used."""
+"""The file in an environment that says that its build came to its end, and where; and by its date when it was last used."""
 
 _BUILD = (
     "import sys; sys.path.insert(0, sys.argv[1]); from bccp.pipeline import environments; environments.build_environment(*sys.argv[2:])"
@@ -146,7 +146,7 @@ def build_environment(project_folder: str, manager: str) -> None:
         else:
             python_env = _PythonEnv.from_conda_yaml(described)  # type: ignore[no-untyped-call]
             _create_virtualenv(project, python_env, folder, env_manager="uv" if manager == "uv" else "virtualenv")
-        (folder / WHOLE).touch()
+        (folder / WHOLE).write_text(str(folder), encoding="utf-8")
     except Exception as error:
         sys.exit(str(error))
 
@@ -166,5 +166,10 @@ def package_folder() -> Iterator[str | None]:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the build has come to its end, and the Python that the environment rests on is still there."""
-    return (folder / WHOLE).is_file() and (folder / "bin" / "python").exists()
+    """Whether the build has come to its end, and here (its scripts name the place), and the Python that it rests on is still there."""
+    mark, scripts = folder / WHOLE, folder / "bin" / "activate"
+    if not mark.is_file() or not (folder / "bin" / "python").exists():
+        return False
+    if built := mark.read_text(encoding="utf-8"):
+        return built == str(folder)
+    return not scripts.is_file() or str(folder) in scripts.read_text(encoding="utf-8")  # an earlier version did not note the place

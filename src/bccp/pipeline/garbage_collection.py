@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from bccp.core import step_graph
 from bccp.core.errors import BCCPError
-from bccp.core.home import WANDB_SCRATCH, abandoned, home, scratch
+from bccp.core.home import WANDB_SCRATCH, abandoned, home, moved_along, scratch
 from bccp.core.redaction import redact
 from bccp.data.downloads import slot_name
 from bccp.pipeline.environments import WHOLE
@@ -371,7 +371,7 @@ def _own_folders(run: Any) -> set[Path]:
     """The folder of a pipeline, and that of the sweep that it is a job of: only a job has another name than its folder."""
     if FOLDER_TAG not in run.data.tags:
         return set()
-    folder = Path(run.data.tags[FOLDER_TAG])
+    folder = moved_along(run.data.tags[FOLDER_TAG])
     return {folder} if run.data.tags[PIPELINE_TAG] == folder.name else {folder, folder.parent}
 
 
@@ -407,7 +407,7 @@ def _folder(run: Any, place: Path) -> Path | None:
 
 
 def _folders(runs: Iterable[Any]) -> set[Path]:
-    return {Path(run.data.tags[FOLDER_TAG]) for run in runs if FOLDER_TAG in run.data.tags}
+    return {moved_along(run.data.tags[FOLDER_TAG]) for run in runs if FOLDER_TAG in run.data.tags}
 
 
 def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list[HomeEntry]:
@@ -440,7 +440,7 @@ def _wandb(place: Path, since: float, dispensable: set[str]) -> tuple[list[HomeE
             n_lost += spare
             if not spare:
                 oldest = min(oldest, note["started"])
-                wanted |= {entry["folder"] for entry in [*note["inputs"], *note["outputs"]]}
+                wanted |= {str(moved_along(entry["folder"])) for entry in [*note["inputs"], *note["outputs"]]}
             entries.append(HomeEntry("W&B: records not uploaded", (path,), spare))
         elif path.name.startswith(("run-", "offline-run-")) and not path.is_symlink():
             entries.append(HomeEntry("W&B: records", (path,), _used(path) < since))

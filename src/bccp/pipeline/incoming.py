@@ -27,7 +27,7 @@ import pandas as pd
 
 from bccp.core import config, config_schema
 from bccp.core.errors import BCCPError
-from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
+from bccp.core.home import home, keep_within_home, moved_along, scratch, sweep_scratch
 from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
 from bccp.data import checks, drift, layout, preprocessing, sources, tables
@@ -241,7 +241,7 @@ def accept_batch(batch: str) -> list[str]:
             "another limit"
         )
     if about["status"] != "accepted":
-        archive = Path(about["archive"]) if about["reference"] else None
+        archive = moved_along(about["archive"]) if about["reference"] else None
         if archive is not None and not archive.is_file():
             raise BCCPError(
                 f"the files that the batch {found[0]} was checked against are gone ({about['archive'] or 'no run has them'}): "

@@ -13,7 +13,7 @@ from typing import Any
 
 from bccp.core import automatic, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
-from bccp.core.home import home
+from bccp.core.home import home, moved_along
 from bccp.core.redaction import redact
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -169,7 +169,7 @@ def folder(named: str, *, option: str) -> Path:
     if len(runs) > 1:
         raise BCCPError(f"{option}={named} is the beginning or end of {len(runs)} runs' names: give more of it")
     for run in runs:
-        place = Path(run.data.tags.get(FOLDER_TAG, "/nowhere"))
+        place = moved_along(run.data.tags.get(FOLDER_TAG, "/nowhere"))
         if (place / "summary.json").is_file():
             return place
     raise BCCPError(

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,8 +29,9 @@ from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
-from bccp.core.redaction import first_line
+from bccp.core.redaction import first_line, redact
 from bccp.tracking.backends import Uninterrupted, create_sqlite, ledger_uri, local_path, prepare_postgresql
+from bccp.tracking.relocation import follow_home
 from bccp.tracking.tags import HOST_TAG, KEY_PARTS_TAG, KEY_TAG, OUTPUT_PREFIX, PID_TAG, PIPELINE_TAG, STARTED_TAG, STEP_TAG
 from bccp.tracking.versions import split_version
 
@@ -95,12 +97,13 @@ class Ledger:
         try:
             if uri.startswith("sqlite:///"):
                 create_sqlite(uri, self.home)
+                follow_home(Path(uri.removeprefix("sqlite:///")), self.home)
             with prepare_postgresql(uri, self.home) if uri.startswith("postgresql") else nullcontext():
                 self.client: Any = MlflowClient(tracking_uri=uri)
                 if not uri.startswith("http"):
                     self.client = Uninterrupted(self.client)
                 self.experiment_id = self._experiment()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
             if uri.startswith("sqlite"):
                 damaged = BCCPError(
                     f"the store {uri} cannot be opened ({first_line(error)}): restore it, or move it away to begin a new one"
@@ -116,9 +119,10 @@ class Ledger:
         if found is None:
             from mlflow.exceptions import MlflowException
 
-            place = None if self.uri.startswith("http") else (self.home / "artifacts").as_uri()
+            own = None if self.uri.startswith("http") else (self.home / "artifacts").as_uri()
             try:
-                return str(self.client.create_experiment(EXPERIMENT, artifact_location=place))
+                self.client.create_experiment(EXPERIMENT, artifact_location=own)
+                found = self.client.get_experiment_by_name(EXPERIMENT)
             except MlflowException:  # another process was first
                 found = self.client.get_experiment_by_name(EXPERIMENT)
                 if found is None:
@@ -127,6 +131,13 @@ class Ledger:
             raise BCCPError(
                 f"{self.uri} keeps its artifacts in {found.artifact_location}, which needs the package boto3: install it, or "
                 "let the server hand them out (mlflow server --artifacts-destination)"
+            )
+        place = local_path(found.artifact_location)
+        self._inside = place is not None and place.is_relative_to(self.home)
+        if place is not None and not self._inside and not place.is_dir() and not self.uri.startswith("http"):
+            raise BCCPError(
+                f"the store {redact(self.uri)} keeps its artifacts in {place}, which is not there: put that folder back, or record in "
+                "another store (tracking.mlflow_uri, MLFLOW_TRACKING_URI)"
             )
         return str(found.experiment_id)
 
@@ -237,6 +248,7 @@ class Ledger:
         digest = folder_digest(folder)
         root = local_path(self.client.get_run(run_id).info.artifact_uri)
         if root is not None:
+            self._check_place(root)
             place = root / name
             root.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(place, ignore_errors=True)
@@ -247,6 +259,14 @@ class Ledger:
         self.client.set_tag(run_id, f"{OUTPUT_PREFIX}{name}", digest)
         self._verified[name, digest] = place
         return digest, place
+
+    def _check_place(self, folder: Path) -> None:
+        """Refuse to write where the home is not: another process may know it by another path, and have changed the store's addresses."""
+        if self._inside and not folder.is_relative_to(self.home):
+            raise BCCPError(
+                f"another process uses BCCP_HOME={self.home} by another path, and so the store keeps artifacts in {folder}: let all "
+                "processes at one time use the home by one path"
+            )
 
     def full_digest(self, version: str) -> str:
         """The 64 hex digits of a version that may be given by its first 12 or more."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bccp.core.errors import BCCPError
-from bccp.core.home import scratch
+from bccp.core.home import moved_along, scratch
 from bccp.core.redaction import first_line
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.tracking.wandb_client import open_api, start_run
@@ -38,7 +38,7 @@ def log_artifact(run: Any, entry: Mapping[str, Any]) -> None:
             (own / _PLACEHOLDER).write_text(f"{name}:{digest}\nThe files stayed at home: tracking.upload_images=false\n", encoding="utf-8")
             artifact.add_file(str(own / _PLACEHOLDER))  # copied
     else:
-        folder = Path(entry["folder"])
+        folder = moved_along(entry["folder"])
         for path in sorted(folder.rglob("*")):
             if path.is_file():  # immutable: W&B reads the ledger's own file instead of keeping a copy
                 artifact.add_file(str(path), name=path.relative_to(folder).as_posix(), policy="immutable", skip_cache=True)

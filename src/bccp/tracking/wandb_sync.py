@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp.core.errors import BCCPError
-from bccp.core.home import home, keep_within_home
+from bccp.core.home import home, keep_within_home, moved_along
 from bccp.core.processes import lives
 from bccp.core.redaction import first_line
 from bccp.core.runtime.wandb_import import import_wandb, own_scratch
@@ -60,6 +60,11 @@ class Recorded:
     def killed(self) -> bool:
         """Whether its process, on this host, is no more but has not ended it."""
         return self.note["exit_code"] is None and self.note["host"] == socket.gethostname() and not lives(*self.note["process"])
+
+    @property
+    def moved(self) -> bool:
+        """Whether the home was moved or copied since: W&B's own record names files where they were then."""
+        return any(str(moved_along(entry["folder"])) != entry["folder"] for entry in (*self.note["inputs"], *self.note["outputs"]))
 
     @property
     def online(self) -> bool:
@@ -170,7 +175,7 @@ def _upload(folders: Sequence[Path], entity: str) -> str:
 def _finish(api: Any, run: Recorded, entity: str) -> int:
     """Add what W&B's own record of a run lacks, and delete its note; the number of inputs."""
     where = {"entity": entity, "project": run.note["project"], "group": run.note["group"], "dir": str(home()), "settings": {}}
-    if run.online and run.note["outputs"]:
+    if (run.online or run.moved) and run.note["outputs"]:
         _log_outputs(run, where)
     _replay(api, run, where)
     (run.folder / NOTE).unlink()
@@ -178,7 +183,7 @@ def _finish(api: Any, run: Recorded, entity: str) -> int:
 
 
 def _log_outputs(run: Recorded, where: Mapping[str, Any]) -> None:
-    """Take an online run up again to log what it made; what W&B has already stays the version that it is."""
+    """Take a run up again to log what it made; what W&B has already stays the version that it is."""
     taken_up = start_run(mode="online", id=run.note["run"], resume="must", **where)
     define_metrics(taken_up, run.note["step"])  # taking up loses them
     for made in run.note["outputs"]:
