@@ -111,6 +111,12 @@ class Tracking:
     init_timeout: float = _number(1, 3600)
     finish_timeout: float = _number(1, 86400)
 
+    def check(self) -> None:
+        """Refuse names that W&B does not take."""
+        for key, name in (("wandb_entity", self.wandb_entity), ("wandb_project", self.wandb_project)):
+            if self.wandb != "disabled" and name is not None and not re.fullmatch(r"[^/\\#?%:]{1,128}", name):
+                raise BCCPError(f"tracking.{key}={name!r} is not accepted: use a name of 1 to 128 characters without / \\ # ? % :")
+
 
 @dataclass(kw_only=True)
 class Data:

@@ -42,6 +42,9 @@ PLACES = {
 _KEEPING = ("artifacts", "cache", "incoming", "outputs")
 """Folders of the home whose paths are recorded elsewhere."""
 
+WANDB_SETTINGS = Path("~/.config/wandb/settings")
+"""Where `wandb login` leaves the user's settings, unless ``WANDB_CONFIG_DIR`` says otherwise."""
+
 WANDB_SCRATCH = "wandb/tmp"
 """Where the temporary folders of the wandb package go, under the home, each below a folder of its process (:func:`scratch_owner`)."""
 
@@ -65,12 +68,28 @@ def home() -> Path:
 
 
 def keep_within_home() -> None:
-    """Set the environment so that no library writes outside the home or phones anywhere."""
+    """Set the environment so that no library writes outside the home or phones anywhere; an empty variable of theirs counts as unset."""
     folder = home()
+    for name in [*os.environ]:
+        if (name in QUIET or name in PLACES or name.startswith("WANDB_")) and not os.environ[name].strip():
+            del os.environ[name]
+    if _no_home_folder():  # which libraries would look for
+        os.environ["HOME"] = str(folder)
+    if WANDB_SETTINGS.expanduser().is_file():  # of `wandb login`, which says there which server it is for; they are only read
+        os.environ.setdefault("WANDB_CONFIG_DIR", str(WANDB_SETTINGS.expanduser().parent))
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for name, place in PLACES.items():
         os.environ.setdefault(name, str(folder / place))
+
+
+def _no_home_folder() -> bool:
+    """Whether neither the environment nor the system names a home folder for this user."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return True
+    return False
 
 
 def moved_along(recorded: str) -> Path:

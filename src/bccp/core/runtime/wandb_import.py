@@ -11,10 +11,13 @@ from typing import Any
 
 from bccp.core.home import WANDB_SCRATCH, clear_scratch, home, scratch_owner, temporary_files_in
 
+OTHERS_RUN = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
+"""Environment variables that would make a step's run a part or a continuation of another one."""
+
 
 def import_wandb() -> Any:
     """The package ``wandb``, imported so that it prints nothing, writes within the home and follows no parent's run."""
-    for name in ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_NAME"):
+    for name in OTHERS_RUN:
         os.environ.pop(name, None)
     os.environ["WANDB_SILENT"] = "true"  # before the import, which prints too
     if "wandb" not in sys.modules:

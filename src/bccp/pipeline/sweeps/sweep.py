@@ -32,6 +32,7 @@ from bccp.core.run_summary import Summary
 from bccp.pipeline.sweeps import plan
 from bccp.pipeline.sweeps.jobs import LOG, LONGEST_LIST, PARENT, TABLE_METRICS, JobEnd, jobs, read_job, spell_seconds, summary_files
 from bccp.pipeline.sweeps.resources import check_reach, many_machines, remove_links, share_out
+from bccp.tracking import wandb_client
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -245,6 +246,8 @@ def begin(config: DictConfig) -> Sweep:
         os.environ.pop("MLFLOW_TRACKING_URI")  # once is enough
     many = many_machines(launcher, about)
     keep_within_home()
+    if config.tracking.wandb != "disabled":
+        wandb_client.check_variables()
     if many:
         check_reach(launcher, uri, shared_folder=config.tracking.shared_folder)
     os.environ.pop("MLFLOW_RUN_ID", None)  # each job is a run of its own
