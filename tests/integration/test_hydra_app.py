@@ -51,6 +51,13 @@ def test_what_hydra_cannot_compose_is_one_sentence(home: Path, words: list[str],
         (["train.epochs=1", "-x"], "there is no option -x: the flags are --cfg, "),
         (["-m", "--info=all", "train.epochs=1,2"], "--multirun and --info exclude each other, so leave one out: the flags are --cfg, "),
         (["--resolve"], "--resolve is for --cfg, so give --cfg job too: the flags are --cfg, "),
+        # as `mlflow run` hands on -P train.epochs=3, and -P epochs=3
+        (
+            ["--hydra-options=main.cache=false", "--train.epochs", "3"],
+            "there is no option --train.epochs: write train.epochs=3 without dashes",
+        ),
+        (["--hydra-options=main.cache=false", "--epochs", "3"], "there is no option --epochs: write section.epochs=3 without dashes"),
+        (["--train.epochs=3"], "there is no option --train.epochs: write train.epochs=3 without dashes"),
         (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
     ],
 )

@@ -41,7 +41,7 @@ class RunType(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete the names of run folders, the newest first, and paths."""
-        outputs = Path(os.environ.get("BCCP_HOME") or "~/.bccp").expanduser() / "outputs"
+        outputs = Path(os.path.expanduser(os.environ.get("BCCP_HOME") or "~/.bccp")) / "outputs"  # noqa: PTH111  raises nothing
         names = sorted((path.name for path in outputs.glob(f"{glob.escape(incomplete)}*/")), reverse=True)
         return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
 

@@ -108,7 +108,7 @@ def section(kind: type[Any], values: Mapping[str, Any], name: str, base: Path) -
         _check_value(value, item.metadata, key)
         is_path = item.metadata.get("path") and all(values.get(k) in v for k, v in item.metadata["only_where"].items())
         if value is not None and is_path:
-            value = absolute(value, base)
+            value = absolute(value, base, key=key)
         made[item.name] = value
     result = kind(**made)
     if hasattr(result, "check"):
@@ -176,14 +176,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def absolute(text: str, base: Path) -> str:
+def absolute(text: str, base: Path, *, key: str = "") -> str:
     """Make a path absolute; what is no path (a URL, a name, an id) stays.
 
     Text is taken for a path where it exists, or has a path separator and no ``://``.
     """
     if "://" in text or text.startswith("models:/"):
         return text
-    path = Path(text).expanduser()
+    path = paths.expanded(text, option=key)
     path = path if path.is_absolute() else base / path
     looks_like_path = "/" in text or text.startswith("~")
     return str(path.resolve()) if looks_like_path or path.exists() else text

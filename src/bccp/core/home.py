@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bccp.core.errors import BCCPError
+from bccp.core.paths import expanded
 from bccp.core.processes import lives, process_start
 
 QUIET = {
@@ -55,9 +56,15 @@ def home() -> Path:
     Raises
     ------
     BCCPError
-        If it cannot be made or written to.
+        If it cannot be made or written to, or has a name that no store can have.
     """
-    folder = Path(os.environ.get("BCCP_HOME") or "~/.bccp").expanduser().resolve()
+    given = os.environ.get("BCCP_HOME", "")
+    try:
+        folder = expanded(given or "~/.bccp").resolve()
+    except BCCPError as error:
+        raise BCCPError(f"{'BCCP_HOME=' if given else 'the home '}{error}, in BCCP_HOME") from error
+    if "?" in str(folder):
+        raise BCCPError(f"BCCP_HOME={folder} has a question mark, which a database's address ends at: set it to a folder without")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -164,13 +164,15 @@ class WrongFlagError(BCCPError):
     exit_status = 2
 
 
-def check_flags(words: Sequence[str]) -> None:
+def check_flags(words: Sequence[str], *, by_mlflow: bool = False) -> None:
     """Refuse what Hydra's own parser would answer with its usage, and flags that exclude each other.
 
     Parameters
     ----------
     words : sequence of str
         Flags first, then overrides.
+    by_mlflow : bool
+        Whether `mlflow run` may have given them, which makes a flag and a value of each parameter that it does not know.
 
     Raises
     ------
@@ -185,6 +187,14 @@ def check_flags(words: Sequence[str]) -> None:
     parser.error = refuse  # type: ignore[method-assign]
     given, unknown = parser.parse_known_args([word for word in words if word != "--version"])
     if flag := first_flag(unknown):
+        key, _, value = flag.removeprefix("--").partition("=")
+        if flag.startswith("--") and (by_mlflow or key.partition(".")[0] in config.defaults()):
+            value = value or next((word for word in words if "=" not in word and not word.startswith("-")), "value")
+            option = f"{key if '.' in key else f'section.{key}'}={value}"
+            raise WrongFlagError(
+                f"there is no option --{key}: write {option} without dashes, and with `mlflow run`, which hands on this one parameter, "
+                f'inside hydra_options: -P hydra_options="{option}"'
+            )
         refuse(f"there is no option {flag}{nearest(flag, known)}")
     modes = {"--run": given.run, "--multirun": given.multirun, "--cfg": given.cfg, "--info": given.info}
     chosen = [name for name, value in modes.items() if value]

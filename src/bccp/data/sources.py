@@ -25,6 +25,7 @@ from bccp.core import user_code
 from bccp.core.digests import digest_once, file_digest
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.home import scratch
+from bccp.core.paths import expanded, where_relative
 from bccp.core.redaction import redact_url
 from bccp.core.registries import SOURCES
 from bccp.data import archives, downloads
@@ -456,7 +457,7 @@ def _is_url(place: str) -> bool:
 def _existing(place: str, shown: str, wanted: str) -> Path:
     if "://" in place:
         raise BCCPError(f"{shown} is a URL: set data.source={'archive' if _is_url(place) else 'fsspec'}")
-    path = Path(place).expanduser()
+    path = expanded(place, option="data.path")
     if not path.exists():
         raise missing(path, shown, wanted)
     return path
@@ -465,7 +466,7 @@ def _existing(place: str, shown: str, wanted: str) -> Path:
 def missing(path: Path, shown: str, wanted: str) -> BCCPError:
     """The refusal of what is not there, with what looks like it."""
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}: give {wanted} that does")
+    return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}{where_relative(path)}: give {wanted} that does")
 
 
 def _sole_archive(folder: Path) -> Path | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from bccp.core.errors import BCCPError, nearest
+from bccp.core.paths import where_relative
 from bccp.data import tables
 from bccp.data.layout import KnownNames
 
@@ -131,7 +132,7 @@ def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COL
             reader = csv.reader(file, strict=True)
             lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except OSError as error:
-        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}): give {accepted}") from error
+        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}){where_relative(path)}: give {accepted}") from error
     except UnicodeDecodeError as error:
         raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {accepted}") from error
     except csv.Error as error:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from bccp.core import step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import WANDB_SCRATCH, abandoned, home, moved_along, scratch
+from bccp.core.paths import expanded
 from bccp.core.redaction import redact
 from bccp.data.downloads import slot_name
 from bccp.pipeline.environments import WHOLE
@@ -244,7 +245,7 @@ def keep(ledger: Ledger, named: str) -> int:
     BCCPError
         If there is none.
     """
-    path = Path(named).expanduser().resolve()
+    path = expanded(named, option="KEEP").resolve()
     meant = {path.parent if path.name == "summary.json" else path, ledger.home / "outputs" / named}
     runs = [run for run in ledger_runs(ledger) if run.info.run_id == named or meant & _own_folders(run)]
     runs = runs or finished_runs.called(named, ledger)

@@ -65,7 +65,7 @@ def hydra_main(arguments: Sequence[str]) -> int:
             return 0
         if not {"-m", "--multirun"} & set(words):
             words = [quote_step_list(word) for word in words]
-        check_flags(words)
+        check_flags(words, by_mlflow=any(argument.startswith(_OPTION) for argument in arguments))
         home()  # refuses what Hydra would wrap in errors of its own
         words = [to_env_ref(word) for word in _check(words)]
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come up to here instead of being printed by Hydra

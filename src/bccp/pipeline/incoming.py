@@ -28,6 +28,7 @@ import pandas as pd
 from bccp.core import config, config_schema
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home, moved_along, scratch, sweep_scratch
+from bccp.core.paths import expanded
 from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
 from bccp.data import checks, drift, layout, preprocessing, sources, tables
@@ -258,7 +259,7 @@ def accept_batch(batch: str) -> list[str]:
 def _configured(data: str, options: Sequence[str]) -> config_schema.Config:
     if not data:
         raise BCCPError("which images? give a folder or an archive: bccp check-new --data folder")
-    place = Path(data).expanduser()
+    place = expanded(data, option="DATA")
     is_url, is_folder = data.lower().startswith(("http://", "https://")), place.is_dir()
     if not is_url and not place.exists():
         shown = redact_url(data) if "://" in data else data
@@ -280,7 +281,7 @@ def _told_as_given() -> Iterator[None]:
 def _as_given(data: str, image: str) -> str:
     """An image as the user has it: in the folder that was given, where it lies there under this name."""
     place = Path(data) / image
-    return str(place) if place.expanduser().is_file() else image
+    return str(place) if expanded(place, option="DATA").is_file() else image
 
 
 def _as_tuesday(archive: Path, target: Path) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home
+from bccp.core.paths import expanded
 from bccp.core.step_graph import MAKER
 from bccp.data import tables
 from bccp.evaluation.scores import scores
@@ -411,6 +412,6 @@ def compare_named(a: str, b: str, out: Path | None) -> tuple[RunComparison, Path
     """
     keep_within_home()
     found = compare_runs(_find(a, option="A"), _find(b, option="B"))
-    place = out.expanduser().resolve() if out else _default_place([a, b])
+    place = expanded(out, option="OUT").resolve() if out else _default_place([a, b])
     _write(found, place)
     return found, place

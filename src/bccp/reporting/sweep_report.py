@@ -29,6 +29,7 @@ from bccp.core import automatic, config, config_schema, naming
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
+from bccp.core.paths import expanded
 from bccp.core.redaction import first_line, from_env_ref
 from bccp.core.run_summary import HEADLINES
 from bccp.data import tables
@@ -444,7 +445,7 @@ def find_folder(given: str) -> Path:
     BCCPError
         If there is none.
     """
-    folder = Path(given).expanduser() if given else _newest()
+    folder = expanded(given, option="DIR") if given else _newest()
     if not folder.exists() and (home() / "outputs" / given).is_dir():
         folder = home() / "outputs" / given
     if not folder.is_dir():

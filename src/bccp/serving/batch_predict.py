@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch, scratch_owner
+from bccp.core.paths import expanded
 from bccp.data.archives import is_hidden
 from bccp.tracking import finished_runs, registry
 from bccp.tracking.backends import ledger_uri
@@ -61,8 +62,8 @@ def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
     """
     if not model:
         raise BCCPError("which model? give MODEL=models:/name@alias, a run's id or model:<digest>")
-    if (Path(model).expanduser() / "model.json").is_file():
-        return Path(model).expanduser()
+    if (expanded(model, option="MODEL") / "model.json").is_file():
+        return expanded(model, option="MODEL")
     if re.fullmatch(r"model:(d-)?[0-9a-f]{12,64}", model):
         return ledger.fetch(model)
     if re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+|[^/@:]+@[^/@:]+", model):
@@ -242,8 +243,8 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
     """
     if not images:
         raise BCCPError("of what? give IMAGES=a folder of images or an image file")
-    out = Path(place_of_table).expanduser()
-    place = Path(images).expanduser()
+    out = expanded(place_of_table, option="OUT")
+    place = expanded(images, option="IMAGES")
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
     if out.exists() and not _is_table(out):

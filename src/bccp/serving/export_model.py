@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.home import scratch, scratch_owner
+from bccp.core.paths import expanded
 from bccp.core.runtime import extras
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
@@ -234,7 +235,7 @@ def export_named(model: str, format_name: str, place: str) -> tuple[dict[str, An
     """
     if not place:
         raise BCCPError("where to? give OUT=a file, such as model.onnx")
-    out = Path(place).expanduser()
+    out = expanded(place, option="OUT")
     if out.is_dir() or not out.resolve().parent.is_dir() or not os.access(out.resolve().parent, os.W_OK):
         raise BCCPError(f"OUT={out} cannot be written: give a file in a folder that exists")
     if _about_file(out).is_dir():

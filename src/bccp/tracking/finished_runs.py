@@ -14,6 +14,7 @@ from typing import Any
 from bccp.core import automatic, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, moved_along
+from bccp.core.paths import expanded
 from bccp.core.redaction import redact
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -130,11 +131,11 @@ def summary_file(named: str, *, option: str) -> Path | None:
     """The summary that an argument names: its path, its folder's, or the folder's name under ``outputs``; None where it is neither."""
     outputs = home() / "outputs"
     job = re.sub(r"-(\d+)$", r"/\1", named)  # as bccp.core.naming calls job N of a sweep, which lies in the sweep's folder
-    for place in (Path(named).expanduser(), outputs / named, outputs / job):
+    for place in (expanded(named, option=option), outputs / named, outputs / job):
         path = place / "summary.json" if place.is_dir() else place
         if path.is_file():
             return path
-    path = Path(named).expanduser()
+    path = expanded(named, option=option)
     path = path / "summary.json" if path.is_dir() else path
     if path.suffix or len(path.parts) > 1:
         raise BCCPError(f"{option}={named} does not exist: give the run id of a pipeline or its summary.json")

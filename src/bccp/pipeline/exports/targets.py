@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from bccp.core.errors import BCCPError, MissingExtraError
 from bccp.core.home import abandoned, scratch_owner
+from bccp.core.paths import expanded
 from bccp.core.redaction import first_line, redact_url
 from bccp.core.runtime import extras
 
@@ -93,7 +94,7 @@ class LocalTarget:
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out.expanduser().resolve()
+        self.out = expanded(out, option="OUT").resolve()
         self.shown = str(self.out)
         self._partial = self.out.with_name(f".{self.out.name}.{scratch_owner()}.partial")
 
