@@ -89,6 +89,22 @@ def test_unreadable_files_are_listed_with_the_reason_and_the_status_says_so(
     assert said.err.endswith(f"error: 3 of 61 files have no answer: the column error of {out} says why\n")
 
 
+def test_linked_folders_are_followed_and_circles_of_them_told(tmp_path: Path) -> None:
+    place, other = tmp_path / "images", tmp_path / "other"
+    for name in ("b.png", "in/a.png", "in/.hidden/x.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    (other / "deep").mkdir(parents=True)
+    (other / "deep" / "c.png").touch()
+    (place / "linked").symlink_to(other)
+    (other / "back").symlink_to(place)
+    (place / "in" / "self").symlink_to(place / "in")
+    (place / "again").symlink_to(other / "deep")
+    found = [path.relative_to(place).as_posix() for path in batch_predict.image_files(place, but=place / "out.csv")]
+    assert found == ["b.png", "again/c.png", "in/a.png", "in/self", "linked/back", "linked/deep/c.png"]
+    assert batch_predict._read(place / "in" / "self") == "a link to a folder that it lies in"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -100,7 +100,8 @@ def _model_of_run(ledger: Ledger, run_id: str) -> str:
 def image_files(place: Path, *, but: Path) -> Iterator[Path]:
     """A file itself, or all files below a folder, sorted within each folder; hidden ones are left out, as in ``fetch_data``.
 
-    The file ``but`` is left out too: the table of an earlier run may lie among the images.
+    Links to folders are followed; one that leads back to a folder above it comes as if it were a file. The file ``but`` is left out:
+    the table of an earlier run may lie among the images.
 
     Raises
     ------
@@ -112,14 +113,21 @@ def image_files(place: Path, *, but: Path) -> Iterator[Path]:
         return
     if not place.is_dir():
         raise BCCPError(f"IMAGES={place} does not exist: give a folder of images or an image file")
-    for folder, folders, names in os.walk(place, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        paths = (Path(folder) / name for name in sorted(names) if not is_hidden(name))
-        yield from (path for path in paths if path.name != but.name or path.resolve() != but.resolve())
+    yield from (path for path in _files_below(place, [place.resolve()]) if path.name != but.name or path.resolve() != but.resolve())
 
 
-def _refuse(error: OSError) -> None:
-    raise BCCPError(f"{error.filename} cannot be read ({error.strerror}): make it readable, or give another folder") from error
+def _files_below(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
+    """A folder's files, then those of each folder in it; ``above``: the folders that lead to it, and itself, without links."""
+    try:
+        with os.scandir(folder) as found:
+            inside = {folder / entry.name: entry.is_dir() for entry in found if not is_hidden(entry.name)}
+    except OSError as error:
+        raise BCCPError(f"{error.filename} cannot be read ({error.strerror}): make it readable, or give another folder") from error
+    real = {path: path.resolve() for path in sorted(inside) if inside[path]}
+    yield from (path for path in sorted(inside) if path not in real or real[path] in above)
+    for path, place in real.items():
+        if place not in above:
+            yield from _files_below(path, [*above, place])
 
 
 def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) -> tuple[int, int, list[str]]:
@@ -184,7 +192,7 @@ def _read(path: Path) -> bytes | str:
     """A file's bytes, or why there are none."""
     try:
         if not path.is_file():
-            return "no file, or a broken link"
+            return "a link to a folder that it lies in" if path.is_dir() else "no file, or a broken link"
         if path.stat().st_size > MAX_BYTES:
             return f"larger than {MAX_BYTES} bytes"
         return path.read_bytes()
