@@ -7,11 +7,13 @@ export BCCP_HOME
 export MLFLOW_DISABLE_TELEMETRY = true
 export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
+unexport MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID  # of somebody's other work; `mlflow run` takes no experiment's id beside its name
 
 .PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
-	@MLFLOW_TRACKING_URI="$$(python -m bccp.tracking.store)" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
+	@uri="$$(python -m bccp.tracking.store)" && \
+	  MLFLOW_TRACKING_URI="$$uri" MLFLOW_EXPERIMENT_NAME=bccp MLFLOW_LOGGING_LEVEL=WARNING \
 	  mlflow run . --env-manager=local -P hydra_options="$$OPTIONS"
 
 test-quick: .venv/.dev  ## the unit tests alone (a minute)

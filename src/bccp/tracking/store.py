@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -26,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from bccp.core.digests import folder_digest
 from bccp.core.errors import BCCPError
-from bccp.core.exit_codes import to_bccp_error
+from bccp.core.exit_codes import exit_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
 from bccp.core.redaction import first_line, redact
@@ -439,4 +440,4 @@ def _finished(run: Any) -> FinishedRun:
 
 
 if __name__ == "__main__":  # prepares the home and tells `make` where to record
-    print(Ledger(ledger_uri(None)[0]).uri)
+    sys.exit(exit_status(lambda: print(Ledger(ledger_uri(None)[0]).uri)))
