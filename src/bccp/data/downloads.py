@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from bccp.core.digests import file_digest, folder_digest
 from bccp.core.errors import BCCPError
+from bccp.core.proxies import proxy_note
 from bccp.core.redaction import redact_text
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.data.archives import CHUNK_BYTES, Listing, too_large
@@ -35,6 +36,9 @@ TIMEOUT_SECONDS = 10
 """How long a server may be silent."""
 
 ATTEMPTS = 2
+
+_PROXY_STATUSES = (407, 502, 503, 504)
+"""Answers that a proxy may give in the place of a server."""
 
 PAUSE_SECONDS = 1.0
 """Wait between two attempts."""
@@ -143,19 +147,20 @@ class _NetworkError(Exception):
 
 
 @contextmanager
-def _network() -> Iterator[None]:
-    """Turn what a request can raise into one kind of error."""
+def _network(url: str) -> Iterator[None]:
+    """Turn what a request of a URL can raise into one kind of error, which names the proxy that may be the cause."""
     try:
         yield
     except urllib.error.HTTPError as error:
         error.close()
-        raise _NetworkError(f"the server answers {error.code} {error.reason}", lasting=error.code < 500) from error
+        through = proxy_note(url) if error.code in _PROXY_STATUSES else ""
+        raise _NetworkError(f"the server answers {error.code} {error.reason}{through}", lasting=error.code < 500) from error
     except urllib.error.URLError as error:
-        raise _NetworkError(f"{error.reason}") from error
+        raise _NetworkError(f"{error.reason}{proxy_note(url)}") from error
     except TimeoutError as error:
-        raise _NetworkError(f"no answer within {TIMEOUT_SECONDS} seconds") from error
+        raise _NetworkError(f"no answer within {TIMEOUT_SECONDS} seconds{proxy_note(url)}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _NetworkError(f"{type(error).__name__}: {error}") from error
+        raise _NetworkError(f"{type(error).__name__}: {error}{proxy_note(url)}") from error
 
 
 def _tried(shown: str, attempt: Callable[[], _T], attempts: int = ATTEMPTS) -> _T:
@@ -192,7 +197,7 @@ def url_version(url: str, shown: str) -> str | None:
     """
 
     def ask(method: str) -> dict[str, str | None]:
-        with _network(), _request(url, method=method) as response:
+        with _network(url), _request(url, method=method) as response:
             return _said(response.headers)
 
     def attempt() -> dict[str, str | None]:
@@ -241,7 +246,7 @@ def _download(url: str, fresh: Path, kept: Mapping[str, Any] | None, limits: Lim
     elif kept is not None and kept["Last-Modified"]:
         conditions["If-Modified-Since"] = kept["Last-Modified"]
     try:
-        with _network():
+        with _network(url):
             response = _request(url, headers=conditions)
     except _NetworkError as error:
         if conditions and isinstance(error.__cause__, urllib.error.HTTPError) and error.__cause__.code == 304:
@@ -267,7 +272,7 @@ def _download(url: str, fresh: Path, kept: Mapping[str, Any] | None, limits: Lim
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    with _network():
+    with _network(response.url):
         return response.read(CHUNK_BYTES)
 
 
@@ -280,6 +285,8 @@ def _library(shown: str, advice: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = _reason(error)
+        if "proxy" in f"{type(error).__name__} {error}".lower():
+            reason += proxy_note("https://server.invalid")  # which proxy the library asks, not for whom
         raise BCCPError(f"{shown} cannot be fetched ({type(error).__name__}{': ' if reason else ''}{reason}): {advice}") from error
 
 

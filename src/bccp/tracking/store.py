@@ -30,6 +30,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import exit_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
+from bccp.core.proxies import proxy_note
 from bccp.core.redaction import first_line, redact
 from bccp.tracking.backends import Uninterrupted, create_sqlite, ledger_uri, local_path, prepare_postgresql
 from bccp.tracking.relocation import follow_home
@@ -111,7 +112,7 @@ class Ledger:
                 )
                 raise (known if isinstance(known := to_bccp_error(error), BCCPError) else damaged) from error
             raise BCCPError(
-                f"the tracking server {uri} does not answer ({first_line(error)}): start it, or unset "
+                f"the tracking server {redact(uri)} does not answer ({first_line(error)}{proxy_note(uri)}): start it, or unset "
                 "MLFLOW_TRACKING_URI and tracking.mlflow_uri to record in BCCP_HOME"
             ) from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import PLACES, QUIET, keep_within_home, temporary_files_in
+from bccp.core.proxies import proxy_note
 from bccp.core.redaction import first_line
 from bccp.core.runtime.wandb_import import OTHERS_RUN, import_wandb, own_scratch
 
@@ -145,6 +146,11 @@ def has_login() -> bool:
         ) from error
 
 
+def no_answer(error: BaseException) -> str:
+    """Why W&B does not answer, in one line, with the proxy that is asked."""
+    return first_line(error) + proxy_note(_settings().base_url)
+
+
 def _settings_files() -> list[Path]:
     """Files of settings of wandb, of the user and of the home; they may not be there."""
     return [Path(os.environ["WANDB_CONFIG_DIR"]) / "settings", Path(os.environ["WANDB_DIR"]) / "wandb" / "settings"]
@@ -180,4 +186,4 @@ def open_api() -> Any:
         with temporary_files_in(own_scratch()):
             return wandb.Api(timeout=ANSWER_SECONDS)
     except (wandb.errors.Error, ValueError, OSError) as error:
-        raise BCCPError(f"W&B does not answer ({first_line(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error
+        raise BCCPError(f"W&B does not answer ({no_answer(error)}): check the network, and WANDB_API_KEY or `wandb login`") from error

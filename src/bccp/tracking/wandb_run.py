@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bccp.core.home import scratch, temporary_files_in
 from bccp.core.processes import process_start
-from bccp.core.redaction import first_line
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.tracking.wandb_artifacts import alias, log_artifact, upload_input
-from bccp.tracking.wandb_client import absent, start_run
+from bccp.tracking.wandb_client import absent, no_answer, start_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,7 +186,7 @@ class WandbMirror:
 
     def _lose(self, error: BaseException) -> None:
         if not self.lost:
-            print(f"  warning: not on W&B ({first_line(error)}): recorded offline, `bccp wandb sync` uploads it later", flush=True)
+            print(f"  warning: not on W&B ({no_answer(error)}): recorded offline, `bccp wandb sync` uploads it later", flush=True)
         self.lost = True
 
     def _withheld(self, pixels: bool) -> bool:
