@@ -22,6 +22,7 @@ from bccp.core.step_context import Step
 from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
 from bccp.data.duplicates import duplicate_groups
+from bccp.data.label_tables.columns import Columns
 from bccp.labels import feedback
 from bccp.pipeline.step_runner import command_line
 from bccp.reporting import data_checks_page
@@ -35,8 +36,14 @@ def run(step: Step) -> None:
     said: feedback.Feedback | None = None
     given: dict[str, str] = {}
     if config.label_source == "file":
+        columns = Columns.of(config.feedback_columns, "noisy_labels.columns")
+        file = feedback.read_feedback(Path(config.feedback_file), layout=config.feedback_format, columns=columns)
         classes = segregation.class_names(manifest, target_day=config.target_day)
-        said = feedback.sort_out(feedback.read_feedback(Path(config.feedback_file)), images=manifest["image"], classes=classes)
+        unreadable = tables.read(clean / "quarantine.csv")["image"]
+        # where no folder names a class, the file does
+        said = feedback.sort_out(file, images=manifest["image"], classes=classes or None, unreadable=unreadable)
+        if file.described:
+            step.emit(f"feedback file: {file.described}")
         given = feedback.majority(said.votes, seed=config.random_seed)[0]
     split = None
     if config.split != "own":

@@ -43,6 +43,10 @@ POSTERIOR_FREE_METHODS = ("logit_variance", "predictive_entropy", "mutual_inform
 """Methods of the cut-off that give no probability that a label is wrong."""
 
 
+TABLE_FORMATS = ("auto", "rows", "wide", "one_hot", "label_studio")
+"""How a table of labels may be laid out: see ``bccp.data.label_tables.reading``."""
+
+
 AUGMENTATIONS = (
     "none",
     "generic",
@@ -214,11 +218,14 @@ class Segregation:
     label: str = _choice("user_feedback", "ground_truth")
     label_source: str = _choice(*LABEL_SOURCES)
     feedback_file: str | None = _path()
+    feedback_format: str = _choice(*TABLE_FORMATS)
+    feedback_columns: Any = field()
     checks: Checks = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
-        """Refuse a split file that is not to be used."""
+        """Refuse a split file that is not to be used, and columns that are none."""
+        self.feedback_columns = parse_columns(self.feedback_columns, "segregation.feedback_columns")
         if self.split_file and self.split == "own":
             raise BCCPError(
                 "segregation.split_file is set, but segregation.split=own cuts anew: use segregation.split=given, or leave the file out"
@@ -228,6 +235,7 @@ class Segregation:
         """Where all images are Monday, what is said of Tuesday does not matter; nor does ``label`` where folders are the truth anyhow."""
         moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
         moot |= set() if self.label_source == "folder" else {"label"}
+        moot |= set() if self.label_source == "file" else {"feedback_format", "feedback_columns"}
         return _without(_flat(self), moot) | {"checks": self.checks.of_days()}
 
 
@@ -240,11 +248,14 @@ class NoisyLabels:
     user_accuracy: float | None = _number(0, 1)
     noise: Any = field()
     feedback_file: str | None = _path()
+    format: str = _choice(*TABLE_FORMATS)
+    columns: Any = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
         """Refuse what contradicts itself, and a noise matrix that is none; fill in what a simulation draws with."""
         self.noise = parse_noise(self.noise)
+        self.columns = parse_columns(self.columns, "noisy_labels.columns")
         if self.source == "file" and not self.feedback_file:
             raise BCCPError("noisy_labels.source=file needs noisy_labels.feedback_file: a CSV file with the columns image,label[,user]")
         if self.feedback_file and self.source not in ("auto", "file"):
@@ -558,6 +569,25 @@ def parse_noise(value: Any) -> str | list[list[float]] | None:
                 f"{len(value)} numbers from 0 up with the sum 1"
             )
     return value
+
+
+def parse_columns(value: Any, key: str) -> dict[str, Any] | None:
+    """What a table's columns mean: names under ``image``, ``label`` (several: a column an annotator) and ``user`` (None: there is none)."""
+    if value is None or value in ("null", "None"):
+        return None
+    wanted = f"{key}={value} is not accepted: give null, or some of {{image: name, label: name or [names], user: name or null}}"
+    if not isinstance(value, Mapping) or not value or set(value) - {"image", "label", "user"}:
+        raise BCCPError(wanted)
+    labels = value["label"] if isinstance(value.get("label"), list) else [value.get("label", "")]
+    names = [value.get("image", ""), *labels]
+    if len(set(labels)) < len(labels) or labels == [] or any(isinstance(name, bool) or not isinstance(name, str | int) for name in names):
+        raise BCCPError(wanted)
+    if isinstance(value.get("label"), list) and len(labels) < 2:
+        raise BCCPError(wanted)
+    if isinstance(value.get("user", ""), bool) or not isinstance(value.get("user", ""), str | int | None):
+        raise BCCPError(wanted)
+    texts = {name: [str(n) for n in said] if isinstance(said, list) else said for name, said in value.items()}
+    return {name: said if isinstance(said, list | None) else str(said) for name, said in texts.items()}
 
 
 def own_names(step: str, section: Any) -> list[tuple[str, str]]:

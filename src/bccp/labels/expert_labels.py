@@ -36,6 +36,7 @@ import numpy.typing as npt
 
 from bccp.core.errors import BCCPError
 from bccp.data.array_types import Float, Index, Mask
+from bccp.data.label_tables.columns import Columns
 from bccp.labels import feedback
 from bccp.labels.posterior import expected_f1_cutoff
 
@@ -112,7 +113,7 @@ class LogisticFit(NamedTuple):
 
 def read_file(path: Path) -> feedback.FeedbackFile:
     """The rows of an audit file, whatever is in them; raises :class:`BCCPError` where it cannot be read or lacks a column."""
-    return feedback.read_feedback(path, kind="audit file", wanted="image,label")
+    return feedback.read_feedback(path, kind="audit file", wanted="image,label", layout="rows", columns=Columns(user="", key=""))
 
 
 def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], classes: Collection[str]) -> Audit:

@@ -1,12 +1,11 @@
 """What users say about images: reads a feedback file, sorts its rows into votes and problems, settles votes by majority.
 
-A feedback file is a CSV with the columns ``image,label[,user]``. Every row either becomes a vote or is counted as a
-problem of one kind; none is dropped in silence.
+A feedback file is a CSV with the columns ``image,label[,user]``, or a table as annotation tools export it
+(:mod:`bccp.data.label_tables.reading`). Every row either becomes a vote or is counted as a problem of one kind; none is dropped in silence.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import unicodedata
@@ -20,14 +19,18 @@ import pandas as pd
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.paths import where_relative
 from bccp.data import tables
+from bccp.data.label_tables import reading
+from bccp.data.label_tables.columns import Columns
+from bccp.data.label_tables.image_names import AMBIGUOUS, find_images
+from bccp.data.label_tables.reading import Answer
 from bccp.data.layout import KnownNames
 
 _COLUMNS = "image,label[,user]"
 """Of a feedback file, as messages name them."""
 
-PROBLEMS = {
-    "malformed": "rows without an image or a label, or with surplus cells",
+PROBLEMS = reading.PROBLEMS | {
     "unknown_image": "rows that name no image of the data",
+    "ambiguous_image": "rows that name images of which the data has several",
     "unknown_class": "rows whose label is no class",
     "repeated": "rows that repeat another",
     "conflicting": "rows that contradict another about the same image",
@@ -38,27 +41,6 @@ _N_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of a feedback file.
-
-    Attributes
-    ----------
-    line : int
-        Where it ends, counted from 1.
-    image, label, user : str
-        Its cells; ``user`` is empty where the file has no such column.
-    malformed : bool
-        Whether it lacks an image or a label, or has surplus cells.
-    """
-
-    line: int
-    image: str
-    label: str
-    user: str
-    malformed: bool
-
-
-@dataclass(frozen=True)
 class FeedbackFile:
     """A feedback file as it stands.
 
@@ -66,19 +48,22 @@ class FeedbackFile:
     ----------
     name : str
         What it is called in messages.
-    rows : sequence of Row
+    rows : sequence of Answer
         In the file's order.
     has_users : bool
-        Whether it has the column ``user``.
+        Whether it tells users apart.
     kind, wanted : str
         What messages call such a file, and the columns that it should have.
+    described : str
+        How it was read, where it is no plain file of the columns that are wanted; else empty.
     """
 
     name: str
-    rows: Sequence[Row]
+    rows: Sequence[Answer]
     has_users: bool
     kind: str = "feedback file"
     wanted: str = _COLUMNS
+    described: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,16 +91,25 @@ class Feedback:
     has_users: bool
 
 
-def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COLUMNS) -> FeedbackFile:
+def read_feedback(
+    path: Path,
+    *,
+    kind: str = "feedback file",
+    wanted: str = _COLUMNS,
+    layout: str = "auto",
+    columns: Columns | None = None,
+) -> FeedbackFile:
     """Read a feedback file.
 
-    A byte-order mark, Windows line ends, further columns, blanks around column names and empty lines are fine.
+    A byte-order mark, Windows line ends, other separators, further columns, blanks around column names and empty lines are fine.
 
     Parameters
     ----------
     path : Path
     kind, wanted : str
         What messages call such a file, and the columns that they ask for.
+    layout, columns
+        See :func:`bccp.data.label_tables.reading.read`.
 
     Returns
     -------
@@ -124,14 +118,12 @@ def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COL
     Raises
     ------
     BCCPError
-        If there is no such file, or if it is no CSV in UTF-8, is empty or lacks the columns ``image`` and ``label``.
+        If there is no such file, or it is no such table, is empty, or has columns that leave a choice.
     """
-    accepted = _accepted(wanted)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        content = path.read_bytes()
     except OSError as error:
+<<<<<<< HEAD
         raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}){where_relative(path)}: give {accepted}") from error
     except UnicodeDecodeError as error:
         raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {accepted}") from error
@@ -143,23 +135,30 @@ def read_feedback(path: Path, *, kind: str = "feedback file", wanted: str = _COL
     n_cells = len(lines[0][1])
     rows = [_row(line, cells, columns, n_cells) for line, cells in lines[1:]]
     return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns, kind=kind, wanted=wanted)
+=======
+        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}){where_relative(path)}: give {_accepted(wanted)}") from error
+    table = reading.read(content, f"{kind} {path}", layout=layout, columns=columns)
+    is_plain = (table.image, table.labels, table.user or "user") == ("image", ("label",), "user")
+    return FeedbackFile(str(path), table.answers, table.has_users, kind, wanted, "" if is_plain else table.described)
+>>>>>>> 1ba55f7 (Feedback files are read as annotation tools export them, and an annotator's column of another name is recognised or asked for)
 
 
-def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str]) -> Feedback:
+def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str] | None, unreadable: Collection[str] = ()) -> Feedback:
     """Turn rows into votes.
 
-    An image may be written with a leading ``./`` or with backslashes, and blanks around a cell and the Unicode form of its letters do
-    not count, unless the data has just such a name. Of rows with the same image and user (the same image, where there are no users) equal
-    labels count once, and different labels not at all; rows with unknown classes have been put aside by then. Rows with
-    an empty user are one user's.
+    Which image a cell means is said by :func:`bccp.data.label_tables.image_names.find_images`. Blanks around a label do not count, unless
+    the data has just such a class. Of rows with the same image and user (the same image, where there are no users) equal labels count
+    once, and different labels not at all; rows with unknown classes have been put aside by then. Rows with an empty user are one user's.
 
     Parameters
     ----------
     file : FeedbackFile
     images : collection of str
         The ids of the data's images.
-    classes : collection of str
-        The names of the classes.
+    classes : collection of str or None
+        The names of the classes; None: the file says which there are.
+    unreadable : collection of str, optional
+        The ids of files that were put aside: rows that name them name no other image.
 
     Returns
     -------
@@ -170,27 +169,31 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     BCCPError
         If no row is of any use.
     """
-    known_images, known_classes = KnownNames(images), KnownNames(classes)
+    known_images = frozenset(images)
+    found = find_images([row.image for row in file.rows], [*images, *unreadable])
+    found = [image if image in known_images or image == AMBIGUOUS else None for image in found]
+    if classes is None:
+        classes = {row.label.strip() for row, image in zip(file.rows, found, strict=True) if image and not row.problem}
+    known, known_names = KnownNames(classes), KnownNames(images)
     problems: dict[str, list[str]] = {kind: [] for kind in PROBLEMS}
-    named = set()
-    ballots: defaultdict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
-    for row in file.rows:
-        image, label = known_images.find(row.image) or row.image.strip(), known_classes.find(row.label) or row.label.strip()
-        if image in known_images.names:
-            named.add(image)
-        if row.malformed:
-            problems["malformed"].append(f"line {row.line}")
-        elif image not in known_images.names:
-            problems["unknown_image"].append(row.image + known_images.describe_similar(row.image))
-        elif label not in known_classes.names:
-            problems["unknown_class"].append(f"{row.label!r} for {image}" + nearest(row.label, known_classes.names))
+    ballots: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for row, image in zip(file.rows, found, strict=True):
+        label = known.find(row.label)
+        if row.problem:
+            several = f": {row.label or 'no class'} for {row.image}" if row.problem == "several_classes" else ""
+            problems[row.problem].append(row.place + several)
+        elif not image:
+            similar = known_names.describe_similar(row.image)
+            problems["ambiguous_image" if image == AMBIGUOUS else "unknown_image"].append(row.image + similar)
+        elif label is None:
+            problems["unknown_class"].append(f"{row.label!r} for {image}" + nearest(row.label, classes))
         else:
-            ballots[image, unicodedata.normalize("NFC", row.user)].append((row.line, label))
+            ballots[image, unicodedata.normalize("NFC", row.user)].append((row.place, label))
     votes, double = _cast(ballots)
     problems |= double
     if not votes:
-        raise BCCPError(_useless(file, problems, known_images, known_classes))
-    return Feedback(votes, frozenset(named), len(file.rows), problems, file.has_users)
+        raise BCCPError(_useless(file, problems, images, classes))
+    return Feedback(votes, frozenset(image for image in found if image), len(file.rows), problems, file.has_users)
 
 
 def save_feedback(feedback: Feedback, folder: Path) -> None:
@@ -293,40 +296,20 @@ def _accepted(wanted: str) -> str:
     return f"a CSV file in UTF-8, separated by commas, whose first line names the columns {wanted}"
 
 
-def _columns(header: Sequence[str], file: str, accepted: str) -> dict[str, int]:
-    """Where the columns stand."""
-    names = [name.strip() for name in header]
-    for name in ("image", "label", "user"):
-        if names.count(name) > 1:
-            raise BCCPError(f"the {file} has {names.count(name)} columns {name!r}: give {accepted}")
-    for name in ("image", "label"):
-        if name not in names:
-            found = ", ".join(repr(n) for n in names[:10])
-            raise BCCPError(f"the {file} has no column {name!r} (its first line has {found}): give {accepted}")
-    return {name: names.index(name) for name in ("image", "label", "user") if name in names}
-
-
-def _row(line: int, cells: Sequence[str], columns: Mapping[str, int], n_cells: int) -> Row:
-    values = {name: cells[position] if position < len(cells) else "" for name, position in columns.items()}
-    lacking = not values["image"].strip() or not values["label"].strip()
-    surplus = any(cell.strip() for cell in cells[n_cells:])
-    return Row(line, values["image"], values["label"], values.get("user", "").strip(), malformed=lacking or surplus)
-
-
 def _cast(
-    ballots: Mapping[tuple[str, str], Sequence[tuple[int, str]]],
+    ballots: Mapping[tuple[str, str], Sequence[tuple[str, str]]],
 ) -> tuple[dict[tuple[str, str], str], dict[str, list[str]]]:
-    """One vote for each image and user from the lines and labels of their rows, and the rows that are none."""
+    """One vote for each image and user from the places and labels of their rows, and the rows that are none."""
     votes = {}
     double: dict[str, list[str]] = {"repeated": [], "conflicting": []}
     for (image, user), ballot in sorted(ballots.items()):
         labels = dict.fromkeys(label for _, label in ballot)
         if len(labels) == 1:
             votes[image, user] = ballot[0][1]
-            double["repeated"] += [f"line {line}: {image}" for line, _ in ballot[1:]]
+            double["repeated"] += [f"{place}: {image}" for place, _ in ballot[1:]]
         else:
             said = " and ".join(repr(label) for label in labels)
-            double["conflicting"] += [f"line {line}: {image} as {said}" for line, _ in ballot]
+            double["conflicting"] += [f"{place}: {image} as {said}" for place, _ in ballot]
     return votes, double
 
 

@@ -124,7 +124,10 @@ def test_a_feedback_file_gives_majorities_and_its_problems_are_reported(data: di
     counts = {kind: problem["count"] for kind, problem in report["problems"].items()}
     assert counts == {
         "malformed": 1,
+        "skipped": 0,
+        "several_classes": 0,
         "unknown_image": 1,
+        "ambiguous_image": 0,
         "unknown_class": 1,
         "repeated": 1,
         "conflicting": 2,

@@ -64,8 +64,8 @@ def test_contradicting_checks_count_for_nothing(tmp_path: Path) -> None:
         ("image,label\na/1.png,cow\n", "'cow' for a/1.png is no class"),
         ("image,label\na/1.png,a\na/1.png,b\n", "2 conflicting"),
         ("image,label\n", "has no rows"),
-        ("image,class\na/1.png,a\n", "no column 'label'"),
-        ("image,label,label\na/1.png,a,a\n", "whose first line names the columns image,label"),
+        ("image,colour,mood\na/1.png,red,good\n", "no column 'label'"),
+        ("image,label,label\na/1.png,a,a\n", "has 2 columns 'label': leave one"),
         (b"image,label\n\xff,a\n", "not text in UTF-8"),
     ],
 )

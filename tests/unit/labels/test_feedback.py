@@ -56,8 +56,25 @@ def test_what_is_saved_is_loaded_as_it_was(content: str, tmp_path: Path) -> None
         b"image,label\n./cat/1.png, dog \n",
         b"image,label\ncat\\1.png,dog\n",
         b"image,label\ncat/1.png,dog,\n",
+        b"image;label\ncat/1.png;dog\n",
+        b"image\tlabel\ncat/1.png\tdog\n",
+        "image\tlabel\r\ncat/1.png\tdog\r\n".encode("utf-16"),  # as spreadsheets save Unicode text
+        b"image,label\n/home/ann/data/cat/1.png,dog\n",
     ],
-    ids=["mark and windows", "blanks", "columns", "empty lines", "quotes", "dot slash", "backslash", "trailing comma"],
+    ids=[
+        "mark and windows",
+        "blanks",
+        "columns",
+        "empty lines",
+        "quotes",
+        "dot slash",
+        "backslash",
+        "trailing comma",
+        "semicolons",
+        "tabs",
+        "utf-16",
+        "prefix",
+    ],
 )
 def test_harmless_differences_are_tolerated(tmp_path: Path, content: bytes) -> None:
     said = sorted_out(tmp_path, content)
@@ -147,14 +164,13 @@ def test_every_row_is_a_vote_or_a_problem(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"\n\n", "is empty"),
         (b"image,label\n", "has no rows"),
-        (b"image,class\ncat/1.png,cat\n", "no column 'label' (its first line has 'image', 'class')"),
-        (b"image;label\ncat/1.png;cat\n", "no column 'image'"),
-        (b"cat/1.png,cat\n", "no column 'image'"),
+        (b"image,colour,mood\ncat/1.png,red,good\n", "no column 'label' (its columns are 'image', 'colour', 'mood')"),
+        (b"cat/1.png,cat\n", "an image's name in its first line"),
         (b"image,label,label\ncat/1.png,cat,dog\n", "2 columns 'label'"),
         (b"image,label\ncaf\xe9/1.png,cat\n", "not text in UTF-8"),
-        ("image,label\ncat/1.png,cat\n".encode("utf-16"), "not text in UTF-8"),
+        ("image,label\ncat/1.png,cat\n".encode("utf-16-le"), "not text in UTF-8"),
         (b'image,label\n"cat/1.png,cat\n', "no CSV file"),
-        (b"image,label\ndata/cat/1.png,cat\n", "'data/cat/1.png' there and 'cat/1.png' in the data"),
+        (b"image,label\ncat/9.png,cat\n", "'cat/9.png' there and 'cat/1.png' in the data"),
         (
             b"image,label\ncat/1.png,Cat\n",
             "'Cat' for cat/1.png (did you mean 'cat'? they differ in upper and lower case) is no class; the classes are 'cat', 'dog'",
@@ -199,3 +215,28 @@ def test_a_report_counts_all_and_shows_five() -> None:
         "repeated": {"count": 0, "examples": []},
     }
     assert feedback.problems_sentence(problems) == "9 unknown image (e.g. 0)"
+
+
+def test_each_annotator_of_a_file_with_dissent_has_a_vote_whatever_the_column_is_called(tmp_path: Path) -> None:
+    rows = "".join(f"{image},{label},{who}\n" for image in IMAGES for label, who in (("cat", "ann"), ("dog", "bob"), ("cat", "cy")))
+    said = sorted_out(tmp_path, "image,label,completed_by\n" + rows)
+    assert (len(said.votes), counts(said), said.has_users) == (12, {}, True)
+    with pytest.raises(BCCPError, match="its column 'who' looks like the annotator's"):
+        sorted_out(tmp_path, "image,label,who\n" + rows)
+
+
+def test_where_no_class_is_known_the_file_says_which_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("file;class\nb.png; dog\na.png;cat\nc.png;cow\n", encoding="utf-8")
+    said = feedback.sort_out(feedback.read_feedback(path), images=["a.png", "b.png"], classes=None)
+    assert said.votes == {("a.png", ""): "cat", ("b.png", ""): "dog"}
+    assert counts(said) == {"unknown_image": 1}
+
+
+def test_a_row_about_an_unreadable_file_is_about_no_other_image(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("image,label\n3.png,cat\n2.png,dog\n", encoding="utf-8")
+    read = feedback.read_feedback(path)
+    said = feedback.sort_out(read, images=["cat/2.png", "dog/3.png"], classes=CLASSES, unreadable=["cat/3.png"])
+    assert said.votes == {("cat/2.png", ""): "dog"}
+    assert counts(said) == {"ambiguous_image": 1}
