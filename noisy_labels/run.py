@@ -16,6 +16,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
 from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
+from bccp.data.label_tables.votes import VOTES, majority, read_votes, votes_table
 from bccp.labels import feedback, noisy_labels
 from bccp.pipeline.step_runner import command_line
 
@@ -34,12 +35,16 @@ def run(step: Step) -> None:
     if source == "folder":
         names = dict(zip(manifest["image"], manifest["label"], strict=True))
         given = {image: names[image] for image in doubtful if names[image]}
+        if (clean / VOTES).is_file():  # several annotators' answers, in a table among the images
+            wanted = frozenset(doubtful)
+            cast = {key: label for key, label in read_votes(clean / VOTES).items() if key[0] in wanted and label in days.classes}
+            given, votes = majority(cast, seed=config.random_seed)[0], votes_table(cast)
     elif source == "file":
         if not step.has_input("feedback"):
             raise BCCPError("noisy_labels.source=file needs feedback=feedback:<digest>: the step segregation makes it of the feedback file")
         said = feedback.load_feedback(step.input("feedback"))
         settled = noisy_labels.resolve_votes(said, doubtful=doubtful, in_splits=days.splits.index, seed=config.random_seed)
-        given, votes = settled.labels, feedback.votes_table(settled.votes) if said.has_users else None
+        given, votes = settled.labels, votes_table(settled.votes) if said.has_users else None
         about |= {"rows": said.n_rows, "ties": settled.n_ties, "problems": feedback.problem_counts(settled.problems)}
         step.emit(f"{said.n_rows} rows, {len(settled.votes)} used; {feedback.problems_sentence(settled.problems) or 'nothing wrong'}")
     else:

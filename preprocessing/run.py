@@ -1,7 +1,8 @@
 """Turns image files of any kind into one array of equal pictures.
 
 Reads ``raw_data`` (``images.zip``). Writes ``clean_data``: ``images.npy``, ``manifest.csv``, ``quarantine.csv`` (files that cannot be
-used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies). Logs the page ``data_checks/data_checks.html``, also
+used, with the reason) and ``report.json`` (counts, sizes, duplicates, anomalies); ``votes.csv`` where a table among the images gives their
+labels and tells annotators apart. Logs the page ``data_checks/data_checks.html``, also
 where a limit of ``preprocessing.checks`` stops it.
 """
 
@@ -15,6 +16,7 @@ sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package
 from bccp.core import automatic
 from bccp.core.step_context import Step
 from bccp.data import checks, preprocessing
+from bccp.data.label_tables.columns import Columns
 from bccp.pipeline.step_runner import command_line
 from bccp.reporting import data_checks_page
 
@@ -34,6 +36,9 @@ def run(step: Step) -> None:
             threads=step.threads,
             cleanup=config.cleanup,
             layout=config.layout,
+            table=config.table,
+            columns=Columns.of(config.columns, "data.columns"),
+            labelled_elsewhere=config.label_source == "file",
         )
         for note in report.get("layout", []):
             step.emit(note)
@@ -55,8 +60,9 @@ def run(step: Step) -> None:
         }
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in report["rejected_by_reason"].items())
+    of_classes = f"of {len(report['classes'])} classes" if report["classes"] else "without labels"
     step.emit(
-        f"{report['images']} images of {len(report['classes'])} classes, {report['rejected']} files rejected"
+        f"{report['images']} images {of_classes}, {report['rejected']} files rejected"
         + (f" ({reasons})" if reasons else "")
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"

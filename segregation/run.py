@@ -23,6 +23,8 @@ from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
 from bccp.data.duplicates import duplicate_groups
 from bccp.data.label_tables.columns import Columns
+from bccp.data.label_tables.in_data import own_labels
+from bccp.data.label_tables.votes import majority
 from bccp.labels import feedback
 from bccp.pipeline.step_runner import command_line
 from bccp.reporting import data_checks_page
@@ -36,6 +38,7 @@ def run(step: Step) -> None:
     said: feedback.Feedback | None = None
     given: dict[str, str] = {}
     if config.label_source == "file":
+        manifest["label"] = own_labels(manifest, clean)
         columns = Columns.of(config.feedback_columns, "noisy_labels.columns")
         file = feedback.read_feedback(Path(config.feedback_file), layout=config.feedback_format, columns=columns)
         classes = segregation.class_names(manifest, target_day=config.target_day)
@@ -44,7 +47,12 @@ def run(step: Step) -> None:
         said = feedback.sort_out(file, images=manifest["image"], classes=classes or None, unreadable=unreadable)
         if file.described:
             step.emit(f"feedback file: {file.described}")
-        given = feedback.majority(said.votes, seed=config.random_seed)[0]
+        given = majority(said.votes, seed=config.random_seed)[0]
+    if not said and not (manifest["label"] != "").any():
+        raise BCCPError(
+            "no image has a label: put images into class folders, name a table of their labels by data.table, or give one by "
+            "noisy_labels.source=file noisy_labels.feedback_file"
+        )
     split = None
     if config.split != "own":
         split = segregation.find_given_split(manifest, Path(config.split_file) if config.split_file else None)

@@ -127,13 +127,12 @@ def test_a_url_that_is_down(home: Path) -> None:
 
 def test_a_feedback_file_without_its_columns(home: Path, image_folder: MakeFolder, tmp_path: Path) -> None:
     feedback = tmp_path / "feedback.csv"
-    feedback.write_text("picture,answer\ncat/000.png,cat\n")
+    feedback.write_text("picture,colour,mood\ncat/000.png,red,good\n")
     folder = image_folder({"cat": 12, "dog": 12})
     options = ["data.source=folder", f"data.path={folder}", "noisy_labels.source=file", f"noisy_labels.feedback_file={feedback}"]
     sentence = refused(home, *options)
-    assert str(feedback) in sentence
-    assert "image" in sentence
-    assert "label" in sentence
+    assert f"the feedback file {feedback} has no column 'label' (its columns are 'picture', 'colour', 'mood')" in sentence
+    assert '"noisy_labels.columns={label: colour}"' in sentence
 
 
 def test_a_ratio_that_the_buffer_cannot_give(home: Path, image_folder: MakeFolder) -> None:

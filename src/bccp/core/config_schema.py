@@ -130,13 +130,16 @@ class Data:
     path: str | None = _path(source=("folder", "archive"))
     subfolder: str | None = field()
     layout: str = _choice("auto", "classes", "subfolders")
+    table: str | None = field()
+    columns: Any = field()
     sha256: str | None = field()
     refresh: bool = field()
     max_bytes: int = _number(1)
     zip_encoding: str | None = field()
 
     def check(self) -> None:
-        """Refuse a source without its place and a checksum that is none."""
+        """Refuse a source without its place, a checksum that is none and columns that are none."""
+        self.columns = parse_columns(self.columns, "data.columns")
         entry = registries.SOURCES.entries.get(self.source)
         if entry is not None and entry.needs_path and not self.path:
             raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
@@ -186,6 +189,9 @@ class Preprocessing:
     """``preprocessing``: from image files to one array."""
 
     layout: str = _choice("auto", "classes", "subfolders")
+    table: str | None = field()
+    columns: Any = field()
+    label_source: str = _choice("auto", "simulated", "file", "folder")
     image_size: int = _number(4, 4096)
     resize: str = _choice("stretch", "pad", "crop")
     cleanup: Any = field()
@@ -194,12 +200,13 @@ class Preprocessing:
     checks: Checks = field()
 
     def relevant(self) -> dict[str, Any]:
-        """A limit counts for the step that heeds it."""
-        return _flat(self) | {"checks": self.checks.of_images()}
+        """A limit counts for the step that heeds it; where labels come from decides on a refusal only."""
+        return _without(_flat(self), {"label_source"}) | {"checks": self.checks.of_images()}
 
     def check(self) -> None:
-        """Refuse a clean-up that is none of the known, and write its parameters out."""
+        """Refuse a clean-up that is none of the known, and write its parameters out; refuse columns that are none."""
         self.cleanup = parse_cleanup(self.cleanup)
+        self.columns = parse_columns(self.columns, "preprocessing.columns")
 
 
 @dataclass(kw_only=True)
@@ -218,14 +225,19 @@ class Segregation:
     label: str = _choice("user_feedback", "ground_truth")
     label_source: str = _choice(*LABEL_SOURCES)
     feedback_file: str | None = _path()
-    feedback_format: str = _choice(*TABLE_FORMATS)
+    feedback_format: str = field()
     feedback_columns: Any = field()
     checks: Checks = field()
     random_seed: int = _number(0, 2**32 - 1)
 
     def check(self) -> None:
         """Refuse a split file that is not to be used, and columns that are none."""
-        self.feedback_columns = parse_columns(self.feedback_columns, "segregation.feedback_columns")
+        # both are linked to keys of noisy_labels, a section that is checked later, and by which users know them
+        self.feedback_columns = parse_columns(self.feedback_columns, "noisy_labels.columns")
+        if self.feedback_format not in TABLE_FORMATS:
+            known = ", ".join(TABLE_FORMATS)
+            sentence = f"noisy_labels.format={self.feedback_format} is unknown: use one of {known}"
+            raise BCCPError(sentence + nearest(self.feedback_format, TABLE_FORMATS))
         if self.split_file and self.split == "own":
             raise BCCPError(
                 "segregation.split_file is set, but segregation.split=own cuts anew: use segregation.split=given, or leave the file out"

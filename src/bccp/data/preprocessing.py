@@ -37,7 +37,10 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.data import tables
-from bccp.data.layout import KnownNames, Layout, recognize
+from bccp.data.label_tables.columns import Columns
+from bccp.data.label_tables.in_data import AUTO, REPORTED, DataLabels, find_labels, is_companion
+from bccp.data.label_tables.votes import VOTES, votes_table
+from bccp.data.layout import KnownNames, Layout, Place, recognize
 from bccp.data.scan_filters import Cleanup, clean_up
 
 IMAGE_FORMATS = (
@@ -293,6 +296,9 @@ def clean(
     threads: int,
     cleanup: Cleanup = (),
     layout: str = "auto",
+    table: str | None = None,
+    columns: Columns | None = None,
+    labelled_elsewhere: bool = False,
     needs_classes: bool = True,
     called: Callable[[str], str] = str,
 ) -> dict[str, Any]:
@@ -320,6 +326,11 @@ def clean(
         See :func:`bccp.data.scan_filters.clean_up`; the fingerprints are those of the picture before it.
     layout : {"auto", "classes", "subfolders"}
         See :func:`bccp.data.layout.recognize`.
+    table, columns
+        Which table of labels in the data counts, and what its columns mean: see :func:`bccp.data.label_tables.in_data.find_labels`. Where
+        annotators are told apart, ``votes.csv`` is written, too.
+    labelled_elsewhere : bool, default False
+        Labels come from a file outside of the data: images in no class folders are taken without a label.
     needs_classes : bool, default True
         Otherwise classes may be too few or too small to be learnt from, or unknown.
     called : callable, optional
@@ -337,34 +348,104 @@ def clean(
         or too small.
     """
     with pillow_limits(max_pixels):
-        manifest, quarantine, found = _stream(
-            archive, folder / "images.npy", asked=layout, image_size=image_size, resize=resize, threads=threads, cleanup=cleanup
+        manifest, quarantine, placing = _stream(
+            archive,
+            folder / "images.npy",
+            lambda files: _placing(files, layout, table, columns or Columns(key="data.columns"), labelled_elsewhere=labelled_elsewhere),
+            image_size=image_size,
+            resize=resize,
+            threads=threads,
+            cleanup=cleanup,
         )
     report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
-    if found.notes:
-        report["layout"] = list(found.notes)
+    if notes := placing.notes:
+        report["layout"] = notes
+    if placing.told:
+        report[REPORTED] = {"tables": list(placing.told.tables), "named": table != AUTO}
     if cleanup:
         report["cleanup"] = list(cleanup)
     told = quarantine.assign(image=quarantine["image"].map(called))
     check_readable(manifest, told, max_rejected_rate=max_rejected_rate, needs_classes=needs_classes)
-    if needs_classes:
+    if needs_classes and not placing.unlabelled:
         _check_classes(manifest)
+    if placing.told and placing.told.votes:
+        tables.write(votes_table(placing.told.votes), folder / VOTES)
     tables.write(manifest, folder / "manifest.csv")
     tables.write(quarantine, folder / "quarantine.csv")
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return report
 
 
+@dataclass(frozen=True)
+class _Placing:
+    """What gives each image its day, split and label: the folders, or tables beside the images, or for the label nothing.
+
+    Attributes
+    ----------
+    layout : Layout
+    told : DataLabels or None
+        Labels from tables; the folders' do not count then.
+    unlabelled : bool
+        No image has a label.
+    """
+
+    layout: Layout
+    told: DataLabels | None
+    unlabelled: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """A line each on what was recognised."""
+        of_folders = [] if self.told or self.unlabelled else self.layout.notes
+        return [*of_folders, *(self.told.notes if self.told else ())]
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether a file is none of the images."""
+        return (self.told is not None or self.unlabelled) and is_companion(name)
+
+    def place(self, image: str) -> Place | None:
+        """Day, split and label of an image; None where it lies in no class folder."""
+        place = self.layout.place(image)
+        if self.told is None and not self.unlabelled:
+            return place
+        label = self.told.labels.get(image, "") if self.told else ""
+        return (place or Place("", "", ""))._replace(label=label)
+
+
+def _placing(files: zipfile.ZipFile, asked: str, table: str | None, columns: Columns, *, labelled_elsewhere: bool) -> _Placing:
+    """Find out where the labels are; refuse files of which neither folders nor tables tell them."""
+    sizes = {entry.filename: entry.file_size for entry in files.infolist() if not entry.is_dir()}
+    layout = recognize(sizes, asked)
+    has_classes = bool(layout.days) or len(layout.classes) > 1
+    try:
+        told = find_labels(sizes, files.read, layout, asked=table, columns=columns)
+    except BCCPError:
+        if not labelled_elsewhere or table != AUTO:
+            raise
+        told = None
+    unlabelled = told is None and labelled_elsewhere and not has_classes
+    if layout.problem and told is None and not unlabelled:
+        hint = "" if has_classes else "; or give a table of their labels, image,label, beside them or as noisy_labels.feedback_file"
+        raise BCCPError(layout.problem + hint)
+    return _Placing(layout, told, unlabelled)
+
+
 def _stream(
-    archive: Path, array: Path, *, asked: str, image_size: int, resize: str, threads: int, cleanup: Cleanup
-) -> tuple[pd.DataFrame, pd.DataFrame, Layout]:
+    archive: Path,
+    array: Path,
+    find_placing: Callable[[zipfile.ZipFile], _Placing],
+    *,
+    image_size: int,
+    resize: str,
+    threads: int,
+    cleanup: Cleanup,
+) -> tuple[pd.DataFrame, pd.DataFrame, _Placing]:
     """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
     with zipfile.ZipFile(archive) as files:
-        entries = sorted((entry for entry in files.infolist() if not entry.is_dir()), key=lambda entry: entry.filename)
+        placing = find_placing(files)
+        entries = [entry for entry in files.infolist() if not entry.is_dir() and not placing.is_left_out(entry.filename)]
+        entries.sort(key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
-        layout = recognize(images, asked)
-        if layout.problem:
-            raise BCCPError(layout.problem)
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
 
         def read(chunk: list[zipfile.ZipInfo]) -> list[DecodedPicture | str]:
@@ -372,7 +453,7 @@ def _stream(
 
         chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
         outcomes = (outcome for chunk in chunks for outcome in chunk)
-        return *_write_rows(array, images, outcomes, image_size=image_size, layout=layout), layout
+        return *_write_rows(array, images, outcomes, image_size=image_size, placing=placing), placing
 
 
 def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[DecodedPicture | str]:
@@ -448,7 +529,7 @@ def _in_order(work: Callable[[T], R], tasks: Iterator[T], workers: int) -> Itera
 
 
 def _write_rows(
-    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, layout: Layout
+    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, placing: _Placing
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Append each usable picture to a .npy file, and list it or the reason why there is none.
 
@@ -460,7 +541,7 @@ def _write_rows(
         _write_header(file, 0, image_size)
         for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
             progress.show("files", n, len(images))
-            where = layout.place(image)
+            where = placing.place(image)
             if isinstance(outcome, str):
                 rejected.append((image, outcome))
             elif where is None:
@@ -473,7 +554,7 @@ def _write_rows(
         _write_header(file, len(rows), image_size)
     names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format", "given_split"]
     manifest = pd.DataFrame(rows, columns=names)
-    if not layout.splits:
+    if not placing.layout.splits or (placing.told and manifest.loc[manifest["label"] != "", "given_split"].nunique() < 2):
         del manifest["given_split"]
     return manifest, pd.DataFrame(rejected, columns=["image", "reason"])
 

@@ -6,15 +6,12 @@ A feedback file is a CSV with the columns ``image,label[,user]``, or a table as 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.paths import where_relative
@@ -23,6 +20,7 @@ from bccp.data.label_tables import reading
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.image_names import AMBIGUOUS, find_images
 from bccp.data.label_tables.reading import Answer
+from bccp.data.label_tables.votes import VOTES, cast_votes, majority, read_votes, votes_table
 from bccp.data.layout import KnownNames
 
 _COLUMNS = "image,label[,user]"
@@ -123,24 +121,10 @@ def read_feedback(
     try:
         content = path.read_bytes()
     except OSError as error:
-<<<<<<< HEAD
-        raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}){where_relative(path)}: give {accepted}") from error
-    except UnicodeDecodeError as error:
-        raise BCCPError(f"the {kind} {path} is not text in UTF-8: give {accepted}") from error
-    except csv.Error as error:
-        raise BCCPError(f"the {kind} {path} is no CSV file ({error}): give {accepted}") from error
-    if not lines:
-        raise BCCPError(f"the {kind} {path} is empty: give {accepted}")
-    columns = _columns(lines[0][1], f"{kind} {path}", accepted)
-    n_cells = len(lines[0][1])
-    rows = [_row(line, cells, columns, n_cells) for line, cells in lines[1:]]
-    return FeedbackFile(name=str(path), rows=rows, has_users="user" in columns, kind=kind, wanted=wanted)
-=======
         raise BCCPError(f"the {kind} {path} cannot be read ({error.strerror}){where_relative(path)}: give {_accepted(wanted)}") from error
     table = reading.read(content, f"{kind} {path}", layout=layout, columns=columns)
     is_plain = (table.image, table.labels, table.user or "user") == ("image", ("label",), "user")
     return FeedbackFile(str(path), table.answers, table.has_users, kind, wanted, "" if is_plain else table.described)
->>>>>>> 1ba55f7 (Feedback files are read as annotation tools export them, and an annotator's column of another name is recognised or asked for)
 
 
 def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str] | None, unreadable: Collection[str] = ()) -> Feedback:
@@ -173,7 +157,7 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     found = find_images([row.image for row in file.rows], [*images, *unreadable])
     found = [image if image in known_images or image == AMBIGUOUS else None for image in found]
     if classes is None:
-        classes = {row.label.strip() for row, image in zip(file.rows, found, strict=True) if image and not row.problem}
+        classes = _classes_of(file, found)
     known, known_names = KnownNames(classes), KnownNames(images)
     problems: dict[str, list[str]] = {kind: [] for kind in PROBLEMS}
     ballots: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
@@ -189,16 +173,16 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
             problems["unknown_class"].append(f"{row.label!r} for {image}" + nearest(row.label, classes))
         else:
             ballots[image, unicodedata.normalize("NFC", row.user)].append((row.place, label))
-    votes, double = _cast(ballots)
+    votes, double = cast_votes(ballots)
     problems |= double
     if not votes:
-        raise BCCPError(_useless(file, problems, images, classes))
+        raise BCCPError(_useless(file, problems, known_names, known))
     return Feedback(votes, frozenset(image for image in found if image), len(file.rows), problems, file.has_users)
 
 
 def save_feedback(feedback: Feedback, folder: Path) -> None:
     """Write the artifact ``feedback``: ``votes.csv`` (``image, user, label``) and ``feedback.json`` (the rest)."""
-    tables.write(votes_table(feedback.votes), folder / "votes.csv")
+    tables.write(votes_table(feedback.votes), folder / VOTES)
     about = {
         "rows": feedback.n_rows,
         "has_users": feedback.has_users,
@@ -210,66 +194,14 @@ def save_feedback(feedback: Feedback, folder: Path) -> None:
 
 def load_feedback(folder: Path) -> Feedback:
     """Read what :func:`save_feedback` has written."""
-    votes = tables.read(folder / "votes.csv")
     about = json.loads((folder / "feedback.json").read_text(encoding="utf-8"))
     return Feedback(
-        votes={(image, user): label for image, user, label in zip(votes["image"], votes["user"], votes["label"], strict=True)},
+        votes=read_votes(folder / VOTES),
         named=frozenset(about["named"]),
         n_rows=about["rows"],
         problems=about["problems"],
         has_users=about["has_users"],
     )
-
-
-def votes_table(votes: Mapping[tuple[str, str], str]) -> pd.DataFrame:
-    """Lay votes out as a table.
-
-    Parameters
-    ----------
-    votes : mapping of (str, str) to str
-        A label by (image, user).
-
-    Returns
-    -------
-    DataFrame
-        ``image, user, label``, sorted by image, then user.
-    """
-    rows = [(image, user, label) for (image, user), label in sorted(votes.items())]
-    return pd.DataFrame(rows, columns=["image", "user", "label"], dtype=str)
-
-
-def majority(votes: Mapping[tuple[str, str], str], *, seed: int) -> tuple[dict[str, str], int]:
-    """Settle the votes on each image.
-
-    Parameters
-    ----------
-    votes : mapping of (str, str) to str
-        A label by (image, user).
-    seed : int
-        Decides ties: of the labels with most votes the one with the smallest sha256 of ``seed:image:label`` wins.
-
-    Returns
-    -------
-    labels : dict of str to str
-        The winning label of each image, sorted by image.
-    n_ties : int
-        How many images were decided by the seed.
-
-    Examples
-    --------
-    >>> majority({("a.png", "ann"): "cat", ("a.png", "bob"): "dog", ("a.png", "cy"): "dog"}, seed=0)
-    ({'a.png': 'dog'}, 0)
-    """
-    tallies: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for (image, _), label in votes.items():
-        tallies[image][label] += 1
-    labels, n_ties = {}, 0
-    for image, tally in sorted(tallies.items()):
-        most = max(tally.values())
-        winners = [label for label, count in tally.items() if count == most]
-        n_ties += len(winners) > 1
-        labels[image] = min(winners, key=lambda label: hashlib.sha256(f"{seed}:{image}:{label}".encode()).digest())
-    return labels, n_ties
 
 
 def problem_counts(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:
@@ -296,21 +228,13 @@ def _accepted(wanted: str) -> str:
     return f"a CSV file in UTF-8, separated by commas, whose first line names the columns {wanted}"
 
 
-def _cast(
-    ballots: Mapping[tuple[str, str], Sequence[tuple[str, str]]],
-) -> tuple[dict[tuple[str, str], str], dict[str, list[str]]]:
-    """One vote for each image and user from the places and labels of their rows, and the rows that are none."""
-    votes = {}
-    double: dict[str, list[str]] = {"repeated": [], "conflicting": []}
-    for (image, user), ballot in sorted(ballots.items()):
-        labels = dict.fromkeys(label for _, label in ballot)
-        if len(labels) == 1:
-            votes[image, user] = ballot[0][1]
-            double["repeated"] += [f"{place}: {image}" for place, _ in ballot[1:]]
-        else:
-            said = " and ".join(repr(label) for label in labels)
-            double["conflicting"] += [f"{place}: {image} as {said}" for place, _ in ballot]
-    return votes, double
+def _classes_of(file: FeedbackFile, found: Sequence[str | None]) -> set[str]:
+    """The labels that most votes on some image give it: others would be classes without an image."""
+    ballots: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for row, image in zip(file.rows, found, strict=True):
+        if image and not row.problem:
+            ballots[image, row.user].append((row.place, row.label.strip()))
+    return set(majority(cast_votes(ballots)[0], seed=0)[0].values())
 
 
 def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: KnownNames, classes: KnownNames) -> str:
@@ -322,7 +246,7 @@ def _useless(file: FeedbackFile, problems: Mapping[str, Sequence[str]], images: 
         some = ", ".join(repr(name) for name in sorted(classes.names)[:10])
         return f"{start}: the label {problems['unknown_class'][0]} is no class; the classes are {some}"
     if problems["unknown_image"]:
-        unknown = next(row.image for row in file.rows if not row.malformed and not images.find(row.image))
+        unknown = next(row.image for row in file.rows if not row.problem and not images.find(row.image))
         return (
             f"{start}: an image is called {unknown!r} there{images.describe_similar(unknown)} and {min(images.names)!r} in the data; "
             "give paths relative to the data's top folder"

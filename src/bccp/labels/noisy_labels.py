@@ -21,7 +21,8 @@ import numpy.typing as npt
 from bccp.core.config_schema import NOISES
 from bccp.core.errors import BCCPError, nearest
 from bccp.data.array_types import Float, Images, Index
-from bccp.labels.feedback import Feedback, majority
+from bccp.data.label_tables.votes import majority
+from bccp.labels.feedback import Feedback
 
 _TOLERANCE = 1e-6
 
@@ -316,7 +317,7 @@ def resolve_votes(feedback: Feedback, *, doubtful: Collection[str], in_splits: C
     in_splits : collection of str
         Images that are in any split.
     seed : int
-        Decides ties, see :func:`bccp.labels.feedback.majority`.
+        Decides ties, see :func:`bccp.data.label_tables.votes.majority`.
 
     Returns
     -------

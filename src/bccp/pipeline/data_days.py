@@ -13,6 +13,8 @@ import pandas as pd
 from bccp.core import automatic, config_schema
 from bccp.core.step_graph import SPECS
 from bccp.data import layout, tables
+from bccp.data.label_tables.columns import Columns
+from bccp.data.label_tables.in_data import own_labels
 from bccp.labels import feedback
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
@@ -42,14 +44,17 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
 
         found = layout.recognize(images, config.data.layout)
         labels = {image: place.label for image in images if (place := found.place(image)) and place.label}
-        named = config.segregation.feedback_file if config.segregation.label_source == "file" else None
-        trusted = not found.days and named is not None and any(map(is_image, _unnamed(images, labels, Path(named))))
+        # a single folder is no set of classes: what lies in it has no label of its own
+        may_be_trusted = not found.days and len(found.classes) > 1 and config.segregation.label_source == "file"
+        trusted = may_be_trusted and any(map(is_image, _unnamed(images, labels, config.segregation)))
     automatic.resolve_days(config, has_days=bool(found.days), rest_is_trusted=trusted)
 
 
-def _unnamed(images: Sequence[str], labels: Mapping[str, str], feedback_file: Path) -> list[str]:
-    """The images with a label of their own (``labels``, by image) that a feedback file does not name."""
-    said = feedback.sort_out(feedback.read_feedback(feedback_file), images=images, classes=set(labels.values()))
+def _unnamed(images: Sequence[str], labels: Mapping[str, str], section: config_schema.Segregation) -> list[str]:
+    """The images with a label of their own (``labels``, by image) that the feedback file of a section does not name."""
+    columns = Columns.of(section.feedback_columns, "noisy_labels.columns")
+    file = feedback.read_feedback(Path(str(section.feedback_file)), layout=section.feedback_format, columns=columns)
+    said = feedback.sort_out(file, images=images, classes=set(labels.values()))
     return [image for image in labels if image not in said.named]
 
 
@@ -74,17 +79,17 @@ def resolve_alone(name: str, section: Any, inputs: Mapping[str, str], ledger: Le
     if getattr(section, "target_day", None) != "auto":
         return
     if name == "segregation":
-        manifest = tables.read(ledger.fetch(qualified("clean_data", inputs["clean_data"])) / "manifest.csv")
-        section.target_day = _day_of_manifest(section, manifest)
+        clean = ledger.fetch(qualified("clean_data", inputs["clean_data"]))
+        section.target_day = _day_of_manifest(section, tables.read(clean / "manifest.csv"), clean)
     elif "segregated_data" in SPECS[name].all_inputs:
         about = ledger.fetch(qualified("segregated_data", inputs["segregated_data"])) / "clean_data.json"
         section.target_day = json.loads(about.read_text(encoding="utf-8"))["target_day"]
 
 
-def _day_of_manifest(section: config_schema.Segregation, manifest: pd.DataFrame) -> str:
+def _day_of_manifest(section: config_schema.Segregation, manifest: pd.DataFrame, clean: Path) -> str:
     if section.label_source == "simulated" or (manifest["day"] != "").any():
         return "tuesday"
-    images, labels = manifest["image"].tolist(), manifest["label"].tolist()
+    images, labels = manifest["image"].tolist(), own_labels(manifest, clean).tolist()
     labelled = {image: label for image, label in zip(images, labels, strict=True) if label}
-    trusted = section.label_source == "file" and section.feedback_file and _unnamed(images, labelled, Path(section.feedback_file))
+    trusted = labelled and section.label_source == "file" and section.feedback_file and _unnamed(images, labelled, section)
     return "tuesday" if trusted else "monday"

@@ -29,6 +29,7 @@ def clean(tmp_path: Path) -> Path:
     about = {"width": 12, "height": 12, "mode": "RGB", "format": "PNG"}
     tables.write(table.assign(sha256=shas, phash="", **about), folder / "manifest.csv")
     tables.write(pd.DataFrame({"image": [], "reason": []}), folder / "quarantine.csv")
+    (folder / "report.json").write_text("{}", encoding="utf-8")
     np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8))
     return folder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bccp.core.errors import BCCPError
+from bccp.data.label_tables.votes import majority
 from bccp.labels import feedback
 
 IMAGES = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
@@ -195,15 +196,15 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None
 
 def test_the_majority_wins() -> None:
     votes = {("a", "1"): "cat", ("a", "2"): "dog", ("a", "3"): "dog", ("b", "1"): "cat"}
-    assert feedback.majority(votes, seed=0) == ({"a": "dog", "b": "cat"}, 0)
+    assert majority(votes, seed=0) == ({"a": "dog", "b": "cat"}, 0)
 
 
 def test_ties_are_counted_and_decided_by_seed_and_image_in_any_order() -> None:
     votes = {(f"{i}.png", user): label for i in range(200) for user, label in (("ann", "cat"), ("bob", "dog"))}
-    labels, n_ties = feedback.majority(votes, seed=1)
+    labels, n_ties = majority(votes, seed=1)
     assert n_ties == 200
-    assert feedback.majority(dict(reversed(votes.items())), seed=1) == (labels, 200)
-    assert feedback.majority(votes, seed=2)[0] != labels
+    assert majority(dict(reversed(votes.items())), seed=1) == (labels, 200)
+    assert majority(votes, seed=2)[0] != labels
     n_cats = list(labels.values()).count("cat")
     assert abs(n_cats - 100) < 5 * (200 * 0.25) ** 0.5
 

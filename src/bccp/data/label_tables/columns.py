@@ -5,9 +5,10 @@ Nothing is guessed where they leave a choice: the error names the columns, and t
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ _IMAGE_NAMES = (
 _LABEL_NAMES = (
     "label", "labels", "labelname", "class", "classes", "classname", "classlabel", "category", "categories", "categoryname",
     "categorylabel", "target", "choice", "choices", "answer", "diagnosis", "dx", "breed", "species", "tag", "annotation",
-    "classification", "classid", "labelid", "categoryid", "targetid",
+    "classification", "taskanswers", "classid", "labelid", "categoryid", "targetid",
 )  # fmt: skip
 
 _USER_NAMES = (
@@ -60,6 +61,18 @@ _PERSON_OR_CLASS = re.compile(f"(label|class|vote|answer|opinion|{_SURE_PERSONS}
 
 _SETTLED = re.compile(r"true|truth|gold|correct|clean|predict|majority|consensus|aggre|final|adjudicat|average|mean", re.IGNORECASE)
 """In the name of a column that is no annotator's."""
+
+_TOLD_APART, _ROWS_EACH = 0.95, 1.5
+"""Of a column that looks like the annotators': share of rows with a value that no other row of the image has, and rows of a value."""
+
+_WHO = re.compile(r"annotator|labell?er|rater|worker|turk|user|author|review|coder|person|member|email|who\b|by\b|by_", re.IGNORECASE)
+"""In names of columns of people."""
+
+_FEW_NUMBERS = 10
+"""As many different numbers, in a column of any name, may be classes."""
+
+_CHOICES = ("choices", "choice", "labels", "label", "category", "categories", "class", "answer")
+"""Under which an annotation tool lists labels in a cell of JSON."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -176,6 +189,8 @@ def image_column(grid: Grid, asked: Columns) -> str:
     names = [name for name in dict.fromkeys(grid.names) if name]
     if "image" in names:
         return "image"
+    if any(map(has_image_suffix, names)):
+        raise UnreadTableError("has an image's name in its first line, which is to name the columns: put image,label there")
     paths = [name for name in names if (cells := grid.sample(name)) and sum(map(has_image_suffix, cells)) > len(cells) / 2]
     if named := _ranked(paths or names, _IMAGE_NAMES):
         return named[0]
@@ -183,8 +198,6 @@ def image_column(grid: Grid, asked: Columns) -> str:
         return paths[0]
     if paths:
         raise UnreadTableError(f"has several columns that name images, {few(paths, 10)}: say which, as in {asked.option(image=paths[0])}")
-    if any(map(has_image_suffix, names)):
-        raise UnreadTableError("has an image's name in its first line, which is to name the columns: put image,label there")
     likely = next((name for name in names if len(set(grid.sample(name))) == len(grid.rows)), names[0] if names else "name")
     raise UnreadTableError(f"has no column that names images ({_has(grid)}): say which it is, as in {asked.option(image=likely)}")
 
@@ -245,6 +258,22 @@ def label_columns(grid: Grid, image: str, asked: Columns) -> tuple[str, list[str
     return "rows", [label_column(grid, image, asked)]
 
 
+def labels_of(cell: str) -> list[str]:
+    """The labels in a cell: itself, or what the JSON in it lists; none where this is an object that tells none.
+
+    Examples
+    --------
+    >>> labels_of("cat"), labels_of('{"choices": ["cat", "dog"]}'), labels_of('{"bbox": [1, 2]}')
+    (['cat'], ['cat', 'dog'], [])
+    """
+    if cell.lstrip()[:1] not in ("{", "["):
+        return [cell]
+    try:
+        return list(dict.fromkeys(_listed(json.loads(cell))))
+    except (ValueError, RecursionError):
+        return [cell]  # a name with brackets
+
+
 def is_label_studio(grid: Grid) -> bool:
     """Whether these are columns that Label Studio always writes."""
     return all(columns_of(grid, key) for key in ("annotator", "annotationid", "leadtime"))
@@ -271,9 +300,11 @@ def label_column(grid: Grid, image: str, asked: Columns) -> str:
             f"has several columns that may hold the label, {few(named, 10)}: say which, as in {asked.option(label=named[0])}"
         )
     no_class = (*_ABOUT_ROWS, *_USER_NAMES, *(("id",) if len(rest) > 1 else ()))
-    others = [column for column in rest if key_of(column) not in no_class]
+    others = [column for column in rest if key_of(column) not in no_class and _labels(grid.sample(column))]
     if len(others) == 1 and (len(rest) == 1 or is_label_studio(grid)):
-        return others[0]
+        values = set(grid.sample(others[0]))
+        if not _is_numeric(list(values)) or len(values) <= _FEW_NUMBERS:
+            return others[0]
     if len(binary := _binary(grid, rest)) > 1:
         lost = round((1 - share_of_one(grid, binary)) * len(grid.rows))
         raise UnreadTableError(
@@ -335,6 +366,22 @@ def user_column(grid: Grid, image: str, label: str, asked: Columns) -> str:
     return next(iter(ranked), "")
 
 
+def _listed(value: Any) -> Iterator[str]:
+    """The choices in what an annotation tool has written."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for part in value:
+            yield from _listed(part)
+    elif isinstance(value, Mapping) and (key := next((key for key in value if key_of(key) in _CHOICES), None)):
+        yield from _listed(value[key])
+
+
+def _labels(cells: Sequence[str]) -> bool:
+    """Whether most cells tell a label."""
+    return 2 * sum(bool(labels_of(cell)) for cell in cells) > len(cells)
+
+
 def _has(grid: Grid) -> str:
     return f"its columns are {few([name for name in grid.names if name], 10)}"
 
@@ -367,11 +414,11 @@ def _may_be_classes(cells: Sequence[str]) -> bool:
 
 
 def _binary(grid: Grid, columns: Iterable[str]) -> list[str]:
-    """The columns of 0 and 1; those of 1 alone only where more rows have a single 1 with them."""
+    """The columns of 0 and 1; those of 1 alone only where each row then has a single 1, or too few have a 0."""
     values = {column: {cell.casefold() for cell in grid.sample(column)} for column in columns if key_of(column) not in _ABOUT_ROWS}
     either = [column for column, found in values.items() if found and found <= YES | NO]
     both = [column for column in either if values[column] & NO]
-    return either if both and share_of_one(grid, either) > share_of_one(grid, both) else both
+    return either if both and (len(both) == 1 or share_of_one(grid, either) == 1) else both
 
 
 def _alike(grid: Grid, columns: Sequence[str], *, numbers: bool = False) -> list[str]:
@@ -388,7 +435,7 @@ def _alike(grid: Grid, columns: Sequence[str], *, numbers: bool = False) -> list
 
 
 def _looks_like_users(grid: Grid, image: str, label: str, others: Sequence[str]) -> str | None:
-    """The first column that tells the rows of each image apart, and whose values all stand beside several images."""
+    """The first column that tells the rows of each image apart, and has values that stand beside several images, or a telling name."""
     images = [cell.strip() for cell in grid.column(image)]
     said = defaultdict(set)
     for name, answer in zip(images, grid.column(label), strict=True):
@@ -398,8 +445,10 @@ def _looks_like_users(grid: Grid, image: str, label: str, others: Sequence[str])
     repeated = {name for name, n_rows in Counter(images).items() if n_rows > 1}
     for column in others:
         values = [cell.strip() for cell in grid.column(column)]
-        pairs = [(name, value) for name, value in zip(images, values, strict=True) if name in repeated]
-        beside = Counter(value for _, value in pairs)
-        if len(set(pairs)) == len(pairs) and "" not in beside and min(beside.values()) > 1:
+        rows = [(name, value) for name, value in zip(images, values, strict=True) if name in repeated]
+        pairs = [(name, value) for name, value in rows if value]
+        beside = {value for _, value in pairs}
+        tells = len(set(pairs)) >= _TOLD_APART * len(rows) and len(beside) > 1
+        if tells and (len(pairs) >= _ROWS_EACH * len(beside) or _WHO.search(column)):
             return column
     return None

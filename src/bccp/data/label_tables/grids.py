@@ -16,6 +16,15 @@ _LOOKED_AT = 2000
 """Rows by which columns are told apart."""
 
 
+_OTHER_TEXTS = {
+    "version https://git-lfs": "is a pointer of Git LFS: fetch the file itself with git lfs pull",
+    "<!doctype html": "is a web page: download the file itself",
+    "<html": "is a web page: download the file itself",
+    "<?xml": "is XML: export classes as CSV or JSON",
+}
+"""How texts begin that are no tables, and what they are."""
+
+
 class UnreadTableError(Exception):
     """Why a table cannot be read: the end of a sentence that begins with its name."""
 
@@ -65,6 +74,10 @@ def decoded(content: bytes) -> str:
         text = "\0"
     if "\0" in text:
         raise UnreadTableError("is not text in UTF-8: save it so")
+    start = text[:200].lstrip().casefold()
+    for mark, what in _OTHER_TEXTS.items():
+        if start.startswith(mark):
+            raise UnreadTableError(what)
     return text
 
 
@@ -74,13 +87,15 @@ def parsed_json(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        first, *others = [line for line in text.splitlines() if line.strip()]
         try:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
-            if len(_cells(text.lstrip().splitlines()[0], _delimiter(text))) > 1 and not text.lstrip().startswith(('{"', "[{")):
+            return [json.loads(line) for line in (first, *others)]
+        except (ValueError, RecursionError) as of_line:
+            if len(_cells(first, _delimiter(text))) > 1 and not first.lstrip().startswith(('{"', "[{")):
                 return None  # a table whose first column has such a name
-            raise UnreadTableError(f"is neither JSON nor JSON lines ({error}): export it again") from None
+            why = of_line if others and first.rstrip().endswith("}") else error
+            raise UnreadTableError(f"is neither JSON nor JSON lines ({why}): export it again") from None
 
 
 def grid_of_csv(text: str) -> Grid:

@@ -101,6 +101,8 @@ def find_images(cells: Sequence[str], images: Iterable[str], *, table: str = "")
     if not any(found.values()) and _all_differ(ids):
         # nothing lies where the table says: all of it was moved, and file names alone tell the images apart
         found = {cell: _by_name(paths, index) for cell, paths in meant.items()}
+    if not any(found.values()):
+        found = _by_number(list(meant), ids)
     return [found[cell] for cell in cells]
 
 
@@ -164,6 +166,16 @@ def _by_name(paths: Sequence[str], index: _Index) -> str | None:
         if image := index.stems.get(_stem(name)):
             return image
     return None
+
+
+def _by_number(cells: Sequence[str], ids: Sequence[str]) -> dict[str, str | None]:
+    """The images whose names are the cells' numbers, with zeros before them or without, where all are numbers."""
+    stems = [_stem(image.rpartition("/")[2]) for image in ids]
+    numbers = [_stem(cell.strip()) for cell in cells]
+    if not all(re.fullmatch("[0-9]+", text) for text in (*stems, *numbers)) or len(set(map(int, stems))) < len(stems):
+        return dict.fromkeys(cells)
+    images = {int(stem): image for stem, image in zip(stems, ids, strict=True)}
+    return {cell: images.get(int(number)) for cell, number in zip(cells, numbers, strict=True)}
 
 
 def _stem(path: str) -> str:

@@ -6,15 +6,14 @@ images and classes there are is not known here: cells are taken as they stand.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bccp.core.errors import BCCPError, few
 from bccp.data.label_tables import columns as meaning
-from bccp.data.label_tables.columns import YES, Columns, columns_of, key_of
+from bccp.data.label_tables.columns import YES, Columns, columns_of, labels_of
 from bccp.data.label_tables.grids import Grid, UnreadTableError, decoded, grid_of_csv, grid_of_json, grid_of_records, parsed_json
 
 PROBLEMS = {
@@ -142,7 +141,7 @@ def _of_grid(grid: Grid, layout: str, asked: Columns) -> LabelTable:
 def _row_answers(grid: Grid, image: str, label: str, user: str) -> list[Answer]:
     users = grid.column(user) if user else [""] * len(grid.rows)
     parts = zip(grid.places, grid.surplus, grid.column(image), grid.column(label), users, _void(grid), strict=True)
-    return [_answer(place, name, _labels_of(cell), who, surplus=surplus, skipped=void) for place, surplus, name, cell, who, void in parts]
+    return [_answer(place, name, labels_of(cell), who, surplus=surplus, skipped=void) for place, surplus, name, cell, who, void in parts]
 
 
 def _void(grid: Grid) -> list[bool]:
@@ -169,32 +168,6 @@ def _answer(place: str, image: str, labels: Sequence[str], user: str, *, surplus
     return Answer(place, image, label, user.strip(), problem)
 
 
-def _labels_of(cell: str) -> list[str]:
-    """The labels in a cell: itself, or what the JSON in it lists."""
-    if cell.lstrip()[:1] in ("{", "["):
-        try:
-            return list(dict.fromkeys(_listed(json.loads(cell))))
-        except (ValueError, UnreadTableError):
-            return [cell]
-    return [cell]
-
-
-def _listed(value: Any) -> Iterator[str]:
-    """The choices in what an annotation tool has written."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for part in value:
-            yield from _listed(part)
-    elif isinstance(value, Mapping) and (key := next((key for key in value if key_of(key) in _CHOICES), None)):
-        yield from _listed(value[key])
-    else:
-        raise UnreadTableError("names no class")
-
-
-_CHOICES = ("choices", "choice", "labels", "label", "category", "categories", "class", "answer")
-
-
 def _wide_answers(grid: Grid, image: str, labels: Sequence[str]) -> list[Answer]:
     answers = []
     columns = [grid.column(label) for label in labels]
@@ -203,7 +176,7 @@ def _wide_answers(grid: Grid, image: str, labels: Sequence[str]) -> list[Answer]
         if surplus or not given:
             answers.append(Answer(place, name, "", "", "malformed"))
         else:
-            answers += [_answer(f"{place}, {who}", name, _labels_of(cell), who) for who, cell in given]
+            answers += [_answer(f"{place}, {who}", name, labels_of(cell), who) for who, cell in given]
     return answers
 
 

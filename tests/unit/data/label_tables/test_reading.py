@@ -71,6 +71,15 @@ def test_a_column_that_looks_like_the_annotators_stops_where_labels_differ() -> 
     assert not read("image,label,who\n" + ROWS.replace("dog", "cat")).has_users  # nobody contradicts anybody
 
 
+def test_annotators_of_a_single_image_or_who_answered_twice_do_not_hide_the_column() -> None:
+    rows = "".join(f"{i}.png,{'cat' if i % 3 or who == 'ann' else 'dog'},{who}\n" for i in range(20) for who in ("ann", "bob"))
+    for more in ("0.png,dog,zed\n", "0.png,cat,ann\n"):
+        assert "its column 'wer' looks like the annotator's" in refusal("image,label,wer\n" + rows + more)
+    crowd = "".join(f"{i // 2}.png,{'cat' if i % 2 else 'dog'},w{i}\n" for i in range(40))  # each answered once
+    assert "its column 'turker' looks like the annotator's" in refusal("image,label,turker\n" + crowd)
+    assert not read("image,label,code\n" + crowd).has_users  # may as well number the rows
+
+
 @pytest.mark.parametrize("values", [["9:01", "9:02", "9:03", "9:04"], ["", "", "", ""], ["x", "x", "x", "x"]])
 def test_other_columns_do_not_look_like_annotators(values: list[str]) -> None:
     rows = "".join(f"{row},{value}\n" for row, value in zip(["a.png,cat", "a.png,dog", "b.png,cat", "b.png,cat"], values, strict=True))
@@ -204,8 +213,9 @@ def test_cvat_open_images() -> None:
 @pytest.mark.parametrize(
     ("header", "image", "label"),
     [
-        ("id,label", "id", "label"),  # aerial-cactus-identification: id, has_cactus; and many others
-        ("id,has_cactus", "id", "has_cactus"),
+        # columns as https://www.kaggle.com/competitions/<name>/data describes them
+        ("id,label", "id", "label"),
+        ("id,has_cactus", "id", "has_cactus"),  # aerial-cactus-identification
         ("image_id,label", "image_id", "label"),  # cassava-leaf-disease-classification
         ("id_code,diagnosis", "id_code", "diagnosis"),  # aptos2019-blindness-detection
         ("id,breed", "id", "breed"),  # dog-breed-identification
@@ -238,6 +248,9 @@ def test_mechanical_turk() -> None:
     )
     assert votes(table) == [("https://host/p/a.png", "cat", "A1"), ("https://host/p/a.png", "dog", "A2")]
     assert problems(table) == [("line 4", "skipped")]
+    # forms of crowd elements answer in JSON, by the elements' names
+    rows = 'HITId,WorkerId,Input.image_url,Answer.taskAnswers\n1,A1,https://host/a.png,"[{""category"":{""label"":""cat""}}]"\n'
+    assert votes(read(rows)) == [("https://host/a.png", "cat", "A1")]
 
 
 WIDE = "photo,{0},{1},{2}\na.png,cat,cat,dog\nb.png,dog,dog,dog\nc.png,cat,,cat\nd.png,,,\n"
@@ -268,6 +281,12 @@ def test_a_column_that_settles_the_annotators_answers_is_not_one_of_theirs() -> 
 
 
 def test_measurements_are_no_labels() -> None:
+    ages = "".join(f"{i}.png,{20 + i % 15}\n" for i in range(45))
+    assert '"noisy_labels.columns={label: age}"' in refusal("image,age\n" + ages)  # numbers, under no name that is in use for labels
+    assert read("image,age\n" + ages, label="age").labels == ("age",)
+    assert "has no column 'label'" in refusal(
+        "".join(json.dumps({"file_name": f"{i}.png", "objects": {"bbox": [i]}}) + "\n" for i in range(9))
+    )
     said = refusal("image,area,sharpness\na.png,12,0.5\nb.png,13,0.25\nc.png,12,0.75\nd.png,13,0.5\n")
     assert "has no column 'label' (its columns are 'image', 'area', 'sharpness')" in said
     assert '"noisy_labels.columns={label: area}"' in said
@@ -279,8 +298,13 @@ def test_measurements_are_no_labels() -> None:
         (b"PK\x03\x04rest", "is a workbook"),
         (b"PAR1rest", "Parquet"),
         ('{"image": "a.png",', "is neither JSON nor JSON lines"),
+        ('{"image": "a.png", "label": "cat"}\n{"image": \n', "is neither JSON nor JSON lines (Expecting value: line 1 column 11"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
+        ("\n<!DOCTYPE html><html>", "is a web page"),
+        ('<?xml version="1.0"?><annotations/>', "is XML"),
         ({"images": [], "annotations": [], "categories": []}, "COCO's format"),
         ([1, 2], "holds no records"),
+        ("[" * 100_000, "is neither JSON nor JSON lines"),
         ("photo,thumbnail,label\na.png,a_s.png,cat\n", None),
         ("left,right,label\na.png,a_s.png,cat\n", "several columns that name images, 'left', 'right'"),
         ("foo,label\nx,cat\n", "has no column that names images (its columns are 'foo', 'label')"),
