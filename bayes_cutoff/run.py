@@ -35,7 +35,7 @@ def run(step: Step) -> None:
 
         verdict = score_labels(step, days, ids, given)
         decision, about = verdict.decision, verdict.about
-        to_check = label_report.make_report(step, days, decision, verdict.audited)
+        to_check = label_report.make_report(step, days, decision, verdict.audited, verdict.chosen)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")

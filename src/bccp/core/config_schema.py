@@ -349,10 +349,10 @@ class BayesCutoff(Recipe):
                     f"bayes_cutoff.{key}={value} needs a posterior, and bayes_cutoff.method={self.method} has none: "
                     "use bayes_cutoff.method=label_posterior"
                 )
-        if self.audit_file:
+        if self.audit_file and self.method != "cleanlab":
             raise BCCPError(
                 f"bayes_cutoff.audit_file is set, but bayes_cutoff.method={self.method} learns nothing from checked labels: "
-                "use bayes_cutoff.method=label_posterior, or bayes_cutoff.audit_file=null"
+                "use bayes_cutoff.method=label_posterior or cleanlab, or bayes_cutoff.audit_file=null"
             )
 
     def relevant(self) -> dict[str, Any]:

@@ -11,8 +11,14 @@ and c is Gaussian around 0, where the judge repeats the posterior: a few checked
 correct all of it. How firmly the prior holds is not chosen but averaged over: each combination of penalties counts by how well it
 predicts each checked label from the others.
 
-The checked images need not be drawn at random, as long as nobody chose them by their true label: the worst suspects will do, although
-they say little about the rest.
+The checked images need not be drawn at random, as long as nobody chose them by their true label: given the score, a suspect and an image
+drawn at random say the same of a label with that score, and the judge is fitted to both unweighted. But the worst suspects say nothing of
+images that hardly anybody doubts. So P(wrong) stays as it was at scores for which no image was checked (:func:`looked_at`), and
+
+    share of wrong labels = (wrong ones among the checked + Σ P(wrong) of the others) / N
+
+is then a lower bound: what the worst suspects reveal is in it, what hides among the others only as far as the posterior knows. The mean
+over checked images is never taken for the share. A random sample looks at all scores.
 
 References
 ----------
@@ -25,8 +31,10 @@ Y. Yao, A. Vehtari, D. Simpson, A. Gelman: "Using Stacking to Average Bayesian P
 
 from __future__ import annotations
 
+import csv
 import itertools
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +45,7 @@ import numpy.typing as npt
 from bccp.core.errors import BCCPError
 from bccp.data.array_types import Float, Index, Mask
 from bccp.data.label_tables.columns import Columns
+from bccp.data.layout import KnownNames
 from bccp.labels import feedback
 from bccp.labels.posterior import expected_f1_cutoff
 
@@ -52,6 +61,21 @@ CLASS_PENALTIES = (3.0, 30.0, 1e5)
 CLIPPED_PROBABILITY = 1e-9
 """Smaller ones count as this."""
 
+SUSPECT, RANDOM, UNKNOWN = "suspect", "random", "unknown"
+"""How a checked image was chosen: by its score, at random, or nobody knows (which is treated as by its score)."""
+
+MAX_HOLE = 0.1
+"""A stretch of the scores that holds a greater share of the images, and no checked one, counts as not looked at."""
+
+MIN_RANDOM = 10
+"""So many images drawn at random look at all scores."""
+
+MIN_FILLED = 0.9
+"""Share of the random rows of a report that have to be filled in: those left blank may have been left for what they show."""
+
+_MAX_Z = 3.5
+"""Of the mean rank of images said to be drawn at random, in standard deviations: beyond it they were not."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -61,6 +85,10 @@ class Audit:
     ----------
     labels : dict of str to str
         The checked label by image id, sorted; judged images only.
+    chosen : dict of str to str
+        How each of these images was chosen: ``suspect``, ``random`` or ``unknown``.
+    n_random_blank : int
+        Rows said to be random that have no label.
     n_blank : int
         Rows without a label: images that were not checked.
     problems : dict of str to list of str
@@ -68,6 +96,8 @@ class Audit:
     """
 
     labels: Mapping[str, str]
+    chosen: Mapping[str, str]
+    n_random_blank: int
     n_blank: int
     problems: Mapping[str, list[str]]
 
@@ -78,19 +108,22 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     p_wrong : ndarray of float64, shape (N,)
-        P(given label wrong), in [0, 1]; 0 or 1 where the image was checked.
+        P(given label wrong), in [0, 1]; 0 or 1 where the image was checked, and as it was at scores that nobody looked at.
     posterior : ndarray of float64, shape (N, K)
         P(z = j | x, y); rows sum to 1, 1 - ``p_wrong`` at the given label; one-hot where the image was checked.
     cutoff : float
         The highest expected F1 of ``p_wrong``; strictly above it labels are cut off.
     estimated_user_accuracy : float
         The mean of 1 - ``p_wrong``; 1 for N = 0.
+    at_least : bool
+        Whether there are scores that nobody looked at, so that at least the share 1 - ``estimated_user_accuracy`` is wrong.
     """
 
     p_wrong: Float
     posterior: Float
     cutoff: float
     estimated_user_accuracy: float
+    at_least: bool
 
 
 class LogisticFit(NamedTuple):
@@ -120,7 +153,8 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     """Read an audit file: a CSV ``image,label`` of images that an expert has checked.
 
     It may have further columns, so that a ``label_report.csv`` with filled-in labels will do. A column ``user`` says who gave the label
-    that was checked, and is not looked at. Rows without a label are images that were not checked. All else is as in feedback files
+    that was checked, and is not looked at. A column ``chosen`` says how the image was chosen (``suspect`` or ``random``; anything else, and
+    a file without it: unknown). Rows without a label are images that were not checked. All else is as in feedback files
     (:func:`bccp.labels.feedback.sort_out`): equal rows count once, contradicting ones not at all.
 
     Parameters
@@ -152,17 +186,90 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     said = feedback.sort_out(replace(file, rows=rows, has_users=False), images=images, classes=classes)
     of_use = frozenset(judged)
     labels = {image: label for (image, _), label in said.votes.items() if image in of_use}
+    origins = _origins(path)
+    n_random_blank = sum(is_blank and origins.get(row.line) == RANDOM for row, is_blank in zip(file.rows, blank, strict=True))
+    chosen: dict[str, str] = {}
+    known = KnownNames(of_use)
+    for row in rows:
+        image = known.find(row.image) or row.image
+        origin = origins.get(row.line, UNKNOWN)
+        chosen[image] = origin if chosen.get(image, origin) == origin else UNKNOWN
     not_judged = [image for image, _ in said.votes if image not in of_use]
     if not labels:
         raise BCCPError(
             f"none of the {len(not_judged)} images in the audit file {path} is among the {len(of_use)} whose labels are judged "
             f"(e.g. {not_judged[0]!r} is not): check some of those, e.g. {min(of_use, default='')!r}"
         )
-    return Audit(labels, n_blank, {**said.problems, "not_judged": not_judged})
+    problems = {**said.problems, "not_judged": not_judged}
+    return Audit(labels, {image: chosen[image] for image in labels}, n_random_blank, n_blank, problems)
+
+
+def _origins(path: Path) -> dict[int, str]:
+    """How the image of each line was chosen, by the line's number; nothing without the column ``chosen``."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
+        names = [name.strip().casefold() for name in header]
+        if names.count("chosen") != 1:
+            return {}
+        place = names.index("chosen")
+        words = [(reader.line_num, cells[place].strip().casefold() if place < len(cells) else "") for cells in reader]
+    # people write "suspect 3" or "Random"
+    return {line: next((kind for kind in (SUSPECT, RANDOM) if word.startswith(kind)), UNKNOWN) for line, word in words}
+
+
+def trusted_origins(chosen: Sequence[str], n_random_blank: int) -> tuple[list[str], str]:
+    """Take the random rows of a report for a random sample only where nearly all of them are filled in.
+
+    Parameters
+    ----------
+    chosen : sequence of str, length M
+        How each checked image was chosen.
+    n_random_blank : int
+        Random rows without a label.
+
+    Returns
+    -------
+    chosen : list of str, length M
+        ``unknown`` in place of ``random`` where too many are blank.
+    note : str
+        One sentence on that, or an empty string.
+    """
+    n_random = list(chosen).count(RANDOM)
+    if not n_random or n_random >= MIN_FILLED * (n_random + n_random_blank):
+        return list(chosen), ""
+    note = (
+        f"{n_random_blank} of {n_random + n_random_blank} rows chosen at random are blank, so that the others are no random sample: "
+        "fill in all of them, also where the given label is right"
+    )
+    return [UNKNOWN if kind == RANDOM else kind for kind in chosen], note
+
+
+def origins_sentence(chosen: Sequence[str]) -> str:
+    """Count checked images by how they were chosen.
+
+    Examples
+    --------
+    >>> origins_sentence(["suspect", "random", "suspect", "unknown"])
+    '2 suspects, 1 at random, 1 chosen nobody knows how'
+    """
+    counts = Counter(chosen)
+    said = {
+        SUSPECT: f"{counts[SUSPECT]} suspect{'s' * (counts[SUSPECT] != 1)}",
+        RANDOM: f"{counts[RANDOM]} at random",
+        UNKNOWN: f"{counts[UNKNOWN]} chosen nobody knows how",
+    }
+    return ", ".join(sentence for kind, sentence in said.items() if counts[kind])
 
 
 def calibrate(
-    probs: npt.ArrayLike, posterior: npt.ArrayLike, given: npt.ArrayLike, audited: npt.ArrayLike, checked: npt.ArrayLike
+    probs: npt.ArrayLike,
+    posterior: npt.ArrayLike,
+    given: npt.ArrayLike,
+    audited: npt.ArrayLike,
+    checked: npt.ArrayLike,
+    *,
+    at_random: npt.ArrayLike | None = None,
 ) -> Calibration:
     """Judge given labels by their posterior and by the labels that were checked.
 
@@ -178,6 +285,9 @@ def calibrate(
         Positions of the checked images, each once. M may be 0: the posterior stands.
     checked : array-like of int, shape (M,)
         Their true labels, 0 to K - 1.
+    at_random : array-like of bool, shape (M,), optional
+        Whether each was drawn at random from all images, or from all but those that were chosen otherwise. None: nobody knows, as if all
+        were chosen by their score.
 
     Returns
     -------
@@ -191,6 +301,9 @@ def calibrate(
         For arrays that do not fit each other.
     """
     prior, before, labels, places, truth = _checked(probs, posterior, given, audited, checked)
+    drawn = np.zeros(len(places), np.bool_) if at_random is None else np.asarray(at_random, np.bool_)
+    if drawn.shape != places.shape:
+        raise ValueError(f"at_random {drawn.shape} must be as long as audited {places.shape}")
     n_images, n_classes = prior.shape
     described = judge_features(prior, before, labels)
     state = np.zeros(n_images, np.int64)  # 0: not checked, 1: found right, 2: found wrong
@@ -199,11 +312,56 @@ def calibrate(
     order = np.lexsort([*described.T, state, labels])
     p_wrong = np.empty(n_images)
     p_wrong[order] = _judge(described[order], labels[order], state[order], n_classes)
+    seen = looked_at(described[:, 0], places, at_random=drawn)
+    p_wrong[~seen] = _part(before, labels)[1].sum(axis=1)[~seen]
     p_wrong[places] = state[places] == 2
-    belief = _consistent(prior, before, labels, p_wrong)
+    belief = np.where(seen[:, np.newaxis], _consistent(prior, before, labels, p_wrong), before)
     belief[places] = np.eye(n_classes)[truth]
     accuracy = 1 - float(np.sort(p_wrong).sum()) / n_images if n_images else 1.0
-    return Calibration(p_wrong, belief, expected_f1_cutoff(p_wrong), accuracy)
+    return Calibration(p_wrong, belief, expected_f1_cutoff(p_wrong), accuracy, at_least=bool(len(places)) and not seen.all())
+
+
+def looked_at(scores: npt.ArrayLike, audited: npt.ArrayLike, *, at_random: npt.ArrayLike) -> Mask:
+    """Say for which images' scores checked images tell how often such a label is wrong.
+
+    Parameters
+    ----------
+    scores : array-like, shape (N,)
+        Of distrust, without regard to what was checked.
+    audited : array-like of int, shape (M,)
+        Positions of the checked images.
+    at_random : array-like of bool, shape (M,)
+        Whether each is said to be drawn at random.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        All, where at least ``MIN_RANDOM`` images were drawn at random, and their ranks do not speak against it. Otherwise all but those in
+        stretches of the scores that hold more than ``MAX_HOLE`` of the images, and no checked one: of the 40 worst of 500 images, for
+        example, only these are looked at, and an unknown choice that is spread over all scores looks at all.
+    """
+    values, places, drawn = np.asarray(scores, np.float64), np.asarray(audited, np.int64), np.asarray(at_random, np.bool_)
+    n_images = len(values)
+    if drawn.sum() >= MIN_RANDOM and _evenly_ranked(values, places, drawn):
+        return np.ones(n_images, np.bool_)
+    ascending, checked = np.sort(values), np.unique(values[places])
+    # the stretch before each checked score, and the one after the last
+    first = np.concatenate([[0], np.searchsorted(ascending, checked, side="right")])
+    end = np.concatenate([np.searchsorted(ascending, checked, side="left"), [n_images]])
+    narrow = end - first <= MAX_HOLE * n_images
+    return np.asarray(np.isin(values, checked) | narrow[np.searchsorted(checked, values, side="left")], np.bool_)
+
+
+def _evenly_ranked(scores: Float, places: Index, drawn: Mask) -> bool:
+    """Whether the mean rank of the images said to be drawn at random can be chance, among all or all that were not chosen otherwise."""
+    own, n_drawn = scores[places[drawn]], int(drawn.sum())
+    for pool in (scores, np.delete(scores, places[~drawn])):
+        n_pool, ascending = len(pool), np.sort(pool)
+        middle = (np.searchsorted(ascending, own, side="left") + np.searchsorted(ascending, own, side="right")) / 2
+        spread = np.sqrt(n_pool**2 / 12 / n_drawn * (n_pool - n_drawn) / max(n_pool - 1, 1))
+        if abs(middle.mean() - n_pool / 2) <= _MAX_Z * spread:
+            return True
+    return False
 
 
 def judge_features(probs: npt.ArrayLike, posterior: npt.ArrayLike, given: npt.ArrayLike) -> Float:

@@ -78,6 +78,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         Whether the image is not dropped.
     estimated_accuracy_ : float
         The share of right labels among the given ones.
+    estimated_accuracy_at_most_ : bool
+        Whether it is an upper bound: labels were checked, but none at some scores, where ``p_wrong_`` is what it is without checked ones.
     n_features_in_ : int
         K.
 
@@ -108,6 +110,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     labels_: npt.NDArray[Any]
     kept_: Mask
     estimated_accuracy_: float
+    estimated_accuracy_at_most_: bool
     n_features_in_: int
 
     def __init__(
@@ -127,7 +130,14 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self.max_class_ratio = max_class_ratio
         self.classes = classes
 
-    def fit(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Self:
+    def fit(
+        self,
+        probs: npt.ArrayLike,
+        given_labels: npt.ArrayLike,
+        *,
+        audited: Mapping[int, Any] | None = None,
+        chosen: Mapping[int, str] | str | None = None,
+    ) -> Self:
         """Judge the given labels.
 
         Parameters
@@ -138,6 +148,9 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         audited : mapping of int to label, optional
             Labels that an expert has checked, by position: they are taken as true and calibrate P(wrong) of the others
             (:func:`bccp.labels.expert_labels.calibrate`).
+        chosen : {"suspect", "random"} or mapping of int to these, optional
+            How the checked images were chosen, all of them or by position: by their score, as the worst are, or at random. None, and
+            positions that are left out: unknown, which counts as ``suspect``. At least 10 drawn at random tell of all scores.
 
         Returns
         -------
@@ -155,15 +168,17 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
         places, truth_names = _audited({} if audited is None else audited, len(table))
+        at_random = _drawn_at_random(chosen, places)
         self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
 
         pure = table if self.trusted else posterior.without_noise(table, given)
         most = self.max_temperature
         judgement = calibration.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
-        believed = judgement.fit.posterior
+        believed, self.estimated_accuracy_at_most_ = judgement.fit.posterior, False
         if len(places):
-            believed = expert_labels.calibrate(judgement.probs, believed, given, places, truth).posterior
+            found = expert_labels.calibrate(judgement.probs, believed, given, places, truth, at_random=at_random)
+            believed, self.estimated_accuracy_at_most_ = found.posterior, found.at_least
         self.temperature_, self.class_offsets_, self.posterior_ = judgement.temperature, judgement.offsets, believed
         self.noise_matrix_, self.guess_share_ = judgement.fit.noise_matrix, judgement.fit.guess_share
         self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
@@ -172,12 +187,19 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self._decide(given, places, truth)
         return self
 
-    def fit_predict(self, probs: npt.ArrayLike, given_labels: npt.ArrayLike, *, audited: Mapping[int, Any] | None = None) -> Mask:
+    def fit_predict(
+        self,
+        probs: npt.ArrayLike,
+        given_labels: npt.ArrayLike,
+        *,
+        audited: Mapping[int, Any] | None = None,
+        chosen: Mapping[int, str] | str | None = None,
+    ) -> Mask:
         """Judge the given labels, and say which are wrong.
 
         Parameters
         ----------
-        probs, given_labels, audited
+        probs, given_labels, audited, chosen
             As for :meth:`fit`.
 
         Returns
@@ -185,7 +207,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         ndarray of bool, shape (N,)
             ``is_wrong_``.
         """
-        return self.fit(probs, given_labels, audited=audited).is_wrong_
+        return self.fit(probs, given_labels, audited=audited, chosen=chosen).is_wrong_
 
     def _decide(self, given: Index, places: Index, truth: Index) -> None:
         wrong = self.p_wrong_
@@ -269,6 +291,18 @@ def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDAr
         if not isinstance(place, (int, np.integer)) or isinstance(place, bool) or not 0 <= place < n_images:
             raise ValueError(f"audited names the position {place!r}: 0 to {n_images - 1} are accepted")
     return np.array(places, np.int64), _one_dimensional(list(checks.values()), "audited")
+
+
+def _drawn_at_random(chosen: Mapping[int, str] | str | None, places: Index) -> Mask:
+    """Whether each checked image was drawn at random, shape (M,)."""
+    kinds = (expert_labels.SUSPECT, expert_labels.RANDOM)
+    by_place = dict.fromkeys(places.tolist(), chosen) if chosen is None or isinstance(chosen, str) else dict(chosen)
+    for place, kind in by_place.items():
+        if kind is not None and kind not in kinds:
+            raise ValueError(f"chosen={kind!r}: 'suspect' and 'random' are accepted, for all checked images or by position")
+        if place not in places:
+            raise ValueError(f"chosen names the position {place!r}, which audited does not: say of checked images how they were chosen")
+    return np.array([by_place.get(place) == expert_labels.RANDOM for place in places.tolist()], np.bool_)
 
 
 def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:

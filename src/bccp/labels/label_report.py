@@ -6,6 +6,7 @@ and the table is then read as ``bayes_cutoff.audit_file``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +21,19 @@ from bccp.data import label_files
 from bccp.data.array_types import Float32, Index
 from bccp.data.dataset import Days
 from bccp.data.galleries import UNWRITTEN, Tile, gallery, writable
-from bccp.labels.bayes_cutoff import Decision
+from bccp.labels import expert_labels
+from bccp.labels.bayes_cutoff import UNCERTAINTIES, Decision
 from bccp.models import classifier
 from bccp.models.embeddings import shared_features
 from bccp.models.feature_cache import shared_inputs
 from bccp.models.monday_model import open_monday_model
 
-REPORT_COLUMNS = ("image", "label", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
+REPORT_COLUMNS = ("image", "label", "chosen", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
+
+N_SUSPECTS, N_RANDOM = 40, 50
+"""Images that a person is asked to check: the worst by score, and others at random, of all that nobody has checked; in small sets at most
+a third of these are drawn at random."""
+
 _MOST_DRAWN = 40
 """Suspects in the picture."""
 
@@ -132,6 +139,8 @@ def report_table(
     votes: pd.DataFrame | None = None,
     nearest_trusted: Mapping[str, str] | None = None,
     audited: Mapping[str, str] | None = None,
+    chosen: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Put together what a person needs to check labels.
 
@@ -148,18 +157,26 @@ def report_table(
         For suspects the trusted image that they look most like.
     audited : mapping of str to str, optional
         Labels that an expert has given before, so that they are not lost when the report is fed back.
+    chosen : mapping of str to str, optional
+        How these images were chosen then; it is not lost either.
+    seed : int
+        Of the random sample, which depends on it and on the images' ids alone.
 
     Returns
     -------
     DataFrame
         The columns :data:`REPORT_COLUMNS`, all text but ``rank``, sorted by image. ``rank`` is 1 for the highest score, equal ones by
-        image; audited images come last. What is not known is empty; probabilities have 6 decimals.
+        image; audited images come last. ``chosen`` names the group of the images to check next: ``suspect`` for the highest ranks,
+        ``random`` for a sample. What is not known is empty; probabilities have 6 decimals.
     """
     images, given = decided["image"].tolist(), decided["given_label"].tolist()
     known = audited or {}
     ranked = decided.assign(checked=decided["image"].isin(list(known)), score=-decided["score"].astype(float))
     ranked = ranked.sort_values(["checked", "score", "image"])
     rank = {image: place for place, image in enumerate(ranked["image"], start=1)}
+    before = {image: (chosen or {}).get(image, "") for image in known}
+    n_random = max(0, N_RANDOM - list(before.values()).count(expert_labels.RANDOM))
+    groups = before | _groups([image for image in ranked["image"] if image not in known], n_random=n_random, seed=seed)
     suggested, probability = [""] * len(images), [""] * len(images)
     if posterior is not None and len(images):
         believed = np.asarray(posterior, np.float64)
@@ -172,6 +189,7 @@ def report_table(
     columns = {
         "image": images,
         "label": [known.get(image, "") for image in images],
+        "chosen": [groups.get(image, "") for image in images],
         "given_label": given,
         "p_wrong": ["" if p == "" else f"{float(p):.6f}" for p in decided["p_wrong"]],
         "suggested_label": suggested,
@@ -183,7 +201,21 @@ def report_table(
     return pd.DataFrame(columns, columns=list(REPORT_COLUMNS)).sort_values("image").reset_index(drop=True)
 
 
-def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str, str]) -> pd.DataFrame:
+def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str]:
+    """How the images to check next are chosen, of those that nobody has checked, the worst first.
+
+    The sample is drawn first, from all of them, and not from what the worst leave: so it stays the same whatever the scores say. It only
+    fills up what was drawn and checked before, for a sample that is left half blank is none.
+    """
+    by_chance = sorted(ranked, key=lambda image: hashlib.sha256(f"{seed}:audit:{image}".encode("utf-8", "surrogateescape")).digest())
+    groups = dict.fromkeys(by_chance[: min(n_random, len(ranked) // 3)], expert_labels.RANDOM)
+    worst = [image for image in ranked if image not in groups]
+    return groups | dict.fromkeys(worst[:N_SUSPECTS], expert_labels.SUSPECT)
+
+
+def make_report(
+    step: Step, days: Days, decision: Decision, audited: Mapping[str, str], chosen: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """The report of the step's decision; see :func:`report_table`.
 
     Parameters
@@ -194,6 +226,8 @@ def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str
     decision : Decision
     audited : mapping of str to str
         What is checked stays checked when this report is fed back.
+    chosen : mapping of str to str, optional
+        How each of these was chosen.
 
     Returns
     -------
@@ -206,6 +240,8 @@ def make_report(step: Step, days: Days, decision: Decision, audited: Mapping[str
         votes=label_files.read_votes(step.input("given_labels")),
         nearest_trusted=_nearest_trusted(step, days, _suspects(decision)),
         audited=audited,
+        chosen=chosen,
+        seed=step.config.random_seed,
     )
 
 
@@ -224,7 +260,7 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
     """
     place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
     # the ledger's own file is not to be changed: its version would no longer be what it is
-    step.emit(f"to check labels: copy {place / 'label_report.csv'}, fill in its column label, and give it as bayes_cutoff.audit_file")
+    step.emit(_invitation(place / "label_report.csv", report, step.config.method))
     unchecked = set(report.loc[report["label"] == "", "image"])
     suspects = [image for image in _suspects(decision) if image in unchecked]
     worst = report[report["image"].isin(suspects)].sort_values("rank")[:_MOST_DRAWN]
@@ -236,6 +272,21 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
             step.log_picture(path, pixels=True)
         columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
         step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))
+
+
+def _invitation(path: Path, report: pd.DataFrame, method: str) -> str:
+    """What to do for better labels, in one line."""
+    unchecked = report.loc[report["label"] == "", "chosen"]
+    n_suspects, n_random = (int((unchecked == kind).sum()) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM))
+    if not n_suspects + n_random:
+        return f"all labels are checked: {path} lists them"
+    groups = [f"the {n_suspects} rows with chosen=suspect, which find the most wrong labels"] if n_suspects else []
+    groups += [f"all {n_random} with chosen=random, which tell how many are wrong in all"] if n_random else []
+    learns = "" if method not in UNCERTAINTIES else " with bayes_cutoff.method=label_posterior"
+    return (
+        f"to check labels: copy {path}, write the true class into the column label of {' and of '.join(groups)}, also where the given "
+        f"label is right, and give the copy as bayes_cutoff.audit_file{learns}"
+    )
 
 
 def _suspects(decision: Decision) -> list[str]:

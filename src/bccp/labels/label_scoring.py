@@ -95,6 +95,10 @@ class ExpertLabels(NamedTuple):
         Positions of the checked images.
     labels : ndarray of int64, shape (M,)
         Their true labels.
+    chosen : mapping of str to str
+        How each was chosen, by image id.
+    at_random : ndarray of bool, shape (M,)
+        Whether each belongs to a random sample.
     about : dict
         What ``cutoff.json`` says of the file.
     """
@@ -102,6 +106,8 @@ class ExpertLabels(NamedTuple):
     said: Mapping[str, str]
     places: Index
     labels: Index
+    chosen: Mapping[str, str]
+    at_random: Mask
     about: dict[str, Any]
 
 
@@ -119,6 +125,8 @@ class LabelQualityResult(NamedTuple):
         The report of the users, where they are told apart and there is a posterior.
     audited : mapping of str to str
         The checked labels by image id.
+    chosen : mapping of str to str
+        How each of these images was chosen.
     metrics : dict of str to float
     """
 
@@ -127,6 +135,7 @@ class LabelQualityResult(NamedTuple):
     probs: Float
     users: pd.DataFrame | None
     audited: Mapping[str, str]
+    chosen: Mapping[str, str]
     metrics: dict[str, float]
 
 
@@ -156,38 +165,50 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
     plan = bayes_cutoff.plan_cutoff(config.method, config.cutoff, config.action)
     if plan.note:
         step.emit(plan.note)
-    has_posterior = config.method == "label_posterior"
-    checked = _read_audit(step, days, ids) if has_posterior and config.audit_file else None  # before hours are spent
+    judges_labels = config.method == "label_posterior"
+    checked = _read_audit(step, days, ids) if config.audit_file else None  # before hours are spent
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
-    cutoff, belief, p_posterior, held, about = None, None, None, None, {}
-    if has_posterior:
+    cutoff, belief, p_posterior, held = None, None, None, None
+    about: dict[str, Any] = {}
+    if judges_labels:
         most = calibration.most_believed(1.0 if start is None else start)
         belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
         belief = _refine(step, days, ids, given, belief, most)
         p_posterior = belief.posterior
         if config.rounds:
             tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
-        if checked is not None:
-            p_posterior = expert_labels.calibrate(belief.probs, belief.posterior, given, checked.places, checked.labels).posterior
-            tier += f", {len(checked.places)} audited images"
         score = bayes_cutoff.probability_wrong(p_posterior, given)
-        about = _parameters(belief, score, days.classes, start) | ({} if checked is None else {"audit": checked.about})
     elif config.method == "cleanlab":
         score, above = bayes_cutoff.confident_learning(passes.mean_probs, given)
+        p_posterior = passes.mean_probs  # cleanlab's score is 1 - p(given); only checked labels make it a probability
     else:
         score = getattr(passes, config.method)
+    at_least = False
+    if checked is not None and p_posterior is not None:
+        probs = passes.mean_probs if belief is None else belief.probs
+        found = expert_labels.calibrate(probs, p_posterior, given, checked.places, checked.labels, at_random=checked.at_random)
+        p_posterior, score, at_least = found.posterior, found.p_wrong, found.at_least
+        about = {"audit": checked.about | {"at_least": at_least}}
+        tier += f", {len(checked.places)} audited images"
+    elif config.method == "cleanlab":
+        p_posterior = None
+    if belief is not None:
+        about = _parameters(belief, score, days.classes, start) | about
+    elif checked is not None:
+        about = {"estimated_user_accuracy": 1 - float(score.mean())} | about
     if config.method != "cleanlab" or plan.cutoff != "auto":
         cutoff = bayes_cutoff.cut_off(score, plan.cutoff, percentile=config.percentile, threshold=config.threshold)
         above = score > cutoff
     audited = np.zeros(len(ids), np.bool_)
-    if has_posterior and config.max_class_ratio is not None:
+    if judges_labels and config.max_class_ratio is not None:
         held = bayes_cutoff.hold_back(score, given, above, len(days.classes), max_ratio=config.max_class_ratio)
         above = held.above
         about["given_back"] = dict(zip(days.classes, held.given_back.tolist(), strict=True))
     if checked is not None:
         audited[checked.places] = True
         above[checked.places] = checked.labels != given[checked.places]
-    step.emit(_sentence(tier, belief, score, cutoff, above, held, plan.action))
+    share = _share(score, at_least) if p_posterior is not None else ""
+    step.emit(_sentence(tier, share, belief, cutoff, above, held, plan.action))
     if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
         step.emit(
             f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
@@ -199,7 +220,8 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
     probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
-    return LabelQualityResult(decision, what | about, probs, users, {} if checked is None else checked.said, metrics)
+    said, chosen = ({}, {}) if checked is None else (checked.said, checked.chosen)
+    return LabelQualityResult(decision, what | about, probs, users, said, chosen, metrics)
 
 
 def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, float | None]:
@@ -306,10 +328,19 @@ def _read_audit(step: Step, days: Days, ids: list[str]) -> ExpertLabels:
     config: BayesCutoff = step.config
     said = expert_labels.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
     places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
+    chosen, note = expert_labels.trusted_origins([said.chosen[ids[i]] for i in places], said.n_random_blank)
     wrong_rows = feedback.problems_sentence(said.problems)
-    step.emit(f"audit file: {len(places)} checked images" + (f"; {wrong_rows}" if wrong_rows else ""))
+    step.emit(
+        f"audit file: {len(places)} checked images ({expert_labels.origins_sentence(chosen)})" + (f"; {wrong_rows}" if wrong_rows else "")
+    )
+    if note:
+        step.emit(f"audit file: {note}")
     about = {"images": len(places), "blank": said.n_blank, "problems": feedback.problem_counts(said.problems)}
-    return ExpertLabels(said.labels, places, days.encode([said.labels[ids[i]] for i in places]), about)
+    about |= {"chosen": {kind: chosen.count(kind) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM, expert_labels.UNKNOWN)}}
+    at_random = np.array([kind == expert_labels.RANDOM for kind in chosen], np.bool_)
+    labels = days.encode([said.labels[ids[i]] for i in places])
+    kept = {image: "" if kind == expert_labels.UNKNOWN else kind for image, kind in said.chosen.items()}
+    return ExpertLabels(said.labels, places, labels, kept, at_random, about)
 
 
 def _seed(random_seed: int, purpose: str) -> int:
@@ -331,10 +362,16 @@ def _parameters(belief: LabelPosterior, score: Float, classes: list[str], valida
     }
 
 
+def _share(p_wrong: Float, at_least: bool) -> str:
+    """The share of wrong labels, in words."""
+    return f"{'at least ' * at_least}{p_wrong.mean():.1%} of the labels seem wrong"
+
+
 def _sentence(
-    tier: str, belief: LabelPosterior | None, score: Float, cutoff: float | None, above: Mask, held: GuardrailResult | None, action: str
+    tier: str, share: str, belief: LabelPosterior | None, cutoff: float | None, above: Mask, held: GuardrailResult | None, action: str
 ) -> str:
-    noise = "" if belief is None else f"{score.mean():.1%} of the labels seem wrong (temperature {belief.temperature:.2f}); "
+    noise = share + (f" (temperature {belief.temperature:.2f})" if belief is not None else "")
+    noise += "; " if noise else ""
     where = "by cleanlab's filter" if cutoff is None else f"score above {cutoff:.3g}"
     back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} given back so that no class loses too many"
     return f"{tier}: {noise}{int(above.sum())} of {len(above)} are cut off ({where}{back}), action {action}"

@@ -70,7 +70,8 @@ def _tiles(story: Story) -> str:
     if "test/f1_macro" in metrics:
         shown.append((f"{percent(metrics['test/f1_macro'])}%", "macro-F1"))
     if "bayes_cutoff/estimated_user_accuracy" in metrics:
-        shown.append((f"{percent(1 - metrics['bayes_cutoff/estimated_user_accuracy'])}%", "of the new labels seem wrong"))
+        bound = ", at least," if story.labels and story.labels.about.get("audit", {}).get("at_least") else ""
+        shown.append((f"{percent(1 - metrics['bayes_cutoff/estimated_user_accuracy'])}%", f"of the new labels{bound} seem wrong"))
     if "bayes_cutoff/f1" in metrics:
         shown.append((f"{percent(metrics['bayes_cutoff/f1'])}%", "F1 of finding the wrong ones"))
     ran = [step.status for step in story.steps if step.status in ("ran", "reused")]

@@ -312,6 +312,53 @@ def test_audited_labels_are_true_whatever_the_action(tmp_path, run_step, action)
     assert about["audit"]["problems"]["unknown_image"]["count"] == 1
 
 
+def test_cleanlab_learns_from_checked_labels_too(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    given = tables.read(data["given_labels"] / "given_labels.csv").set_index("image")["label"]
+    truth = tables.read(data["true_labels"] / "true_labels.csv").set_index("image")["label"]
+    plain = run_step(data, "plain", method="cleanlab")
+    place = plain.folders["cleansed_labels"] / "label_report.csv"
+    (invitation,) = [line for line in plain.said if str(place) in line]
+    assert invitation.endswith("give the copy as bayes_cutoff.audit_file")
+    report = tables.read(place)
+    assert set(report["p_wrong"]) == {""}
+    drawn = (report["chosen"] == "random").to_numpy()
+    report.loc[drawn, "label"] = truth[report.loc[drawn, "image"]].to_numpy()
+    tables.write(report, tmp_path / "checked.csv")
+    step = run_step(data, "out", method="cleanlab", audit_file=str(tmp_path / "checked.csv"))
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"p_wrong": float}).set_index("image")
+    wrong = (given != truth)[table.index]
+    assert step.metrics["f1"] == 1.0  # by its own filter
+    assert table.loc[report.loc[drawn, "image"], "p_wrong"].tolist() == wrong[report.loc[drawn, "image"]].astype(float).tolist()
+    assert step.metrics["estimated_user_accuracy"] == pytest.approx(0.75, abs=0.06)
+    assert step.said[0] == "cleanlab has no posterior: soft becomes drop"
+    assert step.said[1].startswith("audit file: 12 checked images (12 at random)")
+    assert "% of the labels seem wrong; 9 of 36 are cut off (by cleanlab's filter)" in step.said[2]
+    assert "at least" not in step.said[2]
+    checked_wrong = [image for image in report.loc[drawn, "image"] if wrong[image]]
+    assert table.loc[checked_wrong, "final_label"].tolist() == truth[checked_wrong].tolist()
+    about = json.loads(content(step)["cutoff.json"])
+    assert about["audit"]["chosen"] == {"suspect": 0, "random": 12, "unknown": 0}
+    assert about["audit"]["at_least"] is False
+
+
+def test_the_worst_alone_give_a_lower_bound_and_a_method_that_learns_nothing_names_one_that_does(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    truth = tables.read(data["true_labels"] / "true_labels.csv").set_index("image")["label"]
+    first = run_step(data, "first")
+    report = tables.read(first.folders["cleansed_labels"] / "label_report.csv", dtypes={"rank": int})
+    worst = report["rank"] <= 6
+    tables.write(report.assign(label=truth[report["image"]].where(worst.to_numpy(), "").to_numpy()), tmp_path / "checked.csv")
+    step = run_step(data, "out", audit_file=str(tmp_path / "checked.csv"))
+    assert json.loads(content(step)["cutoff.json"])["audit"]["at_least"] is True
+    assert "trusted day, 6 audited images: at least " in "\n".join(step.said)
+    last = step.said[-1]
+    assert "rows with chosen=suspect, which find the most wrong labels" in last
+    assert "with chosen=random, which tell how many are wrong in all" in last
+    entropy = run_step(data, "entropy", method="predictive_entropy", cutoff="percentile")
+    assert entropy.said[-1].endswith("give the copy as bayes_cutoff.audit_file with bayes_cutoff.method=label_posterior")
+
+
 @pytest.mark.parametrize("refine", ["student", "cross_fit"])
 def test_rounds_train_on_the_posteriors_and_judge_again(tmp_path, run_step, refine):
     data = make_data(tmp_path / "data")

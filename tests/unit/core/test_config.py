@@ -125,12 +125,13 @@ def test_what_needs_a_posterior_is_refused_for_methods_without_one(root: Path, m
     load(root, bayes_cutoff__method="label_posterior", **changes)
 
 
-@pytest.mark.parametrize("method", config_schema.POSTERIOR_FREE_METHODS)
+@pytest.mark.parametrize("method", [name for name in config_schema.POSTERIOR_FREE_METHODS if name != "cleanlab"])
 def test_checked_labels_are_not_passed_over_in_silence(root: Path, method: str) -> None:
     with pytest.raises(BCCPError, match=f"audit_file is set, but bayes_cutoff.method={method} learns nothing"):
         load(root, bayes_cutoff__method=method, bayes_cutoff__audit_file="checked.csv")
     load(root, bayes_cutoff__method=method, bayes_cutoff__audit_file="checked.csv", bayes_cutoff__enabled=False)
     load(root, bayes_cutoff__audit_file="checked.csv")
+    load(root, bayes_cutoff__audit_file="checked.csv", bayes_cutoff__method="cleanlab")
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def test_checked_labels_calibrate_the_others():
 
 def test_a_checked_image_is_what_the_expert_says_and_the_posterior_agrees_with_p_wrong():
     probs, believed, given, true = overconfident(400)
-    places = np.array([7, 3, 100])
-    found = calibrate(probs, believed, given, places, true[places])
+    places = np.array([7, 3, 100, *range(200, 220)])
+    found = calibrate(probs, believed, given, places, true[places], at_random=np.ones(23, bool))
     np.testing.assert_array_equal(found.p_wrong[places], given[places] != true[places])
     np.testing.assert_array_equal(found.posterior[places], np.eye(4)[true[places]])
     np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
@@ -151,6 +151,107 @@ def test_permuted_images_give_the_same_to_the_bit():
     np.testing.assert_array_equal(again.p_wrong, found.p_wrong[shuffle])
     np.testing.assert_array_equal(again.posterior, found.posterior[shuffle])
     assert again[2:] == found[2:]
+    assert not found.at_least  # nobody says how they were chosen, but they are spread over all scores
+
+
+def photographs(seed: int, *, n_images: int = 500):
+    """Images whose names are wrong in one of ten cases, a judge that knows its own doubts, and what it believes without checked labels."""
+    rng = np.random.default_rng(seed)
+    honest = rng.dirichlet(np.full(8, 0.25), n_images)
+    true = (honest.cumsum(axis=1) < rng.random(n_images)[:, None]).sum(axis=1).clip(max=7)
+    given = np.where(rng.random(n_images) < 0.1, (true + rng.integers(1, 8, n_images)) % 8, true)
+    judged = calibration.judge_by_trusted_model(honest, given, start=1.0, most=1.0)
+    p_wrong = 1 - judged.fit.posterior[np.arange(n_images), given]
+    return judged, given, true, np.argsort(-p_wrong, kind="stable"), rng
+
+
+def samples(seed: int):
+    """The 40 worst, 50 at random, and both, each with which are at random; and what goes with them."""
+    judged, given, true, worst, rng = photographs(seed)
+    drawn = rng.permutation(500)[:100]
+    both = np.union1d(worst[:40], drawn)
+    chosen = {"worst": (worst[:40], np.zeros(40, bool)), "random": (drawn, np.ones(100, bool)), "both": (both, np.isin(both, drawn))}
+    return judged, given, true, chosen
+
+
+@pytest.mark.parametrize("kind", ["worst", "random", "both"])
+def test_the_share_of_wrong_labels_is_right_however_the_checked_images_were_chosen(kind: str) -> None:
+    misses, plain = [], []
+    for seed in range(4):
+        judged, given, true, chosen = samples(seed)
+        places, at_random = chosen[kind]
+        found = calibrate(judged.probs, judged.fit.posterior, given, places, true[places], at_random=at_random)
+        wrong = given != true
+        misses.append((1 - found.estimated_user_accuracy) - wrong.mean())
+        plain.append(wrong[places].mean() - wrong.mean())
+        rest = np.setdiff1d(np.arange(500), places)
+        # the share is what was found and what is believed of the others, and never a mean over chosen images
+        assert 1 - found.estimated_user_accuracy == pytest.approx((wrong[places].sum() + found.p_wrong[rest].sum()) / 500)
+        assert found.at_least == (kind == "worst")
+    assert np.sqrt(np.mean(np.square(misses))) < 0.035
+    if kind != "random":
+        assert min(plain) > 0.1
+
+
+def test_the_worst_say_nothing_of_images_that_nobody_doubts() -> None:
+    judged, given, true, chosen = samples(0)
+    places, _ = chosen["worst"]
+    before = judged.fit.posterior[np.arange(500), given]
+    rest = np.setdiff1d(np.arange(500), places)
+    for answers in (true[places], given[places]):  # what they are, or all found right
+        found = calibrate(judged.probs, judged.fit.posterior, given, places, answers)
+        np.testing.assert_allclose(found.p_wrong[rest], 1 - before[rest], atol=1e-12)
+        np.testing.assert_array_equal(found.posterior[rest], judged.fit.posterior[rest])
+        assert found.at_least
+
+
+def test_images_between_checked_ones_are_judged_by_them_and_the_others_are_not() -> None:
+    scores = np.arange(100.0)
+    nobody = np.zeros(3, bool)
+    assert np.flatnonzero(expert_labels.looked_at(scores, [80, 85, 99], at_random=nobody)).tolist() == [80, *range(81, 85), 85, 99]
+    assert expert_labels.looked_at(scores, list(range(5, 100, 10)), at_random=np.zeros(10, bool)).all()
+    assert not expert_labels.looked_at(scores, [], at_random=[]).any()
+    assert np.flatnonzero(expert_labels.looked_at(np.repeat([0.0, 1.0], 50), [99], at_random=[False])).tolist() == list(range(50, 100))
+
+
+def test_a_sample_is_random_only_where_it_is_large_enough_and_its_ranks_do_not_speak_against_it() -> None:
+    scores, rng = np.random.default_rng(0).random(400), np.random.default_rng(1)
+    worst = np.argsort(-scores)[:40]
+    drawn = rng.permutation(400)[:40]
+    assert expert_labels.looked_at(scores, drawn, at_random=np.ones(40, bool)).all()
+    assert not expert_labels.looked_at(scores, drawn[:9], at_random=np.ones(9, bool)).all()
+    assert expert_labels.looked_at(scores, worst, at_random=np.ones(40, bool)).sum() == 40  # somebody wrote "random" beside the worst
+    others = rng.permutation(np.setdiff1d(np.arange(400), worst))[:40]  # drawn from what the worst leave, which is as good
+    both, at_random = np.concatenate([worst, others]), np.repeat([False, True], 40)
+    assert expert_labels.looked_at(scores, both, at_random=at_random).all()
+    assert expert_labels.looked_at(scores, np.arange(400), at_random=np.ones(400, bool)).all()
+
+
+def test_a_file_says_how_each_image_was_chosen_and_what_people_make_of_it_is_understood(tmp_path: Path) -> None:
+    rows = ["a/1.png,a,suspect", "./a/2.png,b, Random ", "b/1.png,b,suspect 3", "b/2.png,a,because", "b/2.png,a,random"]
+    path = tmp_path / "audit.csv"
+
+    def said(header: str, *rows: str) -> expert_labels.Audit:
+        path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8-sig")
+        return read_audit(path, images=IMAGES, judged=IMAGES, classes=["a", "b"])
+
+    found = said("image,label,chosen", *rows).chosen
+    assert found == {"a/1.png": "suspect", "a/2.png": "random", "b/1.png": "suspect", "b/2.png": "unknown"}  # two rows say otherwise
+    assert set(said("image,label", *(row.rpartition(",")[0] for row in rows)).chosen.values()) == {"unknown"}
+    by_hand = said("chosen, image ,label", "random,a/1.png,a", ",a/2.png,b", "random,b/1.png,")
+    assert by_hand.chosen == {"a/1.png": "random", "a/2.png": "unknown"}
+    assert by_hand.n_random_blank == 1
+    short = said("image,label,chosen", "a/1.png,a", "", "a/2.png,b,random")
+    assert short.chosen == {"a/1.png": "unknown", "a/2.png": "random"}
+
+
+def test_a_sample_that_is_left_half_blank_is_none() -> None:
+    chosen = ["suspect", *["random"] * 9]
+    assert expert_labels.trusted_origins(chosen, 1) == (chosen, "")
+    kept, note = expert_labels.trusted_origins(chosen, 2)
+    assert kept == ["suspect", *["unknown"] * 9]
+    assert note.startswith("2 of 11 rows chosen at random are blank, ")
+    assert expert_labels.trusted_origins(["suspect"], 50) == (["suspect"], "")  # nobody has begun with them
 
 
 @pytest.mark.parametrize("n_checked", [0, 1, 2, 300])

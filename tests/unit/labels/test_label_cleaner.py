@@ -86,6 +86,30 @@ def test_checked_labels_are_taken_as_true(action: str) -> None:
     assert not np.array_equal(cleaner.p_wrong_[120:], LabelCleaner().fit(probs, given).p_wrong_[120:])
 
 
+def test_the_worst_by_score_are_not_taken_for_a_random_sample() -> None:
+    probs, given, true = draw(800)
+    before = LabelCleaner().fit(probs, given)
+    assert not before.estimated_accuracy_at_most_
+    worst = np.argsort(-before.p_wrong_, kind="stable")[:40]
+    drawn = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(800), worst))[:150]
+    right, rest = given == true, np.setdiff1d(np.arange(800), worst)
+    for chosen in ("suspect", None, dict.fromkeys(worst.tolist(), "random")):  # the last is a lie that the scores give away
+        cleaner = LabelCleaner().fit(probs, given, audited={i: true[i] for i in worst}, chosen=chosen)
+        assert cleaner.estimated_accuracy_at_most_
+        np.testing.assert_allclose(cleaner.p_wrong_[rest], before.p_wrong_[rest], atol=1e-12)
+        assert cleaner.estimated_accuracy_ == pytest.approx(1 - ((~right[worst]).sum() + before.p_wrong_[rest].sum()) / 800)
+    both = np.concatenate([worst, drawn])
+    audited = {i: true[i] for i in both}
+    mixed = LabelCleaner().fit(probs, given, audited=audited, chosen=dict.fromkeys(drawn.tolist(), "random"))
+    alone = LabelCleaner().fit(probs, given, audited={i: true[i] for i in drawn}, chosen="random")
+    for cleaner in (mixed, alone):
+        assert not cleaner.estimated_accuracy_at_most_
+        assert cleaner.estimated_accuracy_ == pytest.approx(right.mean(), abs=0.04)
+    for chosen, words in (("worst", "chosen='worst': 'suspect' and 'random'"), ({700: "random"}, "chosen names the position 700")):
+        with pytest.raises(ValueError, match=words):
+            LabelCleaner().fit(probs, given, audited={3: true[3]}, chosen=chosen)
+
+
 def test_doubtful_models_have_their_noise_taken_out():
     probs, given, true = draw()
     mixed = probs @ NOISE  # what a model says that was fitted to other labels as wrong as these

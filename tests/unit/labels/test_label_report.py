@@ -70,11 +70,42 @@ def test_the_table_says_for_each_image_what_a_person_needs() -> None:
     )
     assert tuple(report.columns) == label_report.REPORT_COLUMNS
     assert report.to_numpy().tolist() == [
-        ["w", "", "ant", "0.100000", "ant", "0.900000", "", "", 3],
-        ["x", "cow", "ant", "0.800000", "bee", "0.700000", "bob;zoe", "", 4],
-        ["y", "", "ant", "0.950000", "cow", "0.800000", "", "mon/1.png", 1],
-        ["z", "", "ant", "0.500000", "ant", "0.500000", "", "", 2],
+        ["w", "", "suspect", "ant", "0.100000", "ant", "0.900000", "", "", 3],
+        ["x", "cow", "", "ant", "0.800000", "bee", "0.700000", "bob;zoe", "", 4],
+        ["y", "", "random", "ant", "0.950000", "cow", "0.800000", "", "mon/1.png", 1],
+        ["z", "", "suspect", "ant", "0.500000", "ant", "0.500000", "", "", 2],
     ]
+
+
+def many_decided(scores: np.ndarray) -> pd.DataFrame:
+    images = [f"{i:03d}" for i in range(len(scores))]
+    return bayes_cutoff.decide(images, np.zeros(len(scores), int), CLASSES, score=scores, above=scores > 2, action="drop").table
+
+
+def test_the_worst_and_a_sample_are_proposed_for_checking_and_the_sample_does_not_look_at_scores() -> None:
+    scores = np.random.default_rng(0).random(300)
+    one, other = (label_report.report_table(many_decided(values), CLASSES, seed=1) for values in (scores, 1 - scores))
+    drawn = one["chosen"] == "random"
+    assert drawn.sum() == label_report.N_RANDOM
+    assert (other["chosen"] == "random").equals(drawn)
+    assert one.loc[one["chosen"] == "suspect", "rank"].max() <= label_report.N_SUSPECTS + label_report.N_RANDOM
+    left = one[~drawn].sort_values("rank")
+    assert (left["chosen"] == "suspect").tolist() == [True] * label_report.N_SUSPECTS + [False] * (250 - label_report.N_SUSPECTS)
+    assert not (label_report.report_table(many_decided(scores), CLASSES, seed=2)["chosen"] == "random").equals(drawn)
+
+
+def test_a_report_that_is_fed_back_keeps_its_groups_and_fills_up_the_sample() -> None:
+    table = many_decided(np.random.default_rng(0).random(300))
+    first = label_report.report_table(table, CLASSES).set_index("image")
+    drawn, worst = (first.index[first["chosen"] == kind].tolist() for kind in ("random", "suspect"))
+    for n_checked in (0, 20, 50):
+        checked = worst + drawn[:n_checked]
+        again = label_report.report_table(
+            table, CLASSES, audited=dict.fromkeys(checked, "ant"), chosen=first.loc[checked, "chosen"].to_dict()
+        ).set_index("image")
+        assert again.loc[checked, "chosen"].equals(first.loc[checked, "chosen"])
+        assert (again["chosen"] == "random").sum() == 50
+        assert (again.drop(index=checked)["chosen"] == "suspect").sum() == 40
 
 
 def test_without_a_posterior_nothing_is_suggested_and_equal_scores_rank_by_image() -> None:
