@@ -78,18 +78,27 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
     Example:
       bccp check-new --data /new/photos preprocessing.checks.drift=0.1
     """
+    from bccp.core.shell_commands import shell_command
     from bccp.data.checks import gate
-    from bccp.pipeline.incoming import accept_incoming, check_incoming
+    from bccp.pipeline.incoming import accept_incoming, check_incoming, rejected_lines
 
     with talk(as_json):
         batch, findings, page = check_incoming(data, reference, split(words), simulated=simulated)
         if as_json:
             over = [found.check for found in findings if found.verdict == "over"]
-            kept = {"batch": batch, "page": str(page), "over": over, "findings": [dataclasses.asdict(found) for found in findings]}
+            kept = {
+                "batch": batch,
+                "page": str(page),
+                "over": over,
+                "rejected": rejected_lines(batch),
+                "findings": [dataclasses.asdict(found) for found in findings],
+            }
         else:
             width = max(len(found.check) for found in findings)
             for found in findings:
                 print(f"  {found.check:<{width}}  {found.verdict:<8}  {found.said}")
+            for line in rejected_lines(batch):
+                print(line)
             print(f"batch {batch}: {page}", flush=True)
     if as_json:
         accepted = accept_incoming(batch) if accept_it and not over else []
@@ -97,7 +106,10 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
         gate(findings, str(page))
     else:
         gate(findings, str(page))
-        print("\n".join(accept_incoming(batch)) if accept_it else f"it is kept apart until: bccp accept {batch}", flush=True)
+        print(
+            "\n".join(accept_incoming(batch)) if accept_it else f"it is kept apart until: {shell_command('bccp')} accept {batch}",
+            flush=True,
+        )
 
 
 @click.command()

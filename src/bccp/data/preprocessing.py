@@ -36,7 +36,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from bccp.core import progress
 from bccp.core.errors import BCCPError, few
-from bccp.data import tables
+from bccp.data import own_tables, tables
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import AUTO, REPORTED, DataLabels, find_labels, is_companion
 from bccp.data.label_tables.votes import VOTES, votes_table
@@ -443,7 +443,7 @@ def _stream(
     """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
     with zipfile.ZipFile(archive) as files:
         placing = find_placing(files)
-        entries = [entry for entry in files.infolist() if not entry.is_dir() and not placing.is_left_out(entry.filename)]
+        entries = [entry for entry in files.infolist() if not _is_no_candidate(files, entry) and not placing.is_left_out(entry.filename)]
         entries.sort(key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
@@ -454,6 +454,14 @@ def _stream(
         chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
         outcomes = (outcome for chunk in chunks for outcome in chunk)
         return *_write_rows(array, images, outcomes, image_size=image_size, placing=placing), placing
+
+
+def _is_no_candidate(files: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a folder, or a table such as an export leaves beside the images."""
+    if entry.is_dir() or not own_tables.may_be_own_table(entry.filename):
+        return entry.is_dir()
+    with files.open(entry) as opened:
+        return own_tables.is_own_table(entry.filename, opened.read(own_tables.HEAD_BYTES))
 
 
 def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[DecodedPicture | str]:

@@ -3,22 +3,21 @@
 ``bccp check-new --data PLACE`` and ``bccp accept ID``.
 
 A batch is fetched, cleaned and checked like the pipeline's own data, and then lies under ``incoming/<id>`` in the home, where ``id`` begins
-the checksum of its files. It becomes part of no run and changes no data. An accepted batch gets ``data.zip``: the known images as Monday's
-(or as they are, where they have days), and the batch as Tuesday's.
+the checksum of its files. It becomes part of no run and changes no data. An accepted batch gets ``data.zip``: the known images and the
+batch, laid out by what the reference's run knew of their labels (:mod:`bccp.pipeline.joined_batch`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +30,16 @@ from bccp.core.home import home, keep_within_home, moved_along, scratch, sweep_s
 from bccp.core.paths import expanded
 from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
+from bccp.core.shell_commands import shell_command
 from bccp.data import checks, drift, layout, preprocessing, sources, tables
 from bccp.data.checks import Finding
+from bccp.pipeline import joined_batch
 from bccp.pipeline.compose import compose
 from bccp.reporting import data_checks_page
 from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import FOLDER_TAG
 
 ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"
 """Of a batch's folder: what it is, its files, and once it is accepted those of the reference with them."""
@@ -46,6 +48,7 @@ NAMES = ("the known data", "the new data")
 
 _TUESDAY = "tuesday/"
 _OWN = "incoming:"
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,15 @@ class Reference:
         The folder of each, as ``clean_data`` is laid out.
     archive : Path or None
         Their original files, in a zip file; None where these are gone.
+    run : str
+        The finished pipeline that knows their labels, as :func:`bccp.tracking.finished_runs.find` takes it; empty where none does.
     """
 
     shown: str
     versions: tuple[str, ...]
     clean: tuple[Path, ...]
     archive: Path | None
+    run: str = ""
 
     @property
     def size(self) -> tuple[int, str]:
@@ -128,7 +134,8 @@ def find_reference(named: str, ledger: Ledger, *, simulated: bool = False) -> Re
         return _of_batch(found[0], ledger)
     if named.startswith("clean_data:"):
         digest = ledger.full_digest(named)
-        return _of_version(f"clean_data:{digest[:12]}", digest, ledger)
+        user = finished_runs.newest(ledger, with_artifact="clean_data", digest=digest)
+        return _of_version(f"clean_data:{digest[:12]}", digest, ledger, run=_name(user) if user else "")
     pipeline = finished_runs.find(named, ledger, option="REFERENCE") if named else finished_runs.newest(ledger, with_artifact="clean_data")
     if pipeline is None:
         return None
@@ -136,19 +143,44 @@ def find_reference(named: str, ledger: Ledger, *, simulated: bool = False) -> Re
         pipeline.refuse_simulated("this would compare with")
     if "clean_data" not in pipeline.versions:
         raise BCCPError(f"REFERENCE={named} has no clean_data: choose a run in which the step preprocessing took part")
-    return _of_version(pipeline.shown, pipeline.versions["clean_data"], ledger)
+    return _of_version(pipeline.shown, pipeline.versions["clean_data"], ledger, run=_name(pipeline))
 
 
-def _of_version(shown: str, digest: str, ledger: Ledger) -> Reference:
+def _name(pipeline: finished_runs.Pipeline) -> str:
+    """What :func:`bccp.tracking.finished_runs.find` finds a pipeline by."""
+    return pipeline.shown.removeprefix("run ")
+
+
+def _of_version(shown: str, digest: str, ledger: Ledger, *, run: str) -> Reference:
     raw = finished_runs.raw_of(digest, ledger)
     archive = ledger.fetch(f"raw_data:{raw['raw_data']}") / ARCHIVE if raw else None
-    return Reference(shown, (f"clean_data:{digest}",), (ledger.fetch(f"clean_data:{digest}"),), archive)
+    return Reference(shown, (f"clean_data:{digest}",), (ledger.fetch(f"clean_data:{digest}"),), archive, run)
 
 
 def _of_batch(batch: str, ledger: Ledger) -> Reference:
-    versions = (*_about(batch)["reference"], f"{_OWN}{batch}")
-    clean = tuple(_place(v.removeprefix(_OWN)) / "clean_data" if v.startswith(_OWN) else ledger.fetch(v) for v in versions)
-    return Reference(f"the accepted batch {batch} and what it was checked against", versions, clean, _place(batch) / DATA)
+    about = _about(batch)
+    if "join" not in about:
+        raise BCCPError(
+            f"the batch {batch} was accepted by an earlier version, which took doubtful labels of what it was checked against for trusted "
+            f"ones: bccp accept {batch} joins them anew"
+        )
+    versions = (*about["reference"], f"{_OWN}{batch}")
+    trained = _trained_on(batch, ledger)
+    shown = f"the accepted batch {batch} and what it was checked against"
+    return Reference(shown, versions, _clean(versions, ledger), _place(batch) / DATA, _name(trained) if trained else "")
+
+
+def _clean(versions: Sequence[str], ledger: Ledger) -> tuple[Path, ...]:
+    """The folder of each version of a reference."""
+    return tuple(_place(v.removeprefix(_OWN)) / "clean_data" if v.startswith(_OWN) else ledger.fetch(v) for v in versions)
+
+
+def _trained_on(batch: str, ledger: Ledger) -> finished_runs.Pipeline | None:
+    """The newest finished pipeline on an accepted batch's data that knows days and labels."""
+    wanted = f"params.`data.path` LIKE '%{_incoming().name}/{batch}/{DATA}' and tags.`{FOLDER_TAG}` LIKE '%'"
+    runs = finished_runs.search(ledger, f"{wanted} and attributes.status = 'FINISHED'")
+    found = (finished_runs.of_run(run, ledger) for run in runs)
+    return next((pipeline for pipeline in found if "segregated_data" in pipeline.versions), None)
 
 
 def check_batch(data: str, reference: Reference | None, options: Sequence[str], *, ledger: Ledger) -> tuple[str, list[Finding]]:
@@ -203,6 +235,7 @@ def check_batch(data: str, reference: Reference | None, options: Sequence[str], 
         over = [found.check for found in findings if found.verdict == "over"]
         about = {"data": data, "status": "refused" if over else "waiting", "over": over}
         about |= {"reference": list(reference.versions) if reference else [], "archive": str(reference.archive or "") if reference else ""}
+        about |= {"run": reference.run if reference else ""}
         _write(folder / ABOUT, about)
         place = _place(batch)
         place.parent.mkdir(exist_ok=True)
@@ -212,13 +245,14 @@ def check_batch(data: str, reference: Reference | None, options: Sequence[str], 
     return batch, findings
 
 
-def accept_batch(batch: str) -> list[str]:
-    """Accept a batch: it can be used as Tuesday's images, beside the reference as Monday's.
+def accept_batch(batch: str, ledger: Ledger) -> list[str]:
+    """Accept a batch: its images can be used beside the reference's, whose trusted ones are Monday's.
 
     Parameters
     ----------
     batch : str
         Its id, or how it begins.
+    ledger : Ledger
 
     Returns
     -------
@@ -228,7 +262,7 @@ def accept_batch(batch: str) -> list[str]:
     Raises
     ------
     BCCPError
-        If there is no such batch, or it was refused.
+        If there is no such batch, it was refused, or what it was checked against is gone.
     """
     known = _batches()
     found = [name for name in known if batch and name.startswith(batch)]
@@ -241,19 +275,75 @@ def accept_batch(batch: str) -> list[str]:
             f"the batch {found[0]} was refused, as it is over the limit of {', '.join(about['over'])}: mend it, or check it again with "
             "another limit"
         )
-    if about["status"] != "accepted":
-        archive = moved_along(about["archive"]) if about["reference"] else None
-        if archive is not None and not archive.is_file():
-            raise BCCPError(
-                f"the files that the batch {found[0]} was checked against are gone ({about['archive'] or 'no run has them'}): "
-                "check it again, with REFERENCE= another run"
-            )
-        with scratch("accept") as folder:
-            _join(archive, place / ARCHIVE, folder / DATA, batch=found[0])
-            (folder / DATA).replace(place / DATA)
-        n_accepted = max((other["accepted"] for other in _accepted().values()), default=0) + 1
-        _write(place / ABOUT, about | {"status": "accepted", "accepted": n_accepted})
-    return _how_to_use(found[0])
+    if "join" not in about:
+        about = _join(found[0], about, ledger)
+    said = about["join"]
+    return [line.replace(said["place"], str(place)) for line in said["lines"]]
+
+
+def _join(batch: str, about: Mapping[str, Any], ledger: Ledger) -> dict[str, Any]:
+    """Join a batch with what it was checked against; what is said of it from then on."""
+    place, archive = _place(batch), moved_along(about["archive"]) if about["reference"] else None
+    if archive is not None and not archive.is_file():
+        raise BCCPError(
+            f"the files that the batch {batch} was checked against are gone ({about['archive'] or 'no run has them'}): "
+            "check it again, with REFERENCE= another run"
+        )
+    known, size = _known(about, ledger)
+    manifest = tables.read(place / "clean_data" / "manifest.csv")
+    joined = joined_batch.join(known, manifest, batch=batch)
+    with scratch("accept") as folder:
+        with zipfile.ZipFile(folder / DATA, "w") as copy:
+            for source, names in ((archive, joined.reference), (place / ARCHIVE, joined.batch)):
+                if source is not None:
+                    _copy_all(source, names, copy)
+        joined_batch.write(folder, joined)
+        for path in sorted(folder.iterdir()):
+            path.replace(place / path.name)
+    settings = {} if known is None else dict(known.settings)
+    options = joined_batch.options(place, joined, settings, size=size)
+    n_rejected = len(tables.read(place / "clean_data" / "quarantine.csv"))
+    counted = f"accepted: batch {batch}, {len(manifest)} images" + (
+        f"; {n_rejected} files that are none are left out" if n_rejected else ""
+    )
+    lines = [counted, *joined_batch.lines(place, joined, known), f"{shell_command('bccp')} run {' '.join(options)}"]
+    n_accepted = max((other["accepted"] for other in _accepted().values()), default=0) + 1
+    changed = {"status": "accepted", "accepted": about.get("accepted", n_accepted), "settings": settings}
+    full = {**about, **changed, "join": {"place": str(place), "lines": lines}}
+    _write(place / ABOUT, full)
+    return full
+
+
+def _known(about: Mapping[str, Any], ledger: Ledger) -> tuple[joined_batch.KnownLabels | None, tuple[int, str] | None]:
+    """What is known of the labels of a batch's reference, and the size and shape that its images were given."""
+    if not about["reference"]:
+        return None, None
+    clean = _clean(about["reference"], ledger)
+    size = Reference("", tuple(about["reference"]), clean, None).size
+    last, run = about["reference"][-1], about.get("run", "")
+    if last.startswith(_OWN) and not run:
+        before = last.removeprefix(_OWN)
+        trained = _trained_on(before, ledger)
+        if trained is None:
+            with zipfile.ZipFile(_place(before) / DATA) as files:
+                return joined_batch.labels_of_batch(_place(before), files.namelist(), _about(before).get("settings", {})), size
+        return joined_batch.labels_of_run(trained, ledger), size
+    if run:
+        return joined_batch.labels_of_run(finished_runs.find(run, ledger, option="REFERENCE"), ledger), size
+    user = finished_runs.newest(ledger, with_artifact="clean_data", digest=last.partition(":")[2])
+    return (joined_batch.labels_of_run(user, ledger) if user else joined_batch.labels_of_images(clean[-1])), size
+
+
+def rejected_lines(batch: str) -> list[str]:
+    """Say in one line which files of a batch were left out, and why; nothing where none was."""
+    place = _place(batch) / "clean_data"
+    rejected, n_images = tables.read(place / "quarantine.csv"), len(tables.read(place / "manifest.csv"))
+    if not len(rejected):
+        return []
+    images, reasons = rejected["image"].tolist(), rejected["reason"].tolist()
+    some = [f"{image.removeprefix(_TUESDAY)!r} ({reason})" for image, reason in zip(images[:_SHOWN], reasons, strict=False)]
+    more = f" and {len(rejected) - _SHOWN} more in {place / 'quarantine.csv'}" if len(rejected) > _SHOWN else ""
+    return [f"{len(rejected)} of {n_images + len(rejected)} files cannot be used and are left out: {', '.join(some)}{more}"]
 
 
 def _configured(data: str, options: Sequence[str]) -> config_schema.Config:
@@ -299,21 +389,12 @@ def _as_tuesday(archive: Path, target: Path) -> str:
     return prefix
 
 
-def _join(reference: Path | None, archive: Path, target: Path, *, batch: str) -> None:
-    """The reference's files and a batch's in one archive; without a reference the batch alone has no days."""
-    with zipfile.ZipFile(archive) as new, zipfile.ZipFile(target, "w") as copy:
-        taken: set[str] = set()
-        if reference is not None:
-            with zipfile.ZipFile(reference) as known:
-                names = known.namelist()
-                prefix = "" if layout.recognize(names).days else "monday/"
-                for name in names:
-                    _copy(known, name, copy, prefix + name)
-                    taken.add(prefix + name)
-        for name in new.namelist():
-            path = PurePosixPath(name)
-            told_apart = str(path.with_name(f"{path.stem}-{batch}{path.suffix}")) if name in taken else name
-            _copy(new, name, copy, told_apart if reference is not None else name.removeprefix(_TUESDAY))
+def _copy_all(archive: Path, names: Mapping[str, str], target: zipfile.ZipFile) -> None:
+    """Copy the images that are named, each under its new name, in the order of the archive."""
+    with zipfile.ZipFile(archive) as source:
+        for name in source.namelist():
+            if name in names:
+                _copy(source, name, target, names[name])
 
 
 def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name: str) -> None:
@@ -353,22 +434,6 @@ def _once(manifest: pd.DataFrame, folders: Sequence[Path]) -> _Joined:
     """Different images, each once."""
     arrays = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
     return _Joined(arrays, drift.once_each(manifest)["row"].to_numpy(np.int64))
-
-
-def _how_to_use(batch: str) -> list[str]:
-    place = _place(batch)
-    manifest = tables.read(place / "clean_data" / "manifest.csv")
-    options = ["data.source=archive", f"data.path={shlex.quote(str(place / DATA))}"]
-    lines = [f"accepted: batch {batch}, {len(manifest)} images"]
-    if not _about(batch)["reference"]:
-        lines.append("there was nothing to compare it with: it is a data set of its own")
-    elif (manifest["label"] == "").any():
-        options += ["noisy_labels.source=file", "noisy_labels.feedback_file=feedback.csv"]
-        lines.append("its labels are to come from feedback.csv, with the columns image,label[,user] and images named tuesday/<file>")
-    else:
-        options.append("noisy_labels.source=folder")
-        lines.append("its folders are labels that may be wrong")
-    return [*lines, f"bccp run {' '.join(options)}"]
 
 
 def _incoming() -> Path:
@@ -438,4 +503,7 @@ def accept_incoming(batch: str) -> list[str]:
     """Accept a batch as :func:`accept_batch` does, in the home that this process uses."""
     keep_within_home()
     sweep_scratch()
-    return accept_batch(batch)
+    uri, note = ledger_uri(None)
+    if note:
+        print(note, flush=True)
+    return accept_batch(batch, Ledger(uri))

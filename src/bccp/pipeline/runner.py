@@ -25,6 +25,7 @@ from bccp.core.processes import Interrupted, descendants, end_descendants, impor
 from bccp.core.redaction import redact, redact_text, to_env_ref
 from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
 from bccp.core.runtime.threads import default_threads, limit_threads
+from bccp.core.shell_commands import page_of_runs
 from bccp.core.step_context import Context
 from bccp.core.step_graph import SPECS
 from bccp.pipeline import environments
@@ -411,7 +412,7 @@ def text_report(summary: Summary, folder: Path) -> str:
     figures = [f"{name:<38} {summary.metrics[name]:.4f}" for name in HEADLINES if name in summary.metrics]
     uri, _ = ledger_uri(summary.config["tracking"]["mlflow_uri"])
     look = ["look next:", f"  summary     {folder / 'summary.json'}"]
-    look.append(f"  every run   {'' if uri.startswith('http') else 'mlflow ui --backend-store-uri '}{redact(uri)}")
+    look.append(f"  every run   {page_of_runs(uri)}")
     if (page := folder / PAGE).exists():
         look.append(f"  report      {page}")
     return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])

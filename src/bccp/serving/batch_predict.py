@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch, scratch_owner
 from bccp.core.paths import expanded
+from bccp.data import own_tables
 from bccp.data.archives import is_hidden
 from bccp.tracking import finished_runs, registry
 from bccp.tracking.backends import ledger_uri
@@ -100,8 +101,8 @@ def _model_of_run(ledger: Ledger, run_id: str) -> str:
 def image_files(place: Path, *, but: Path) -> Iterator[Path]:
     """A file itself, or all files below a folder, sorted within each folder; hidden ones are left out, as in ``fetch_data``.
 
-    Links to folders are followed; one that leads back to a folder above it comes as if it were a file. The file ``but`` is left out:
-    the table of an earlier run may lie among the images.
+    Links to folders are followed; one that leads back to a folder above it comes as if it were a file. The file ``but`` is left out,
+    and so are tables of this package: those of an earlier run, or of an export, may lie among the images.
 
     Raises
     ------
@@ -113,7 +114,19 @@ def image_files(place: Path, *, but: Path) -> Iterator[Path]:
         return
     if not place.is_dir():
         raise BCCPError(f"IMAGES={place} does not exist: give a folder of images or an image file")
-    yield from (path for path in _files_below(place, [place.resolve()]) if path.name != but.name or path.resolve() != but.resolve())
+    for path in _files_below(place, [place.resolve()]):
+        if not _is_own_table(path) and (path.name != but.name or path.resolve() != but.resolve()):
+            yield path
+
+
+def _is_own_table(path: Path) -> bool:
+    if not own_tables.may_be_own_table(path.name):
+        return False
+    try:
+        with path.open("rb") as file:
+            return own_tables.is_own_table(path.name, file.read(own_tables.HEAD_BYTES))
+    except OSError:  # told when it is read
+        return False
 
 
 def _files_below(folder: Path, above: Sequence[Path]) -> Iterator[Path]:

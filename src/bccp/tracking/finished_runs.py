@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,15 @@ class Pipeline:
     metrics : dict of str to float
     config : dict of str to str
         The text of each key's value, by ``section.key``.
+    tracking : dict of str to str
+        The same of where and how it was recorded, which says nothing of a result.
     """
 
     shown: str
     versions: dict[str, str]
     metrics: dict[str, float]
     config: dict[str, str]
+    tracking: dict[str, str] = field(default_factory=dict)
 
     @property
     def simulated(self) -> tuple[str, ...]:
@@ -102,8 +105,8 @@ def find(named: str, ledger: Ledger, *, option: str) -> Pipeline:
     if said.get("status") != "finished":
         raise BCCPError(f"{summary} is of a run that did not finish: choose another")
     versions = {name: version for step in said["steps"] for name, version in step["outputs"].items()}
-    settings = _settings({name: config.encode(value) for name, value in config.flatten(said["config"])})
-    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), settings)
+    texts = {name: config.encode(value) for name, value in config.flatten(said["config"])}
+    return Pipeline(str(summary), versions, dict(said.get("metrics", {})), _settings(texts), _tracking(texts))
 
 
 def newest(ledger: Ledger, *, with_artifact: str, digest: str = "") -> Pipeline | None:
@@ -116,7 +119,8 @@ def newest(ledger: Ledger, *, with_artifact: str, digest: str = "") -> Pipeline 
 
 def of_run(run: Any, ledger: Ledger) -> Pipeline:
     """What the ledger knows of a pipeline's own run."""
-    return Pipeline(f"run {run.info.run_id}", _versions(run, ledger), dict(run.data.metrics), _settings(run.data.params))
+    texts = run.data.params
+    return Pipeline(f"run {run.info.run_id}", _versions(run, ledger), dict(run.data.metrics), _settings(texts), _tracking(texts))
 
 
 def configured_uri(named: str, *, option: str) -> str | None:
@@ -273,3 +277,7 @@ def _settings(flat: Mapping[str, str]) -> dict[str, str]:
     """What belongs to the steps' sections: what was passed to ``mlflow run`` and where runs are recorded says nothing of a result."""
     sections = {"main", *map(config_schema.section_name, step_graph.STEPS)}
     return {key: value for key, value in flat.items() if key.partition(".")[0] in sections}
+
+
+def _tracking(flat: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in flat.items() if key.startswith("tracking.")}

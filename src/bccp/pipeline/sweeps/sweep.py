@@ -29,6 +29,7 @@ from bccp.core.paths import ROOT
 from bccp.core.processes import Interrupted, descendants, end_descendants, process_start, terminable
 from bccp.core.redaction import first_line, redact
 from bccp.core.run_summary import Summary
+from bccp.core.shell_commands import page_of_runs
 from bccp.pipeline.sweeps import plan
 from bccp.pipeline.sweeps.jobs import LOG, LONGEST_LIST, PARENT, TABLE_METRICS, JobEnd, jobs, read_job, spell_seconds, summary_files
 from bccp.pipeline.sweeps.resources import check_reach, many_machines, remove_links, share_out
@@ -308,7 +309,7 @@ def _table(sweep: Sweep) -> str:
         rows.append((job.name, job.status, f"{job.seconds:.1f}", *measured, job.setting(sweep.swept).removesuffix(": ")))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*(f"{cell:>{width}}" for cell, width in zip(row[:-1], widths, strict=True)), row[-1]]).rstrip() for row in rows]
-    runs = redact(sweep.uri) if sweep.uri.startswith("http") else f"mlflow ui --backend-store-uri {redact(sweep.uri)}"
+    runs = page_of_runs(sweep.uri)
     return "\n".join(
         [
             "",
