@@ -491,3 +491,14 @@ def test_rejected_files_are_borne_up_to_the_rate_and_no_further(tmp_path: Path) 
 def test_images_that_nothing_can_be_learned_from_are_refused_by_name(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(BCCPError, match=message):
         clean(tmp_path, files)
+
+
+def test_tables_of_this_package_beside_the_images_are_none_of_them(tmp_path: Path) -> None:
+    own = {
+        "cleansed.csv": b"image,given,final,p_wrong,action,file\n",
+        "my answers.CSV": b"\xef\xbb\xbfimage,label\n",
+        "metadata.jsonl": b'{"file_name": "images/1.png", "label": "cat"}\n',
+    }
+    report = clean(tmp_path, two_classes() | own | {"cat/prices.csv": b"name,price\n"}, max_rejected_rate=0.2)
+    assert (report["images"], report["rejected"]) == (8, 1)
+    assert list(reasons_of(tmp_path)) == ["cat/prices.csv"]
