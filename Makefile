@@ -52,7 +52,7 @@ export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or su
 check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
 	@bccp check-new --data "$(DATA)" --reference "$(REFERENCE)" $(if $(filter yes,$(ACCEPT)),--accept) -- "$$OPTIONS"
 
-accept: .venv/.run  ## accept a batch that was checked, as Tuesday's images: ID=
+accept: .venv/.run  ## join a batch that was checked with the known images: ID=
 	@bccp accept "$(ID)"
 
 compare: .venv/.run  ## two pipelines or data versions side by side: A= and B= run id, run folder, summary.json or clean_data:digest; OUT=folder

@@ -268,12 +268,21 @@ def test_feedback_of_an_earlier_batch_is_kept_when_the_next_one_comes(
     unlabelled = [name for name in joined_names(known) if name.startswith("tuesday/") and name not in set(table["image"])]
     rows = "".join(f"{name},{label}\n" for name, label in zip(sorted(unlabelled), ["cat", "dog"] * 4, strict=True))
     kept.write_text(kept.read_text() + rows)
+    # a batch that comes before anything was trained finds the added lines too
+    between, _ = accepted(new_images(tmp_path / "between", n=4, labels=("",)), capsys)
+    assert any("4 images such as tuesday/000" in line for line in between)
+    assert call(["check-new", "--data", str(tmp_path / "between"), "--reference", place.name]) == 1
+    assert "was accepted already" in capsys.readouterr().err
+    newest = max((known / "incoming").glob("*/feedback.csv"), key=lambda path: path.stat().st_mtime_ns)
+    assert len(tables.read(newest)) == 12 + 8
     everything = STEPS.replace("segregation", "segregation,noisy_labels")
     summary = bccp.run([everything, *options])
     assert summary["metrics"]["segregation/left_out"] == 0
     assert summary["metrics"]["segregation/monday_test"] > 0
     assert tables.read(summary_folder(summary, "true_labels") / "true_labels.csv").empty  # nobody knows Tuesday's truth
-    _, options = accepted(new_images(tmp_path / "next", n=6), capsys)  # it comes in class folders, whose names may be wrong
+    _, options = accepted(
+        new_images(tmp_path / "next", n=6), capsys, "--reference", place.name
+    )  # it comes in class folders, whose names may be wrong
     last = max((known / "incoming").glob("*/feedback.csv"), key=lambda path: path.stat().st_mtime_ns)
     assert f"noisy_labels.feedback_file={last}" in options
     assert len(tables.read(last)) == 12 + 8 + 6
@@ -288,5 +297,5 @@ def test_files_that_are_no_images_are_named_on_the_terminal(known: Path, tmp_pat
         (data / "cat" / name).write_bytes(b"no image")
     said, _ = accepted(data, capsys)
     assert "2 of 62 files cannot be used and are left out: 'cat/broken.jpg' (not an image), 'cat/notes.jpg' (not an image)" in said
-    assert any(line.startswith("accepted: batch") and "60 images; 2 files that are none are left out" in line for line in said)
+    assert any(line.startswith("accepted: batch") and line.endswith("60 images of 62 files") for line in said)
     assert not [name for name in joined_names(known) if name.endswith(".jpg")]

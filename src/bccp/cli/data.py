@@ -102,7 +102,7 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
             print(f"batch {batch}: {page}", flush=True)
     if as_json:
         accepted = accept_incoming(batch) if accept_it and not over else []
-        emit({**kept, "accepted": bool(accepted)})
+        emit({**kept, "accepted": bool(accepted), "said": accepted})
         gate(findings, str(page))
     else:
         gate(findings, str(page))
@@ -116,9 +116,10 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
 @click.argument("batch", metavar="ID")
 @handle_errors
 def accept_command(batch: str) -> None:
-    """Accept a batch that was checked, as Tuesday's images.
+    """Accept a batch that was checked, and join it with the images that it was checked against.
 
-    ID is what check-new has called it, or its beginning.
+    Images whose labels the reference's run trusted are Monday's; the batch's are Tuesday's, or, where nothing was trusted, there are no
+    days. ID is what check-new has called it, or its beginning.
 
     \b
     Example:

@@ -32,7 +32,7 @@ REPORT_COLUMNS = ("image", "label", "chosen", "given_label", "p_wrong", "suggest
 
 N_SUSPECTS, N_RANDOM = 40, 50
 """Images that a person is asked to check: the worst by score, and others at random, of all that nobody has checked; in small sets at most
-a third of these are drawn at random."""
+a third is drawn at random."""
 
 _MOST_DRAWN = 40
 """Suspects in the picture."""
@@ -175,7 +175,7 @@ def report_table(
     ranked = ranked.sort_values(["checked", "score", "image"])
     rank = {image: place for place, image in enumerate(ranked["image"], start=1)}
     before = {image: (chosen or {}).get(image, "") for image in known}
-    n_random = max(0, N_RANDOM - list(before.values()).count(expert_labels.RANDOM))
+    n_random = max(0, min(N_RANDOM, len(images) // 3) - list(before.values()).count(expert_labels.RANDOM))
     groups = before | _groups([image for image in ranked["image"] if image not in known], n_random=n_random, seed=seed)
     suggested, probability = [""] * len(images), [""] * len(images)
     if posterior is not None and len(images):
@@ -208,7 +208,7 @@ def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str
     fills up what was drawn and checked before, for a sample that is left half blank is none.
     """
     by_chance = sorted(ranked, key=lambda image: hashlib.sha256(f"{seed}:audit:{image}".encode("utf-8", "surrogateescape")).digest())
-    groups = dict.fromkeys(by_chance[: min(n_random, len(ranked) // 3)], expert_labels.RANDOM)
+    groups = dict.fromkeys(by_chance[:n_random], expert_labels.RANDOM)
     worst = [image for image in ranked if image not in groups]
     return groups | dict.fromkeys(worst[:N_SUSPECTS], expert_labels.SUSPECT)
 

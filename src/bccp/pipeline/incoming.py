@@ -303,9 +303,7 @@ def _join(batch: str, about: Mapping[str, Any], ledger: Ledger) -> dict[str, Any
     settings = {} if known is None else dict(known.settings)
     options = joined_batch.options(place, joined, settings, size=size)
     n_rejected = len(tables.read(place / "clean_data" / "quarantine.csv"))
-    counted = f"accepted: batch {batch}, {len(manifest)} images" + (
-        f"; {n_rejected} files that are none are left out" if n_rejected else ""
-    )
+    counted = f"accepted: batch {batch}, {len(manifest)} images" + (f" of {len(manifest) + n_rejected} files" if n_rejected else "")
     lines = [counted, *joined_batch.lines(place, joined, known), f"{shell_command('bccp')} run {' '.join(options)}"]
     n_accepted = max((other["accepted"] for other in _accepted().values()), default=0) + 1
     changed = {"status": "accepted", "accepted": about.get("accepted", n_accepted), "settings": settings}

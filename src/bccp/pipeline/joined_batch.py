@@ -20,6 +20,7 @@ import pandas as pd
 from bccp.core import provenance
 from bccp.core.errors import BCCPError
 from bccp.data import tables
+from bccp.labels import feedback
 from bccp.labels.expert_labels import UNKNOWN
 from bccp.tracking.finished_runs import Pipeline
 from bccp.tracking.store import Ledger
@@ -183,9 +184,18 @@ def labels_of_batch(place: Path, names: Iterable[str], settings: Mapping[str, st
         day = top if top in ("monday", "tuesday") else ""
         inner = rest if day else [top, *rest]
         rows.append((name, inner[0] if len(inner) > 1 else "", day, day == "monday"))
-    kept = [tables.read(place / name) if (place / name).exists() else none() for name, none in ((FEEDBACK, no_votes), (AUDIT, no_audits))]
-    votes = kept[0].assign(user=kept[0].get("user", ""))[["image", "label", "user"]]
-    return KnownLabels(pd.DataFrame(rows, columns=["image", "label", "day", "trusted"]), votes, kept[1], settings)
+    images = pd.DataFrame(rows, columns=["image", "label", "day", "trusted"])
+    audits = tables.read(place / AUDIT) if (place / AUDIT).exists() else no_audits()
+    return KnownLabels(images, _votes_of(place / FEEDBACK, set(images["image"])), audits, settings)
+
+
+def _votes_of(path: Path, names: set[str]) -> pd.DataFrame:
+    """Rows of a feedback file that people may have added to; which of them count is for the run to say."""
+    if not path.exists():
+        return no_votes()
+    rows = [row for row in feedback.read_feedback(path).rows if not row.malformed]
+    said = [(feedback.spelled(row.image, names), row.label, row.user) for row in rows]
+    return pd.DataFrame(said, columns=["image", "label", "user"], dtype=str)
 
 
 def join(known: KnownLabels | None, batch_images: pd.DataFrame, *, batch: str) -> Join:
