@@ -78,7 +78,6 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
     Example:
       bccp check-new --data /new/photos preprocessing.checks.drift=0.1
     """
-    from bccp.core.shell_commands import shell_command
     from bccp.data.checks import gate
     from bccp.pipeline.incoming import accept_incoming, check_incoming, rejected_lines
 
@@ -106,10 +105,7 @@ def check_new(data: str, reference: str, accept_it: bool, simulated: bool, words
         gate(findings, str(page))
     else:
         gate(findings, str(page))
-        print(
-            "\n".join(accept_incoming(batch)) if accept_it else f"it is kept apart until: {shell_command('bccp')} accept {batch}",
-            flush=True,
-        )
+        print("\n".join(accept_incoming(batch)) if accept_it else f"it is kept apart until: bccp accept {batch}", flush=True)
 
 
 @click.command()

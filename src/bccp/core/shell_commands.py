@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -22,11 +23,13 @@ def shell_command(name: str) -> str:
     -------
     str
         The name alone where the shell's path leads to that script, else the script's whole path, quoted; without a script the interpreter
-        with ``-m``. Someone who ran ``make run`` has no environment active.
+        with ``-m``. The path of a process that ``make`` has started does not count where no environment is active: the Makefile puts
+        its own in front, and the shell that reads the command does not have it.
     """
     script = Path(sys.executable).with_name(name)
     found = shutil.which(name)
-    if found is not None and Path(found).absolute() == script.absolute():
+    active = sys.prefix in (os.environ.get("VIRTUAL_ENV"), os.environ.get("CONDA_PREFIX"))
+    if found is not None and Path(found).absolute() == script.absolute() and (active or "MAKELEVEL" not in os.environ):
         return name
     if script.is_file():
         return shlex.quote(str(script))

@@ -64,7 +64,7 @@ CLIPPED_PROBABILITY = 1e-9
 SUSPECT, RANDOM, UNKNOWN = "suspect", "random", "unknown"
 """How a checked image was chosen: by its score, at random, or nobody knows (which is treated as by its score)."""
 
-MAX_HOLE = 0.1
+MAX_HOLE = 0.2
 """A stretch of the scores that holds a greater share of the images, and no checked one, counts as not looked at."""
 
 MIN_RANDOM = 10

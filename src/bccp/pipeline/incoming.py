@@ -30,7 +30,6 @@ from bccp.core.home import home, keep_within_home, moved_along, scratch, sweep_s
 from bccp.core.paths import expanded
 from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
-from bccp.core.shell_commands import shell_command
 from bccp.data import checks, drift, layout, preprocessing, sources, tables
 from bccp.data.checks import Finding
 from bccp.pipeline import joined_batch
@@ -304,7 +303,7 @@ def _join(batch: str, about: Mapping[str, Any], ledger: Ledger) -> dict[str, Any
     options = joined_batch.options(place, joined, settings, size=size)
     n_rejected = len(tables.read(place / "clean_data" / "quarantine.csv"))
     counted = f"accepted: batch {batch}, {len(manifest)} images" + (f" of {len(manifest) + n_rejected} files" if n_rejected else "")
-    lines = [counted, *joined_batch.lines(place, joined, known), f"{shell_command('bccp')} run {' '.join(options)}"]
+    lines = [counted, *joined_batch.lines(place, joined, known), f"bccp run {' '.join(options)}"]
     n_accepted = max((other["accepted"] for other in _accepted().values()), default=0) + 1
     changed = {"status": "accepted", "accepted": about.get("accepted", n_accepted), "settings": settings}
     full = {**about, **changed, "join": {"place": str(place), "lines": lines}}

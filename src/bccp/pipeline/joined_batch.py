@@ -19,7 +19,7 @@ import pandas as pd
 
 from bccp.core import provenance
 from bccp.core.errors import BCCPError
-from bccp.data import tables
+from bccp.data import layout, tables
 from bccp.labels import feedback
 from bccp.labels.expert_labels import UNKNOWN
 from bccp.tracking.finished_runs import Pipeline
@@ -166,27 +166,24 @@ def labels_of_images(clean: Path) -> KnownLabels:
     return KnownLabels(manifest.assign(trusted=False), no_votes(), no_audits())
 
 
-def labels_of_batch(place: Path, names: Iterable[str], settings: Mapping[str, str]) -> KnownLabels:
+def labels_of_batch(folder: Path, names: Iterable[str], settings: Mapping[str, str]) -> KnownLabels:
     """Read what is known of the images of an accepted batch on which nothing has been trained yet.
 
     Parameters
     ----------
-    place : Path
+    folder : Path
         Its folder.
     names : iterable of str
         Of its joined images.
     settings : mapping of str to str
         Of the run that it was checked against.
     """
-    rows = []
-    for name in names:
-        top, *rest = name.split("/")
-        day = top if top in ("monday", "tuesday") else ""
-        inner = rest if day else [top, *rest]
-        rows.append((name, inner[0] if len(inner) > 1 else "", day, day == "monday"))
+    ids = list(names)
+    found = layout.recognize(ids)
+    rows = [(name, place.label, place.day, place.day == "monday") for name in ids if (place := found.place(name))]
     images = pd.DataFrame(rows, columns=["image", "label", "day", "trusted"])
-    audits = tables.read(place / AUDIT) if (place / AUDIT).exists() else no_audits()
-    return KnownLabels(images, _votes_of(place / FEEDBACK, set(images["image"])), audits, settings)
+    audits = tables.read(folder / AUDIT) if (folder / AUDIT).exists() else no_audits()
+    return KnownLabels(images, _votes_of(folder / FEEDBACK, set(images["image"])), audits, settings)
 
 
 def _votes_of(path: Path, names: set[str]) -> pd.DataFrame:

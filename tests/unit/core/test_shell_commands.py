@@ -21,6 +21,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (place / name).touch(mode=0o755)
     monkeypatch.setattr(sys, "executable", str(place / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("MAKELEVEL", "VIRTUAL_ENV", "CONDA_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
     return place
 
 
@@ -31,6 +33,10 @@ def test_a_command_is_named_alone_only_where_the_path_leads_to_it(
     (tmp_path / "bccp").touch(mode=0o755)  # of another environment
     assert shlex.split(shell_command("bccp")) == [str(environment / "bccp")]
     monkeypatch.setenv("PATH", str(environment))
+    assert shell_command("bccp") == "bccp"
+    monkeypatch.setenv("MAKELEVEL", "1")  # the Makefile has put the environment on its own path only
+    assert shlex.split(shell_command("bccp")) == [str(environment / "bccp")]
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
     assert shell_command("bccp") == "bccp"
     (environment / "mlflow").unlink()
     assert shlex.split(shell_command("mlflow")) == [str(environment / "python"), "-m", "mlflow"]

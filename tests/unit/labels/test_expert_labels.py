@@ -205,10 +205,20 @@ def test_the_worst_say_nothing_of_images_that_nobody_doubts() -> None:
         assert found.at_least
 
 
+def test_a_sample_of_which_nobody_says_that_it_is_random_does_as_well_where_it_is_spread_over_all_scores() -> None:
+    judged, given, true, chosen = samples(1)
+    places, at_random = chosen["both"]
+    said, unsaid = (
+        calibrate(judged.probs, judged.fit.posterior, given, places, true[places], at_random=known) for known in (at_random, None)
+    )
+    assert unsaid.estimated_user_accuracy == said.estimated_user_accuracy
+    assert not unsaid.at_least
+
+
 def test_images_between_checked_ones_are_judged_by_them_and_the_others_are_not() -> None:
     scores = np.arange(100.0)
     nobody = np.zeros(3, bool)
-    assert np.flatnonzero(expert_labels.looked_at(scores, [80, 85, 99], at_random=nobody)).tolist() == [80, *range(81, 85), 85, 99]
+    assert np.flatnonzero(expert_labels.looked_at(scores, [60, 65, 99], at_random=nobody)).tolist() == [*range(60, 66), 99]
     assert expert_labels.looked_at(scores, list(range(5, 100, 10)), at_random=np.zeros(10, bool)).all()
     assert not expert_labels.looked_at(scores, [], at_random=[]).any()
     assert np.flatnonzero(expert_labels.looked_at(np.repeat([0.0, 1.0], 50), [99], at_random=[False])).tolist() == list(range(50, 100))
