@@ -120,7 +120,7 @@ def test_an_accepted_batch_is_tuesday_for_the_printed_command_and_the_next_ones_
     assert f"it is kept apart until: bccp accept {batch}" in capsys.readouterr().out
     assert call(["accept", batch]) == 0
     command = capsys.readouterr().out.splitlines()[-1]
-    options = re.fullmatch(r"bccp run (.*)", command)[1].split()
+    options = shlex.split(re.fullmatch(r"bccp run (.*)", command)[1])
     # as the reference's run had it
     assert {"preprocessing.image_size=16", "train.model=resnet_small", "test.registered_model_name=pets", "tracking.wandb=disabled"} <= set(
         options

@@ -191,7 +191,8 @@ def _votes_of(path: Path, names: set[str]) -> pd.DataFrame:
     if not path.exists():
         return no_votes()
     rows = [row for row in feedback.read_feedback(path).rows if not row.malformed]
-    said = [(feedback.spelled(row.image, names), row.label, row.user) for row in rows]
+    known = layout.KnownNames(names)
+    said = [(known.find(row.image) or row.image, row.label, row.user) for row in rows]
     return pd.DataFrame(said, columns=["image", "label", "user"], dtype=str)
 
 
@@ -305,8 +306,6 @@ def options(place: Path, joined: Join, settings: Mapping[str, str], *, size: tup
         config.setdefault("preprocessing", {}).update(image_size=size[0], resize=size[1])
     kept = {name: values for name, values in config.items() if name in _CARRIED and isinstance(values, Mapping)}
     carried = [(one.key, one.value) for one in provenance.differences(kept) if one.key not in _LEFT_BEHIND]
-    if config.get("segregation", {}).get("corruption") == "none":
-        carried.append(("segregation.corruption", "none"))
     return [shlex.quote(provenance.override(key, value)) for key, value in [*fresh, *carried]]
 
 
