@@ -31,7 +31,6 @@ Y. Yao, A. Vehtari, D. Simpson, A. Gelman: "Using Stacking to Average Bayesian P
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -44,6 +43,7 @@ import numpy.typing as npt
 
 from bccp.core.errors import BCCPError
 from bccp.data.array_types import Float, Index, Mask
+from bccp.data.label_tables import grids
 from bccp.data.label_tables.columns import Columns
 from bccp.data.layout import KnownNames
 from bccp.labels import feedback
@@ -187,12 +187,12 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     of_use = frozenset(judged)
     labels = {image: label for (image, _), label in said.votes.items() if image in of_use}
     origins = _origins(path)
-    n_random_blank = sum(is_blank and origins.get(row.line) == RANDOM for row, is_blank in zip(file.rows, blank, strict=True))
+    n_random_blank = sum(is_blank and origins.get(row.place) == RANDOM for row, is_blank in zip(file.rows, blank, strict=True))
     chosen: dict[str, str] = {}
     known = KnownNames(of_use)
     for row in rows:
         image = known.find(row.image) or row.image
-        origin = origins.get(row.line, UNKNOWN)
+        origin = origins.get(row.place, UNKNOWN)
         chosen[image] = origin if chosen.get(image, origin) == origin else UNKNOWN
     not_judged = [image for image, _ in said.votes if image not in of_use]
     if not labels:
@@ -204,18 +204,19 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     return Audit(labels, {image: chosen[image] for image in labels}, n_random_blank, n_blank, problems)
 
 
-def _origins(path: Path) -> dict[int, str]:
-    """How the image of each line was chosen, by the line's number; nothing without the column ``chosen``."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next((cells for cells in reader if any(cell.strip() for cell in cells)), [])
-        names = [name.strip().casefold() for name in header]
-        if names.count("chosen") != 1:
-            return {}
-        place = names.index("chosen")
-        words = [(reader.line_num, cells[place].strip().casefold() if place < len(cells) else "") for cells in reader]
+def _origins(path: Path) -> dict[str, str]:
+    """How the image of each row was chosen, by the row's place in the file; nothing without the column ``chosen``."""
+    text = grids.decoded(path.read_bytes())
+    data = grids.parsed_json(text)
+    grid = grids.grid_of_csv(text) if data is None else grids.grid_of_json(data)
+    names = [name.casefold() for name in grid.names]
+    if names.count("chosen") != 1:
+        return {}
+    column = names.index("chosen")
+    words = [cells[column].strip().casefold() if column < len(cells) else "" for cells in grid.rows]
     # people write "suspect 3" or "Random"
-    return {line: next((kind for kind in (SUSPECT, RANDOM) if word.startswith(kind)), UNKNOWN) for line, word in words}
+    kinds = [next((kind for kind in (SUSPECT, RANDOM) if word.startswith(kind)), UNKNOWN) for word in words]
+    return dict(zip(grid.places, kinds, strict=True))
 
 
 def trusted_origins(chosen: Sequence[str], n_random_blank: int) -> tuple[list[str], str]:

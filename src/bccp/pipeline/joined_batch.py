@@ -190,7 +190,7 @@ def _votes_of(path: Path, names: set[str]) -> pd.DataFrame:
     """Rows of a feedback file that people may have added to; which of them count is for the run to say."""
     if not path.exists():
         return no_votes()
-    rows = [row for row in feedback.read_feedback(path).rows if not row.malformed]
+    rows = [row for row in feedback.read_feedback(path).rows if not row.problem]
     known = layout.KnownNames(names)
     said = [(known.find(row.image) or row.image, row.label, row.user) for row in rows]
     return pd.DataFrame(said, columns=["image", "label", "user"], dtype=str)
