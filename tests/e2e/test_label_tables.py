@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from bccp.pipeline import export_dataset
 
 MakeFolder = Callable[..., Path]
 
-QUICK = ["preprocessing.image_size=16", "main.threads=1", "tracking.wandb=disabled", "main.target_day=monday", "noisy_labels.source=folder"]
+QUICK = ["preprocessing.image_size=16", "main.threads=1", "tracking.wandb=disabled"]
 QUICK += ["bayes_cutoff.enabled=false", "main.execute_steps=[fetch_data,preprocessing,segregation,noisy_labels,bayes_cutoff]"]
 
 
@@ -40,7 +41,7 @@ def test_from_a_table_to_the_export(home: Path, kaggle: Path, tmp_path: Path) ->
     with pytest.raises(BCCPError, match="several columns that may hold the label, 'class', 'target'") as caught:
         bccp.run([*QUICK, *data])
     (said,) = re.findall(r'"data\.columns=[^"]+"', str(caught.value))
-    bccp.run([*QUICK, *data, *shlex.split(said)])
+    summary = bccp.run([*QUICK, *data, *shlex.split(said)])
     place = tmp_path / "cleaned"
     export_dataset.export_run(str(place), "")
     exported = {path.relative_to(place).as_posix() for path in place.rglob("*.png")}
@@ -48,3 +49,30 @@ def test_from_a_table_to_the_export(home: Path, kaggle: Path, tmp_path: Path) ->
     assert exported == wanted
     listed = tables.read(place / "cleansed.csv")
     assert listed.loc[listed["action"] == "left_out", "image"].tolist() == ["train.csv"]
+    settings = summary["config"]
+    assert (settings["noisy_labels"]["source"], settings["main"]["target_day"]) == ("folder", "monday")  # nothing is trusted
+
+
+def test_a_flat_folder_and_what_an_annotation_tool_exports(home: Path, kaggle: Path, tmp_path: Path) -> None:
+    (kaggle / "train.csv").unlink()
+    tasks = [
+        {
+            "id": number,
+            "data": {"image": f"/data/upload/2/{number:08x}-{path.name}"},
+            "annotations": [
+                {
+                    "completed_by": who,
+                    "result": [{"from_name": "c", "type": "choices", "value": {"choices": [("beagle", "boxer")[number % 2]]}}],
+                }
+                for who in (1, 2)
+            ],
+        }
+        for number, path in enumerate(sorted((kaggle / "train").iterdir()))
+    ]
+    file = tmp_path / "project-2.json"
+    file.write_text(json.dumps(tasks), encoding="utf-8")
+    summary = bccp.run([*QUICK, "data.source=folder", f"data.path={kaggle}", f"noisy_labels.feedback_file={file}"])
+    settings = summary["config"]
+    assert (settings["noisy_labels"]["source"], settings["main"]["target_day"]) == ("file", "monday")
+    export_dataset.export_run(str(tmp_path / "cleaned"), "")
+    assert sorted(path.name for path in (tmp_path / "cleaned" / "beagle").iterdir()) == [f"{number:04x}.png" for number in range(0, 18, 2)]

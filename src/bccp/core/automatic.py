@@ -55,6 +55,7 @@ def resolve_sources(config: Config) -> None:
     built_in = config.data.source == BUILT_IN
     resolve_labels(config.noisy_labels, built_in=built_in)
     resolve_labels_of_days(config.segregation, built_in=built_in)
+    config.preprocessing.label_source = config.noisy_labels.source
     if built_in or config.noisy_labels.source == "simulated":
         set_target_day(config, "tuesday")
     if config.segregation.corruption == "auto" and (built_in or config.noisy_labels.source != "simulated"):

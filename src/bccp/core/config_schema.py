@@ -191,7 +191,7 @@ class Preprocessing:
     layout: str = _choice("auto", "classes", "subfolders")
     table: str | None = field()
     columns: Any = field()
-    label_source: str = _choice("auto", "simulated", "file", "folder")
+    label_source: str = _choice(*LABEL_SOURCES)
     image_size: int = _number(4, 4096)
     resize: str = _choice("stretch", "pad", "crop")
     cleanup: Any = field()
