@@ -93,7 +93,7 @@ def test_commands_answer_on_a_moved_home(moved: Path, former: Path, tmp_path: Pa
     assert "artifacts of no run" not in said
     images, out = former.parent / "images", tmp_path / "predictions.csv"
     assert call(["predict", "--model", f"models:/{MODEL}@champion", "--images", str(images), "--out", str(out)]) == 0
-    assert call(["export-data", "--out", str(tmp_path / "exported"), "--run", FIRST]) == 0
+    assert call(["export-data", "--out", str(tmp_path / "exported"), "--run", FIRST, "--simulated"]) == 0
     assert not former.exists()
 
 
