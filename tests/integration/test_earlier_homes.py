@@ -136,14 +136,17 @@ def test_the_pipelines_are_compared(options: list[str], tmp_path: Path, capsys: 
 
 
 def test_the_cleansed_data_are_exported(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["export-data", "--out", str(tmp_path / "exported"), "--run", FIRST]) == 0
+    words = ["export-data", "--out", str(tmp_path / "exported"), "--run", FIRST]
+    assert call(words) == 1
+    assert "whose labels and images were simulated" in capsys.readouterr().err  # as own data was in those days
+    assert call([*words, "--simulated"]) == 0
     assert " of 48 files in 3 class folders" in capsys.readouterr().out
     assert len(tables.read(tmp_path / "exported" / export_dataset.LIST)) == 48
 
 
 def test_new_images_are_checked_against_a_pipelines(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    limit = "preprocessing.checks.known=0.5"
-    assert call(["check-new", "--data", str(tmp_path / "images"), "--reference", FIRST, "--", "preprocessing.image_size=8", limit]) == 1
+    options = ["--", "preprocessing.image_size=8", "preprocessing.checks.known=0.5"]
+    assert call(["check-new", "--data", str(tmp_path / "images"), "--reference", FIRST, "--simulated", *options]) == 1
     said = capsys.readouterr()
     assert re.search(rf"compared with .*{FIRST}", said.out)
     assert re.search(r"known +over", said.out)
