@@ -466,7 +466,8 @@ def _existing(place: str, shown: str, wanted: str) -> Path:
 def missing(path: Path, shown: str, wanted: str) -> BCCPError:
     """The refusal of what is not there, with what looks like it."""
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-    return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}{where_relative(path)}: give {wanted} that does")
+    base = "" if "://" in shown else where_relative(path)  # a URL is relative to nothing
+    return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}{base}: give {wanted} that does")
 
 
 def _sole_archive(folder: Path) -> Path | None:

@@ -221,13 +221,15 @@ def join(known: KnownLabels | None, batch_images: pd.DataFrame, *, batch: str) -
     votes = no_votes() if known is None else known.votes
     has_days = bool(reference["trusted"].any())
     unlabelled = batch_images.loc[batch_images["label"] == "", "image"].tolist()
-    if unlabelled and not has_days and known is not None:
+    # labels that no folder tells came from a table: they become votes, beside images that all lie in no folder
+    flat = not has_days and bool(((reference["label"] != "") & ~reference["image"].str.contains("/")).any())
+    if unlabelled and not has_days and not flat and known is not None:
         example = unlabelled[0].partition("/")[2]
         raise BCCPError(
             f"{len(unlabelled)} images of the batch {batch} have no label (such as {example!r}), and the reference trusted none itself: "
             "put them into class folders, whose names may be wrong, and check them again"
         )
-    source = "file" if unlabelled or len(votes) else "folder"
+    source = "file" if unlabelled or len(votes) or flat else "folder"
     # under a feedback file the folders of Tuesday are the truth: doubtful names become votes, and their images lie in no class folder
     loose = has_days and source == "file"
     spoken_for = set(votes["image"])
@@ -237,7 +239,7 @@ def join(known: KnownLabels | None, batch_images: pd.DataFrame, *, batch: str) -
     for image, label, day, trusted in reference[["image", "label", "day", "trusted"]].itertuples(index=False):
         bare = image.partition("/")[2] if day else image
         if not has_days:
-            wanted = bare
+            wanted = PurePosixPath(bare).name if flat else bare
         elif trusted:
             wanted = f"monday/{bare}"
         elif loose and label and image not in spoken_for:
@@ -250,7 +252,8 @@ def join(known: KnownLabels | None, batch_images: pd.DataFrame, *, batch: str) -
     arrived: dict[str, str] = {}
     for image, label in batch_images[["image", "label"]].itertuples(index=False):
         bare = image.partition("/")[2]
-        wanted = f"tuesday/{PurePosixPath(bare).name}" if loose and label else f"tuesday/{bare}" if has_days else bare
+        plain = PurePosixPath(bare).name if flat or (loose and label) else bare
+        wanted = f"tuesday/{plain}" if has_days else plain
         path = PurePosixPath(wanted)
         arrived[image] = _free(str(path.with_name(f"{path.stem}-{batch}{path.suffix}")) if wanted in taken else wanted, image, taken)
         added += [(arrived[image], label, "")] if source == "file" and label else []

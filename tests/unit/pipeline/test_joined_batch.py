@@ -93,6 +93,15 @@ def test_where_nothing_is_trusted_days_go_and_names_stay_as_they_were_given() ->
         join(known, batch_of(("tuesday/3.png", "")), batch="0123")
 
 
+def test_labels_of_a_table_beside_flat_images_become_votes() -> None:
+    known = known_labels([("1.png", "a", "", False), ("2.png", "b", "", False)])
+    joined = join(known, batch_of(("tuesday/a/1.png", "a"), ("tuesday/9.png", "")), batch="0123")
+    assert (joined.has_days, joined.source) == (False, "file")
+    assert joined.batch == {"tuesday/a/1.png": "1-0123.png", "tuesday/9.png": "9.png"}
+    assert joined.votes[["image", "label"]].to_numpy().tolist() == [["1-0123.png", "a"], ["1.png", "a"], ["2.png", "b"]]
+    assert joined.unlabelled == ["9.png"]
+
+
 def test_doubtful_folder_names_stay_doubtful_beside_a_feedback_file() -> None:
     votes = pd.DataFrame([("a/2.png", "b", "ann")], columns=["image", "label", "user"])
     audits = pd.DataFrame([("a/2.png", "b", "random")], columns=["image", "label", "chosen"])
