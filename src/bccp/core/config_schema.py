@@ -463,10 +463,10 @@ class Train(Recipe):
             )
 
     def relevant(self) -> dict[str, Any]:
-        """The recipe of ``monday_model`` counts only where retraining starts from it, and a decay where the schedule uses it."""
+        """The recipe of ``monday_model`` counts only where retraining starts from it; decay and patience where the schedule uses them."""
         moot = {"monday_model", "energy_country", "accelerator"}  # the key has the device that it means
         moot |= {"learning_rate"} if self.find_learning_rate else set()
-        moot |= {"step": set[str](), "exponential": {"decay_epochs"}}.get(self.schedule, {"decay", "decay_epochs"})
+        moot |= {"step": set[str](), "exponential": {"decay_epochs"}}.get(self.schedule, {"decay", "decay_epochs", "patience"})
         moot |= {"strategy"} if self.devices == 1 else set()
         if self.augmentation == "none":
             moot |= {"augment_probability", "augment_strength"}

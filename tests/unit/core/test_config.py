@@ -244,6 +244,9 @@ def test_moot_parameters_are_not_relevant(root: Path) -> None:
     for schedule, knows in (("one_cycle", False), ("cosine", False), ("exponential", False), ("step", True)):
         slow, fast = (dataclasses.replace(shipped, schedule=schedule, decay_epochs=epochs).relevant() for epochs in (3, 4))
         assert (slow != fast) == knows
+    for schedule, stops_early in (("one_cycle", False), ("cosine", False), ("exponential", True), ("step", True)):
+        hasty, steady = (dataclasses.replace(shipped, schedule=schedule, patience=patience).relevant() for patience in (1, None))
+        assert (hasty != steady) == stops_early
     assert same("cp_sampling", bayes_cutoff__decay=0.5)
     assert not same("cp_sampling", bayes_cutoff__decay=0.5, bayes_cutoff__schedule="exponential")
     assert same("train", bayes_cutoff__epochs=3)

@@ -9,6 +9,9 @@ from collections.abc import Callable
 WARM_UP = 0.2
 """Share of the steps in which the learning rate rises to its peak; then it falls along a cosine."""
 
+ANNEALING = ("one_cycle", "cosine")
+"""Schedules that reach a learning rate of 0 in the last epoch: a training under them is never stopped before it."""
+
 
 def rates(schedule: str, *, epochs: int, epoch_steps: int, decay: float, decay_epochs: int = 1) -> Callable[[int], float]:
     """The learning rate of a step, counted from 0 up, as a share of what is set.

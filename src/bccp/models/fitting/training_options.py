@@ -25,7 +25,7 @@ class TrainingOptions:
     Attributes
     ----------
     epochs : int
-        At most.
+        At most; exactly, where ``patience`` does not end the training.
     learning_rate : float
         The peak of ``one_cycle``, the first epoch's of the other schedules.
     batch_size : int
@@ -33,7 +33,8 @@ class TrainingOptions:
     augmentation : str or sequence
         As for :func:`bccp.models.transforms.changes`.
     patience : int or None
-        Epochs without a better validation loss before training stops; None: never.
+        Epochs without a better validation loss before training stops; None: never. Not looked at with the schedules ``one_cycle`` and
+        ``cosine``, which lower the learning rate up to the last epoch and are meant to be run to it.
     find_learning_rate : bool
         Let a range test (:mod:`bccp.models.fitting.lr_finder`) on a copy of the model choose the learning rate; the given one is for where
         it cannot.

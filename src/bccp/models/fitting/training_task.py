@@ -23,7 +23,7 @@ from bccp.models.fitting.determinism import device_random
 from bccp.models.fitting.distributed import is_distributed, rank, sum_over_processes
 from bccp.models.fitting.history import History
 from bccp.models.fitting.moving_average import MovingAverage
-from bccp.models.fitting.schedules import rates
+from bccp.models.fitting.schedules import ANNEALING, rates
 from bccp.models.fitting.training_options import TrainingHooks, TrainingOptions
 from bccp.models.transforms import blend
 from bccp.models.weights import State
@@ -153,8 +153,11 @@ class Task(pl.LightningModule):
 
     def stops(self) -> bool:
         """Whether this epoch is the last."""
-        losses = self.history.val_loss
-        patient = not losses or self.options.patience is None or len(losses) - 1 - int(np.argmin(losses)) < self.options.patience
+        losses, patience = self.history.val_loss, self.options.patience
+        # after the high rates at its start, a schedule that anneals to 0 finds its best weights near its planned end
+        if self.options.schedule in ANNEALING:
+            patience = None
+        patient = not losses or patience is None or len(losses) - 1 - int(np.argmin(losses)) < patience
         return not patient or self.n_epochs >= self.options.epochs
 
     @property

@@ -186,7 +186,8 @@ def test_a_head_alone_is_trained_as_lightning_would_train_it(tmp_path: Path, mon
     images, targets = make_data(30, seed=1)
     val = images, 0.7 * np.roll(targets, 1, axis=1) + 0.3 * targets  # after a while it gets worse the better the training goes
     alone, by_lightning = make_model(freeze_backbone=True), make_model(freeze_backbone=True)
-    options = {"val": val, "epochs": 9, "learning_rate": 0.05, "ema_decay": 0.9, "mixup_alpha": 0.4, "patience": 2}
+    options: dict[str, Any] = {"val": val, "epochs": 9, "learning_rate": 0.05, "ema_decay": 0.9, "mixup_alpha": 0.4}
+    options |= {"patience": 2, "schedule": "exponential"}
     one = fit(alone, tmp_path, **options)
 
     def run_head(task: Any, training_set: Any, validation: Any, **_: Any) -> None:
@@ -427,11 +428,19 @@ def test_images_are_drawn_in_proportion_to_their_shares_as_many_an_epoch_as_ther
     assert (found[[0, 4]] == 0).all()
 
 
-def test_training_stops_when_the_validation_gets_no_better(tmp_path: Path) -> None:
-    val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))
-    history = fit(make_model(), tmp_path, val=val, epochs=30, patience=2)
-    assert len(history.train_loss) < 30
-    assert history.best_epoch == len(history.train_loss) - 2
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("schedule", "stops_early"), [("step", True), ("exponential", True), ("one_cycle", False), ("cosine", False)])
+def test_only_a_schedule_without_a_planned_end_stops_when_the_validation_gets_no_better(
+    tmp_path: Path, schedule: str, stops_early: bool, frozen: bool
+) -> None:
+    val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))  # worse from epoch to epoch
+    model = make_model(freeze_backbone=frozen)
+    history = fit(model, tmp_path, val=val, epochs=12, learning_rate=0.01, patience=2, schedule=schedule)
+    assert history.best_epoch == int(np.argmin(history.val_loss)) + 1 < 12  # of all epochs, whichever is the last
+    assert len(history.train_loss) == (history.best_epoch + 2 if stops_early else 12)
+    assert cross_entropy(model, *val).mean() == pytest.approx(min(history.val_loss), rel=1e-5)
+    if not stops_early:
+        assert history.learning_rate[-1] == pytest.approx(0, abs=1e-4)
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(tmp_path: Path) -> None:
@@ -528,7 +537,7 @@ def test_a_process_that_is_killed_in_the_middle_of_training_loses_an_epoch_at_mo
 def test_a_training_that_was_stopped_has_as_much_patience_left_as_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCCP_HOME", str(tmp_path))
     val = (make_data(30, seed=1)[0], np.roll(make_data(30, seed=1)[1], 1, axis=1))
-    options: dict[str, Any] = {"val": val, "epochs": 30, "patience": 3}
+    options: dict[str, Any] = {"val": val, "epochs": 30, "patience": 3, "schedule": "exponential"}
     expected = fit(make_model(), tmp_path / "a", **options)
     stopped_in = len(expected.train_loss)
     assert expected.best_epoch == stopped_in - 3
