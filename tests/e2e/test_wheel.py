@@ -40,7 +40,7 @@ assert LabelCleaner is bccp.labels.label_cleaner.LabelCleaner
 probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
 given = np.repeat(["ant", "bee", "cat"], 10)
 given[0] = "cat"
-cleaner = LabelCleaner(action="relabel").fit(probs, given)
+cleaner = LabelCleaner(action="relabel", classes=["ant", "bee", "cat"]).fit(probs, given)
 print(np.flatnonzero(cleaner.is_wrong_).tolist(), cleaner.labels_[0], bccp.__file__)
 """
 

@@ -5,13 +5,13 @@ probability that each label is wrong, the noise matrix, the cut-off and the clea
 
     from bccp.labels.label_cleaner import LabelCleaner
 
-    cleaner = LabelCleaner(action="relabel").fit(probs, given_labels)
+    cleaner = LabelCleaner(action="relabel", classes=model.classes_).fit(probs, given_labels)
     cleaner.is_wrong_, cleaner.p_wrong_, cleaner.labels_, cleaner.posterior_
 """
 
 from __future__ import annotations
 
-import functools
+import warnings
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Self
@@ -51,8 +51,10 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         The guardrail: no class may lose more than this times the overall share of its probably right labels, as long as that costs at
         most a point of expected F1. At least 1; None: no guardrail.
     classes : sequence or None
-        What the columns of ``probs`` stand for. None: the sorted labels among the given and checked ones, which have to be as many as the
-        columns.
+        The labels that the columns of ``probs`` stand for, in their order; of a scikit-learn model, ``model.classes_``. None: the names of
+        the columns where ``probs`` is a table whose column names are labels; else the sorted labels among the given and checked ones if
+        they are numbers, as many as there are columns. Text in arrays is refused without ``classes``: its alphabetical order need not be
+        the model's.
 
     Attributes
     ----------
@@ -93,7 +95,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     >>> probs = np.repeat(np.eye(3) * 0.88 + 0.04, 10, axis=0)
     >>> given = np.repeat(["ant", "bee", "cat"], 10)
     >>> given[0] = "cat"
-    >>> cleaner = LabelCleaner(action="relabel").fit(probs, given)
+    >>> cleaner = LabelCleaner(action="relabel", classes=["ant", "bee", "cat"]).fit(probs, given)
     >>> np.flatnonzero(cleaner.is_wrong_).tolist(), str(cleaner.labels_[0])
     ([0], 'ant')
     """
@@ -142,11 +144,13 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
 
         Parameters
         ----------
-        probs : array-like, shape (N, K)
-            p(class | image), not negative; rows sum to 1; N at least 1, K at least 2.
+        probs : array-like or DataFrame, shape (N, K)
+            p(class | image), not negative; rows sum to 1; N at least 1, K at least 2. Column names of a table must be labels, unless they
+            are its row of numbers 0 to K - 1 or ``classes`` is given.
         given_labels : array-like of str or int, shape (N,)
+            In the order of the rows of ``probs``; where both are pandas objects, with the same index.
         audited : mapping of int to label, optional
-            Labels that an expert has checked, by position: they are taken as true and calibrate P(wrong) of the others
+            Labels that an expert has checked, by position (0 to N - 1): they are taken as true and calibrate P(wrong) of the others
             (:func:`bccp.labels.expert_labels.calibrate`).
         chosen : {"suspect", "random"} or mapping of int to these, optional
             How the checked images were chosen, all of them or by position: by their score, as the worst are, or at random. None, and
@@ -161,15 +165,21 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         ------
         ValueError
             For parameters or arrays that cannot be used.
+
+        Warns
+        -----
+        UserWarning
+            If the estimated accuracy is below chance, 1 / K: the columns of ``probs`` may stand for other classes than assumed.
         """
         self._check_parameters()
+        _check_indexes(probs, given_labels, audited)
         table = _probabilities(probs)
         names = _one_dimensional(given_labels, "given_labels")
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
         places, truth_names = _audited({} if audited is None else audited, len(table))
         at_random = _drawn_at_random(chosen, places)
-        self.classes_ = _classes(self.classes, names, truth_names, table.shape[1])
+        self.classes_ = _classes(self.classes, _column_names(probs), names, truth_names, table.shape[1])
         given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
 
         pure = table if self.trusted else posterior.without_noise(table, given)
@@ -185,6 +195,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
         self.n_features_in_ = table.shape[1]
         self._decide(given, places, truth)
+        self._warn()
         return self
 
     def fit_predict(
@@ -233,6 +244,17 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         # a dropped image has no final label: here it stays as it was given
         self.labels_ = self.classes_[np.where(self.kept_, decided["final_label"].where(self.kept_, "0").astype(int), given)]
 
+    def _warn(self) -> None:
+        """Warn of an estimate that a wrong order of the columns or rows explains better than wrong labels do."""
+        n_classes = len(self.classes_)
+        if self.estimated_accuracy_ < 1 / n_classes:
+            warnings.warn(
+                f"the estimated accuracy of the given labels, {self.estimated_accuracy_:.3g}, is below chance (1/{n_classes}): check that "
+                f"the columns of probs stand for the classes {_some(self.classes_)}, in this order, and that its rows and given_labels are "
+                "of the same images",
+                stacklevel=3,
+            )
+
     def _check_parameters(self) -> None:
         if not (isinstance(self.action, str) and self.action in ACTIONS):
             raise ValueError(f"action={self.action!r}: 'soft', 'relabel' and 'drop' are accepted")
@@ -251,7 +273,41 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def _check_indexes(probs: Any, given_labels: Any, audited: Any) -> None:
+    """Refuse pandas objects that pandas would not put side by side as they are."""
+    rows, labels = (getattr(value, "index", None) if hasattr(value, "iloc") else None for value in (probs, given_labels))
+    if rows is not None and labels is not None and not rows.equals(labels):
+        pairs = [(i, one, other) for i, (one, other) in enumerate(zip(rows.tolist(), labels.tolist(), strict=False)) if one != other]
+        differ = f"first in row {pairs[0][0]}: {pairs[0][1]!r} and {pairs[0][2]!r}" if pairs else f"{len(rows)} and {len(labels)} rows"
+        raise ValueError(
+            f"the indexes of probs and given_labels differ ({differ}): bring both into the same order, "
+            "as by given_labels.reindex(probs.index), or give arrays whose rows belong together"
+        )
+    own = rows if rows is not None else labels
+    if hasattr(audited, "iloc") and own is not None and own.tolist() != list(range(len(own))):
+        raise ValueError(
+            "audited is a Series, and the index of probs or given_labels is not 0, 1, 2, …, so its index may mean positions or names: "
+            "give a dict of labels by position, as {17: 'cat'}"
+        )
+
+
+def _check_unmasked(values: Any, name: str) -> None:
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        n_masked = int(np.count_nonzero(np.ma.getmaskarray(values)))
+        raise ValueError(f"{name} has {n_masked} masked values, which have no meaning here: leave these rows out, as by {name}[~mask]")
+
+
+def _column_names(probs: Any) -> list[Any] | None:
+    """The names of a table's columns; None for arrays, and for a table that only numbers its columns."""
+    columns = getattr(probs, "columns", None)
+    if columns is None:
+        return None
+    names = columns.tolist() if hasattr(columns, "tolist") else list(columns)
+    return None if names == list(range(len(names))) else names
+
+
 def _probabilities(probs: npt.ArrayLike) -> Float:
+    _check_unmasked(probs, "probs")
     try:
         if np.iscomplexobj(probs):  # NumPy would drop the imaginary part
             raise ValueError("they are complex")
@@ -272,6 +328,7 @@ def _probabilities(probs: npt.ArrayLike) -> Float:
 
 
 def _one_dimensional(values: Any, name: str) -> npt.NDArray[Any]:
+    _check_unmasked(values, name)
     labels = np.asarray(values)
     if labels.ndim != 1:
         raise ValueError(f"{name} has the shape {labels.shape}: (N,) is accepted")
@@ -305,29 +362,51 @@ def _drawn_at_random(chosen: Mapping[int, str] | str | None, places: Index) -> M
     return np.array([by_place.get(place) == expert_labels.RANDOM for place in places.tolist()], np.bool_)
 
 
-def _classes(asked: npt.ArrayLike | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int) -> npt.NDArray[Any]:
-    if asked is None:
-        by_kind = functools.partial(sorted, key=lambda name: (isinstance(name, str), name))
-        own = set(given.tolist())
-        foreign = [name for name in truth.tolist() if name not in own]
-        mixed = [name for name in foreign if isinstance(name, str) != isinstance(next(iter(own)), str)]
-        # labels that nobody gave are classes as long as there are columns for them
-        if mixed or len(own) <= n_classes < len(own.union(foreign)):
+def _classes(
+    asked: npt.ArrayLike | None, columns: list[Any] | None, given: npt.NDArray[Any], truth: npt.NDArray[Any], n_classes: int
+) -> npt.NDArray[Any]:
+    """The labels that the columns of the probabilities stand for, shape (K,): as asked for, as they are named, or sorted numbers."""
+    if asked is not None:
+        classes = _one_dimensional(asked, "classes")
+        if len(classes) != n_classes or len(set(classes.tolist())) != n_classes:
+            raise ValueError(f"classes has {len(set(classes.tolist()))} different names ({_some(classes)}), but probs {n_classes} columns")
+        if columns is not None and set(columns) & set(classes.tolist()) and columns != classes.tolist():
             raise ValueError(
-                f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(by_kind(own)))}, "
-                f"and probs {n_classes} columns; write checked labels as given ones, or say with classes= what the columns stand for"
+                f"classes ({_some(classes)}) contradict the column names of probs ({_listed(columns)}): "
+                "leave classes out to use the names, or give probs.to_numpy()"
             )
-        found = np.array(by_kind(own.union(foreign)))
-        if len(found) != n_classes:
+        return classes
+    own = set(given.tolist())
+    if columns is not None:
+        unnamed = [name for name in given.tolist() if name not in set(columns)]
+        if unnamed or len(set(columns)) != n_classes:
+            why = f"{unnamed[0]!r}, a given label, is none of them" if unnamed else "they are not all different"
             raise ValueError(
-                f"probs has {n_classes} columns, but there are {len(found)} different labels ({_some(found)}): "
-                "say with classes= what the columns stand for"
+                f"the column names of probs ({_listed(columns)}) are not the labels ({why}): name the columns by label, "
+                "or say with classes= what each column stands for"
             )
-        return found
-    classes = _one_dimensional(asked, "classes")
-    if len(classes) != n_classes or len(set(classes.tolist())) != n_classes:
-        raise ValueError(f"classes has {len(set(classes.tolist()))} different names ({_some(classes)}), but probs {n_classes} columns")
-    return classes
+        return np.array(columns, dtype=object if len({type(name) for name in columns}) > 1 else None)
+    foreign = [name for name in truth.tolist() if name not in own]
+    mixed = [name for name in foreign if isinstance(name, str | bytes) != isinstance(next(iter(own)), str | bytes)]
+    # labels that nobody gave are classes as long as there are columns for them
+    if mixed or len(own) <= n_classes < len(own.union(foreign)):
+        raise ValueError(
+            f"audited has the unknown label {(mixed or foreign)[0]!r}: given_labels has {_some(np.array(sorted(own)))}, "
+            f"and probs {n_classes} columns; write checked labels as given ones, or say with classes= what the columns stand for"
+        )
+    found = sorted(own.union(foreign))
+    if len(found) != n_classes:
+        raise ValueError(
+            f"probs has {n_classes} columns, but there are {len(found)} different labels ({_listed(found)}): "
+            "say with classes= what the columns stand for"
+        )
+    if isinstance(found[0], str | bytes):
+        raise ValueError(
+            f"the labels are text ({_listed(found)}), and their alphabetical order need not be that of the columns of probs: say with "
+            "classes= what the columns stand for (of a scikit-learn model, model.classes_), or give probs as a DataFrame with the labels "
+            "as column names"
+        )
+    return np.array(found)
 
 
 def _positions(names: npt.NDArray[Any], classes: npt.NDArray[Any], what: str) -> Index:
@@ -339,4 +418,8 @@ def _positions(names: npt.NDArray[Any], classes: npt.NDArray[Any], what: str) ->
 
 
 def _some(names: npt.NDArray[Any]) -> str:
-    return ", ".join(repr(name) for name in names[:10].tolist()) + (", …" if len(names) > 10 else "")
+    return _listed(names.tolist())
+
+
+def _listed(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ def draw(n_images: int = 3000, *, seed: int = 0):
 
 def test_em_recovers_the_noise_matrix_and_the_labels_get_better():
     probs, given, true = draw()
-    cleaner = LabelCleaner().fit(probs, NAMES[given])
+    cleaner = LabelCleaner(classes=NAMES).fit(probs, NAMES[given])
     np.testing.assert_array_equal(cleaner.classes_, NAMES)
     np.testing.assert_allclose(cleaner.noise_matrix_, NOISE, atol=0.06)  # 1,000 labels a row, of which p tells four of five: 3 sigma
     assert cleaner.estimated_accuracy_ == pytest.approx((given == true).mean(), abs=0.03)
@@ -78,7 +80,7 @@ def test_the_action_decides_about_the_labels(action: str) -> None:
 def test_checked_labels_are_taken_as_true(action: str) -> None:
     probs, given, true = draw(800)
     audited = {place: NAMES[true[place]] for place in range(120)}
-    cleaner = LabelCleaner(action=action).fit(probs, NAMES[given], audited=audited)
+    cleaner = LabelCleaner(action=action, classes=NAMES).fit(probs, NAMES[given], audited=audited)
     np.testing.assert_array_equal(cleaner.is_wrong_[:120], (given != true)[:120])
     np.testing.assert_array_equal(cleaner.labels_[:120], NAMES[true[:120]])
     np.testing.assert_array_equal(cleaner.posterior_[:120], np.eye(3)[true[:120]])
@@ -142,7 +144,9 @@ def test_limit_cases(noise: np.ndarray, present: int, most_cut: float) -> None:
     given = (noise[true].cumsum(axis=1) < rng.random(1500)[:, None]).sum(axis=1).clip(max=n_classes - 1)
     wrong = given != true
     for skipped in (0, 3):
-        cleaner = LabelCleaner(classes=range(n_classes)).fit(probs[skipped:], given[skipped:])
+        all_wrong = pytest.warns(UserWarning, match="below chance") if wrong.all() else nullcontext()
+        with all_wrong:
+            cleaner = LabelCleaner(classes=range(n_classes)).fit(probs[skipped:], given[skipped:])
         found, bad = cleaner.is_wrong_, wrong[skipped:]
         assert found.mean() <= most_cut
         assert cleaner.estimated_accuracy_ == pytest.approx(1 - bad.mean(), abs=0.03)
@@ -251,9 +255,9 @@ def test_scikit_learns_conventions_hold():
 def test_tables_and_series_will_do():
     probs, given, true = draw(200)
     checked = pd.Series(NAMES[true[:9]], index=range(9))
-    plain = LabelCleaner().fit(probs, NAMES[given], audited=dict(checked))
+    plain = LabelCleaner(classes=NAMES).fit(probs, NAMES[given], audited=dict(checked))
     for kind in ("str", "string", "category"):
-        other = LabelCleaner().fit(pd.DataFrame(probs), pd.Series(NAMES[given], dtype=kind), audited=checked)
+        other = LabelCleaner(classes=NAMES).fit(pd.DataFrame(probs), pd.Series(NAMES[given], dtype=kind), audited=checked)
         np.testing.assert_array_equal(other.p_wrong_, plain.p_wrong_)
         np.testing.assert_array_equal(other.labels_, plain.labels_)
 
@@ -305,6 +309,83 @@ def test_parameters_are_checked_in_fit(options: dict[str, object], words: str) -
 def test_arrays_are_checked(probs: object, labels: object, audited: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LabelCleaner().fit(probs, labels, audited=audited)
+
+
+def test_names_of_columns_are_the_labels_that_they_stand_for() -> None:
+    probs, given, true = draw(300)
+    plain = LabelCleaner(classes=NAMES).fit(probs, NAMES[given])
+    turned = pd.DataFrame(probs, columns=NAMES)[["cat", "ant", "bee"]]
+    named = LabelCleaner().fit(turned, NAMES[given], audited=None)
+    assert named.classes_.tolist() == ["cat", "ant", "bee"]
+    np.testing.assert_allclose(named.p_wrong_, plain.p_wrong_, atol=1e-6)
+    np.testing.assert_array_equal(named.labels_, plain.labels_)
+    np.testing.assert_array_equal(LabelCleaner(classes=["cat", "ant", "bee"]).fit(turned, NAMES[given]).p_wrong_, named.p_wrong_)
+    only_two = LabelCleaner().fit(turned, np.array(["ant", "bee"])[np.minimum(given, 1)], audited={0: NAMES[true[0]]})
+    assert only_two.classes_.tolist() == ["cat", "ant", "bee"]  # a name without labels is a class
+    numbers = LabelCleaner().fit(pd.DataFrame(probs, columns=[20, 5, 10])[[10, 20, 5]], np.array([20, 5, 10])[given])
+    assert numbers.classes_.tolist() == [10, 20, 5]
+    np.testing.assert_allclose(numbers.p_wrong_, plain.p_wrong_, atol=1e-6)
+    foreign = pd.DataFrame(probs, columns=["p_ant", "p_bee", "p_cat"])
+    np.testing.assert_array_equal(LabelCleaner(classes=NAMES).fit(foreign, NAMES[given]).p_wrong_, plain.p_wrong_)
+
+
+@pytest.mark.parametrize(
+    ("columns", "classes", "labels", "words"),
+    [
+        (["p_ant", "p_bee", "p_cat"], None, NAMES, r"column names of probs \('p_ant', .*\) are not the labels \('ant', a given label"),
+        (["ant", "bee", "bee"], None, ["ant", "bee", "bee"], "they are not all different"),
+        (["0", "1", "2"], None, [0, 1, 2], "column names of probs .* are not the labels .0, a given label, is none of them"),
+        (["cat", "bee", "ant"], ["ant", "bee", "cat"], NAMES, "classes .* contradict the column names of probs"),
+        (["ant", "bee", "cow"], ["ant", "bee", "cat"], NAMES, "classes .* contradict the column names of probs"),
+        (None, None, NAMES, "the labels are text .*, and their alphabetical order .* model.classes_.* DataFrame"),
+        (None, None, np.array([b"a", b"b", b"c"]), "the labels are text"),
+        (["ant", "bee", "cat"], None, ["ant", "bee", "cow"], "'cow', a given label, is none of them"),
+    ],
+)
+def test_what_columns_mean_is_never_guessed(columns: list[str] | None, classes: list[str] | None, labels: object, words: str) -> None:
+    probs = np.full((3, 3), 1 / 3)
+    table = probs if columns is None else pd.DataFrame(probs, columns=columns)
+    with pytest.raises(ValueError, match=words):
+        LabelCleaner(classes=classes).fit(table, labels)
+
+
+def test_rows_that_pandas_would_not_put_side_by_side_are_refused() -> None:
+    probs, given, true = draw(6)
+    table, labels = pd.DataFrame(probs, columns=NAMES, index=list("abcdef")), pd.Series(NAMES[given], index=list("abcdef"))
+    cleaner = LabelCleaner()
+    with pytest.raises(ValueError, match=r"indexes of probs and given_labels differ .first in row 0: 'a' and 'f'.*reindex\(probs.index\)"):
+        cleaner.fit(table, labels[::-1])
+    with pytest.raises(ValueError, match=r"differ .6 and 5 rows"):
+        cleaner.fit(table, labels[:5])
+    with pytest.raises(ValueError, match=r"audited is a Series, and the index of .* is not 0, 1, 2"):
+        cleaner.fit(table, labels, audited=pd.Series(["ant"], index=["c"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # six images say little
+        same = cleaner.fit(table, labels, audited={2: NAMES[true[2]]}).p_wrong_
+        np.testing.assert_array_equal(cleaner.fit(table, labels.to_numpy(), audited={2: NAMES[true[2]]}).p_wrong_, same)
+        numbered = table.reset_index(drop=True), labels.reset_index(drop=True)
+        np.testing.assert_array_equal(cleaner.fit(*numbered, audited=pd.Series([NAMES[true[2]]], index=[2])).p_wrong_, same)
+
+
+def test_masked_values_are_refused_and_a_mask_without_any_is_none() -> None:
+    probs, given, _ = draw(50)
+    masked_probs, masked_labels = np.ma.array(probs), np.ma.array(given)
+    expected = LabelCleaner().fit(probs, given).p_wrong_
+    np.testing.assert_array_equal(LabelCleaner().fit(masked_probs, masked_labels).p_wrong_, expected)
+    masked_probs[3, 1] = masked_labels[4] = np.ma.masked
+    with pytest.raises(ValueError, match="probs has 1 masked values"):
+        LabelCleaner().fit(masked_probs, given)
+    with pytest.raises(ValueError, match="given_labels has 1 masked values"):
+        LabelCleaner().fit(probs, masked_labels)
+
+
+def test_an_accuracy_below_chance_is_warned_of() -> None:
+    probs, given, _ = draw(600)
+    below = r"accuracy of the given labels, 0\.\d+, is below chance .1/3.: check that the columns"
+    with pytest.warns(UserWarning, match=below):
+        LabelCleaner(classes=["cat", "ant", "bee"]).fit(probs, NAMES[given])  # as the model's columns are not
+    with pytest.warns(UserWarning, match=below):
+        LabelCleaner().fit(probs[np.argsort(given, kind="stable")][::-1], np.sort(given))  # rows of other images
 
 
 def test_torch_is_not_needed():
