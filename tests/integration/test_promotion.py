@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from bccp.cli.app import call
 from bccp.core.config import encode
@@ -251,6 +256,28 @@ def test_a_packed_model_answers_as_the_model_itself_and_holds_no_pickle(
     own = predictor.load_predictor(world.ledger.fetch(f"model:{version}")).answers(example["image"].tolist())
     assert said["class"].tolist() == [answer.label for answer in own]
     assert said["probability"].tolist() == pytest.approx([answer.probability for answer in own])
+
+    from mlflow.pyfunc.scoring_server import invocations
+
+    def post(body: Any, content_type: str = "application/json") -> Any:
+        text = body if isinstance(body, str) else json.dumps(body)
+        return json.loads(invocations(text, content_type, loaded, loaded.metadata.get_input_schema()).response)["predictions"]
+
+    file = example["image"][0]
+    text = base64.b64encode(file).decode()
+    for answers in (
+        *(post(body) for body in ({"inputs": [text]}, {"inputs": text}, {"instances": [text]}, {"instances": [{"image": text}]})),
+        post(pd.DataFrame({"image": [text]}).to_csv(index=False), "text/csv"),
+        *(
+            loaded.predict(value).to_dict("records")
+            for value in (file, [file], text, pd.DataFrame({"image": [bytearray(file)]}), [Image.open(io.BytesIO(file))])
+        ),
+    ):
+        assert [answer["class"] for answer in answers] == [own[0].label]
+    mixed = loaded.predict(pd.DataFrame({"image": [Path("/photos/cat.jpg"), file, None, memoryview(file)]}))
+    assert mixed["class"].tolist() == [None, own[0].label, None, own[0].label]
+    assert [str(error).partition(":")[0] for error in mixed["error"]] == ["a value of type PosixPath", "None", "no value", "None"]
+    assert "give the bytes of an image file" in post({"inputs": ["/photos/cat.jpg"]})[0]["error"]
 
 
 def test_a_damaged_registry_is_told_in_one_sentence(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from bccp.data.preprocessing import UnreadableImageError, decode, fit_to_square,
 from bccp.data.scan_filters import clean_up
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
+from bccp.models.served_inputs import UnusableInputError, image_file
 
 MAX_PIXELS = 100_000_000
 """A file whose header announces more is taken for a decompression bomb."""
@@ -107,7 +108,7 @@ class ServedModel:
         Parameters
         ----------
         model_input : DataFrame
-            Image files as bytes in its first column, n rows.
+            Image files in its first column, n rows, as :func:`bccp.models.served_inputs.image_file` takes them.
         params : None
             There are none.
 
@@ -116,7 +117,15 @@ class ServedModel:
         DataFrame
             Columns ``class, probability, top_3, error``, n rows.
         """
-        found = self.answers([data if isinstance(data, bytes) else b"" for data in model_input.iloc[:, 0]])
+        files: list[bytes] = []
+        refused: dict[int, str] = {}
+        for i, value in enumerate(model_input.iloc[:, 0]):
+            try:
+                files.append(image_file(value))
+            except UnusableInputError as error:
+                files.append(b"")
+                refused[i] = str(error)
+        found = [Answer(None, None, None, refused[i]) if i in refused else answer for i, answer in enumerate(self.answers(files))]
         # plain objects: JSON knows None, but no NaN
         return pd.DataFrame(found, columns=["class", "probability", "top_3", "error"], index=model_input.index, dtype=object)
 
