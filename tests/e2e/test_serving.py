@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 
 from bccp.cli.app import call
+from bccp.core import paths
 from bccp.models import predictor
 from bccp.tracking import registry
 from support.made_up_models import CLASSES, MONDAY, TUESDAY, World
@@ -58,12 +60,14 @@ def files() -> dict[str, bytes]:
 
 @contextmanager
 def served(model: str, folder: Path, store: str) -> Iterator[tuple[str, Any]]:
-    """`mlflow models serve`: its address and its process."""
+    """README's `mlflow models serve`, literally: its address and its process."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "--env-manager=local", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "PYTHONPATH": ""}  # the model brings its code
+    (command,) = re.findall(r"`(MLFLOW_TRACKING_URI=[^`]* mlflow models serve [^`]*)`", (paths.ROOT / "README.md").read_text("utf-8"))
+    command = f"exec env {command.replace('models:/bccp@champion', model)} --port {port}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path, "PYTHONPATH": ""}  # the model brings its code
     with (folder / "served.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(["bash", "-c", command], cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         for _ in range(1800):
             try:
@@ -104,7 +108,8 @@ def test_the_served_champion_answers_on_image_files_and_survives_garbage(
         assert world.tags(world.test(second))["bccp.verdict"] == "promoted"
         assert call(["rollback", "--model", "made-up"]) == 0
         assert str(registry.champion(world.ledger, "made-up").version) == "1"
-        with served("models:/made-up@champion", tmp_path, world.ledger.uri) as (address, process):
+        with served("models:/made-up@champion", tmp_path, uri) as (address, process):
+            assert not (tmp_path / "mlflow.db").exists()
             own = predictor.load_predictor(world.ledger.fetch(f"model:{first}")).answers(list(files().values()))
             rows = [{"image": base64.b64encode(data).decode()} for data in files().values()]
             status, said = post(address, {"dataframe_records": rows})

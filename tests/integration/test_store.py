@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from bccp.core.digests import digest_once, folder_digest
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch, sweep_scratch
 from bccp.core.processes import Interrupted, terminable
+from bccp.core.redaction import redact_text
 from bccp.tracking import store
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -298,3 +300,23 @@ def test_a_parameter_that_is_cut_says_so(home: Path) -> None:
     params = ledger.client.get_run(run_id).data.params
     assert (params["short"], params["full"]) == ("x", "x" * store.TAG_LIMIT)
     assert params["long"] == "x" * (store.TAG_LIMIT - 1) + "…"
+
+
+@pytest.mark.parametrize(
+    ("uri", "place", "address"),
+    [
+        ("sqlite:////x/mlflow.db", "file:///x/artifacts/a%20b/r1/artifacts", "/x/artifacts/a b/r1/artifacts/data_checks"),
+        ("http://host:5000/", "mlflow-artifacts:/1/r1/artifacts", "http://host:5000/#/experiments/1/runs/r1/artifacts/data_checks"),
+        ("https://host/team", "s3://bucket/1/r1/artifacts", "https://host/team/#/experiments/1/runs/r1/artifacts/data_checks"),
+        ("postgresql://db/runs", "s3://bucket/1/r1/artifacts", "s3://bucket/1/r1/artifacts/data_checks"),
+    ],
+)
+def test_reports_are_shown_as_a_place_that_people_can_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch, uri: str, place: str, address: str
+) -> None:
+    ledger = Ledger(ledger_uri(None)[0])
+    info = SimpleNamespace(artifact_uri=place, experiment_id="1")
+    monkeypatch.setattr(ledger, "client", SimpleNamespace(get_run=lambda run_id: SimpleNamespace(info=info)))
+    monkeypatch.setattr(ledger, "uri", uri)
+    assert ledger.report_address("r1", "data_checks") == address
+    assert redact_text(f"see {address}/page.html.") == f"see {address}/page.html."

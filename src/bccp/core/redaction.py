@@ -14,13 +14,15 @@ _LONGEST_LINE = 300
 
 
 def redact_url(url: str) -> str:
-    """A URL without user, password, query and fragment, which may hold a key.
+    """A URL without user, password, query and fragment, which may hold a key; the fragment that names a page of MLflow stays.
 
     Examples
     --------
     >>> shown_url("https://me:secret@example.org/a.zip?token=1")
     'https://example.org/a.zip'
     """
+    if page := re.search(r"(?<=/)#/experiments/[\w/.-]+$", url):
+        return redact_url(url[: page.start()]) + page[0]
     scheme, mark, rest = url.partition("://")
     if re.match(r"[^/?#@]*:(?!\d+([/?#]|$))[^@]*[/?#].*@", rest):  # a password with / ? #, which databases take without escapes
         return scheme + mark + re.split(r"[/?#&]", rest.rpartition("@")[2])[0]

@@ -23,7 +23,6 @@ from bccp.core.step_context import Context
 from bccp.core.step_graph import PIXEL_ARTIFACTS
 from bccp.pipeline import cache_keys
 from bccp.tracking import wandb_run
-from bccp.tracking.backends import local_path
 from bccp.tracking.lineage import ancestor
 from bccp.tracking.store import Ledger
 from bccp.tracking.tags import INPUT_PREFIX, KEY_PARTS_TAG, KEY_TAG, PIPELINE_TAG, STEP_TAG
@@ -219,8 +218,7 @@ class RunningStep:
             yield folder
             with self._watch.going(False):
                 self.ledger.client.log_artifacts(self.run_id, str(folder), artifact_path=name)
-                place = self.ledger.client.get_run(self.run_id).info.artifact_uri
-                self.reports[name] = f"{local_path(place) or place}/{name}"
+                self.reports[name] = self.ledger.report_address(self.run_id, name)
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Report rows of a table, each with the image (H, W, 3) that it is about; W&B shows them, the first ones only."""

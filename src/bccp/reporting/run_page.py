@@ -318,7 +318,8 @@ def _reproduce(story: Story) -> str:
     if not story.command:
         return ""
     commit = story.environment.get("commit", "")
-    lines = ([f"git checkout {commit}"] if commit else []) + [story.command]
+    store = 'export MLFLOW_TRACKING_URI="$(python -m bccp.tracking.store)"'  # else MLflow makes an empty database where it is started
+    lines = [*([f"git checkout {commit}"] if commit else []), store, story.command]
     text = f"<h2>How to repeat it</h2><pre><code>{escape(chr(10).join(lines))}</code></pre>"
     if not story.differences:
         return text + "<p class='note'>Every key has its default.</p>"

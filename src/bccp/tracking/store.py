@@ -132,7 +132,7 @@ class Ledger:
         if found.artifact_location.startswith("s3://") and importlib.util.find_spec("boto3") is None:
             raise BCCPError(
                 f"{self.uri} keeps its artifacts in {found.artifact_location}, which needs the package boto3: install it, or "
-                "let the server hand them out (mlflow server --artifacts-destination)"
+                "let the server hand them out (its option --artifacts-destination)"
             )
         place = local_path(found.artifact_location)
         self._inside = place is not None and place.is_relative_to(self.home)
@@ -175,6 +175,14 @@ class Ledger:
         experiment = self.experiment_id if parent is None else self.client.get_run(parent).info.experiment_id
         run = self.client.create_run(experiment, tags=signed, run_name=name)
         return str(run.info.run_id)
+
+    def report_address(self, run_id: str, folder: str) -> str:
+        """Where people find a folder of a run's artifacts: a path, or where a server hands them out its page, for a browser."""
+        run = self.client.get_run(run_id).info
+        place = local_path(run.artifact_uri)
+        if place is None and self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run_id}/artifacts/{folder}"
+        return f"{place or run.artifact_uri}/{folder}"
 
     def end(self, run_id: str, status: str) -> None:
         """Close a run as FINISHED, FAILED or KILLED; where the store does not take one of the latter two, the next start mends it."""

@@ -23,6 +23,9 @@ from bccp.core.redaction import from_env_ref, redact, redact_url, to_env_ref
         ("https://example.org:443/@scope/a@1.zip", "https://example.org:443/@scope/a@1.zip"),
         ("sqlite:////home/me@work/x.db", "sqlite:////home/me@work/x.db"),
         ("http://[::1]:5000/x", "http://[::1]:5000/x"),
+        ("http://me:secret@db:5000/#/experiments/1/runs/a9/artifacts/x.html", "http://db:5000/#/experiments/1/runs/a9/artifacts/x.html"),
+        ("http://db/#/experiments/1?token=secret", "http://db/"),
+        ("postgresql://me:sec/#/experiments/1@db/runs", "postgresql://db"),
     ],
 )
 def test_a_url_is_shown_without_its_secrets(url: str, expected: str) -> None:

@@ -55,7 +55,7 @@ def check_reach(launcher: str, uri: str, *, shared_folder: bool) -> None:
     if folder is not None and not shared_folder:
         raise BCCPError(
             f"hydra/launcher={launcher} runs jobs on many machines, but {redact(uri)} keeps its artifacts in {folder}, a folder of one: "
-            "let a tracking server hand them out (mlflow server --artifacts-destination), "
+            "let a tracking server hand them out (its option --artifacts-destination), "
             "or set tracking.shared_folder=true if all share it"
         )
 
