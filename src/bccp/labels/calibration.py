@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.data.array_types import Float
-from bccp.labels.posterior import TINY, TOLERANCE, NoiseFit, clipped_log, combine, estimate_noise_matrix, given_probability
+from bccp.labels.posterior import (
+    TINY,
+    TOLERANCE,
+    NoiseFit,
+    clipped_log,
+    combine,
+    estimate_noise_matrix,
+    fit_noise,
+    given_probability,
+    row_blocks,
+)
 
 SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
 """Pseudo-labels a class among which :func:`choose_smoothing` chooses: from nearly free rows to one error rate for all."""
@@ -26,6 +37,9 @@ TEMPERATURES = (0.4, 10.0)
 MODEST, CAUTION = 0.65, 0.9
 """See :func:`most_believed`; chosen on digits and on photographs, with uniform noise, pair noise, a weak model's confusions, and people's
 own labels on the photographs: all of them are then within three points of the F1 at their own best temperature, most within one."""
+
+_COLUMNS = 16
+"""How many columns are sorted at once."""
 
 _OFFSET_ROUNDS, _OFFSET_TOLERANCE = 30, 0.003
 """Newton steps towards the offsets at most, and the step under which they end."""
@@ -79,14 +93,36 @@ def apply_temperature(logprobs: npt.ArrayLike, temperature: float) -> Float:
     >>> apply_temperature(np.log([[0.2, 0.8]]), 0.5).round(4).tolist()
     [[0.0588, 0.9412]]
     """
-    scaled = np.asarray(logprobs, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+    scores = np.asarray(logprobs, np.float64)
+    found = np.empty(scores.shape)
+    for rows in row_blocks(scores.shape):
+        _soften(scores[rows], temperature, found[rows])
+    return found
 
 
 def temper(probs: npt.ArrayLike, temperature: float) -> Float:
     """:func:`apply_temperature` to probabilities, shape (N, K); one that was rounded to 0 is not impossible."""
-    return apply_temperature(clipped_log(probs), temperature)
+    table = np.asarray(probs, np.float64)
+    found = np.empty(table.shape)
+    for rows in row_blocks(table.shape):
+        _soften(clipped_log(table[rows]), temperature, found[rows])
+    return found
+
+
+def _guesses(probs: npt.ArrayLike, softness: float, given: npt.ArrayLike) -> Float:
+    """The probability of each image's given label at a temperature, shape (N,)."""
+    table, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
+    return np.concatenate(
+        [given_probability(temper(table[rows], softness), labels[rows]) for rows in row_blocks(table.shape)] or [np.zeros(0)]
+    )
+
+
+def _soften(scores: Float, temperature: float, out: Float) -> None:
+    """Softmax of ``scores / temperature``, shape (m, K), into ``out``."""
+    np.divide(scores, temperature, out=out)
+    out -= out.max(axis=1, keepdims=True)
+    np.exp(out, out=out)
+    out /= out.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(probs: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -131,7 +167,7 @@ def choose_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, *, candidates: 
     float
         The best candidate; of equal ones the first.
     """
-    return max(candidates, key=lambda s: estimate_noise_matrix(probs, given, smoothing=s, tolerance=ROUGH_TOLERANCE).left_out_likelihood)
+    return max(candidates, key=lambda s: fit_noise(probs, given, smoothing=s, tolerance=ROUGH_TOLERANCE).left_out_likelihood())
 
 
 def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperature: float, smoothing: float) -> float:
@@ -156,8 +192,8 @@ def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperatu
     probs = temper(mean_probs, temperature)
 
     def likelihood(softness: float) -> float:
-        guesses = given_probability(temper(mean_probs, softness), given)
-        return estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses, tolerance=ROUGH_TOLERANCE).left_out_likelihood
+        guesses = _guesses(mean_probs, softness, given)
+        return fit_noise(probs, given, smoothing=smoothing, guesses=guesses, tolerance=ROUGH_TOLERANCE).left_out_likelihood()
 
     return max(SOFTNESSES, key=likelihood)
 
@@ -204,7 +240,7 @@ def choose_temperature(
 
     def likelihood(temperature: float) -> float:
         probs = apply_temperature(logprobs, temperature)
-        return estimate_noise_matrix(probs, given, smoothing=smoothing, tolerance=ROUGH_TOLERANCE).left_out_likelihood
+        return fit_noise(probs, given, smoothing=smoothing, tolerance=ROUGH_TOLERANCE).left_out_likelihood()
 
     return _climb(likelihood, start, step=step, most=most)
 
@@ -230,20 +266,37 @@ def choose_offsets(probs: npt.ArrayLike, judge: Callable[[Float], tuple[Float, f
         With the offsets; rows sum to 1.
     """
     start: Float = np.asarray(probs, np.float64)
-    logprobs, offsets, shifted = clipped_log(start), np.zeros(start.shape[1]), start
-    believed, plain = judge(start)
+    offsets, shifted = np.zeros(start.shape[1]), start
+    judged = judge(start)
+    plain = judged[1]
     for _ in range(_OFFSET_ROUNDS):
-        # sorted sums, so that the images' order does not matter to the bit
-        slope = np.sort(believed - shifted, axis=0).sum(axis=0) - OFFSET_PRIOR * offsets
-        curvature = np.sort(shifted * (1 - shifted), axis=0).sum(axis=0) + OFFSET_PRIOR
+        slope = _sorted_sums(np.subtract, judged[0], shifted) - OFFSET_PRIOR * offsets
+        curvature = _sorted_sums(lambda p: p * (1 - p), shifted) + OFFSET_PRIOR
+        del judged, shifted  # before as large ones are made
         step = np.clip(slope / curvature, -0.5, 0.5)
         offsets = offsets + step
         offsets -= offsets.mean()
-        shifted = apply_temperature(logprobs + offsets, 1.0)
-        believed, reached = judge(shifted)
+        shifted = _shifted(start, offsets)
+        judged = judge(shifted)
         if np.abs(step).max() < _OFFSET_TOLERANCE:
             break
-    return (offsets, shifted) if reached - plain > len(offsets) - 1 else (np.zeros(len(offsets)), start)
+    return (offsets, shifted) if judged[1] - plain > len(offsets) - 1 else (np.zeros(len(offsets)), start)
+
+
+def _shifted(probs: Float, offsets: Float) -> Float:
+    """Probabilities, shape (N, K), with offsets of their logarithms, shape (K,)."""
+    found = np.empty(probs.shape)
+    for rows in row_blocks(probs.shape):
+        _soften(clipped_log(probs[rows]) + offsets, 1.0, found[rows])
+    return found
+
+
+def _sorted_sums(of: Callable[..., Float], *tables: Float) -> Float:
+    """Sum each column of a function of tables, shape (N, K), in the order of the values: the images' order does not matter to the bit."""
+    n_columns = tables[0].shape[1]
+    edges = np.linspace(0, n_columns, -(-n_columns // _COLUMNS) + 1).astype(int)
+    parts = [np.s_[:, start:end] for start, end in itertools.pairwise(edges)]
+    return np.concatenate([np.sort(of(*(table[part] for table in tables)), axis=0).sum(axis=0) for part in parts])
 
 
 def most_believed(validation_temperature: float) -> float:
@@ -290,16 +343,16 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
     temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing, most=most)
     softness = None if most is None else choose_guesses(mean_probs, given, temperature=temperature, smoothing=smoothing)
 
-    def fit(probs: Float, tolerance: float) -> NoiseFit:
-        guesses = None if softness is None else given_probability(temper(probs, softness / temperature), given)
-        return estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses, tolerance=tolerance)
+    def guesses(probs: Float) -> Float | None:
+        return None if softness is None else _guesses(probs, softness / temperature, given)
 
     def rough(probs: Float) -> tuple[Float, float]:
-        found = fit(probs, ROUGH_TOLERANCE)
-        return found.posterior, found.left_out_likelihood
+        found = fit_noise(probs, given, smoothing=smoothing, guesses=guesses(probs), tolerance=ROUGH_TOLERANCE)
+        return found.posterior(), found.left_out_likelihood()
 
     offsets, probs = choose_offsets(temper(mean_probs, temperature), rough)
-    return Judgement(temperature, smoothing, softness, offsets, probs, fit(probs, TOLERANCE))
+    fit = estimate_noise_matrix(probs, given, smoothing=smoothing, guesses=guesses(probs), tolerance=TOLERANCE)
+    return Judgement(temperature, smoothing, softness, offsets, probs, fit)
 
 
 def judge_by_student(mean_probs: npt.ArrayLike, likelihood: npt.ArrayLike, *, most: float | None = None) -> tuple[float, Float, Float]:

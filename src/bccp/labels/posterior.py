@@ -34,6 +34,8 @@ Z. C. Lipton, C. Elkan, B. Naryanaswamy: "Optimal Thresholding of Classifiers to
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -194,6 +196,29 @@ def estimate_noise_matrix(
     ValueError
         For arrays that do not fit each other, fewer than 2 classes, or a smoothing that is not above 0.
     """
+    fitted = fit_noise(probs, given, smoothing=smoothing, guesses=guesses, tolerance=tolerance, max_iter=max_iter)
+    noise, share = _parts(fitted.here.place)
+    return NoiseFit(
+        noise.copy(),  # without what else the place holds
+        fitted.posterior(),
+        fitted.here.reached,
+        fitted.left_out_likelihood(),
+        fitted.iterations,
+        share,
+        fitted.likelihood(),
+    )
+
+
+def fit_noise(
+    probs: npt.ArrayLike,
+    given: npt.ArrayLike,
+    *,
+    smoothing: float = 10.0,
+    guesses: npt.ArrayLike | None = None,
+    tolerance: float = TOLERANCE,
+    max_iter: int = 1000,
+) -> FittedNoise:
+    """Do what :func:`estimate_noise_matrix` does, but compute of its result only what is asked for."""
     prior, labels = checked_labels(probs, given)
     if not smoothing > 0:
         raise ValueError(f"smoothing={smoothing} must be above 0")
@@ -203,38 +228,37 @@ def estimate_noise_matrix(
     prior, labels, guess = prior[order], labels[order], guess[order]
     n_images, n_classes = prior.shape
     pseudo = smoothing * uniform_noise(estimate_user_accuracy(prior, labels), n_classes)  # (K, K)
+    rows = _SortedRows(prior, labels)
 
-    def visit(noise: Float, share: float) -> _Place:
-        meant = (1 - share) * (prior * noise.T[labels]).sum(axis=1)  # (N,), P(y, no guess | x)
+    def visit(place: Float) -> _Place:
+        noise, share = _parts(place)
+        meant = (1 - share) * rows.products(noise)  # (N,), P(y, no guess | x)
         evidence = meant + share * guess  # (N,), P(y | x)
-        reached = float(np.log(evidence).sum() + (pseudo * np.log(noise)).sum()) + NO_GUESSES * float(np.log1p(-share))
-        counts = _count(prior * ((1 - share) / evidence)[:, np.newaxis], labels) * noise + pseudo  # (K, K), expected labels
+        reached = float(np.log(evidence).sum() + _log_prior(noise, pseudo)) + NO_GUESSES * float(np.log1p(-share))
+        by_label = rows.sums((1 - share) / evidence)
+        counts, better = np.empty_like(noise), np.empty_like(place)  # expected labels, and the matrix that they ask for
+        for block in row_blocks(noise.shape):
+            counted = counts[block]
+            np.multiply(by_label.T[block], noise[block], out=counted)
+            counted += pseudo[block]
+            np.divide(counted, counted.sum(axis=1, keepdims=True), out=_parts(better)[0][block])
         n_guessed = float((share * guess / evidence).sum())
-        better = counts / counts.sum(axis=1, keepdims=True), n_guessed / (n_images + NO_GUESSES)
-        return _Place(noise, share, reached, counts, n_guessed, better)
+        better[-1] = n_guessed / (n_images + NO_GUESSES)
+        return _Place(place, reached, counts, n_guessed, better)
 
-    here, iterations = visit(pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE), 1
+    here, iterations = visit(np.append(pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE)), 1
     while iterations < max_iter:
-        before, here = here, visit(*here.better)
+        before, here = here, visit(here.better)
         iterations += 1
         if here.reached - before.reached <= tolerance * n_images:
             break
         far = leap_ahead(before, here)
+        del before
         if far is not None and iterations < max_iter:
-            leapt = visit(*far)
+            leapt = visit(far)
             iterations += 1
             here = leapt if leapt.reached >= here.reached else here
-    noise, share, reached, counts, n_guessed, _ = here
-    likelihood = (1 - share) * noise.T[labels] + share * guess[:, np.newaxis]  # (N, K), P(y | z = j, x)
-    joint = prior * likelihood  # (N, K), P(z = j, y | x)
-    evidence = joint.sum(axis=1, keepdims=True)  # (N, 1), P(y | x)
-    # each label's row and share without itself
-    no_guess = (1 - share) * prior * noise.T[labels] / evidence  # (N, K), P(z = j, no guess | x, y)
-    without = (counts.T[labels] - no_guess) / (counts.sum(axis=1) - no_guess)
-    others = (n_guessed - share * guess / evidence[:, 0]) / (n_images - 1 + NO_GUESSES)
-    left_out = float(np.log((prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)).sum())
-    back = np.argsort(order)
-    return NoiseFit(noise, (joint / evidence)[back], reached, left_out, iterations, share, likelihood[back])
+    return FittedNoise(prior, labels, guess, order, here, iterations)
 
 
 def confident_noise_matrix(probs: npt.ArrayLike, given: npt.ArrayLike, *, smoothing: float = 10.0) -> Float:
@@ -369,19 +393,142 @@ _FIRST_SHARE = 0.05
 
 TINY = float(np.finfo(np.float64).tiny)
 
+BLOCK_BYTES = 2**18
+"""Of a block of rows: a few such arrays fit into a core's second-level cache."""
+
+FEW_CLASSES = 64
+"""With more classes, sums are taken in the order that is quickest; with so few or fewer, in one that has never changed, to the bit."""
+
 
 class _Place(NamedTuple):
-    """Where EM has come to: the log-likelihood there, the expected numbers of labels and guesses, and the matrix and share they ask for."""
+    """Where EM has come to, and where its next round leads; places are matrix and share of guesses in one vector, shape (K² + 1,)."""
 
-    noise: Float
-    share: float
+    place: Float
     reached: float
+    """The log-likelihood there."""
     counts: Float
+    """The expected number of labels of each cell, shape (K, K)."""
     n_guessed: float
-    better: tuple[Float, float]
+    """The expected number of guesses."""
+    better: Float
 
 
-def leap_ahead(before: _Place, here: _Place) -> tuple[Float, float] | None:
+def _parts(place: Float) -> tuple[Float, float]:
+    """The matrix, shape (K, K), a view, and the share of guesses."""
+    n_classes = math.isqrt(len(place) - 1)
+    return place[:-1].reshape(n_classes, n_classes), float(place[-1])
+
+
+@dataclass(frozen=True)
+class FittedNoise:
+    """Where EM has ended, and the labels that it was fitted to; what follows for each image is computed when it is asked for.
+
+    Temporary arrays are of a block of rows, so that they stay in the processor's cache and take no memory to speak of.
+    """
+
+    prior: Float
+    labels: Index
+    guess: Float
+    order: Index
+    here: _Place
+    iterations: int
+
+    def left_out_likelihood(self) -> float:
+        """See :class:`NoiseFit`."""
+        _, share = _parts(self.here.place)
+        n_counted, counts_by_label = self.here.counts.sum(axis=1), np.ascontiguousarray(self.here.counts.T)
+        evidence_without = np.empty(len(self.labels))
+        for rows, own, likelihood in self._blocks():
+            prior, guess = self.prior[rows], self.guess[rows]
+            evidence = (prior * likelihood).sum(axis=1, keepdims=True)  # (m, 1), P(y | x)
+            # each label's row and share without itself
+            no_guess = (1 - share) * prior * own / evidence  # (m, K), P(z = j, no guess | x, y)
+            without = (counts_by_label[self.labels[rows]] - no_guess) / (n_counted - no_guess)
+            others = (self.here.n_guessed - share * guess / evidence[:, 0]) / (len(self.labels) - 1 + NO_GUESSES)
+            evidence_without[rows] = (prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)
+        return float(np.log(evidence_without).sum())
+
+    def posterior(self) -> Float:
+        """P(z = j | x, y), shape (N, K), in the order of the images."""
+        found = np.empty(self.prior.shape)
+        for rows, _, likelihood in self._blocks():
+            joint = self.prior[rows] * likelihood  # P(z = j, y | x)
+            found[self.order[rows]] = joint / joint.sum(axis=1, keepdims=True)
+        return found
+
+    def likelihood(self) -> Float:
+        """P(y | z = j, x) of each image's label, shape (N, K), in the order of the images."""
+        found = np.empty(self.prior.shape)
+        for rows, _, likelihood in self._blocks():
+            found[self.order[rows]] = likelihood
+        return found
+
+    def _blocks(self) -> Iterator[tuple[slice, Float, Float]]:
+        """Rows, P(y | z = j) of their labels, and P(y | z = j, x), both of shape (m, K)."""
+        noise, share = _parts(self.here.place)
+        by_label = np.ascontiguousarray(noise.T)
+        for rows in row_blocks(self.prior.shape):
+            own = by_label[self.labels[rows]]
+            yield rows, own, (1 - share) * own + share * self.guess[rows, np.newaxis]
+
+
+class _SortedRows:
+    """p(z | x) of images that are sorted by label, and the two sums over it of which a round of EM consists."""
+
+    def __init__(self, prior: Float, labels: Index) -> None:
+        self.prior, self.labels = prior, labels
+        self.present, self.first = np.unique(labels, return_index=True)
+
+    def products(self, noise: Float) -> Float:
+        """Σ_j prior[i, j] · noise[j, labels[i]], shape (N,)."""
+        by_label = np.ascontiguousarray(noise.T)
+        found, space = np.empty(len(self.prior)), np.empty_like(self.prior[next(row_blocks(self.prior.shape), np.s_[:0])])
+        for rows in row_blocks(self.prior.shape):
+            product = space[: len(self.labels[rows])]
+            np.take(by_label, self.labels[rows], axis=0, out=product, mode="clip")
+            product *= self.prior[rows]
+            product.sum(axis=1, out=found[rows])
+        return found
+
+    def sums(self, weights: Float) -> Float:
+        """Σ_i prior[i, j] · weights[i] over the images i with label k, at [k, j], shape (K, K)."""
+        n_images, n_classes = self.prior.shape
+        if n_classes > FEW_CLASSES:
+            from scipy import sparse  # only here: a second
+
+            ends = np.searchsorted(self.labels, np.arange(n_classes + 1))
+            return np.asarray(sparse.csr_array((weights, np.arange(n_images), ends), shape=(n_classes, n_images)) @ self.prior)
+        found = np.zeros((n_classes, n_classes))
+        if len(self.present):
+            found[self.present] = np.add.reduceat(self.prior * weights[:, np.newaxis], self.first, axis=0)
+        return found
+
+
+def _log_prior(noise: Float, pseudo: Float) -> float:
+    """Σ pseudo · log noise over all cells; ``pseudo`` has one value on the diagonal and one beside it."""
+    if len(noise) <= FEW_CLASSES:
+        return float((pseudo * np.log(noise)).sum())
+    # a logarithm of eight cells' product takes no longer than one of a cell; a cell is above 1e-30
+    cells = noise.reshape(-1)
+    end = len(cells) - len(cells) % 8
+    logs = float(np.log(np.multiply.reduce(cells[:end].reshape(8, -1), axis=0)).sum() + np.log(cells[end:]).sum())
+    own, other = float(pseudo[0, 0]), float(pseudo[0, 1])
+    return other * logs + (own - other) * float(np.log(np.diagonal(noise)).sum())
+
+
+def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of the rows of an (N, K) array of float64, each of at most ``BLOCK_BYTES``, or of one row."""
+    size = max(1, BLOCK_BYTES // (8 * shape[1]))
+    return (slice(start, start + size) for start in range(0, shape[0], size))
+
+
+def _parts_of(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Slices of a vector of float64, of at most ``BLOCK_BYTES``."""
+    size = BLOCK_BYTES // 8
+    return (slice(start, min(start + size, shape[0])) for start in range(0, shape[0], size))
+
+
+def leap_ahead(before: _Place, here: _Place) -> Float | None:
     """Where the last round of EM and the next one point to; None where that is invalid, or no further than the next round itself.
 
     References
@@ -389,14 +536,28 @@ def leap_ahead(before: _Place, here: _Place) -> tuple[Float, float] | None:
     R. Varadhan, C. Roland: "Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM Algorithm", Scandinavian
     Journal of Statistics 35, 2008 (SQUAREM, third step length).
     """
-    first, second, third = (np.append(noise, share) for noise, share in (before[:2], here[:2], here.better))
-    step, change = second - first, third - 2 * second + first
-    length = float(np.sqrt((step @ step) / (change @ change))) if change.any() else 0.0
-    end = first + 2 * length * step + length**2 * change
-    noise, share = end[:-1].reshape(here.noise.shape), float(end[-1])
-    if length <= 1 or not (noise > 0).all() or not 0 <= share < 1:
+    whole = here.place.shape
+    towards = bend = 0.0
+    for part in _parts_of(whole):  # which stay in the cache; a small matrix is one part
+        step = here.place[part] - before.place[part]
+        change = here.better[part] - 2 * here.place[part] + before.place[part]
+        towards, bend = towards + float(step @ step), bend + float(change @ change)
+    length = float(np.sqrt(towards / bend)) if bend else 0.0
+    if length <= 1:
         return None
-    return noise / noise.sum(axis=1, keepdims=True), share
+    end = np.empty(whole)
+    for part in _parts_of(whole):
+        step = here.place[part] - before.place[part]
+        change = here.better[part] - 2 * here.place[part] + before.place[part]
+        np.add(before.place[part] + 2 * length * step, length**2 * change, out=end[part])
+        if end[part].min() < 0:
+            return None
+    noise, share = _parts(end)
+    if not noise.all() or share >= 1:
+        return None
+    for rows in row_blocks(noise.shape):
+        noise[rows] /= noise[rows].sum(axis=1, keepdims=True)
+    return end
 
 
 def checked_labels(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Index]:
@@ -423,12 +584,3 @@ def canonical_order(prior: Float, labels: Index) -> Index:
     rows = np.ascontiguousarray(prior)
     by_bytes = np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0], kind="stable")
     return np.asarray(by_bytes[np.argsort(labels[by_bytes], kind="stable")], np.int64)
-
-
-def _count(shares: Float, labels: Index) -> Float:
-    """Sum of column j over the images with label k, shape (K, K); the labels are sorted."""
-    counts = np.zeros((shares.shape[1],) * 2)
-    present, first = np.unique(labels, return_index=True)
-    if len(present):
-        counts[:, present] = np.add.reduceat(shares, first, axis=0).T
-    return counts
