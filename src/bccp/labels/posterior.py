@@ -396,6 +396,9 @@ TINY = float(np.finfo(np.float64).tiny)
 BLOCK_BYTES = 2**18
 """Of a block of rows: a few such arrays fit into a core's second-level cache."""
 
+SERIAL = 8192
+"""Scalar products of so many numbers or fewer BLAS does not share out among threads, which would change the sums, and take longer."""
+
 FEW_CLASSES = 64
 """With more classes, sums are taken in the order that is quickest; with so few or fewer, in one that has never changed, to the bit."""
 
@@ -486,6 +489,9 @@ class _SortedRows:
         for rows in row_blocks(self.prior.shape):
             product = space[: len(self.labels[rows])]
             np.take(by_label, self.labels[rows], axis=0, out=product, mode="clip")
+            if FEW_CLASSES < len(noise) <= SERIAL:
+                np.vecdot(product, self.prior[rows], out=found[rows])
+                continue
             product *= self.prior[rows]
             product.sum(axis=1, out=found[rows])
         return found
@@ -523,8 +529,8 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _parts_of(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of a vector of float64, of at most ``BLOCK_BYTES``."""
-    size = BLOCK_BYTES // 8
+    """Slices of a vector, of at most ``SERIAL`` numbers."""
+    size = min(SERIAL, BLOCK_BYTES // 8)
     return (slice(start, min(start + size, shape[0])) for start in range(0, shape[0], size))
 
 
@@ -553,7 +559,7 @@ def leap_ahead(before: _Place, here: _Place) -> Float | None:
         if end[part].min() < 0:
             return None
     noise, share = _parts(end)
-    if not noise.all() or share >= 1:
+    if not noise.min() > 0 or share >= 1:
         return None
     for rows in row_blocks(noise.shape):
         noise[rows] /= noise[rows].sum(axis=1, keepdims=True)

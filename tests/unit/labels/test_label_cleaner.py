@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from contextlib import nullcontext
 
@@ -386,6 +387,23 @@ def test_an_accuracy_below_chance_is_warned_of() -> None:
         LabelCleaner(classes=["cat", "ant", "bee"]).fit(probs, NAMES[given])  # as the model's columns are not
     with pytest.warns(UserWarning, match=below):
         LabelCleaner().fit(probs[np.argsort(given, kind="stable")][::-1], np.sort(given))  # rows of other images
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_memory_is_that_of_a_few_tables_as_large_as_the_probabilities(trusted: bool) -> None:
+    rng = np.random.default_rng(12)
+    n_images, n_classes = 800, 100
+    true = rng.integers(0, n_classes, n_images)
+    probs = 0.2 * rng.dirichlet(np.full(n_classes, 0.5), n_images) + 0.8 * np.eye(n_classes)[true]
+    given = np.where(rng.random(n_images) < 0.8, true, rng.integers(0, n_classes, n_images))
+    tracemalloc.start()
+    try:
+        cleaner = LabelCleaner(classes=range(n_classes), trusted=trusted).fit(probs, given)
+        _, highest = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert cleaner.is_wrong_[given != true].mean() > 0.9
+    assert highest < 8 * probs.nbytes + 20 * 8 * n_classes**2
 
 
 def test_torch_is_not_needed():

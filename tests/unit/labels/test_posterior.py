@@ -489,3 +489,16 @@ def test_a_student_is_judged_with_what_is_known_of_the_users():
     assert other == temperature
     np.testing.assert_array_equal(permuted, probs[order])
     assert judge_by_student(too_sharp, noise.T[given], most=0.65)[0] <= 0.65
+
+
+@pytest.mark.parametrize(("name", "value"), [("FEW_CLASSES", 2), ("BLOCK_BYTES", 200)])
+def test_many_classes_and_small_blocks_change_roundings_alone(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+    rng = np.random.default_rng(11)
+    probs, given = rng.dirichlet(np.full(9, 0.2), 400), rng.integers(0, 7, 400)  # two classes have no label
+    guesses = rng.dirichlet(np.full(9, 1.0), 400)[:, 0]
+    expected = posterior.estimate_noise_matrix(probs, given, guesses=guesses)
+    monkeypatch.setattr(posterior, name, value)
+    found = posterior.estimate_noise_matrix(probs, given, guesses=guesses)
+    assert found.iterations == expected.iterations > 5
+    for field in ("noise_matrix", "posterior", "likelihood", "log_likelihood", "left_out_likelihood", "guess_share"):
+        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-9, atol=1e-12, err_msg=field)
