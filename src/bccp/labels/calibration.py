@@ -18,8 +18,8 @@ from bccp.labels.posterior import (
     combine,
     estimate_noise_matrix,
     fit_noise,
+    for_each_block,
     given_probability,
-    row_blocks,
 )
 
 SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
@@ -95,8 +95,7 @@ def apply_temperature(logprobs: npt.ArrayLike, temperature: float) -> Float:
     """
     scores = np.asarray(logprobs, np.float64)
     found = np.empty(scores.shape)
-    for rows in row_blocks(scores.shape):
-        _soften(scores[rows], temperature, found[rows])
+    for_each_block(scores.shape, lambda rows: _soften(scores[rows], temperature, found[rows]))
     return found
 
 
@@ -104,17 +103,22 @@ def temper(probs: npt.ArrayLike, temperature: float) -> Float:
     """:func:`apply_temperature` to probabilities, shape (N, K); one that was rounded to 0 is not impossible."""
     table = np.asarray(probs, np.float64)
     found = np.empty(table.shape)
-    for rows in row_blocks(table.shape):
-        _soften(clipped_log(table[rows]), temperature, found[rows])
+    for_each_block(table.shape, lambda rows: _soften(clipped_log(table[rows]), temperature, found[rows]))
     return found
 
 
 def _guesses(probs: npt.ArrayLike, softness: float, given: npt.ArrayLike) -> Float:
     """The probability of each image's given label at a temperature, shape (N,)."""
     table, labels = np.asarray(probs, np.float64), np.asarray(given, np.int64)
-    return np.concatenate(
-        [given_probability(temper(table[rows], softness), labels[rows]) for rows in row_blocks(table.shape)] or [np.zeros(0)]
-    )
+    found = np.empty(len(table))
+
+    def guess(rows: slice) -> None:
+        softened = clipped_log(table[rows])
+        _soften(softened, softness, softened)
+        found[rows] = given_probability(softened, labels[rows])
+
+    for_each_block(table.shape, guess)
+    return found
 
 
 def _soften(scores: Float, temperature: float, out: Float) -> None:
@@ -286,8 +290,7 @@ def choose_offsets(probs: npt.ArrayLike, judge: Callable[[Float], tuple[Float, f
 def _shifted(probs: Float, offsets: Float) -> Float:
     """Probabilities, shape (N, K), with offsets of their logarithms, shape (K,)."""
     found = np.empty(probs.shape)
-    for rows in row_blocks(probs.shape):
-        _soften(clipped_log(probs[rows]) + offsets, 1.0, found[rows])
+    for_each_block(probs.shape, lambda rows: _soften(clipped_log(probs[rows]) + offsets, 1.0, found[rows]))
     return found
 
 

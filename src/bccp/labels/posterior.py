@@ -35,7 +35,9 @@ Z. C. Lipton, C. Elkan, B. Naryanaswamy: "Optimal Thresholding of Classifiers to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -237,11 +239,15 @@ def fit_noise(
         reached = float(np.log(evidence).sum() + _log_prior(noise, pseudo)) + NO_GUESSES * float(np.log1p(-share))
         by_label = rows.sums((1 - share) / evidence)
         counts, better = np.empty_like(noise), np.empty_like(place)  # expected labels, and the matrix that they ask for
-        for block in row_blocks(noise.shape):
+        wanted, _ = _parts(better)
+
+        def ask(block: slice) -> None:
             counted = counts[block]
             np.multiply(by_label.T[block], noise[block], out=counted)
             counted += pseudo[block]
-            np.divide(counted, counted.sum(axis=1, keepdims=True), out=_parts(better)[0][block])
+            np.divide(counted, counted.sum(axis=1, keepdims=True), out=wanted[block])
+
+        for_each_block(noise.shape, ask)
         n_guessed = float((share * guess / evidence).sum())
         better[-1] = n_guessed / (n_images + NO_GUESSES)
         return _Place(place, reached, counts, n_guessed, better)
@@ -399,6 +405,9 @@ BLOCK_BYTES = 2**18
 SERIAL = 8192
 """Scalar products of so many numbers or fewer BLAS does not share out among threads, which would change the sums, and take longer."""
 
+MANY_CELLS, MOST_THREADS = 500_000, 4
+"""Arrays of so many numbers are worked on by several threads, at most so many: memory is what limits more of them."""
+
 FEW_CLASSES = 64
 """With more classes, sums are taken in the order that is quickest; with so few or fewer, in one that has never changed, to the bit."""
 
@@ -441,38 +450,52 @@ class FittedNoise:
         _, share = _parts(self.here.place)
         n_counted, counts_by_label = self.here.counts.sum(axis=1), np.ascontiguousarray(self.here.counts.T)
         evidence_without = np.empty(len(self.labels))
-        for rows, own, likelihood in self._blocks():
+        likelihood_of = self._likelihood_of()
+
+        def leave_out(rows: slice) -> None:
             prior, guess = self.prior[rows], self.guess[rows]
+            own, likelihood = likelihood_of(rows)
             evidence = (prior * likelihood).sum(axis=1, keepdims=True)  # (m, 1), P(y | x)
             # each label's row and share without itself
             no_guess = (1 - share) * prior * own / evidence  # (m, K), P(z = j, no guess | x, y)
             without = (counts_by_label[self.labels[rows]] - no_guess) / (n_counted - no_guess)
             others = (self.here.n_guessed - share * guess / evidence[:, 0]) / (len(self.labels) - 1 + NO_GUESSES)
             evidence_without[rows] = (prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)
+
+        for_each_block(self.prior.shape, leave_out)
         return float(np.log(evidence_without).sum())
 
     def posterior(self) -> Float:
         """P(z = j | x, y), shape (N, K), in the order of the images."""
-        found = np.empty(self.prior.shape)
-        for rows, _, likelihood in self._blocks():
-            joint = self.prior[rows] * likelihood  # P(z = j, y | x)
+        found, likelihood_of = np.empty(self.prior.shape), self._likelihood_of()
+
+        def judge(rows: slice) -> None:
+            joint = self.prior[rows] * likelihood_of(rows)[1]  # P(z = j, y | x)
             found[self.order[rows]] = joint / joint.sum(axis=1, keepdims=True)
+
+        for_each_block(found.shape, judge)
         return found
 
     def likelihood(self) -> Float:
         """P(y | z = j, x) of each image's label, shape (N, K), in the order of the images."""
-        found = np.empty(self.prior.shape)
-        for rows, _, likelihood in self._blocks():
-            found[self.order[rows]] = likelihood
+        found, likelihood_of = np.empty(self.prior.shape), self._likelihood_of()
+
+        def put(rows: slice) -> None:
+            found[self.order[rows]] = likelihood_of(rows)[1]
+
+        for_each_block(found.shape, put)
         return found
 
-    def _blocks(self) -> Iterator[tuple[slice, Float, Float]]:
-        """Rows, P(y | z = j) of their labels, and P(y | z = j, x), both of shape (m, K)."""
+    def _likelihood_of(self) -> Callable[[slice], tuple[Float, Float]]:
+        """From rows to P(y | z = j) of their labels and P(y | z = j, x), both of shape (m, K)."""
         noise, share = _parts(self.here.place)
         by_label = np.ascontiguousarray(noise.T)
-        for rows in row_blocks(self.prior.shape):
+
+        def likelihood_of(rows: slice) -> tuple[Float, Float]:
             own = by_label[self.labels[rows]]
-            yield rows, own, (1 - share) * own + share * self.guess[rows, np.newaxis]
+            return own, (1 - share) * own + share * self.guess[rows, np.newaxis]
+
+        return likelihood_of
 
 
 class _SortedRows:
@@ -485,15 +508,17 @@ class _SortedRows:
     def products(self, noise: Float) -> Float:
         """Σ_j prior[i, j] · noise[j, labels[i]], shape (N,)."""
         by_label = np.ascontiguousarray(noise.T)
-        found, space = np.empty(len(self.prior)), np.empty_like(self.prior[next(row_blocks(self.prior.shape), np.s_[:0])])
-        for rows in row_blocks(self.prior.shape):
-            product = space[: len(self.labels[rows])]
-            np.take(by_label, self.labels[rows], axis=0, out=product, mode="clip")
+        found = np.empty(len(self.prior))
+
+        def multiply(rows: slice) -> None:
+            product = by_label.take(self.labels[rows], axis=0)
             if FEW_CLASSES < len(noise) <= SERIAL:
                 np.vecdot(product, self.prior[rows], out=found[rows])
-                continue
+                return
             product *= self.prior[rows]
             product.sum(axis=1, out=found[rows])
+
+        for_each_block(self.prior.shape, multiply)
         return found
 
     def sums(self, weights: Float) -> Float:
@@ -526,6 +551,26 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices of the rows of an (N, K) array of float64, each of at most ``BLOCK_BYTES``, or of one row."""
     size = max(1, BLOCK_BYTES // (8 * shape[1]))
     return (slice(start, start + size) for start in range(0, shape[0], size))
+
+
+def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> None:
+    """Do something with each of :func:`row_blocks`; of large arrays in several threads, as blocks do not depend on each other."""
+    blocks = list(row_blocks(shape))
+    n_threads = 1
+    if shape[0] * shape[1] >= MANY_CELLS:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        n_threads = min(int(wanted) if wanted.isdigit() else cores, cores, MOST_THREADS, len(blocks))
+
+    def some(first: int) -> None:
+        for block in blocks[first::n_threads]:
+            work(block)
+
+    if n_threads <= 1:
+        some(0)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(some, range(n_threads)))
 
 
 def _parts_of(shape: tuple[int, ...]) -> Iterator[slice]:

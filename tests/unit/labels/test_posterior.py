@@ -491,7 +491,7 @@ def test_a_student_is_judged_with_what_is_known_of_the_users():
     assert judge_by_student(too_sharp, noise.T[given], most=0.65)[0] <= 0.65
 
 
-@pytest.mark.parametrize(("name", "value"), [("FEW_CLASSES", 2), ("BLOCK_BYTES", 200)])
+@pytest.mark.parametrize(("name", "value"), [("FEW_CLASSES", 2), ("BLOCK_BYTES", 200), ("MANY_CELLS", 1)])
 def test_many_classes_and_small_blocks_change_roundings_alone(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
     rng = np.random.default_rng(11)
     probs, given = rng.dirichlet(np.full(9, 0.2), 400), rng.integers(0, 7, 400)  # two classes have no label
