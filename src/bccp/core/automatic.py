@@ -74,8 +74,12 @@ def resolve_labels_of_days(section: Segregation, *, built_in: bool = False) -> N
 
 
 def folders_are_truth(section: Segregation) -> bool:
-    """Return False where the folders' names are the labels to be judged, under a resolved section ``segregation``."""
-    return section.label_source != "folder" or section.label == "ground_truth"
+    """Return False where the folders' names may be wrong, under a resolved section ``segregation``.
+
+    They are the labels to be judged, or every image is judged by the answers in a feedback file, and no day is trusted.
+    """
+    judged_whole = section.label_source == "file" and section.target_day == "monday"
+    return section.label == "ground_truth" or not (section.label_source == "folder" or judged_whole)
 
 
 def set_target_day(config: Config, day: str) -> None:

@@ -246,7 +246,7 @@ class Segregation:
     def relevant(self) -> dict[str, Any]:
         """Where all images are Monday, what is said of Tuesday does not matter; nor does ``label`` where folders are the truth anyhow."""
         moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
-        moot |= set() if self.label_source == "folder" else {"label"}
+        moot |= {"label"} if self.label_source == "simulated" or (self.label_source == "file" and self.target_day == "tuesday") else set()
         moot |= set() if self.label_source == "file" else {"feedback_format", "feedback_columns"}
         return _without(_flat(self), moot) | {"checks": self.checks.of_days()}
 

@@ -251,7 +251,8 @@ def segregate(
     seed : int
         From 0 up.
     folder_is_truth : bool, default True
-        Otherwise the target day's folders are given labels that may be wrong, and its truth is unknown.
+        Otherwise the target day's folders are given labels that may be wrong, and its truth is unknown; where users gave labels,
+        those alone count.
     named : collection of str, optional
         Images that a feedback file names: where the data brings no days, these are Tuesday.
     given : mapping of str to str, optional
@@ -274,7 +275,8 @@ def segregate(
     table = manifest[["image", "row", "label", "day"]].assign(group=np.asarray(groups))
     n_duplicates = int(table["group"].duplicated(keep=False).sum())
     table["day"] = _find_days(table, target_day, named)
-    table["stratum"] = [label or (given or {}).get(image, "") for image, label in zip(table["image"], table["label"], strict=True)]
+    own = table["label"] if folder_is_truth or not given else [""] * len(table)
+    table["stratum"] = [label or (given or {}).get(image, "") for image, label in zip(table["image"], own, strict=True)]
     left_out = {"no_label": int((table["stratum"] == "").sum())}
     table = table[table["stratum"] != ""]
     table["part"] = [split.part.get(image) for image in table["image"]] if split else ""

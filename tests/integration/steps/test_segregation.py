@@ -99,8 +99,17 @@ def test_a_feedback_file_makes_days_and_is_not_corrupted(clean: Path, tmp_path: 
     assert not (step.folders["segregated_data"] / "corrupted.npy").exists()
     truth = tables.read(step.folders["true_labels"] / "true_labels.csv")
     assert all(row.image.startswith(row.label) for row in truth.itertuples())
-    unmoved = run_on(clean, tmp_path / "2", label_source="file", feedback_file=str(file), target_day="monday")
-    assert set(tables.read(unmoved.folders["segregated_data"] / "splits.csv")["day"]) == {"monday"}
+
+
+def test_without_a_trusted_day_the_answers_in_a_feedback_file_are_all_that_is_known(clean: Path, tmp_path: Path) -> None:
+    file = tmp_path / "said.csv"
+    rows = [f"{label}/{i:04d}.png,{other}" for label, other in (("007", "NA"), ("NA", "007")) for i in range(10, 16)]
+    file.write_text("\n".join(["image,label", *rows]) + "\n", encoding="utf-8")
+    step = run_on(clean, tmp_path / "1", label_source="file", feedback_file=str(file), target_day="monday")
+    splits = tables.read(step.folders["segregated_data"] / "splits.csv")
+    assert (len(splits), set(splits["day"]), set(splits["label"])) == (12, {"monday"}, {""})  # no folder's name is a label, nor the truth
+    assert tables.read(step.folders["true_labels"] / "true_labels.csv").empty
+    assert any(line.startswith("left out: 48 no label") for line in step.said)
 
 
 def test_a_corruption_without_a_tuesday_is_said_to_do_nothing(clean: Path, tmp_path: Path) -> None:
