@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+
+from bccp.data.array_types import Images, Index, Mask, UInt8
 
 
 def duplicate_groups(sha256: Sequence[str], phash: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -44,3 +47,103 @@ def duplicate_groups(sha256: Sequence[str], phash: Sequence[str]) -> npt.NDArray
                 parent[max(a, b)] = min(a, b)
     _, groups = np.unique([root(i) for i in range(len(parent))], return_inverse=True)
     return groups.astype(np.int64)
+
+
+FINE_GRID, LEAST_SIDE = 16, 64
+"""Fields a side that pictures of equal hash are compared by, half as many where one of them is smaller than so many px: a field then still
+averages away what another encoding does to pixels."""
+
+OUTLIER, LEAST_OUTLIER = 14.0, 6.0
+"""A difference in one of 32 x 32 fields that is so many times the root mean square of all, and at least so many grey levels, is an object
+that came or went; other encodings of one picture spread theirs."""
+
+_OBJECT_GRID = 32
+_BLOCK_BYTES = 2**26
+
+
+def told_apart(manifest: pd.DataFrame, images: Images, *, tolerance: float | None) -> list[str]:
+    """Give images of equal perceptual hash that are no near copies hashes of their own.
+
+    The hash holds the coarsest shapes only: of a fixed camera's scenes it may be the same whatever small object stands in them. So pictures
+    of equal hash are compared as a model sees them, field by field of a grid, in colour. They are near copies where no field differs by
+    more than the tolerance, and none stands out from the others' differences.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``row, sha256, phash, width, height`` of N images. What :func:`told_apart` has added to a hash before is taken away first.
+    images : ndarray of uint8, shape (any, S, S, 3), or a view of such
+        Their pictures, by ``row``.
+    tolerance : float, optional
+        In grey levels of 255, from 0 up; with 0 only copies that a model cannot tell apart are near. Without it the hash alone decides.
+
+    Returns
+    -------
+    list of str, length N
+        The hash; ``+1``, ``+2``, … follow it from the second group of near copies on, in the order of their first images. Groups are
+        connected: an image may join two others that differ.
+    """
+    own = [phash.partition("+")[0] for phash in manifest["phash"]]
+    found = list(own)
+    if tolerance is None:
+        return found
+    table = pd.DataFrame({"phash": own, "place": range(len(own)), "sha256": manifest["sha256"].to_numpy(object)})
+    table["row"], table["side"] = manifest["row"].to_numpy(), manifest[["width", "height"]].min(axis=1).to_numpy()
+    shared = table[(table["phash"] != "") & table["phash"].duplicated(keep=False)]
+    for phash, members in shared.groupby("phash", sort=False):
+        different = members.drop_duplicates("sha256")
+        if len(different) == 1:
+            continue
+        coarse = FINE_GRID if different["side"].min() >= LEAST_SIDE else FINE_GRID // 2
+        pixels = np.concatenate([images[[row]] for row in different["row"].tolist()])
+        group = dict(zip(different["sha256"], _near_groups(pixels, coarse, tolerance).tolist(), strict=True))
+        for place, sha256 in zip(members["place"].tolist(), members["sha256"], strict=True):
+            found[place] = f"{phash}+{group[sha256]}" if group[sha256] else str(phash)
+    return found
+
+
+def _near_groups(pixels: UInt8, coarse: int, tolerance: float) -> Index:
+    """Group n pictures (n, S, S, 3) that are near copies, directly or by way of others; numbers by first appearance, shape (n,).
+
+    A picture is compared with the first of each group before it, and with the others of those groups that it is no near copy of the first
+    of. So the time grows as n where all are near copies, and as n² where none are.
+    """
+    fields, fine = _field_means(pixels, coarse), _field_means(pixels, _OBJECT_GRID)
+    rough = _field_means(pixels, coarse // 4).reshape(len(pixels), -1)  # each field the mean of 4 x 4 others
+    step = max(1, _BLOCK_BYTES // fine[0].nbytes)
+
+    def near(i: int, others: Index) -> list[int]:
+        found = list[int]()
+        for part in (others[start : start + step] for start in range(0, len(others), step)):
+            part = part[np.abs(rough[part] - rough[i]).max(axis=1) <= tolerance + 0.01]  # the rest would fail the next test
+            close = part[np.abs(fields[part] - fields[i]).max(axis=(1, 2, 3)) <= tolerance]
+            found += close[~_stands_out(fine[close] - fine[i])].tolist()
+        return found
+
+    groups = np.arange(len(pixels))
+    for i in range(1, len(pixels)):
+        before, is_first = groups[:i], groups[:i] == np.arange(i)
+        joined = near(i, np.flatnonzero(is_first))
+        joined += before[near(i, np.flatnonzero(~is_first & ~np.isin(before, joined)))].tolist()
+        if joined:
+            before[np.isin(before, joined)] = groups[i] = min(joined)
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def _stands_out(differences: npt.NDArray[np.float32]) -> Mask:
+    """Whether one of the fields differs by far more than all together, in each of m differences (m, G, G, 3)."""
+    size = np.abs(differences).max(axis=3)
+    most = size.max(axis=(1, 2), initial=0)
+    found: Mask = (most >= LEAST_OUTLIER) & (most > OUTLIER * np.sqrt(np.square(size).mean(axis=(1, 2))))
+    return found
+
+
+def _field_means(pixels: UInt8, grid: int) -> npt.NDArray[np.float32]:
+    """Means (n, G, G, 3) over G x G fields of pictures (n, S, S, 3), G at most S; a pixel on a border counts in part for both fields."""
+    side = pixels.shape[1]
+    edges = np.linspace(0, side, min(grid, side) + 1)
+    covered = np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side))
+    weight = (covered.clip(0) / np.diff(edges)[:, None]).astype(np.float32)  # (G, S)
+    rows = (weight @ one.astype(np.float32).reshape(side, -1) for one in pixels)  # (G, S * 3) each
+    both = [weight @ part.reshape(-1, side, 3).transpose(1, 0, 2).reshape(side, -1) for part in rows]  # (G, G * 3), turned
+    return np.stack([part.reshape(len(weight), len(weight), 3).transpose(1, 0, 2) for part in both])

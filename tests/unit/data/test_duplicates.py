@@ -1,0 +1,107 @@
+"""Images of one perceptual hash: near copies are one picture in other encodings, and not a camera's scenes that differ in an object."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from bccp.data import preprocessing
+from bccp.data.decoding.image_files import pillow_limits
+from bccp.data.duplicates import duplicate_groups, told_apart
+
+
+def scene(seed: int = 3) -> Image.Image:
+    """What a fixed camera sees: 240 x 160 px."""
+    rng = np.random.default_rng(seed)
+    grey = Image.fromarray(rng.integers(40, 200, (6, 9, 3), dtype=np.uint8)).resize((240, 160), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.clip(np.asarray(grey) + rng.normal(0, 2, (160, 240, 3)), 0, 255).astype(np.uint8))
+
+
+def with_object(image: Image.Image, x: int, y: int, colour: tuple[int, int, int] = (250, 240, 60), side: int = 8) -> Image.Image:
+    changed = image.copy()
+    changed.paste(colour, (x, y, x + side, y + side))
+    return changed
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def hashes(files: list[bytes], *, tolerance: float | None = 16, image_size: int = 32) -> list[str]:
+    """What follows the files' hashes at the end, where these are all equal."""
+    with pillow_limits(1_000_000):
+        found = preprocessing.pictures(files, image_size=image_size, resize="stretch")
+    pixels = np.stack([np.frombuffer(one.pixels, np.uint8).reshape(image_size, image_size, 3) for one in found])
+    table = {name: [getattr(one, name) for one in found] for name in ("sha256", "width", "height")}
+    own = told_apart(pd.DataFrame(table | {"row": range(len(found)), "phash": "hash"}), pixels, tolerance=tolerance)
+    return [hash_.removeprefix("hash") for hash_ in own]
+
+
+@pytest.mark.parametrize("image_size", [8, 16, 24, 32, 64])
+def test_scenes_that_differ_in_an_object_are_no_near_copies(image_size: int) -> None:
+    scenes = [with_object(scene(), x, y) for x, y in ((30, 30), (150, 30), (90, 100))]
+    assert hashes([encoded(one) for one in scenes], image_size=image_size, tolerance=8) == ["", "+1", "+2"]
+
+
+def test_a_small_or_a_faint_object_or_one_of_another_colour_tells_scenes_apart() -> None:
+    empty = encoded(scene())
+    assert hashes([empty, encoded(with_object(scene(), 40, 40, side=4))]) == ["", "+1"]
+    red, green = (with_object(scene(), 40, 40, colour) for colour in ((150, 40, 40), (40, 96, 40)))
+    assert hashes([encoded(red), encoded(green)]) == ["", "+1"]
+
+
+def test_other_encodings_of_a_picture_are_near_copies() -> None:
+    image = scene()
+    half = image.resize((120, 80), Image.Resampling.BICUBIC)
+    brighter = image.point(lambda value: min(255, value + 8))
+    files = [encoded(image), *(encoded(image, "JPEG", quality=quality) for quality in (40, 75, 95)), encoded(image, "WEBP", quality=70)]
+    assert hashes([*files, encoded(half), encoded(brighter)]) == [""] * 7
+
+
+def test_small_pictures_in_other_encodings_are_near_copies() -> None:
+    image = scene().resize((32, 32), Image.Resampling.LANCZOS)
+    assert hashes([encoded(image), encoded(image, "JPEG", quality=75), encoded(image, "JPEG", quality=90)]) == [""] * 3
+
+
+def test_copies_of_each_scene_are_near_copies_of_that_scene() -> None:
+    scenes = [with_object(scene(), x, 40) for x in (30, 150)]
+    files = [encoded(scenes[0]), encoded(scenes[1]), encoded(scenes[0], "JPEG", quality=80), encoded(scenes[1], "JPEG"), encoded(scenes[1])]
+    assert hashes(files) == ["", "+1", "", "+1", "+1"]
+
+
+def test_the_tolerance_decides_and_none_leaves_it_to_the_hash() -> None:
+    files = [encoded(scene()), encoded(with_object(scene(), 40, 40)), encoded(scene(), "JPEG", quality=60)]
+    assert hashes(files, tolerance=None) == ["", "", ""]
+    assert hashes(files, tolerance=0) == ["", "+1", "+2"]
+
+
+def test_groups_are_connected_by_the_slow_search_over_all_pairs() -> None:
+    rng = np.random.default_rng(1)
+    levels = rng.integers(0, 120, 40)
+    pixels = np.repeat(levels.astype(np.uint8), 16 * 16 * 3).reshape(-1, 16, 16, 3)
+    names = [str(i) for i in range(40)]
+    table = pd.DataFrame({"row": range(40), "sha256": names, "phash": "a", "width": 99, "height": 99})
+    found = pd.factorize(np.array(told_apart(table, pixels, tolerance=3)))[0]
+    alike = np.abs(levels[:, None] - levels) <= 3
+    for _ in range(40):
+        alike = (alike.astype(int) @ alike.astype(int)) > 0
+    assert ((found[:, None] == found) == alike).all()
+    assert 3 < len(set(found.tolist())) < 30
+
+
+def test_telling_apart_again_gives_the_same_and_copies_stay_together() -> None:
+    pixels = np.zeros((4, 16, 16, 3), np.uint8)
+    pixels[1:3] = 200
+    table = pd.DataFrame({"row": range(4), "sha256": list("abbc"), "phash": ["h", "h", "h", ""], "width": 99, "height": 99})
+    once = told_apart(table, pixels, tolerance=16)
+    assert once == ["h", "h+1", "h+1", ""]
+    assert told_apart(table.assign(phash=once), pixels, tolerance=16) == once
+    assert told_apart(table.assign(phash=once), pixels, tolerance=None) == ["h", "h", "h", ""]
+    assert duplicate_groups(table["sha256"], once).tolist() == [0, 1, 1, 2]
