@@ -16,6 +16,7 @@ sys.path.insert(0, json.loads(os.environ.get("BCCP_CONTEXT", "{}")).get("package
 from bccp.core import automatic
 from bccp.core.step_context import Step
 from bccp.data import checks, preprocessing
+from bccp.data.decoding import grey_levels
 from bccp.data.label_tables.columns import Columns
 from bccp.pipeline.step_runner import command_line
 from bccp.reporting import data_checks_page
@@ -39,6 +40,9 @@ def run(step: Step) -> None:
             table=config.table,
             columns=Columns.of(config.columns, "data.columns"),
             labelled_elsewhere=config.label_source == "file",
+            scale=grey_levels.asked(config.range),
+            near_copy_tolerance=config.near_copy_tolerance,
+            allow_lost_classes=config.allow_lost_classes,
         )
         for note in report.get("layout", []):
             step.emit(note)
@@ -67,6 +71,8 @@ def run(step: Step) -> None:
         + f", {exact['copies']} exact and {near['copies']} near duplicates, "
         f"{exact['across_classes'] + near['across_classes']} groups of them across classes"
     )
+    for line in preprocessing.notes(report):
+        step.emit(line)
     step.emit(checks.findings_sentence(found.findings, page))
 
 

@@ -26,6 +26,9 @@ from bccp.models.initialization import starting_model
 from bccp.models.offline_augmentation import augmented_set
 from bccp.pipeline.step_runner import command_line
 
+_KEPT = ("cleanup", "range", "max_pixels")
+"""What preprocessing reports, where it differs from the default, that the model's own pictures need too."""
+
 
 def run(step: Step) -> None:
     """Load, train, save, report."""
@@ -59,7 +62,7 @@ def run(step: Step) -> None:
             folder=folder,
             hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
         )
-        about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k == "cleanup"}
+        about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k in _KEPT}
         classifier.save_classifier(model, folder, about, last_state=history.last_state, history=history.table())
         if len(trained_on_before):
             np.save(folder / mlflow_flavor.TRAINED_ON_BEFORE, trained_on_before)

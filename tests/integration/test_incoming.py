@@ -207,7 +207,7 @@ def test_what_cannot_be_checked_is_one_sentence_and_nothing_is_kept(
 def test_a_reference_is_found_by_its_version_and_none_is_none(known: Path) -> None:
     ledger = Ledger(ledger_uri(None)[0])
     newest = incoming.find_reference("", ledger)
-    assert newest.size == (16, "stretch")
+    assert (newest.settings["image_size"], newest.settings["resize"]) == (16, "stretch")
     assert incoming.find_reference(newest.versions[0][:23], ledger).clean == newest.clean
     assert incoming.find_reference("none", ledger) is None
     with pytest.raises(BCCPError, match="no artifact clean_data:0"):

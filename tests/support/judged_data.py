@@ -33,7 +33,7 @@ def make_data(place: Path, *, target_day: str = "tuesday", permuted: bool = Fals
     for folder in folders.values():
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", pixels[order])
-    hashes = {"image": names, "sha256": [str(i) for i in range(n_images)], "phash": ["" for _ in names]}
+    hashes = {"image": names, "sha256": [str(i) for i in range(n_images)], "phash": ["" for _ in names], "mode": "RGB"}
     pd.DataFrame(hashes).iloc[order].to_csv(folders["clean_data"] / "manifest.csv", index=False)
     splits.iloc[order].to_csv(folders["segregated_data"] / "splits.csv", index=False)
     tables.write(pd.DataFrame({"label": CLASSES}), folders["segregated_data"] / "classes.csv")

@@ -62,7 +62,7 @@ class World:
         sha256 = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.images]
         clean = self._folder("clean_data")
         np.save(clean / "images.npy", self.images)
-        manifest = {"image": ids, "row": range(len(ids)), "sha256": sha256, "phash": sha256, "width": 8, "height": 8}
+        manifest = {"image": ids, "row": range(len(ids)), "sha256": sha256, "phash": sha256, "width": 8, "height": 8, "mode": "RGB"}
         tables.write(pd.DataFrame(manifest), clean / "manifest.csv")
         (clean / "report.json").write_text(json.dumps({"images": len(ids), "image_size": 8, "resize": "stretch"}), encoding="utf-8")
         self.versions = {"clean_data": self._publish("preprocessing", "clean_data", clean)}

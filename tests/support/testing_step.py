@@ -62,7 +62,7 @@ def make_data(place: Path, *, truth_known: bool = True) -> dict[str, Path]:
     (folders["clean_data"] / "report.json").write_text(json.dumps({"images": 40}), encoding="utf-8")
     images = pd.DataFrame({"image": [f"{i:02d}.png" for i in range(40)], "row": rng.permutation(40)})
     sha256 = [f"{i:016x}{'0' * 48}" for i in range(40)]
-    about = {"sha256": sha256, "phash": images["image"], "width": 8, "height": 8}
+    about = {"sha256": sha256, "phash": images["image"], "width": 8, "height": 8, "mode": "RGB"}
     tables.write(images[["image"]].assign(**about), folders["clean_data"] / "manifest.csv")
     images["day"] = np.where(images.index < 12, "monday", "tuesday")
     images["split"] = np.where(images.index < 30, "test", "train")

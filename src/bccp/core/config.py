@@ -14,7 +14,16 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bccp.core import automatic, paths
-from bccp.core.config_schema import Config, parse_augmentation, parse_cleanup, parse_columns, parse_metrics, parse_noise, parse_step_list
+from bccp.core.config_schema import (
+    Config,
+    parse_augmentation,
+    parse_cleanup,
+    parse_columns,
+    parse_metrics,
+    parse_noise,
+    parse_range,
+    parse_step_list,
+)
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.runtime.device import training_device
 
@@ -146,6 +155,8 @@ def check_choice(key: str, value: Any) -> None:
         parse_cleanup(value)
     elif rest == "columns" and "${" not in str(value):
         parse_columns(value, key)
+    elif key == "preprocessing.range":
+        parse_range(value)
     elif key == "test.metrics":
         parse_metrics(value)
     elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):

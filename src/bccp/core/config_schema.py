@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import json
+import math
 import re
 import typing
 import unicodedata
@@ -195,18 +196,23 @@ class Preprocessing:
     image_size: int = _number(4, 4096)
     resize: str = _choice("stretch", "pad", "crop")
     cleanup: Any = field()
+    range: Any = field()
     max_rejected_rate: float = _number(0, 1)
+    allow_lost_classes: bool = field()
     max_pixels: int = _number(1)
+    near_copy_tolerance: float | None = _number(0, 255)
     checks: Checks = field()
 
     def relevant(self) -> dict[str, Any]:
-        """A limit counts for the step that heeds it; where labels come from decides on a refusal only."""
-        return _without(_flat(self), {"label_source"}) | {"checks": self.checks.of_images()}
+        """A limit counts for the step that heeds it, where labels come from decides on a refusal only; what is installed may read HEIC."""
+        heic = {"heic": True} if find_spec("pi_heif") else {}
+        return _without(_flat(self), {"label_source"}) | {"checks": self.checks.of_images()} | heic
 
     def check(self) -> None:
-        """Refuse a clean-up that is none of the known, and write its parameters out; refuse columns that are none."""
+        """Refuse a clean-up, a range and columns that are none of the known, and write their parameters out."""
         self.cleanup = parse_cleanup(self.cleanup)
         self.columns = parse_columns(self.columns, "preprocessing.columns")
+        self.range = parse_range(self.range)
 
 
 @dataclass(kw_only=True)
@@ -662,6 +668,16 @@ def parse_cleanup(value: Any) -> list[dict[str, dict[str, Any]]]:
                 )
         steps.append({name: parameters})
     return steps
+
+
+def parse_range(value: Any) -> str | list[float]:
+    """``auto``, ``file``, or two numbers."""
+    if isinstance(value, str) and value in ("auto", "file"):
+        return value
+    numbers = [end for end in value if type(end) in (int, float) and math.isfinite(end)] if isinstance(value, list) else []
+    if len(numbers) != 2 or numbers != value or numbers[0] >= numbers[1]:
+        raise BCCPError(f"preprocessing.range={value} is not accepted: give auto, file, or two numbers, the lower one first: [0,4095]")
+    return numbers
 
 
 def parse_augmentation(value: Any) -> str | list[Any]:

@@ -131,6 +131,8 @@ class Listing:
     files : list of File
     left_out_names : Counter of str
         For each part of their names for which they were left out (:func:`hidden_part`), how many.
+    folders : set of str
+        All folders but hidden ones and a system's.
     """
 
     def __init__(self, shown: str, max_bytes: int) -> None:
@@ -138,6 +140,7 @@ class Listing:
         self.max_bytes = max_bytes
         self.files: list[File] = []
         self.left_out_names: Counter[str] = Counter()
+        self.folders: set[str] = set()
         self._total = 0
 
     @property
@@ -164,6 +167,18 @@ class Listing:
         self._total += size
         if self._total > self.max_bytes:
             raise too_large(self.shown, self.max_bytes)
+
+    def add_folder(self, name: str) -> None:
+        """Take note of a folder, which may turn out to be empty."""
+        if name and not is_hidden(name) and not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):
+            self.folders.add(name)
+
+    def empty_folders(self, files: Sequence[File]) -> list[str]:
+        """The folders without a file in them, below the wrapper folders that :meth:`finished` has stripped from ``files``, sorted."""
+        filled = {parent for file in self.files for parent in itertools.accumulate(file.name.split("/")[:-1], "{}/{}".format)}
+        whole = min((file.name for file in self.files if file.name.endswith(files[0].name)), key=len)
+        top = whole.removesuffix(files[0].name)
+        return sorted(name.removeprefix(top) for name in self.folders - filled if name.startswith(top) and name != top)
 
     def finished(self, subfolder: str | None = None) -> list[File]:
         """The files with wrapper folders stripped, sorted by name.
@@ -281,6 +296,7 @@ def list_folder(root: Path, shown: str, max_bytes: int) -> Listing:
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         prefix = Path(folder).relative_to(root).as_posix() + "/" if folder != str(root) else ""
+        listing.add_folder(prefix[:-1])
         linked = [name for name in subfolders if os.path.islink(f"{folder}/{name}")]  # noqa: PTH114
         for name in (*names, *linked):
             path = Path(folder, name)
@@ -451,6 +467,7 @@ def _list_zip(archive: zipfile.ZipFile, listing: Listing, encoding: str | None) 
         name = _member_name(raw, shown)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if raw.endswith("/") or kind == stat.S_IFDIR:
+            listing.add_folder(name.rstrip("/"))
             continue
         if not is_hidden(name):
             if kind not in (0, stat.S_IFREG):
@@ -584,6 +601,7 @@ def _list_tar(stream: io.BufferedReader, listing: Listing) -> Listing:
         for member in archive:
             name = _member_name(member.name, shown)
             if member.isdir():
+                listing.add_folder(name.rstrip("/"))
                 continue
             if not is_hidden(name):
                 if member.issym() or member.islnk():

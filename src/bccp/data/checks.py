@@ -32,6 +32,7 @@ from bccp.data.dataset import Days
 from bccp.data.drift import SURE, Drift, drifted, once_each
 from bccp.data.duplicates import duplicate_groups
 from bccp.data.image_statistics import BLURRED, BRIGHT, DARK, MOST_PIXELS, quality
+from bccp.data.preprocessing import is_nearly_constant
 
 MANIFEST_DTYPES = {"row": int, "width": int, "height": int}
 """The numbers of a manifest."""
@@ -82,7 +83,7 @@ def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFr
     Parameters
     ----------
     manifest : DataFrame
-        ``image, label, sha256, phash, width, height``; one row an image.
+        ``image, row, label, sha256, phash, width, height, mode``; one row an image.
     report : mapping
         What :func:`bccp.data.preprocessing.describe` says of them, with ``image_size``.
     told : DataFrame
@@ -105,12 +106,13 @@ def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFr
     groups = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
     labelled = manifest["label"].where(manifest["label"] != "")
     small = manifest[["width", "height"]].min(axis=1) < report["image_size"]
+    flat = is_nearly_constant(manifest, lambda rows: told["contrast"].to_numpy()[manifest.index.get_indexer(rows.index)])
     return [
         _imbalance(report["classes"]),
         share("dark", told["dark"] >= MOST_PIXELS, f"are dark ({MOST_PIXELS:.0%} of their pixels below {DARK} of 255)"),
         share("bright", told["bright"] >= MOST_PIXELS, f"are bright ({MOST_PIXELS:.0%} of their pixels above {BRIGHT} of 255)"),
-        share("flat", manifest["phash"] == "", "are nearly of one colour, or plain stripes"),
-        share("blurred", (told["sharpness"] < BLURRED) & (manifest["phash"] != ""), "are blurred, at the size that a model sees"),
+        share("flat", flat, "are nearly of one colour, or plain stripes"),
+        share("blurred", (told["sharpness"].to_numpy() < BLURRED) & ~flat, "are blurred, at the size that a model sees"),
         _odd("tiny", odd["tiny"], n, "have a side of only a few px"),
         _odd("long", odd["extreme_aspect_ratio"], n, "are much longer than wide"),
         share("enlarged", small, f"have a side below {report['image_size']} px, and are enlarged"),

@@ -95,33 +95,34 @@ def told_apart(manifest: pd.DataFrame, images: Images, *, tolerance: float | Non
         if len(different) == 1:
             continue
         coarse = FINE_GRID if different["side"].min() >= LEAST_SIDE else FINE_GRID // 2
-        pixels = np.concatenate([images[[row]] for row in different["row"].tolist()])
-        group = dict(zip(different["sha256"], _near_groups(pixels, coarse, tolerance).tolist(), strict=True))
+        group = dict(zip(different["sha256"], _near_groups(images, different["row"].tolist(), coarse, tolerance).tolist(), strict=True))
         for place, sha256 in zip(members["place"].tolist(), members["sha256"], strict=True):
             found[place] = f"{phash}+{group[sha256]}" if group[sha256] else str(phash)
     return found
 
 
-def _near_groups(pixels: UInt8, coarse: int, tolerance: float) -> Index:
-    """Group n pictures (n, S, S, 3) that are near copies, directly or by way of others; numbers by first appearance, shape (n,).
+def _near_groups(images: Images, rows: Sequence[int], coarse: int, tolerance: float) -> Index:
+    """Group the n pictures in some rows that are near copies, directly or by way of others; numbers by first appearance, shape (n,).
 
     A picture is compared with the first of each group before it, and with the others of those groups that it is no near copy of the first
     of. So the time grows as n where all are near copies, and as n² where none are.
     """
-    fields, fine = _field_means(pixels, coarse), _field_means(pixels, _OBJECT_GRID)
-    rough = _field_means(pixels, coarse // 4).reshape(len(pixels), -1)  # each field the mean of 4 x 4 others
-    step = max(1, _BLOCK_BYTES // fine[0].nbytes)
+    means = [[_field_means(images[[row]][0], grid) for grid in (coarse // 4, coarse)] for row in rows]
+    rough, fields = (np.stack([of[which] for of in means]) for which in range(2))  # each rough field is the mean of 4 x 4 others
+    # in whole grey levels: they are a quarter of the memory, and what stands out does so by more
+    fine = np.stack([np.rint(_field_means(images[[row]][0], _OBJECT_GRID)).astype(np.uint8) for row in rows])
+    step = max(1, _BLOCK_BYTES // (4 * fine[0].size))
 
     def near(i: int, others: Index) -> list[int]:
         found = list[int]()
         for part in (others[start : start + step] for start in range(0, len(others), step)):
-            part = part[np.abs(rough[part] - rough[i]).max(axis=1) <= tolerance + 0.01]  # the rest would fail the next test
+            part = part[np.abs(rough[part] - rough[i]).max(axis=(1, 2, 3)) <= tolerance + 0.01]  # the rest would fail the next test
             close = part[np.abs(fields[part] - fields[i]).max(axis=(1, 2, 3)) <= tolerance]
-            found += close[~_stands_out(fine[close] - fine[i])].tolist()
+            found += close[~_stands_out(fine[close].astype(np.float32) - fine[i])].tolist()
         return found
 
-    groups = np.arange(len(pixels))
-    for i in range(1, len(pixels)):
+    groups = np.arange(len(rows))
+    for i in range(1, len(rows)):
         before, is_first = groups[:i], groups[:i] == np.arange(i)
         joined = near(i, np.flatnonzero(is_first))
         joined += before[near(i, np.flatnonzero(~is_first & ~np.isin(before, joined)))].tolist()
@@ -138,12 +139,12 @@ def _stands_out(differences: npt.NDArray[np.float32]) -> Mask:
     return found
 
 
-def _field_means(pixels: UInt8, grid: int) -> npt.NDArray[np.float32]:
-    """Means (n, G, G, 3) over G x G fields of pictures (n, S, S, 3), G at most S; a pixel on a border counts in part for both fields."""
-    side = pixels.shape[1]
+def _field_means(picture: UInt8, grid: int) -> npt.NDArray[np.float32]:
+    """Means (G, G, 3) over G x G fields of a picture (S, S, 3), G at most S; a pixel on a border counts in part for both fields."""
+    side = len(picture)
     edges = np.linspace(0, side, min(grid, side) + 1)
     covered = np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side))
     weight = (covered.clip(0) / np.diff(edges)[:, None]).astype(np.float32)  # (G, S)
-    rows = (weight @ one.astype(np.float32).reshape(side, -1) for one in pixels)  # (G, S * 3) each
-    both = [weight @ part.reshape(-1, side, 3).transpose(1, 0, 2).reshape(side, -1) for part in rows]  # (G, G * 3), turned
-    return np.stack([part.reshape(len(weight), len(weight), 3).transpose(1, 0, 2) for part in both])
+    rows = (weight @ picture.astype(np.float32).reshape(side, -1)).reshape(len(weight), side, 3)
+    found: npt.NDArray[np.float32] = np.tensordot(rows, weight, axes=(1, 1)).transpose(0, 2, 1)
+    return found

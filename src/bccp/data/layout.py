@@ -146,7 +146,9 @@ class Layout:
             day = day_name(folders.pop(0)) if folders else ""
             if not day:
                 return None
-        branch = self._branches[day]
+        branch = self._branches.get(day)
+        if branch is None:  # a day without any image
+            return None
         inside = "/".join([*folders, ""])
         folders = inside.removeprefix(branch.wrappers).split("/")[:-1] if inside.startswith(branch.wrappers) else []
         split = ""

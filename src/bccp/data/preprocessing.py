@@ -17,39 +17,43 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
-import warnings
 import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.data import own_tables, tables
+from bccp.data.decoding import grey_levels
+from bccp.data.decoding.grey_levels import Range, ValueCounts, chosen_range, kind_of_values
+from bccp.data.decoding.image_files import MAX_PIXELS, DecodedFile, UnreadableImageError, decode, is_deep_mode, pillow_limits
+from bccp.data.duplicates import told_apart
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import AUTO, REPORTED, DataLabels, find_labels, is_companion
 from bccp.data.label_tables.votes import VOTES, votes_table
 from bccp.data.layout import KnownNames, Layout, Place, recognize
 from bccp.data.scan_filters import Cleanup, clean_up
 
-IMAGE_FORMATS = (
-    "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "PCX", "TGA",
-)  # fmt: skip
-"""Formats that are read (MPO is a kind of JPEG). Left out: what Pillow starts another program for (EPS), and rarities."""
-
 FLAT_STD = 2.0
 """Standard deviation in grey levels (of 255) below which a picture counts as nearly constant."""
+
+TEXT_SUFFIXES = frozenset(
+    {
+        "", ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".html", ".htm",
+        ".log", ".py", ".ipynb", ".doc", ".docx",
+    }
+)  # fmt: skip
+"""A folder of nothing but such files that are no images is not taken for a class that was lost."""
 
 EXTREME_ASPECT = 5.0
 """Longer side : shorter side from which a picture's shape is reported as an anomaly."""
@@ -69,12 +73,11 @@ _GREY_PX = 32
 # Rows 0..7 of the type-II DCT on 32 points, the scale that scipy's unnormalised transform has: shape (8, 32).
 _DCT = 2 * np.cos(np.pi * np.arange(8)[:, None] * (2 * np.arange(_GREY_PX) + 1) / (2 * _GREY_PX))
 
+_NO_REMEDY = "truncated image|damaged image|decompression bomb|not an image"
+"""How reasons begin that tell nothing but what is wrong."""
+
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class UnreadableImageError(Exception):
-    """A file gives no picture; the message is the reason, ``kind`` or ``kind: detail``, that the quarantine lists."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class DecodedPicture:
         Pillow's names for what the file held.
     pixels : bytes
         S * S * 3 bytes: rows, columns, RGB.
+    metadata_ignored, is_reduced : bool
+        See :class:`bccp.data.decoding.image_files.DecodedFile`.
+    kind : str
+        ``integer`` or ``float`` where the file held grey values of more than 8 bits, else empty.
+    counts : ValueCounts or None
+        Of these values.
     """
 
     sha256: str
@@ -102,114 +111,10 @@ class DecodedPicture:
     mode: str
     format: str
     pixels: bytes
-
-
-@contextmanager
-def pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Have Pillow refuse truncated files and bombs as errors, and tell nothing through warnings; set back at the end.
-
-    These are settings of the whole process: enter this once around all decoding, before any threads start.
-
-    Parameters
-    ----------
-    max_pixels : int
-        A file whose header announces more pixels is refused before it is decoded.
-    """
-    before = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
-    Image.init()  # loads the decoders, which two threads must not do at once
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def decode(data: bytes) -> tuple[Image.Image, str, str]:
-    """Decode a file's bytes to an upright RGB picture; call it within ``pillow_limits``.
-
-    Of an animation the first frame counts, of a file of several pages the first page. Embedded colour profiles are not applied.
-
-    Parameters
-    ----------
-    data : bytes
-        A whole file.
-
-    Returns
-    -------
-    image : PIL.Image.Image
-        Mode RGB, full size.
-    mode, format : str
-        Pillow's names for what the file held.
-
-    Raises
-    ------
-    UnreadableImageError
-        The bytes are no image, a damaged one, or one of too many pixels.
-    """
-    if not data:
-        raise UnreadableImageError("empty file")
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as opened:
-            opened.load()
-            return to_rgb(opened), opened.mode, opened.format or ""
-    except UnidentifiedImageError:
-        raise UnreadableImageError("not an image") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        limit = f"more than preprocessing.max_pixels={Image.MAX_IMAGE_PIXELS} pixels"
-        raise UnreadableImageError(f"decompression bomb: {limit}") from None
-    except MemoryError:
-        raise  # tells about this machine, not about the file
-    except Exception as error:  # decoders of damaged files raise anything: struct.error, zlib.error, IndexError, ...
-        detail = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).split()) or type(error).__name__
-        kind = "truncated image" if "truncated" in detail.lower() else "damaged image"
-        raise UnreadableImageError(f"{kind}: {detail}") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a picture upright by its EXIF orientation and convert any mode to RGB; transparent parts become white.
-
-    Pictures of more than 8 bits keep their top 8: 16-bit integers are divided by 257. Integers beyond 16 bits, and floats beyond both 0..1
-    and 0..255, are stretched from their minimum and maximum to 0..255.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image
-        Decoded; any mode.
-
-    Returns
-    -------
-    PIL.Image.Image
-        Mode RGB.
-
-    Raises
-    ------
-    ValueError
-        A mode without a way to RGB, or floats that are not finite.
-    """
-    upright = ImageOps.exif_transpose(image) if image.getexif() else image
-    if upright.mode.startswith(("I", "F")):
-        upright = Image.fromarray(_to_8_bits(np.asarray(upright)))
-    if upright.has_transparency_data:
-        colours = upright.convert("RGBA")
-        canvas = Image.new("RGB", colours.size, "white")
-        canvas.paste(colours, mask=colours.getchannel("A"))
-        return canvas
-    return upright if upright.mode == "RGB" else upright.convert("RGB")
-
-
-def _to_8_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Grey values of any kind, shape (H, W), as uint8; see ``to_rgb``."""
-    grey = values.astype(np.float64)
-    low, high = float(grey.min()), float(grey.max())
-    if not np.isfinite([low, high]).all():
-        raise ValueError("pixels that are not finite numbers")
-    full = (1.0 if high <= 1 else 255.0) if values.dtype.kind == "f" else 65535.0
-    if low < 0 or high > full:
-        grey, full = grey - low, max(high - low, 1e-300)
-    return np.rint(grey * (255 / full)).astype(np.uint8)
+    metadata_ignored: bool = False
+    is_reduced: bool = False
+    kind: str = ""
+    counts: ValueCounts | None = None
 
 
 def fit_to_square(image: Image.Image, size: int, how: str) -> Image.Image:
@@ -299,6 +204,9 @@ def clean(
     table: str | None = None,
     columns: Columns | None = None,
     labelled_elsewhere: bool = False,
+    scale: Range | Literal["auto"] = "auto",
+    near_copy_tolerance: float | None = None,
+    allow_lost_classes: bool = False,
     needs_classes: bool = True,
     called: Callable[[str], str] = str,
 ) -> dict[str, Any]:
@@ -331,8 +239,15 @@ def clean(
         annotators are told apart, ``votes.csv`` is written, too.
     labelled_elsewhere : bool, default False
         Labels come from a file outside of the data: images in no class folders are taken without a label.
+    scale : Range or "auto"
+        What becomes black and white of grey values of more than 8 bits (:mod:`bccp.data.decoding.grey_levels`); ``auto``: chosen by all of
+        them.
+    near_copy_tolerance : float, optional
+        See :func:`bccp.data.duplicates.told_apart`; without it an equal perceptual hash makes near copies.
+    allow_lost_classes : bool, default False
+        Go on without a class of which nothing can be read.
     needs_classes : bool, default True
-        Otherwise classes may be too few or too small to be learnt from, or unknown.
+        Otherwise classes may be too few or too small to be learnt from, or unknown, or lost.
     called : callable, optional
         How errors name the image of an id.
 
@@ -344,29 +259,47 @@ def clean(
     Raises
     ------
     BCCPError
-        Folders whose layout is not understood, no image in a class folder, no readable one, too many unreadable ones, or classes too few
-        or too small.
+        Folders whose layout is not understood, no image in a class folder, no readable one, too many unreadable ones, a class that is lost,
+        or classes too few or too small.
     """
+    array = folder / "images.npy"
     with pillow_limits(max_pixels):
-        manifest, quarantine, placing = _stream(
+        manifest, quarantine, streamed = _stream(
             archive,
-            folder / "images.npy",
+            array,
             lambda files: _placing(files, layout, table, columns or Columns(key="data.columns"), labelled_elsewhere=labelled_elsewhere),
             image_size=image_size,
             resize=resize,
             threads=threads,
             cleanup=cleanup,
+            scale=scale,
         )
-    report = describe(manifest, quarantine) | {"image_size": image_size, "resize": resize}
+    placing = streamed.placing
+    images = np.load(array, mmap_mode="r") if len(manifest) else np.empty((0, image_size, image_size, 3), np.uint8)
+    by_hash = manifest["phash"]
+    manifest["phash"] = told_apart(manifest, images, tolerance=near_copy_tolerance)
+    report = describe(manifest, quarantine, images) | {"image_size": image_size, "resize": resize}
     if notes := placing.notes:
         report["layout"] = notes
     if placing.told:
         report[REPORTED] = {"tables": list(placing.told.tables), "named": table != AUTO}
     if cleanup:
         report["cleanup"] = list(cleanup)
+    if max_pixels != MAX_PIXELS:
+        report["max_pixels"] = max_pixels
+    if n_told_apart := int((manifest["phash"] != by_hash).sum()):
+        report["told_apart"] = n_told_apart
+    report |= streamed.reported()
+    if remedies := _remedies(quarantine):
+        report["remedies"] = remedies
     told = quarantine.assign(image=quarantine["image"].map(called))
     check_readable(manifest, told, max_rejected_rate=max_rejected_rate, needs_classes=needs_classes)
     if needs_classes and not placing.unlabelled:
+        lost = lost_classes(streamed.places, manifest)
+        if lost and not allow_lost_classes:
+            raise BCCPError(f"{_lost_sentence(lost, told)}: mend or remove them, or go on by preprocessing.allow_lost_classes=true")
+        if lost:
+            report["lost_classes"] = _lost_sentence(lost, told)
         _check_classes(manifest)
     if placing.told and placing.told.votes:
         tables.write(votes_table(placing.told.votes), folder / VOTES)
@@ -430,6 +363,50 @@ def _placing(files: zipfile.ZipFile, asked: str, table: str | None, columns: Col
     return _Placing(layout, told, unlabelled)
 
 
+def _remedies(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
+    """The reasons of files that are something else than a picture that is read, with their number and the first of them."""
+    known = quarantine[quarantine["reason"].str.contains(": ") & ~quarantine["reason"].str.match(_NO_REMEDY)]
+    return [
+        {"reason": reason, "files": len(files), "example": files["image"].iloc[0]} for reason, files in known.groupby("reason", sort=True)
+    ]
+
+
+@dataclass
+class _Streamed:
+    """What one stream through all files has found besides their pictures.
+
+    Attributes
+    ----------
+    placing : _Placing
+        What gives the images their places.
+    scale : Range
+        What grey values of more than 8 bits are scaled by.
+    values : dict of str to ValueCounts
+        These values, by kind.
+    metadata_ignored, reduced : list of str
+        Images whose metadata could not be read, and coloured ones of 16 bits a channel.
+    places : dict of (str, str) to list of str
+        The files of each day and class that may be images, readable or not; none for an empty folder.
+    """
+
+    placing: _Placing
+    scale: Range = None
+    values: dict[str, ValueCounts] = field(default_factory=dict)
+    metadata_ignored: list[str] = field(default_factory=list)
+    reduced: list[str] = field(default_factory=list)
+    places: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+    def reported(self) -> dict[str, Any]:
+        """For the report: only what there is to tell."""
+        told: dict[str, Any] = {} if self.scale is None else {"range": self.scale}
+        if self.values:
+            told["grey_values"] = {kind: grey_levels.described(counts, kind, self.scale) for kind, counts in sorted(self.values.items())}
+        for name, images in (("metadata_ignored", self.metadata_ignored), ("reduced_to_8_bits", self.reduced)):
+            if images:
+                told[name] = {"images": len(images), "examples": images[:_EXAMPLES]}
+        return told
+
+
 def _stream(
     archive: Path,
     array: Path,
@@ -439,21 +416,48 @@ def _stream(
     resize: str,
     threads: int,
     cleanup: Cleanup,
-) -> tuple[pd.DataFrame, pd.DataFrame, _Placing]:
-    """Read, decode and write in chunks; the manifest and the quarantine tell of all files."""
+    scale: Range | Literal["auto"],
+) -> tuple[pd.DataFrame, pd.DataFrame, _Streamed]:
+    """Read, decode and write in chunks; the manifest and the quarantine tell of all files.
+
+    Where a range is to be chosen by the whole set, pictures of more than 8 bits are written by that of their type first, and those that
+    another one was then chosen for once more. So a set without such pictures is read once.
+    """
     with zipfile.ZipFile(archive) as files:
         placing = find_placing(files)
         entries = [entry for entry in files.infolist() if not _is_no_candidate(files, entry) and not placing.is_left_out(entry.filename)]
         entries.sort(key=lambda entry: entry.filename)
         images = [entry.filename for entry in entries]
         workers = threads if sum(entry.file_size for entry in entries) >= POOL_MIN_BYTES * len(entries) else 1
+        found = _Streamed(placing, None if scale == "auto" else scale)
 
-        def read(chunk: list[zipfile.ZipInfo]) -> list[DecodedPicture | str]:
-            return pictures([files.read(entry) for entry in chunk], image_size=image_size, resize=resize, cleanup=cleanup)
+        def read(chunk: list[zipfile.ZipInfo]) -> tuple[list[DecodedPicture | str], dict[str, ValueCounts]]:
+            data = [files.read(entry) for entry in chunk]
+            some = pictures(data, image_size=image_size, resize=resize, cleanup=cleanup, scale=found.scale)
+            return _with_counts_summed(some, [placing.place(entry.filename) is not None for entry in chunk])
 
-        chunks = _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers)
-        outcomes = (outcome for chunk in chunks for outcome in chunk)
-        return *_write_rows(array, images, outcomes, image_size=image_size, placing=placing), placing
+        def outcomes() -> Iterator[DecodedPicture | str]:
+            for some, values in _in_order(read, _chunks(entries, picture_bytes=3 * image_size**2), workers):
+                for kind, counts in values.items():
+                    found.values[kind] = ValueCounts.sum([found.values[kind], counts]) if kind in found.values else counts
+                yield from some
+
+        manifest, quarantine = _write_rows(array, images, outcomes(), image_size=image_size, found=found)
+        for folder in (entry.filename for entry in files.infolist() if entry.is_dir()):
+            if (where := placing.place(f"{folder}image")) is not None:
+                found.places.setdefault((where[0], where[2]), [])
+        if scale == "auto" and (chosen := chosen_range(found.values)) is not None:
+            found.scale = chosen
+            deep = manifest.loc[manifest["mode"].map(is_deep_mode), ["image", "row"]]
+            row = dict(zip(deep["image"], deep["row"], strict=True))
+
+            def again(chunk: list[zipfile.ZipInfo]) -> list[tuple[int, bytes]]:
+                whole = [(row[entry.filename], decode(files.read(entry)).rgb(chosen)) for entry in chunk]
+                return [(n, fit_to_square(clean_up(image, cleanup), image_size, resize).tobytes()) for n, image in whole]
+
+            some_entries = [entry for entry in entries if entry.filename in row]
+            _rewrite_rows(array, _in_order(again, _chunks(some_entries, picture_bytes=3 * image_size**2), workers), len(manifest))
+        return manifest, quarantine, found
 
 
 def _is_no_candidate(files: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
@@ -464,7 +468,29 @@ def _is_no_candidate(files: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
         return own_tables.is_own_table(entry.filename, opened.read(own_tables.HEAD_BYTES))
 
 
-def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = ()) -> list[DecodedPicture | str]:
+def _with_counts_summed(
+    some: Sequence[DecodedPicture | str], placed: Sequence[bool]
+) -> tuple[list[DecodedPicture | str], dict[str, ValueCounts]]:
+    """Pictures without their counts of values, and the sums of those of pictures that have a place, by kind."""
+    parts: dict[str, list[ValueCounts]] = {}
+    for one, has_place in zip(some, placed, strict=True):
+        if isinstance(one, DecodedPicture) and one.counts is not None and has_place:
+            parts.setdefault(one.kind, []).append(one.counts)
+    light = [replace(one, counts=None) if isinstance(one, DecodedPicture) and one.counts is not None else one for one in some]
+    return light, {kind: ValueCounts.sum(of_kind) for kind, of_kind in parts.items()}
+
+
+def _rewrite_rows(path: Path, chunks: Iterable[list[tuple[int, bytes]]], n_rows: int) -> None:
+    """Replace some pictures in a .npy file of ``n_rows``."""
+    with path.open("r+b") as file:
+        for row, pixels in (one for chunk in chunks for one in chunk):
+            file.seek(-(n_rows - row) * len(pixels), io.SEEK_END)
+            file.write(pixels)
+
+
+def pictures(
+    files: Sequence[bytes], *, image_size: int, resize: str, cleanup: Cleanup = (), scale: Range = None
+) -> list[DecodedPicture | str]:
     """Decode, fingerprint, clean up and resize some files; call it within ``pillow_limits``.
 
     Parameters
@@ -472,41 +498,53 @@ def pictures(files: Sequence[bytes], *, image_size: int, resize: str, cleanup: C
     files : sequence of bytes, length n
         Whole files.
     image_size, resize
-        See ``fit``.
+        See :func:`fit_to_square`.
     cleanup
         See :func:`bccp.data.scan_filters.clean_up`.
+    scale
+        Of grey values of more than 8 bits: see :mod:`bccp.data.decoding.grey_levels`. The fingerprints do not depend on it.
 
     Returns
     -------
-    list of Picture or str, length n
+    list of DecodedPicture or str, length n
         The picture, or the reason why there is none.
     """
     greys: list[bytes] = []
-    outcomes: list[tuple[str, int, int, str, str, bytes] | str] = []
+    outcomes: list[tuple[Any, ...] | str] = []
     for data in files:
         try:
-            image, mode, kind = decode(data)
+            decoded = decode(data)
+            identity = decoded.identity()
         except UnreadableImageError as error:
             outcomes.append(str(error))
             continue
-        grey = image.convert("L")
+        grey = identity.convert("L")
         if grey.size != (_GREY_PX, _GREY_PX):
             grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
         greys.append(grey.tobytes())
+        image = decoded.rgb(scale) if decoded.is_deep else identity
         pixels = fit_to_square(clean_up(image, cleanup), image_size, resize).tobytes()
-        outcomes.append((pixel_digest(image), *image.size, mode, kind, pixels))
+        kind, counts = _told_of_values(decoded)
+        outcomes.append(
+            (
+                pixel_digest(identity),
+                *image.size,
+                decoded.mode,
+                decoded.format,
+                pixels,
+                decoded.metadata_ignored,
+                decoded.is_reduced,
+                kind,
+                counts,
+            )
+        )
     stack = np.frombuffer(b"".join(greys), np.uint8).reshape(-1, _GREY_PX, _GREY_PX)
     hashes = iter(perceptual_hashes(stack))
     return [found if isinstance(found, str) else DecodedPicture(found[0], next(hashes), *found[1:]) for found in outcomes]
 
 
-def is_image(data: bytes) -> bool:
-    """Return True for bytes that begin like an image of a format that is read."""
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS):
-            return True
-    except Exception:  # as in ``decode``
-        return False
+def _told_of_values(decoded: DecodedFile) -> tuple[str, ValueCounts | None]:
+    return (kind_of_values(decoded.values), ValueCounts.of(decoded.values)) if decoded.is_deep else ("", None)
 
 
 def _chunks(entries: Iterable[zipfile.ZipInfo], *, picture_bytes: int) -> Iterator[list[zipfile.ZipInfo]]:
@@ -537,11 +575,12 @@ def _in_order(work: Callable[[T], R], tasks: Iterator[T], workers: int) -> Itera
 
 
 def _write_rows(
-    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, placing: _Placing
+    path: Path, images: Sequence[str], outcomes: Iterable[DecodedPicture | str], *, image_size: int, found: _Streamed
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Append each usable picture to a .npy file, and list it or the reason why there is none.
 
-    Plain writes and not a memory map: the pages of a map that were written to would count as this process's memory.
+    What is found besides goes to ``found``. Plain writes and not a memory map: the pages of a map that were written to would count as this
+    process's memory.
     """
     rows: list[tuple[str | int, ...]] = []
     rejected: list[tuple[str, str]] = []
@@ -549,7 +588,10 @@ def _write_rows(
         _write_header(file, 0, image_size)
         for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
             progress.show("files", n, len(images))
-            where = placing.place(image)
+            where = found.placing.place(image)
+            if where is not None and not (isinstance(outcome, str) and PurePosixPath(image).suffix.lower() in TEXT_SUFFIXES):
+                day, _, label = where
+                found.places.setdefault((day, label), []).append(image)
             if isinstance(outcome, str):
                 rejected.append((image, outcome))
             elif where is None:
@@ -558,11 +600,13 @@ def _write_rows(
                 o, (day, split, label) = outcome, where
                 rows.append((image, len(rows), label, day, o.sha256, o.phash, o.width, o.height, o.mode, o.format, split))
                 file.write(o.pixels)
+                found.metadata_ignored += [image] if o.metadata_ignored else []
+                found.reduced += [image] if o.is_reduced else []
         file.seek(0)
         _write_header(file, len(rows), image_size)
     names = ["image", "row", "label", "day", "sha256", "phash", "width", "height", "mode", "format", "given_split"]
     manifest = pd.DataFrame(rows, columns=names)
-    if not placing.layout.splits or (placing.told and manifest.loc[manifest["label"] != "", "given_split"].nunique() < 2):
+    if not found.placing.layout.splits or (found.placing.told and manifest.loc[manifest["label"] != "", "given_split"].nunique() < 2):
         del manifest["given_split"]
     return manifest, pd.DataFrame(rejected, columns=["image", "reason"])
 
@@ -604,6 +648,37 @@ def check_readable(manifest: pd.DataFrame, quarantine: pd.DataFrame, *, max_reje
         )
 
 
+def lost_classes(places: Mapping[tuple[str, str], Sequence[str]], manifest: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
+    """Find classes of which nothing can be read.
+
+    Parameters
+    ----------
+    places : mapping of (str, str) to sequence of str
+        Day and class of all files that may be images, readable or not.
+    manifest : DataFrame
+        ``day, label`` of those that are.
+
+    Returns
+    -------
+    dict of (str, str) to list of str
+        Day and class, sorted, with the files.
+    """
+    read = set(zip(manifest["day"], manifest["label"], strict=True))
+    return {where: list(files) for where, files in sorted(places.items()) if where not in read and where[1]}
+
+
+def _lost_sentence(lost: Mapping[tuple[str, str], Sequence[str]], quarantine: pd.DataFrame) -> str:
+    """Which classes are lost, and why."""
+    reason = dict(zip(quarantine["image"], quarantine["reason"], strict=True))
+    parts = []
+    for (day, label), files in list(lost.items())[:_EXAMPLES]:
+        shown = f"{label!r}{f' of {day}' if day else ''}"
+        first = next((f", {name!r}: {reason[name]}" for name in files if name in reason), "")
+        parts.append(f"{shown} ({len(files)} {'file' if len(files) == 1 else 'files'}{first})" if files else f"{shown} (an empty folder)")
+    more = f" and {len(lost) - _EXAMPLES} more" if len(lost) > _EXAMPLES else ""
+    return f"no image can be read of the {'class' if len(lost) == 1 else 'classes'} {'; '.join(parts)}{more}"
+
+
 def _check_classes(manifest: pd.DataFrame) -> None:
     """Refuse images that nothing can be learned from; a label in the column ``label`` may be empty (unknown).
 
@@ -622,7 +697,33 @@ def _check_classes(manifest: pd.DataFrame) -> None:
         raise BCCPError(f"only one image in the class {few(single)}{alike}: each class needs at least two, and more to be split well")
 
 
-def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]:
+def is_nearly_constant(manifest: pd.DataFrame, contrast: Callable[[pd.Series[int]], npt.ArrayLike]) -> pd.Series[bool]:
+    """Which images have too little in them.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``row, phash, mode``.
+    contrast : callable
+        Gives the standard deviation of the grey levels, as a model sees them, of some rows. It decides where there are grey values of more
+        than 8 bits: they are hashed by the range of their type, which may leave nothing of them.
+    """
+    found = manifest["phash"] == ""
+    deep = found & manifest["mode"].map(is_deep_mode)
+    if deep.any():
+        found[deep] = np.asarray(contrast(manifest.loc[deep, "row"])) < FLAT_STD
+    return found
+
+
+def telling_hashes(manifest: pd.DataFrame) -> pd.Series[str]:
+    """The perceptual hashes, empty for nearly constant images alone: one of more than 8 bits, of which the range of its type may leave
+    nothing to hash, has its digest in place of an empty one.
+    """
+    deep = manifest["mode"].map(is_deep_mode)
+    return manifest["phash"].where((manifest["phash"] != "") | ~deep, manifest["sha256"])
+
+
+def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame, images: npt.NDArray[np.uint8]) -> dict[str, Any]:
     """Report on the images: how many, of what kinds and sizes, which repeat, which look odd.
 
     Parameters
@@ -631,6 +732,8 @@ def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]
         One row an image: ``image, label, day, sha256, phash, width, height, mode, format``.
     quarantine : DataFrame
         ``image, reason``.
+    images : ndarray of uint8, shape (n, S, S, 3)
+        Their pictures, in the order of ``row``.
 
     Returns
     -------
@@ -643,7 +746,7 @@ def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]
     long, short = manifest[["width", "height"]].max(axis=1), manifest[["width", "height"]].min(axis=1)
     odd = {
         "extreme_aspect_ratio": long >= EXTREME_ASPECT * short,
-        "nearly_constant": manifest["phash"] == "",
+        "nearly_constant": is_nearly_constant(manifest, lambda rows: [images[row].mean(axis=2).std() for row in rows]),
         "tiny": short < TINY_PX,
     }
     return {
@@ -663,6 +766,30 @@ def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame) -> dict[str, Any]
             for name, mask in odd.items()
         },
     }
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What the user of an unusual set has to know, a line each.
+
+    Parameters
+    ----------
+    report : mapping
+        From :func:`clean`.
+    """
+    lines = [grey_levels.sentence(kind, told, report.get("range")) for kind, told in report.get("grey_values", {}).items()]
+    for one in report.get("remedies", []):
+        lines.append(f"{one['files']} {'file' if one['files'] == 1 else 'files'}, such as {one['example']!r}: {one['reason']}")
+    if reduced := report.get("reduced_to_8_bits"):
+        what = "colour images have 16 bits a channel, of which the upper 8 are used (preprocessing.range does not concern them)"
+        lines.append(f"{reduced['images']} {what}, such as {reduced['examples'][0]!r}")
+    if ignored := report.get("metadata_ignored"):
+        what = "images have metadata that cannot be read, and perhaps an orientation in them: they were ignored"
+        lines.append(f"{ignored['images']} {what}, such as {ignored['examples'][0]!r}")
+    if n := report.get("told_apart"):
+        lines.append(f"{n} images share another's perceptual hash and differ by more than preprocessing.near_copy_tolerance: no copies")
+    if lost := report.get("lost_classes"):
+        lines.append(f"preprocessing.allow_lost_classes=true: {lost}")
+    return lines
 
 
 def _counts(values: Iterable[str]) -> dict[str, int]:

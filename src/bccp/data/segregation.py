@@ -610,7 +610,9 @@ def _require(table: pd.DataFrame, least: int, needed: str) -> None:
         counts = [f"{name!r} ({_number(n_images[name])}, {n_groups[name]} different)" for name in small[:_N_EXAMPLES]]
         more = f" and {len(small) - _N_EXAMPLES} more" if len(small) > _N_EXAMPLES else ""
         more += KnownNames(set(n_images.index) - set(small)).describe_similar(small[0])
-        raise BCCPError(f"too few images of the classes {', '.join(counts)}{more}: each class needs at least {needed}")
+        told = "; copies and near copies count as one image (preprocessing.near_copy_tolerance says what is near)"
+        copies = told if any(n_groups[name] < n_images[name] for name in small) else ""
+        raise BCCPError(f"too few images of the classes {', '.join(counts)}{more}: each class needs at least {needed}{copies}")
 
 
 def _number(n_images: int) -> str:

@@ -91,13 +91,14 @@ def fetch(
     cache.mkdir(parents=True, exist_ok=True)
     to = FetchContext(cache, fetch_ledger, fetch_wandb)
     with source(data).bring(to) as brought, _opened(brought, data, cache) as (listing, verified):
-        table = pack(listing.finished(data.subfolder), archive, shown=listing.shown)
+        files = listing.finished(data.subfolder)
+        table = pack(files, archive, shown=listing.shown, empty_folders=listing.empty_folders(files))
     if data.sha256 and not verified:
         _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
     return Fetched(table, dict(listing.left_out_names.most_common()))
 
 
-def pack(files: Sequence[File], archive: Path, *, shown: str) -> pd.DataFrame:
+def pack(files: Sequence[File], archive: Path, *, shown: str, empty_folders: Sequence[str] = ()) -> pd.DataFrame:
     """Stream files into a zip file whose bytes depend on their names and contents only.
 
     Parameters
@@ -108,6 +109,8 @@ def pack(files: Sequence[File], archive: Path, *, shown: str) -> pd.DataFrame:
         The zip file to make.
     shown : str
         How errors name the source.
+    empty_folders : sequence of str
+        Folders that get an entry of their own, for they may be classes without an image.
 
     Returns
     -------
@@ -129,6 +132,10 @@ def pack(files: Sequence[File], archive: Path, *, shown: str) -> pd.DataFrame:
                     digest.update(chunk)
                     target.write(chunk)
             rows.append((file.name, file.size, digest.hexdigest()))
+        for folder in empty_folders:
+            entry = zipfile.ZipInfo(f"{folder}/", _DATE)
+            entry.create_system, entry.external_attr = 3, 0o40755 << 16 | 0x10
+            packed.writestr(entry, b"")
     return pd.DataFrame(rows, columns=["image", "bytes", "sha256"])
 
 
@@ -432,7 +439,8 @@ class _Own:
 
 
 def _folder_digest(folder: Path, data: Data) -> str:
-    files = archives.list_folder(folder, _shown(data), data.max_bytes).finished()
+    listing = archives.list_folder(folder, _shown(data), data.max_bytes)
+    files = listing.finished()
 
     def read(file: File) -> str:
         digest = hashlib.sha256()
@@ -441,7 +449,8 @@ def _folder_digest(folder: Path, data: Data) -> str:
         return digest.hexdigest()
 
     digests = [digest_once(file.path, partial(read, file)) if file.path else read(file) for file in files]
-    return files_digest([file.name for file in files], digests)
+    empty = [f"{name}/" for name in listing.empty_folders(files)]
+    return files_digest([*(file.name for file in files), *empty], [*digests, *empty])
 
 
 def _shown(data: Data) -> str:

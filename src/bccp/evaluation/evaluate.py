@@ -16,6 +16,7 @@ from bccp.core.step_context import Step
 from bccp.data import galleries, label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
+from bccp.data.preprocessing import telling_hashes
 from bccp.evaluation import error_analysis, metrics, plots, scores
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
@@ -136,7 +137,7 @@ def explain_errors(step: Step, days: Days, model: ImageClassifier, judged: Judge
     ids = training["image"].tolist() if len(errors) else []
     blocks = (features(ids[first : first + _AT_ONCE]) for first in range(0, len(ids), _AT_ONCE))
     near = error_analysis.nearest_training(features(errors["image"].tolist()), blocks).position
-    constant = (known.loc[errors["image"], "phash"] == "").to_numpy()
+    constant = (telling_hashes(known.loc[errors["image"]]) == "").to_numpy()
     errors["slice"] = of_image.reindex(errors.index)  # an empty table would take all of its rows
     errors["action"] = error_analysis.what_to_fix(errors, training, near, constant)
     errors["nearest"] = [";".join(training["image"].iloc[places]) for places in near]
@@ -155,7 +156,7 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
         Of ``test``; the truth is not looked at.
     days : Days
     manifest : DataFrame
-        ``image, sha256, phash``.
+        ``image, sha256, phash, mode``.
 
     Returns
     -------
@@ -182,7 +183,7 @@ def training_images(step: Step, days: Days, manifest: pd.DataFrame) -> pd.DataFr
         doubted = judged["above_cutoff"] | (judged["believed"] != judged["given_label"])
         table.loc[here, "doubted"] = doubted.to_numpy()
     known = manifest.set_index("image").loc[table["image"]]
-    return table.assign(bad=error_analysis.bad_images(*(of.tolist() for of in (table["given"], known["sha256"], known["phash"]))))
+    return table.assign(bad=error_analysis.bad_images(*(of.tolist() for of in (table["given"], known["sha256"], telling_hashes(known)))))
 
 
 def _gallery(days: Days, errors: pd.DataFrame, training: pd.DataFrame, near: npt.NDArray[np.int64]) -> list[list[galleries.Tile]]:

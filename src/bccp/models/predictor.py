@@ -22,14 +22,12 @@ import torch
 
 from bccp.core import user_code
 from bccp.data import array_types
-from bccp.data.preprocessing import UnreadableImageError, decode, fit_to_square, pillow_limits
+from bccp.data.decoding.image_files import MAX_PIXELS, UnreadableImageError, decode, pillow_limits
+from bccp.data.preprocessing import fit_to_square
 from bccp.data.scan_filters import clean_up
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
 from bccp.models.served_inputs import UnusableInputError, image_file
-
-MAX_PIXELS = 100_000_000
-"""A file whose header announces more is taken for a decompression bomb."""
 
 N_TOP = 3
 """How many of the likeliest classes an answer lists."""
@@ -65,19 +63,21 @@ class ServedModel:
     ----------
     model : ImageClassifier
     about : mapping
-        ``model.json``: ``class_names``, K of them, ``resize`` and ``cleanup``.
+        ``model.json``: ``class_names``, K of them, ``resize``, and where they differ from the default ``cleanup``, ``range`` (of grey
+        values of more than 8 bits) and ``max_pixels``.
     """
 
     def __init__(self, model: ImageClassifier, about: dict[str, Any]) -> None:
         self.model, self.classes, self.resize = model, list(about["class_names"]), about.get("resize") or "stretch"
         self.cleanup = about.get("cleanup", ())
+        self.range, self.max_pixels = about.get("range"), int(about.get("max_pixels", MAX_PIXELS))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._lock = threading.Lock()  # Pillow's limits are the whole process's, and a server answers in threads
 
     def answers(self, files: Sequence[bytes]) -> list[Answer]:
         """Answer for whole files, in their order; one that is no image gets a reason, and the others their answers all the same."""
         found: list[Answer] = []
-        with self._lock, pillow_limits(MAX_PIXELS):
+        with self._lock, pillow_limits(self.max_pixels):
             for start in range(0, len(files), _BATCH):
                 found += self._batch(files[start : start + _BATCH])
         return found
@@ -88,7 +88,7 @@ class ServedModel:
         errors: list[str] = []
         for data in files:
             try:
-                pictures.append(np.asarray(fit_to_square(clean_up(decode(data)[0], self.cleanup), size, self.resize)))
+                pictures.append(np.asarray(fit_to_square(clean_up(decode(data).rgb(self.range), self.cleanup), size, self.resize)))
                 errors.append("")
             except UnreadableImageError as error:
                 errors.append(str(error).replace("preprocessing.max_pixels=", ""))

@@ -34,13 +34,13 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
     BCCPError
         If the feedback file cannot be used, or Tuesday is to be cut from doubtful labels (:func:`bccp.core.automatic.resolve_days`).
     """
-    from bccp.data import preprocessing  # decodes images, which not every step's environment can
+    from bccp.data.decoding import image_files  # decodes images, which not every step's environment can
 
     images = tables.read(raw / "files.csv")["image"].tolist()
     with zipfile.ZipFile(raw / "images.zip") as archive:
 
         def is_image(image: str) -> bool:
-            return preprocessing.is_image(archive.read(image))
+            return image_files.is_image(archive.read(image))
 
         found = layout.recognize(images, config.data.layout)
         labels = {image: place.label for image in images if (place := found.place(image)) and place.label}

@@ -32,6 +32,9 @@ from bccp.core.redaction import redact_url
 from bccp.core.runtime.threads import default_threads
 from bccp.data import checks, drift, layout, preprocessing, sources, tables
 from bccp.data.checks import Finding
+from bccp.data.decoding import grey_levels
+from bccp.data.decoding.image_files import MAX_PIXELS
+from bccp.data.duplicates import told_apart
 from bccp.pipeline import joined_batch
 from bccp.pipeline.compose import compose
 from bccp.reporting import data_checks_page
@@ -77,8 +80,14 @@ class Reference:
     @property
     def size(self) -> tuple[int, str]:
         """``preprocessing.image_size`` and ``.resize`` that it was cleaned with."""
+        return self.settings["image_size"], self.settings["resize"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its files were made pictures of the same kind by: arguments of :func:`bccp.data.preprocessing.clean`."""
         report = json.loads((self.clean[0] / "report.json").read_text(encoding="utf-8"))
-        return report["image_size"], report["resize"]
+        kept = {"image_size": report["image_size"], "resize": report["resize"], "cleanup": report.get("cleanup", ())}
+        return kept | {"scale": report.get("range"), "max_pixels": report.get("max_pixels", MAX_PIXELS)}
 
 
 class _Joined:
@@ -217,20 +226,27 @@ def check_batch(data: str, reference: Reference | None, options: Sequence[str], 
             raise BCCPError(f"DATA={data} is the batch {batch}, which was accepted already: {_place(batch)} holds it")
         prefix = _as_tuesday(parent / ARCHIVE, folder / ARCHIVE)
         section = checked.preprocessing
-        size, resize = reference.size if reference else (section.image_size, section.resize)
+        settings = {
+            "image_size": section.image_size,
+            "resize": section.resize,
+            "cleanup": section.cleanup,
+            "scale": grey_levels.asked(section.range),
+            "max_pixels": section.max_pixels,
+        }
+        if reference is not None:
+            settings = reference.settings | {"max_pixels": max(section.max_pixels, reference.settings["max_pixels"])}
         preprocessing.clean(
             folder / ARCHIVE,
             clean,
-            image_size=size,
-            resize=resize,
+            **settings,
             max_rejected_rate=section.max_rejected_rate,
-            max_pixels=section.max_pixels,
+            near_copy_tolerance=section.near_copy_tolerance,
             threads=checked.main.threads or default_threads(),
             layout=section.layout,
             needs_classes=False,
             called=lambda image: _as_given(data, image.removeprefix(prefix)),
         )
-        findings = _examine(batch, folder, clean, reference, section.checks, seed=checked.main.random_seed)
+        findings = _examine(batch, folder, clean, reference, section, seed=checked.main.random_seed)
         over = [found.check for found in findings if found.verdict == "over"]
         about = {"data": data, "status": "refused" if over else "waiting", "over": over}
         about |= {"reference": list(reference.versions) if reference else [], "archive": str(reference.archive or "") if reference else ""}
@@ -374,7 +390,7 @@ def _as_given(data: str, image: str) -> str:
 def _as_tuesday(archive: Path, target: Path) -> str:
     """Copy files so that all are Tuesday's: in a class folder, or without a label; what their names begin with that was not given so."""
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(target, "w") as copy:
-        names = source.namelist()
+        names = [name for name in source.namelist() if not name.endswith("/")]  # without entries of empty folders
         tops = {name.partition("/")[0] for name in names if "/" in name}
         days = {layout.day_name(top) for top in tops}
         if "monday" in days:
@@ -401,12 +417,17 @@ def _copy(source: zipfile.ZipFile, name: str, target: zipfile.ZipFile, new_name:
         shutil.copyfileobj(file, copy)
 
 
-def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None, limits: Any, *, seed: int) -> list[Finding]:
+def _examine(
+    batch: str, folder: Path, clean: Path, reference: Reference | None, section: config_schema.Preprocessing, *, seed: int
+) -> list[Finding]:
     """Check a batch and write its page."""
+    limits = section.checks
     alone = checks.check_images(clean, limits)
     findings, parts = alone.findings, data_checks_page.parts_of_images(clean, alone)
     if reference is not None:
-        known, new = _manifest(reference.clean), _manifest([clean])
+        joined = _manifest([*reference.clean, clean], section.near_copy_tolerance)
+        n_known = sum(len(tables.read(one / "manifest.csv")) for one in reference.clean)
+        known, new = joined[:n_known], joined[n_known:].reset_index(drop=True).assign(row=lambda table: np.arange(len(table)))
         views = _once(known, reference.clean), _once(new, [clean])
         rng = np.random.default_rng(seed)
         found = drift.drifted(*views, rng=rng)
@@ -421,10 +442,12 @@ def _examine(batch: str, folder: Path, clean: Path, reference: Reference | None,
     return findings
 
 
-def _manifest(folders: Sequence[Path]) -> pd.DataFrame:
-    """Manifests one below another; ``row`` counts through all arrays."""
+def _manifest(folders: Sequence[Path], near_copy_tolerance: float | None) -> pd.DataFrame:
+    """Manifests one below another; ``row`` counts through all arrays, and hashes tell images apart across them."""
     table = pd.concat([tables.read(folder / "manifest.csv", dtypes=checks.MANIFEST_DTYPES) for folder in folders], ignore_index=True)
-    return table.assign(row=np.arange(len(table)))
+    table = table.assign(row=np.arange(len(table)))
+    arrays = [np.load(folder / "images.npy", mmap_mode="r") for folder in folders]
+    return table.assign(phash=told_apart(table, _Joined(arrays, np.arange(len(table))), tolerance=near_copy_tolerance))
 
 
 def _once(manifest: pd.DataFrame, folders: Sequence[Path]) -> _Joined:

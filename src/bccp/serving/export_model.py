@@ -68,7 +68,8 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        What ``<out>.json`` holds: ``format, class_names, image_size, resize, cleanup, input, output, largest_difference``.
+        What ``<out>.json`` holds: ``format, class_names, image_size, resize, cleanup, input, output, largest_difference``, and ``range``
+        where the model has one.
 
     Raises
     ------
@@ -101,6 +102,7 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
             "image_size": size,
             "resize": about.get("resize") or "stretch",
             "cleanup": about.get("cleanup", []),
+            **({"range": about["range"]} if "range" in about else {}),
             "input": f"images: uint8 (n, {size}, {size}, 3), RGB, 0 to 255",
             "output": f"probabilities: float32 (n, {model.n_classes}), in the order of class_names",
             "largest_difference": difference,

@@ -297,3 +297,16 @@ def test_schema_and_yaml_name_the_same_keys_and_the_same_sections_in_the_same_or
     assert list(loaded) == list(schema)
     for name, kind in schema.items():
         assert sorted(loaded[name]) == sorted(f.name for f in dataclasses.fields(kind)), name
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("auto", "auto"), ("file", "file"), ([0, 4095], [0, 4095]), ("[-1000.5,3000]", [-1000.5, 3000])]
+)
+def test_a_range_is_auto_file_or_two_numbers(root: Path, value: Any, meant: object) -> None:
+    assert load(root, **{"preprocessing.range": value}).preprocessing.range == meant
+
+
+@pytest.mark.parametrize("value", ["type", [0], [0, 1, 2], [5, 5], [9, 1], ["a", "b"], None, [0, True], 4095])
+def test_a_range_that_is_none_is_refused(root: Path, value: Any) -> None:
+    with pytest.raises(BCCPError, match=r"^preprocessing\.range=.* is not accepted: give auto, file, or two numbers"):
+        load(root, **{"preprocessing.range": value})

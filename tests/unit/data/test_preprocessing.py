@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import struct
 import warnings
 import zipfile
@@ -21,8 +22,11 @@ from PIL import Image, ImageFile
 
 from bccp.core.errors import BCCPError
 from bccp.data import preprocessing, tables
+from bccp.data.decoding import image_files
+from bccp.data.decoding.image_files import UnreadableImageError, pillow_limits
 from bccp.data.duplicates import duplicate_groups
-from bccp.data.preprocessing import UnreadableImageError, decode, fit_to_square, pillow_limits
+from bccp.data.preprocessing import fit_to_square
+from support.awkward_files import png_chunk, png_with, tiff
 
 MAX_PIXELS = 1_000_000
 
@@ -37,6 +41,12 @@ def picture(seed: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
     """A smooth colour pattern, another for each seed."""
     pattern = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     return Image.fromarray(pattern).resize(size, Image.Resampling.BICUBIC)
+
+
+def decode(data: bytes) -> tuple[Image.Image, str, str]:
+    """The RGB picture that a file is by itself, and Pillow's names for what it held."""
+    found = image_files.decode(data)
+    return found.rgb(), found.mode, found.format
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
@@ -69,6 +79,7 @@ def clean(
     max_pixels: int = MAX_PIXELS,
     threads: int = 1,
     layout: str = "auto",
+    **options: Any,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -85,6 +96,7 @@ def clean(
         max_pixels=max_pixels,
         threads=threads,
         layout=layout,
+        **options,
     )
 
 
@@ -324,7 +336,7 @@ def test_rows_follow_the_sorted_ids_without_gaps_and_the_rest_is_quarantined(tmp
     files = two_classes()
     files |= {"cat/0a.png": b"", "dog/2.png": b"no picture", "cover.png": encoded(picture()), "a/zz.jpg": encoded(picture(9), "JPEG")[:300]}
     shuffled = dict(sorted(files.items(), key=lambda item: hashlib.sha256(item[0].encode()).hexdigest()))
-    report = clean(tmp_path, shuffled, image_size=24)
+    report = clean(tmp_path, shuffled, image_size=24, allow_lost_classes=True)
     manifest, pixels = manifest_of(tmp_path), np.load(tmp_path / "clean_data" / "images.npy", mmap_mode="r")
     bad = ["a/zz.jpg", "cat/0a.png", "cover.png", "dog/2.png"]
     assert manifest["image"].tolist() == sorted(set(files) - set(bad))
@@ -502,3 +514,211 @@ def test_tables_of_this_package_beside_the_images_are_none_of_them(tmp_path: Pat
     report = clean(tmp_path, two_classes() | own | {"cat/prices.csv": b"name,price\n"}, max_rejected_rate=0.2)
     assert (report["images"], report["rejected"]) == (8, 1)
     assert list(reasons_of(tmp_path)) == ["cat/prices.csv"]
+
+
+def deep_files(*, low: int = 7500, span: int = 400, n_each: int = 4) -> dict[str, bytes]:
+    """16-bit pictures of two classes that use a small part of their range."""
+    files = {}
+    for k, name in enumerate(("cat", "dog")):
+        for i in range(n_each):
+            grey = np.asarray(picture(100 * k + i).convert("L")).astype(float) / 255
+            files[f"{name}/{i}.png"] = encoded(Image.fromarray((low + span * grey).astype(np.uint16)))
+    return files
+
+
+def read_values(files: Mapping[str, bytes]) -> dict[str, Any]:
+    return {name: np.asarray(Image.open(io.BytesIO(data))) for name, data in sorted(files.items())}
+
+
+def test_a_set_that_uses_little_of_16_bits_is_scaled_by_its_percentiles_and_the_report_says_so(tmp_path: Path) -> None:
+    files = deep_files()
+    report = clean(tmp_path, files, image_size=30)
+    values = np.concatenate([pixels.ravel() for pixels in read_values(files).values()])
+    low, high = (int(end) for end in np.percentile(values, [0.5, 99.5], method="inverted_cdf"))
+    assert report["range"] == {"integer": [low, high]}
+    assert report["grey_values"]["integer"] | {"outside": 0} == {
+        "images": 8, "lowest": int(values.min()), "highest": int(values.max()), "percentiles": [low, high], "outside": 0,
+    }  # fmt: skip
+    (line,) = preprocessing.notes(report)
+    assert re.search(rf"8 images hold grey values of more than 8 bits, .*: {low:,} becomes black and {high:,} white", line)
+    assert report["anomalies"]["nearly_constant"]["images"] == 0
+    rows = np.load(tmp_path / "clean_data" / "images.npy")
+    for row, pixels in zip(rows, read_values(files).values(), strict=True):
+        grey = np.rint(((pixels.astype(float) - low) * (255 / (high - low))).clip(0, 255)).astype(np.uint8)
+        assert (row == np.asarray(fit_to_square(Image.fromarray(grey).convert("RGB"), 30, "stretch"))).all()
+
+
+def test_identity_is_an_images_own_whatever_the_range_of_the_set(tmp_path: Path) -> None:
+    files = deep_files()
+    others = {f"dog/wide{i}.png": encoded(Image.fromarray(np.linspace(0, 65535, 99 + i).astype(np.uint16)[None])) for i in range(9)}
+    kept = []
+    for number, options in enumerate(({}, {"scale": "file"}, {"scale": {"integer": [0, 9999]}})):
+        clean(tmp_path / f"{number}", files, **options)
+        kept.append(manifest_of(tmp_path / f"{number}"))
+    report = clean(tmp_path / "wide", files | others)
+    assert "range" not in report, "the set uses most of 16 bits"
+    with_others = manifest_of(tmp_path / "wide").set_index("image").loc[kept[0]["image"]]
+    for name in ("sha256", "phash"):
+        assert kept[0][name].tolist() == kept[1][name].tolist() == kept[2][name].tolist() == with_others[name].tolist()
+    for image, pixels in read_values(files).items():
+        by_type = Image.fromarray(np.rint(pixels * (255 / 65535)).astype(np.uint8)).convert("RGB")
+        assert with_others.loc[image, "sha256"] == preprocessing.pixel_digest(by_type)
+
+
+def test_pictures_of_which_the_range_of_their_type_leaves_nothing_are_no_copies(tmp_path: Path) -> None:
+    report = clean(tmp_path, deep_files(low=0, span=100))
+    assert report["exact_duplicates"]["copies"] == 0
+    assert manifest_of(tmp_path)["sha256"].nunique() == 8
+    assert clean(tmp_path / "again", deep_files(low=0, span=0))["exact_duplicates"]["copies"] == 7
+
+
+def test_8_bit_pictures_among_others_keep_their_pixels_and_a_set_of_them_alone_tells_nothing(tmp_path: Path) -> None:
+    plain = two_classes()
+    alone = clean(tmp_path / "alone", plain)
+    assert not {"range", "grey_values", "reduced_to_8_bits", "metadata_ignored", "told_apart", "lost_classes"} & set(alone)
+    clean(tmp_path / "mixed", plain | {f"cat/deep{i}.png": data for i, data in enumerate(deep_files().values())})
+    for image, row in manifest_of(tmp_path / "alone")[["image", "row"]].itertuples(index=False):
+        mixed = manifest_of(tmp_path / "mixed").set_index("image")
+        pixels = [
+            np.load(tmp_path / which / "clean_data" / "images.npy")[place]
+            for which, place in (("alone", row), ("mixed", mixed.loc[image, "row"]))
+        ]
+        assert (pixels[0] == pixels[1]).all()
+
+
+def test_a_set_of_8_bits_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = list[int]()
+    monkeypatch.setattr(preprocessing, "decode", lambda data: decoded.append(len(data)) or image_files.decode(data))
+    clean(tmp_path / "plain", two_classes())
+    assert len(decoded) == 8
+    clean(tmp_path / "deep", deep_files())
+    assert len(decoded) == 8 + 16
+
+
+@pytest.mark.parametrize("make", ["I;16", "I;16B", "I", "F", "white is 0"])
+def test_12_bits_are_told_apart_whatever_holds_them(tmp_path: Path, make: str) -> None:
+    files = {}
+    for name, values in read_values(deep_files(low=500, span=90)).items():
+        held = values.astype({"I": np.int32, "F": np.float32}.get(make, np.uint16))
+        held = 4095 - held if make == "white is 0" else held
+        files[name] = tiff(held, order=">" if make == "I;16B" else "<", photometric=0 if make == "white is 0" else 1)
+    clean(tmp_path, files, image_size=30)
+    rows = np.load(tmp_path / "clean_data" / "images.npy").astype(float)
+    for row, pixels in zip(rows, read_values(deep_files(low=500, span=90)).values(), strict=True):
+        wide = np.asarray(fit_to_square(Image.fromarray(pixels.astype(np.float32)), 30, "stretch"))
+        assert np.corrcoef(row[..., 0].ravel(), wide.ravel())[0, 1] > 0.99
+        assert row.std() > 20
+
+
+def test_strays_and_unreadable_pictures_have_no_part_in_the_range(tmp_path: Path) -> None:
+    files = deep_files()
+    strays = {"stray.png": encoded(Image.fromarray(np.full((40, 40), 65535, np.uint16)))}
+    strays["cat/nan.tif"] = encoded(Image.fromarray(np.array([[np.nan, 5e6]], np.float32)), "TIFF")
+    assert clean(tmp_path / "with", files | strays)["range"] == clean(tmp_path / "without", files)["range"]
+    assert reasons_of(tmp_path / "with") == {
+        "stray.png": "in no class folder", "cat/nan.tif": "damaged image: pixels that are not finite numbers",
+    }  # fmt: skip
+
+
+def test_a_set_of_one_grey_value_and_values_beyond_two_numbers_are_told(tmp_path: Path) -> None:
+    flat = {name: encoded(Image.fromarray(np.full((9, 9), 7500, np.uint16))) for name in deep_files(n_each=2)}
+    report = clean(tmp_path / "flat", flat)
+    assert "range" not in report
+    assert report["anomalies"]["nearly_constant"]["images"] == 4
+    report = clean(tmp_path / "numbers", deep_files(), scale={"integer": [0, 1], "float": [0, 1]})
+    assert "(100.0% of the values lie beyond)" in preprocessing.notes(report)[0]
+    assert "own lowest" in preprocessing.notes(clean(tmp_path / "file", deep_files(), scale="file"))[0]
+
+
+def test_the_range_is_the_same_for_any_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing, "POOL_MIN_BYTES", 0)
+    monkeypatch.setattr(preprocessing, "CHUNK_FILES", 3)
+    files = deep_files(n_each=9) | {f"cat/{i}.tif": tiff(picture_values(i)) for i in range(5)}
+    contents = []
+    for threads in (1, 3):
+        clean(tmp_path / str(threads), files, threads=threads)
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / str(threads) / "clean_data").iterdir()})
+    assert contents[0] == contents[1]
+    assert set(json.loads(contents[0]["report.json"])["range"]) == {"integer", "float"}
+
+
+def picture_values(seed: int) -> Any:
+    return np.random.default_rng(seed).normal(300, 20, (20, 20)).astype(np.float32)
+
+
+def test_metadata_that_cannot_be_read_and_colours_of_16_bits_are_counted(tmp_path: Path) -> None:
+    files = two_classes()
+    files["cat/0.png"] = png_with(files["cat/0.png"], png_chunk(b"iCCP", b""))
+    files["dog/0.tif"] = tiff(np.asarray(picture(60)).astype(np.uint16) * 257, photometric=2)
+    report = clean(tmp_path, files)
+    assert report["metadata_ignored"] == {"images": 1, "examples": ["cat/0.png"]}
+    assert report["reduced_to_8_bits"] == {"images": 1, "examples": ["dog/0.tif"]}
+    reduced, ignored = preprocessing.notes(report)
+    assert reduced.startswith("1 colour images have 16 bits a channel")
+    assert ignored.startswith("1 images have metadata that cannot be read")
+
+
+HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 40
+
+
+def test_files_of_other_kinds_are_told_with_the_remedy(tmp_path: Path) -> None:
+    report = clean(tmp_path, two_classes() | {"cat/a.heic": HEIC, "dog/b.heic": HEIC, "dog/c.pdf": b"%PDF-1.7", "dog/d.png": b"junk"})
+    assert report["rejected_by_reason"] == {"HEIC/HEIF picture": 2, "PDF document": 1, "not an image": 1}
+    first, second = preprocessing.notes(report)
+    assert first.startswith("2 files, such as 'cat/a.heic': HEIC/HEIF picture: to read it, pip install 'bccp[heic]'")
+    assert second.startswith("1 file, such as 'dog/c.pdf': PDF document: export")
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ({"eel/1.heic": HEIC, "eel/2.heic": HEIC}, "class 'eel' (2 files, 'eel/1.heic': HEIC/HEIF picture: to read it, pip install"),
+        ({"eel/1.jpg": b"<html>"}, "class 'eel' (1 file, 'eel/1.jpg': web page saved as an image"),
+        ({"eel/": b""}, "class 'eel' (an empty folder)"),
+        ({"eel/": b"", "fox/1.png": b"junk"}, "classes 'eel' (an empty folder); 'fox' (1 file, 'fox/1.png': not an image)"),
+    ],
+    ids=["HEIC", "web page", "empty", "two"],
+)
+def test_a_class_that_is_lost_is_named_and_stops_the_run(tmp_path: Path, lost: dict[str, bytes], said: str) -> None:
+    with pytest.raises(BCCPError) as caught:
+        clean(tmp_path / "stopped", two_classes() | lost)
+    assert str(caught.value).startswith(f"no image can be read of the {said}")
+    assert str(caught.value).endswith("mend or remove them, or go on by preprocessing.allow_lost_classes=true")
+    report = clean(tmp_path / "allowed", two_classes() | lost, allow_lost_classes=True)
+    assert said in preprocessing.notes(report)[-1]
+    assert clean(tmp_path / "new", two_classes() | lost, needs_classes=False)["images"] == 8
+
+
+def test_a_class_that_is_lost_on_one_day_is_named_with_the_day(tmp_path: Path) -> None:
+    files = {f"monday/{name}": data for name, data in two_classes().items()}
+    files |= {"tuesday/cat/1.png": encoded(picture(50)), "tuesday/dog/1.heic": HEIC}
+    with pytest.raises(BCCPError, match=r"^no image can be read of the class 'dog' of tuesday \(1 file"):
+        clean(tmp_path, files)
+
+
+def test_an_empty_day_is_no_class_that_was_lost(tmp_path: Path) -> None:
+    files = {f"monday/{name}": data for name, data in two_classes().items()}
+    assert clean(tmp_path, files | {"tuesday/cat/": b"", "tuesday/": b""})["images"] == 8
+
+
+def test_a_folder_of_texts_beside_the_classes_is_no_class_that_was_lost(tmp_path: Path) -> None:
+    assert clean(tmp_path, two_classes() | {"notes/readme.txt": b"words", "labels/1.txt": b"0 1 1"})["rejected"] == 2
+
+
+def test_scenes_of_a_fixed_camera_contradict_nothing(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (12, 18), dtype=np.uint8)
+    seen = Image.fromarray(coarse).resize((240, 160), Image.Resampling.BICUBIC)
+    files = {}
+    for name in ("empty", "part"):
+        for i in range(4):
+            noisy = np.clip(np.asarray(seen) + np.random.default_rng([i, len(name)]).normal(0, 2, (160, 240)), 0, 255).astype(np.uint8)
+            if name == "part":
+                noisy[60:66, 20 + 50 * i : 26 + 50 * i] = 0 if noisy[63, 23 + 50 * i] > 127 else 255
+            files[f"{name}/{i}.png"] = encoded(Image.fromarray(noisy))
+    by_hash = clean(tmp_path / "hash", files)["near_duplicates"]
+    assert (by_hash["groups"], by_hash["copies"], by_hash["across_classes"]) == (1, 7, 1)
+    report = clean(tmp_path / "pixels", files, near_copy_tolerance=16)
+    assert (report["near_duplicates"]["groups"], report["near_duplicates"]["across_classes"]) == (1, 0)
+    assert sorted(report["near_duplicates"]["examples"][0]) == [f"empty/{i}.png" for i in range(4)]
+    assert report["told_apart"] == 4
+    assert set(duplicate_groups(*(manifest_of(tmp_path / "pixels")[name] for name in ("sha256", "phash"))).tolist()) == set(range(5))

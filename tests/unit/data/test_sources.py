@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import sys
 import tarfile
 import time
@@ -95,6 +96,28 @@ def test_a_subfolder_holds_the_class_folders_and_what_lies_beside_it_does_not_co
     assert fetch(tmp_path, replace(data, subfolder="w"))[0].files["image"].tolist() == IDS
     with pytest.raises(BCCPError, match=r"data.subfolder='annotatd' \(did you mean 'annotated'\?\): name one of its folders, or null"):
         fetch(tmp_path, replace(data, subfolder="annotatd"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_empty_folders_are_kept_for_they_may_be_classes_without_an_image(tmp_path: Path, folder: Path, kind: str) -> None:
+    before = sources.source_fingerprint(config("folder", folder))
+    (folder / "w" / "Leer" / "deep").mkdir(parents=True)
+    (folder / "w" / "hidden").mkdir()
+    (folder / "w" / "hidden" / ".DS_Store").write_bytes(b"x")
+    (folder / "w" / ".git" / "objects").mkdir(parents=True)
+    (folder / "beside").mkdir()
+    place = folder
+    if kind == "zip":
+        place = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", folder))
+    elif kind == "tar":
+        place = tmp_path / "packed.tar"
+        with tarfile.open(place, "w") as archive:
+            archive.add(folder, ".")
+    found, data = fetch(tmp_path, config("folder" if kind == "folder" else "archive", place))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert [name for name in archive.namelist() if name.endswith("/")] == ["Leer/", "Leer/deep/", "hidden/"]
+    assert found.files["image"].tolist() == IDS
+    assert sources.source_fingerprint(config("folder", folder)) != before
 
 
 def test_the_archive_is_stored_with_fixed_dates_and_permissions(tmp_path: Path, folder: Path) -> None:

@@ -66,7 +66,7 @@ class DecodedFile:
     is_reduced: bool = False
     metadata_ignored: bool = False
 
-    @property
+    @functools.cached_property
     def is_deep(self) -> bool:
         """Whether it holds grey values of more than 8 bits, which a range scales."""
         return is_deep_mode(self.image.mode)
@@ -175,15 +175,19 @@ def decode(data: bytes) -> DecodedFile:
 
 def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: bool = False) -> DecodedFile:
     """Decode; a known ``orientation`` takes the place of the file's own."""
-    if metadata.is_raw_thumbnail(data):
-        raise UnreadableImageError(f"{RAW} (its first image is but a thumbnail)")
-    data, is_min_white = metadata.with_black_zero(data)
+    is_tiff, is_min_white, samples = data.startswith((b"II", b"MM")), False, None
+    if is_tiff:
+        if metadata.is_raw_thumbnail(data):
+            raise UnreadableImageError(f"{RAW} (its first image is but a thumbnail)")
+        data, is_min_white = metadata.with_black_zero(data)
+        samples = metadata.tiff_samples(data)
     formats = ("HEIF",) if is_heic(data) and _heif_is_read() else IMAGE_FORMATS
     try:
         with Image.open(io.BytesIO(data), formats=formats) as opened:
             mode, file_format = opened.mode, opened.format or ""
             is_reduced = not is_deep_mode(mode) and any(";16" in str(tile.args) for tile in opened.tile)
-            _expect_native_order(opened)
+            if is_tiff:
+                _expect_native_order(opened)
             opened.load()
             readable = True
             if orientation is None:
@@ -193,7 +197,6 @@ def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: b
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = f"more than preprocessing.max_pixels={Image.MAX_IMAGE_PIXELS} pixels"
         raise UnreadableImageError(f"decompression bomb: {limit}") from None
-    samples = metadata.tiff_samples(data)
     is_unsigned = mode == "I" and samples == ([32], [1])
     if mode == "L" and samples == ([8], [2]):  # signed, which Pillow takes for unsigned
         image, mode = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32)), "I"

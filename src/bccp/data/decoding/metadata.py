@@ -141,8 +141,10 @@ def turned_upright(image: Image.Image) -> tuple[Image.Image, bool]:
     except Exception:  # of metadata that may hold anything: struct.error, ValueError, SyntaxError, UnicodeError, ...
         value = _exif_orientation(blob)
         readable = value is not None
+    if value is None:
+        return image, readable
     number = _orientation_number(value)
-    readable &= number is not None or value is None
+    readable &= number is not None
     turn = _TURNS.get(number or 1)
     return (image if turn is None else image.transpose(turn)), readable
 
@@ -172,8 +174,10 @@ def _without_prefix(exif: bytes) -> bytes:
 
 def _is_whole_exif(exif: bytes) -> bool:
     """Whether EXIF data hold all that they announce; so do none."""
+    if not exif:
+        return True
     directory = TiffDirectory.first(_without_prefix(exif))
-    return not exif or (directory is not None and directory.is_whole)
+    return directory is not None and directory.is_whole
 
 
 def _exif_orientation(exif: bytes) -> int | None:
