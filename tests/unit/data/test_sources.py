@@ -33,7 +33,7 @@ IDS = ["Full  level/0.png", "Full  level/1 a.png", "Größe/notes.txt", "Größe
 
 def config(source: str, path: object = None, **changes: Any) -> Data:
     settings: dict[str, Any] = {"subfolder": None, "layout": "auto", "sha256": None, "refresh": False, "max_bytes": 1_000_000}
-    settings["zip_encoding"] = None
+    settings |= {"zip_encoding": None, "table": "auto", "columns": None}
     return Data(source=source, path=None if path is None else str(path), **(settings | changes))
 
 
@@ -328,6 +328,7 @@ def test_a_fingerprint_needs_no_heavy_package(tmp_path: Path, folder: Path) -> N
         "import sys; from bccp.data import sources; from bccp.core.config_schema import Data\n"
         f"for source, path in (('digits', None), ('folder', {str(folder)!r})):\n"
         "    settings = dict(subfolder=None, layout='auto', sha256=None, refresh=False, max_bytes=10**6, zip_encoding=None)\n"
+        "    settings |= dict(table=None, columns=None)\n"
         "    sources.source_fingerprint(Data(source=source, path=path, **settings))\n"
         "print(sorted({'torch', 'pandas', 'sklearn', 'numpy', 'mlflow', 'wandb', 'fsspec', 'gdown', 'kagglehub'} & set(sys.modules)))"
     )
