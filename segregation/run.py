@@ -23,7 +23,7 @@ from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
 from bccp.data.duplicates import duplicate_groups
 from bccp.data.label_tables.columns import Columns
-from bccp.data.label_tables.in_data import own_labels
+from bccp.data.label_tables.in_data import is_named, own_labels
 from bccp.data.label_tables.votes import majority
 from bccp.labels import feedback
 from bccp.pipeline.step_runner import command_line
@@ -67,7 +67,7 @@ def run(step: Step) -> None:
         segregation.Shares(**{name: getattr(config, name) for name in segregation.Shares.__annotations__}),
         target_day=config.target_day,
         seed=config.random_seed,
-        folder_is_truth=automatic.folders_are_truth(config),
+        folder_is_truth=automatic.folders_are_truth(config) or (config.label_source == "file" and is_named(clean)),
         named=said.named if said else None,
         given=given,
         split=split,

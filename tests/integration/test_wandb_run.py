@@ -378,7 +378,7 @@ def test_a_password_in_the_address_of_the_data_is_recorded_nowhere(
 ) -> None:
     address = "https://me:passw0rd@127.0.0.1:1/images.zip?token=t0ken"
     data = ["data.source=archive", f"data.path='{address}'", f"data.sha256={'0' * 64}"]
-    bccp.run(["main.execute_steps=[fetch_data]", *data])
+    bccp.run(["main.execute_steps=[fetch_data]", "main.target_day=monday", *data])
     (run,) = server.runs.values()
     assert run.values["path"] == "https://127.0.0.1:1/images.zip"
     told = "".join(capfd.readouterr()).encode()

@@ -49,8 +49,8 @@ def export_data(out: str, run: str, format_name: str, shard_bytes: int, apply_it
                 "from": shown,
                 "files": files,
                 "actions": counts,
-                "applied": exported.applied,
             }
+            | ({} if exported.applied else {"applied": False})
         )
     else:
         name, listed = exported.list_file.rpartition("/")[2], "every image" if format_name == "folder" else "what was written"

@@ -719,7 +719,7 @@ def telling_hashes(manifest: pd.DataFrame) -> pd.Series[str]:
     """The perceptual hashes, empty for nearly constant images alone: one of more than 8 bits, of which the range of its type may leave
     nothing to hash, has its digest in place of an empty one.
     """
-    deep = manifest["mode"].map(is_deep_mode)
+    deep = manifest["mode"].map(is_deep_mode).astype(bool)  # of no image too, where pandas knows no type
     return manifest["phash"].where((manifest["phash"] != "") | ~deep, manifest["sha256"])
 
 

@@ -22,7 +22,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from scipy.special import stdtrit
 
-from bccp.core import config, config_schema
+from bccp.core import automatic, config, config_schema
 from bccp.core.redaction import redact
 from bccp.core.run_summary import HEADLINES
 
@@ -400,6 +400,10 @@ def _followed(key: str, flat: Mapping[str, Any]) -> Any:
 def _ignored(given: Mapping[str, Any]) -> set[str]:
     """The keys of the steps' sections that neither their own step nor one that is linked to them heeds, under values by key."""
     flat = _defaults() | dict(given)
+    built_in = flat.get("data.source") == automatic.BUILT_IN
+    flat["noisy_labels.source"] = automatic.label_source(
+        flat["noisy_labels.source"], flat.get("noisy_labels.feedback_file"), built_in=built_in
+    )
     asked, heeded = set(), set()
     for step in ("segregation", "noisy_labels", "bayes_cutoff", "cp_sampling", "train", "test"):
         section = _built(config_schema.section_type(step), f"{step}.", flat)

@@ -76,10 +76,10 @@ def test_two_samplers_are_compared_directly_on_seeds_of_ones_own(
     monkeypatch.setattr("sys.argv", ["replay", *words, "--", "train.epochs=3"])
     replay.main()
     compared = [(21, "diverse"), (21, "random"), (22, "diverse"), (22, "random")]
-    assert [options[3:] for options in asked] == [
+    assert [options[4:] for options in asked] == [
         [f"main.random_seed={seed}", f"cp_sampling.type={kind}", "cp_sampling.ratio=0.5"] for seed, kind in compared
     ]
-    assert all({"data.source=folder", "train.epochs=3"} <= set(options) for options in asked)
+    assert all({"data.source=folder", "train.epochs=3", "noisy_labels.source=simulated"} <= set(options) for options in asked)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Replay, 2 seeds, 95% intervals"
     assert lines[5].startswith("| random, ratio 0.5 minus diverse, ratio 0.5 | 0.0000 ±")

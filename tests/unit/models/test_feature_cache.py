@@ -44,7 +44,7 @@ def make_data(place: Path) -> dict[str, Path]:
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", pixels)
     sha256 = [f"{i:064x}" for i in number]
-    manifest = pd.DataFrame({"image": names, "sha256": sha256, "phash": "", "width": SIZE, "height": SIZE})
+    manifest = pd.DataFrame({"image": names, "sha256": sha256, "phash": "", "mode": "RGB", "width": SIZE, "height": SIZE})
     tables.write(manifest, folders["clean_data"] / "manifest.csv")
     report = {"images": N_IMAGES, "image_size": SIZE, "resize": "stretch"}
     (folders["clean_data"] / "report.json").write_text(json.dumps(report), encoding="utf-8")

@@ -164,6 +164,12 @@ def own_labels(manifest: pd.DataFrame, clean: Path) -> pd.Series[str]:
     return manifest["label"] if about is None or about["named"] else manifest["label"].mask(manifest["label"] != "", "")
 
 
+def is_named(clean: Path) -> bool:
+    """Return True where labels come from a table that the user has named, and so vouches for beside a feedback file."""
+    about = json.loads((clean / "report.json").read_text(encoding="utf-8")).get(REPORTED)
+    return bool(about and about["named"])
+
+
 def _table_names(files: Mapping[str, int], images: Collection[str]) -> list[str]:
     """The files that may be tables, but for those of single images: named like one, or more of them in a folder than anybody has tables."""
     of_images = {_bare(image) for image in images}

@@ -247,7 +247,7 @@ def begin(config: DictConfig) -> Sweep:
         os.environ.pop("MLFLOW_TRACKING_URI")  # once is enough
     many = many_machines(launcher, about)
     keep_within_home()
-    if config.tracking.wandb != "disabled":
+    if config.tracking.get("wandb") != "disabled":
         wandb_client.check_variables()
     if many:
         check_reach(launcher, uri, shared_folder=config.tracking.shared_folder)
