@@ -110,6 +110,30 @@ def isolated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         shutil.rmtree(home)
 
 
+PACKAGES = {"PIL": "pillow", "scipy": "scikit-learn", "sklearn": "scikit-learn", "torch": "torch", "matplotlib": "matplotlib"}
+"""Modules that not every step's environment has, and the pinned package that brings each."""
+
+IMPORTING = """
+import runpy, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[2:]:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+runpy.run_path(sys.argv[1], run_name="step")
+"""
+
+
+@pytest.mark.parametrize("step", ["fetch_data", "preprocessing", "segregation", "noisy_labels"])
+def test_a_light_step_starts_without_what_its_environment_lacks(step: str) -> None:
+    pinned = {canonicalize_name(name) for name in pins(ROOT / step / "conda.yml")}
+    absent = [module for module, package in PACKAGES.items() if package not in pinned]
+    assert "torch" in absent
+    command = [sys.executable, "-c", IMPORTING, str(ROOT / step / "run.py"), *absent]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
 @pytest.mark.slow
 def test_steps_in_environments_of_their_own_make_what_they_make_here(isolated: Isolated, here: Here) -> None:
     assert [step["status"] for step in isolated.summary["steps"]] == ["ran"] * 8

@@ -30,9 +30,8 @@ from bccp.data import tables
 from bccp.data.array_types import Images
 from bccp.data.dataset import Days
 from bccp.data.drift import SURE, Drift, drifted, once_each
-from bccp.data.duplicates import duplicate_groups
+from bccp.data.duplicates import duplicate_groups, is_nearly_constant
 from bccp.data.image_statistics import BLURRED, BRIGHT, DARK, MOST_PIXELS, quality
-from bccp.data.preprocessing import is_nearly_constant
 
 MANIFEST_DTYPES = {"row": int, "width": int, "height": int}
 """The numbers of a manifest."""

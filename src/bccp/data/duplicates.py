@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bccp.data.array_types import Images, Index, Mask, UInt8
+from bccp.data.decoding.grey_levels import is_deep_mode
+
+FLAT_STD = 2.0
+"""Standard deviation in grey levels (of 255) below which a picture counts as nearly constant."""
 
 
 def duplicate_groups(sha256: Sequence[str], phash: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -148,3 +152,29 @@ def _field_means(picture: UInt8, grid: int) -> npt.NDArray[np.float32]:
     rows = (weight @ picture.astype(np.float32).reshape(side, -1)).reshape(len(weight), side, 3)
     found: npt.NDArray[np.float32] = np.tensordot(rows, weight, axes=(1, 1)).transpose(0, 2, 1)
     return found
+
+
+def is_nearly_constant(manifest: pd.DataFrame, contrast: Callable[[pd.Series[int]], npt.ArrayLike]) -> pd.Series[bool]:
+    """Which images have too little in them.
+
+    Parameters
+    ----------
+    manifest : DataFrame
+        ``row, phash, mode``.
+    contrast : callable
+        Gives the standard deviation of the grey levels, as a model sees them, of some rows. It decides where there are grey values of more
+        than 8 bits: they are hashed by the range of their type, which may leave nothing of them.
+    """
+    found = manifest["phash"] == ""
+    deep = found & manifest["mode"].map(is_deep_mode).astype(bool)
+    if deep.any():
+        found[deep] = np.asarray(contrast(manifest.loc[deep, "row"])) < FLAT_STD
+    return found
+
+
+def telling_hashes(manifest: pd.DataFrame) -> pd.Series[str]:
+    """The perceptual hashes, empty for nearly constant images alone: one of more than 8 bits, of which the range of its type may leave
+    nothing to hash, has its digest in place of an empty one.
+    """
+    deep = manifest["mode"].map(is_deep_mode).astype(bool)  # of no image too, where pandas knows no type
+    return manifest["phash"].where((manifest["phash"] != "") | ~deep, manifest["sha256"])

@@ -35,17 +35,14 @@ from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.data import own_tables, tables
 from bccp.data.decoding import grey_levels
-from bccp.data.decoding.grey_levels import Range, ValueCounts, chosen_range, kind_of_values
-from bccp.data.decoding.image_files import MAX_PIXELS, DecodedFile, UnreadableImageError, decode, is_deep_mode, pillow_limits
-from bccp.data.duplicates import told_apart
+from bccp.data.decoding.grey_levels import Range, ValueCounts, chosen_range, is_deep_mode, kind_of_values
+from bccp.data.decoding.image_files import MAX_PIXELS, DecodedFile, UnreadableImageError, decode, pillow_limits
+from bccp.data.duplicates import FLAT_STD, is_nearly_constant, told_apart
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import AUTO, REPORTED, DataLabels, find_labels, is_companion
 from bccp.data.label_tables.votes import VOTES, votes_table
 from bccp.data.layout import KnownNames, Layout, Place, recognize
 from bccp.data.scan_filters import Cleanup, clean_up
-
-FLAT_STD = 2.0
-"""Standard deviation in grey levels (of 255) below which a picture counts as nearly constant."""
 
 TEXT_SUFFIXES = frozenset(
     {
@@ -695,32 +692,6 @@ def _check_classes(manifest: pd.DataFrame) -> None:
     if single:
         alike = KnownNames(set(per_class.index) - set(single)).describe_similar(single[0])
         raise BCCPError(f"only one image in the class {few(single)}{alike}: each class needs at least two, and more to be split well")
-
-
-def is_nearly_constant(manifest: pd.DataFrame, contrast: Callable[[pd.Series[int]], npt.ArrayLike]) -> pd.Series[bool]:
-    """Which images have too little in them.
-
-    Parameters
-    ----------
-    manifest : DataFrame
-        ``row, phash, mode``.
-    contrast : callable
-        Gives the standard deviation of the grey levels, as a model sees them, of some rows. It decides where there are grey values of more
-        than 8 bits: they are hashed by the range of their type, which may leave nothing of them.
-    """
-    found = manifest["phash"] == ""
-    deep = found & manifest["mode"].map(is_deep_mode)
-    if deep.any():
-        found[deep] = np.asarray(contrast(manifest.loc[deep, "row"])) < FLAT_STD
-    return found
-
-
-def telling_hashes(manifest: pd.DataFrame) -> pd.Series[str]:
-    """The perceptual hashes, empty for nearly constant images alone: one of more than 8 bits, of which the range of its type may leave
-    nothing to hash, has its digest in place of an empty one.
-    """
-    deep = manifest["mode"].map(is_deep_mode).astype(bool)  # of no image too, where pandas knows no type
-    return manifest["phash"].where((manifest["phash"] != "") | ~deep, manifest["sha256"])
 
 
 def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame, images: npt.NDArray[np.uint8]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bccp.core.step_context import Step
 from bccp.data import galleries, label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
-from bccp.data.preprocessing import telling_hashes
+from bccp.data.duplicates import telling_hashes
 from bccp.evaluation import error_analysis, metrics, plots, scores
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier

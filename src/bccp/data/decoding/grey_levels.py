@@ -200,3 +200,8 @@ def to_8_bits(pixels: npt.NDArray[Any], scale: Range = None, *, min_is_white: bo
             low, span = lowest, max(highest - lowest, 1e-300)
     scaled: npt.NDArray[np.uint8] = np.rint(((grey - low) * (255 / span)).clip(0, 255)).astype(np.uint8)
     return ~scaled if min_is_white else scaled
+
+
+def is_deep_mode(mode: str) -> bool:
+    """Whether Pillow's mode means grey values of more than 8 bits: I;16, I, F and their kin."""
+    return mode.startswith(("I", "F"))

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from bccp.data.decoding import metadata
 from bccp.data.decoding.file_kinds import RAW, is_heic, kind_of
-from bccp.data.decoding.grey_levels import Range, to_8_bits
+from bccp.data.decoding.grey_levels import Range, is_deep_mode, to_8_bits
 
 IMAGE_FORMATS = (
     "PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "QOI", "PCX", "TGA",
@@ -106,11 +106,6 @@ class DecodedFile:
         if self.is_deep and not np.ptp(np.asarray(picture)):
             return self.rgb("file")
         return picture
-
-
-def is_deep_mode(mode: str) -> bool:
-    """Whether Pillow's mode means grey values of more than 8 bits: I;16, I, F and their kin."""
-    return mode.startswith(("I", "F"))
 
 
 @contextmanager
