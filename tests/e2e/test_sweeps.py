@@ -369,7 +369,7 @@ def test_a_sweep_registers_its_models_and_promotes_none(home: Path, image_folder
         "noisy_labels.user_accuracy=0.6,0.9",
         "hydra/launcher=basic",
     ]
-    assert hydra_app.hydra_main(["-m", *words, "test.registered_model_name=tried"]) == 0
+    assert hydra_app.hydra_main(["-m", *words, "test.registered_model_name=tried", "test.register_simulated=true"]) == 0
     client = ledger().client
     versions = client.search_model_versions("name = 'tried'")
     assert [version.tags["bccp.verdict"] for version in versions] == ["not asked"] * 2
