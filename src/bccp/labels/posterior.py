@@ -237,13 +237,13 @@ def fit_noise(
         meant = (1 - share) * rows.products(noise)  # (N,), P(y, no guess | x)
         evidence = meant + share * guess  # (N,), P(y | x)
         reached = float(np.log(evidence).sum() + _log_prior(noise, pseudo)) + NO_GUESSES * float(np.log1p(-share))
-        by_label = rows.sums((1 - share) / evidence)
+        by_class = np.ascontiguousarray(rows.sums((1 - share) / evidence).T)  # rows that lie as those of the matrix do
         counts, better = np.empty_like(noise), np.empty_like(place)  # expected labels, and the matrix that they ask for
         wanted, _ = _parts(better)
 
         def ask(block: slice) -> None:
             counted = counts[block]
-            np.multiply(by_label.T[block], noise[block], out=counted)
+            np.multiply(by_class[block], noise[block], out=counted)
             counted += pseudo[block]
             np.divide(counted, counted.sum(axis=1, keepdims=True), out=wanted[block])
 
