@@ -16,7 +16,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
 from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
-from bccp.data.label_tables.votes import VOTES, majority, read_votes, votes_table
+from bccp.data.label_tables.votes import VOTES, load_votes, majority, problems_sentence, votes_table
 from bccp.labels import feedback, noisy_labels
 from bccp.pipeline.step_runner import command_line
 
@@ -37,7 +37,7 @@ def run(step: Step) -> None:
         given = {image: names[image] for image in doubtful if names[image]}
         if (clean / VOTES).is_file():  # several annotators' answers, in a table among the images
             wanted = frozenset(doubtful)
-            cast = {key: label for key, label in read_votes(clean / VOTES).items() if key[0] in wanted and label in days.classes}
+            cast = {key: label for key, label in load_votes(clean / VOTES).items() if key[0] in wanted and label in days.classes}
             given, votes = majority(cast, seed=config.random_seed)[0], votes_table(cast)
     elif source == "file":
         if not step.has_input("feedback"):
@@ -46,7 +46,7 @@ def run(step: Step) -> None:
         settled = noisy_labels.resolve_votes(said, doubtful=doubtful, in_splits=days.splits.index, seed=config.random_seed)
         given, votes = settled.labels, votes_table(settled.votes) if said.has_users else None
         about |= {"rows": said.n_rows, "ties": settled.n_ties, "problems": feedback.problem_counts(settled.problems)}
-        step.emit(f"{said.n_rows} rows, {len(settled.votes)} used; {feedback.problems_sentence(settled.problems) or 'nothing wrong'}")
+        step.emit(f"{said.n_rows} rows, {len(settled.votes)} used; {problems_sentence(settled.problems) or 'nothing wrong'}")
     else:
         if unknown := [image for image in doubtful if image not in truth]:
             raise BCCPError(

@@ -22,7 +22,6 @@ from bccp.core.step_context import Step
 from bccp.data import checks, corruption, segregation, tables
 from bccp.data.dataset import open_days
 from bccp.data.duplicates import duplicate_groups
-from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import is_named, own_labels
 from bccp.data.label_tables.votes import majority
 from bccp.labels import feedback
@@ -39,8 +38,7 @@ def run(step: Step) -> None:
     given: dict[str, str] = {}
     if config.label_source == "file":
         manifest["label"] = own_labels(manifest, clean)
-        columns = Columns.of(config.feedback_columns, "noisy_labels.columns")
-        file = feedback.read_feedback(Path(config.feedback_file), layout=config.feedback_format, columns=columns)
+        file = feedback.read_configured(config)
         classes = segregation.class_names(manifest, target_day=config.target_day)
         unreadable = tables.read(clean / "quarantine.csv")["image"]
         # where no folder names a class, the file does

@@ -28,7 +28,7 @@ def run(step: Step) -> None:
     """Load, predict, measure, save and report."""
     config = step.config
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    simulated = label_files.simulated_parts(days.splits, step.input("given_labels") if step.has_input("given_labels") else None)
+    simulated = label_files.simulated_in(days.splits, step.input("given_labels") if step.has_input("given_labels") else None)
     refuse_simulated(step, simulated)
     model, about = classifier.load_classifier(step.input("model"))
     scores.check_classes(about["class_names"], days.classes)

@@ -163,6 +163,6 @@ def test_the_source_of_a_data_set_is_found_by_its_version(home: Path, image_fold
     steps = "main.execute_steps=[fetch_data,preprocessing]"
     own = bccp.run([*QUIET[1:], steps, "data.source=folder", f"data.path={image_folder({'ant': 8, 'bee': 8})}"])
     digits = bccp.run(["tracking.wandb=disabled", "main.threads=1", steps])
-    found = [finished_runs.source_of(summary["steps"][1]["outputs"]["clean_data"], ledger) for summary in (own, digits)]
+    found = [finished_runs.data_source_of(summary["steps"][1]["outputs"]["clean_data"], ledger) for summary in (own, digits)]
     assert found == ["folder", "digits"]
-    assert finished_runs.source_of("0" * 64, ledger) is None
+    assert finished_runs.data_source_of("0" * 64, ledger) is None

@@ -56,10 +56,17 @@ def resolve_sources(config: Config) -> None:
     resolve_labels(config.noisy_labels, built_in=built_in)
     resolve_labels_of_days(config.segregation, built_in=built_in)
     config.preprocessing.label_source = config.noisy_labels.source
-    if built_in or config.noisy_labels.source == "simulated":
-        set_target_day(config, "tuesday")
-    if config.segregation.corruption == "auto" and (built_in or config.noisy_labels.source != "simulated"):
-        config.segregation.corruption = "mixed" if config.noisy_labels.source == "simulated" else "none"
+    day, corruption = _implied_by_source(config.noisy_labels.source, built_in=built_in)
+    if day:
+        set_target_day(config, day)
+    if corruption and config.segregation.corruption == "auto":
+        config.segregation.corruption = corruption
+
+
+def _implied_by_source(source: str, *, built_in: bool) -> tuple[str | None, str | None]:
+    """The target day and the corruption that ``auto`` stands for under a source of labels; None where the days of the data decide."""
+    simulated = source == "simulated"
+    return "tuesday" if simulated or built_in else None, None if simulated and not built_in else "mixed" if simulated else "none"
 
 
 def resolve_labels(section: NoisyLabels, *, built_in: bool = False) -> None:
@@ -140,7 +147,7 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     config : mapping
-        Sections by name, each a mapping, as ``summary.json`` holds them; may lack any.
+        As for :func:`simulated_parts`.
 
     Returns
     -------
@@ -148,15 +155,13 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
         By ``section.key``.
     """
     labels, built_in = config.get("noisy_labels") or {}, not is_own_data(config)
-    simulated = labels.get("source") == "simulated"
+    source = str(labels.get("source"))
     found: dict[str, Any] = {"noisy_labels.source": label_source("auto", labels.get("feedback_file"), built_in=built_in)}
-    if simulated:
+    if source == "simulated":
         found |= {"noisy_labels.user_accuracy": USER_ACCURACY, "noisy_labels.noise": NOISE}
-    if simulated or built_in:
-        found["main.target_day"] = "tuesday"
-    if built_in or not simulated:
-        found["segregation.corruption"] = "mixed" if simulated else "none"
-    return found
+    day, corruption = _implied_by_source(source, built_in=built_in)
+    of_days = {"main.target_day": day, "segregation.corruption": corruption}
+    return found | {key: value for key, value in of_days.items() if value}
 
 
 def refuse_idle_simulation(config: Config) -> None:

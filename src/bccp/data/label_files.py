@@ -15,11 +15,12 @@ import pandas as pd
 
 from bccp.data import tables
 from bccp.data.array_types import Float32
+from bccp.data.label_tables.votes import VOTES
 
 REPORT = "report.json"
 """Of ``given_labels``: the source of the labels, and counts."""
 
-_GIVEN, _VOTES, _CLEANSED, _TARGETS = "given_labels.csv", "votes.csv", "cleansed_labels.csv", "posterior.npy"
+_GIVEN, _CLEANSED, _TARGETS = "given_labels.csv", "cleansed_labels.csv", "posterior.npy"
 
 
 class CleansedLabels(NamedTuple):
@@ -41,7 +42,7 @@ def write_given_labels(folder: Path, labels: Mapping[str, str], votes: pd.DataFr
     """Write the label of each image, and each user's votes (``image, user, label``) where users are told apart."""
     tables.write(pd.DataFrame({"image": list(labels), "label": list(labels.values())}), folder / _GIVEN)
     if votes is not None:
-        tables.write(votes, folder / _VOTES)
+        tables.write(votes, folder / VOTES)
 
 
 def read_given_labels(folder: Path) -> pd.DataFrame:
@@ -49,7 +50,13 @@ def read_given_labels(folder: Path) -> pd.DataFrame:
     return tables.read(folder / _GIVEN)
 
 
-def simulated_parts(splits: pd.DataFrame, given_labels: Path | None) -> tuple[str, ...]:
+def given_source(folder: Path) -> str:
+    """Read where given labels come from: a value of ``noisy_labels.source``, or ``ground_truth``; empty where it is not recorded."""
+    report = folder / REPORT
+    return str(json.loads(report.read_text(encoding="utf-8"))["source"]) if report.exists() else ""
+
+
+def simulated_in(splits: pd.DataFrame, given_labels: Path | None) -> tuple[str, ...]:
     """Name what is simulated in a data set.
 
     Parameters
@@ -64,15 +71,13 @@ def simulated_parts(splits: pd.DataFrame, given_labels: Path | None) -> tuple[st
     tuple of str
         ``labels`` where the given ones were drawn from the true ones, ``images`` where some are corrupted.
     """
-    report = given_labels / REPORT if given_labels else None
-    about = json.loads(report.read_text(encoding="utf-8")) if report and report.exists() else {}
-    parts = ["labels"] if about.get("source") == "simulated" else []
+    parts = ["labels"] if given_labels and given_source(given_labels) == "simulated" else []
     return tuple(parts + (["images"] if (splits["corruption"] != "").any() else []))
 
 
 def read_votes(folder: Path) -> pd.DataFrame | None:
     """Read the votes: ``image, user, label``; None where users are not told apart."""
-    return tables.read(folder / _VOTES) if (folder / _VOTES).exists() else None
+    return tables.read(folder / VOTES) if (folder / VOTES).exists() else None
 
 
 def write_cleansed_labels(folder: Path, table: pd.DataFrame, targets: Float32) -> None:

@@ -235,13 +235,12 @@ def recognize(ids: Iterable[str], asked: str = "auto") -> Layout:
     else:
         reads = {"": _read_branch(top, asked)}
     classes = sorted({name for read in reads.values() for name in read.classes})
-    alike = [f"the classes {a!r} and {b!r} {describe_difference(a, b)}, and stay two" for a, b in similar_names(classes)]
     return Layout(
         days=frozenset(day for day in reads if day),
         splits=frozenset().union(*(read.splits for read in reads.values())),
         classes=tuple(classes),
         problem=next((read.problem for read in reads.values() if read.problem), None),
-        notes=(*(read.note for read in reads.values() if read.note), *alike),
+        notes=(*(read.note for read in reads.values() if read.note), *similar_classes(classes)),
         _root=wrappers,
         _branches={day: read.branch for day, read in reads.items()},
     )
@@ -323,6 +322,11 @@ def similar_names(names: Iterable[str]) -> list[tuple[str, str]]:
         if first.setdefault(_folded(name), name) != name:
             pairs.append((first[_folded(name)], name))
     return sorted(pairs)
+
+
+def similar_classes(classes: Collection[str]) -> list[str]:
+    """Report each pair of classes whose names look alike (:func:`similar_names`), with what differs; a line each."""
+    return [f"the classes {a!r} and {b!r} {describe_difference(a, b)}, and stay two" for a, b in similar_names(classes)]
 
 
 class _Read(NamedTuple):

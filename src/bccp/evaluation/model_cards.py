@@ -41,7 +41,7 @@ def write_cards(folder: Path, *, model: Path, clean: Path, days: Days, simulated
         Folders of ``model`` and ``clean_data``.
     days : Days
     simulated : sequence of str
-        What was simulated (:func:`bccp.data.label_files.simulated_parts`).
+        What was simulated (:func:`bccp.data.label_files.simulated_in`).
     """
     about, metrics, report = (_read(place) for place in (model / "model.json", folder / "metrics.json", clean / "report.json"))
     history = tables.read(model / "history.csv") if (model / "history.csv").exists() else pd.DataFrame()

@@ -142,7 +142,7 @@ def refuse_simulated(step: Step, simulated: Sequence[str]) -> None:
     step : Step
         ``test``.
     simulated : sequence of str
-        As of :func:`bccp.data.label_files.simulated_parts`.
+        As of :func:`bccp.data.label_files.simulated_in`.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def refuse_simulated(step: Step, simulated: Sequence[str]) -> None:
     name = step.config.registered_model_name
     if name is None or step.config.register_simulated or "labels" not in simulated:
         return
-    if finished_runs.source_of(step.inputs["clean_data"], step.ledger) not in (None, automatic.BUILT_IN):
+    if finished_runs.data_source_of(step.inputs["clean_data"], step.ledger) not in (None, automatic.BUILT_IN):
         raise BCCPError(automatic.registration_refused(name))
 
 
@@ -173,7 +173,7 @@ def register_and_promote(
     probs : ndarray of float32, shape (N, K)
         The model's.
     simulated : sequence of str
-        What was simulated, for a tag of the version (:func:`bccp.data.label_files.simulated_parts`).
+        What was simulated, for a tag of the version (:func:`bccp.data.label_files.simulated_in`).
 
     Returns
     -------

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.paths import where_relative
@@ -20,8 +21,11 @@ from bccp.data.label_tables import reading
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.image_names import AMBIGUOUS, find_images
 from bccp.data.label_tables.reading import Answer
-from bccp.data.label_tables.votes import VOTES, cast_votes, majority, read_votes, votes_table
+from bccp.data.label_tables.votes import VOTES, cast_votes, load_votes, majority, problems_sentence, votes_table
 from bccp.data.layout import KnownNames
+
+if TYPE_CHECKING:
+    from bccp.core.config_schema import Segregation
 
 _COLUMNS = "image,label[,user]"
 """Of a feedback file, as messages name them."""
@@ -127,6 +131,12 @@ def read_feedback(
     return FeedbackFile(str(path), table.answers, table.has_users, kind, wanted, "" if is_plain else table.described)
 
 
+def read_configured(section: Segregation) -> FeedbackFile:
+    """Read the feedback file of a section ``segregation`` as :func:`read_feedback` does, by the format and the columns that it names."""
+    columns = Columns.of(section.feedback_columns, "noisy_labels.columns")
+    return read_feedback(Path(str(section.feedback_file)), layout=section.feedback_format, columns=columns)
+
+
 def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str] | None, unreadable: Collection[str] = ()) -> Feedback:
     """Turn rows into votes.
 
@@ -196,7 +206,7 @@ def load_feedback(folder: Path) -> Feedback:
     """Read what :func:`save_feedback` has written."""
     about = json.loads((folder / "feedback.json").read_text(encoding="utf-8"))
     return Feedback(
-        votes=read_votes(folder / VOTES),
+        votes=load_votes(folder / VOTES),
         named=frozenset(about["named"]),
         n_rows=about["rows"],
         problems=about["problems"],
@@ -217,11 +227,6 @@ def problem_counts(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
         ``{kind: {"count": int, "examples": list of at most 5 str}}``.
     """
     return {kind: {"count": len(cases), "examples": list(cases[:_N_EXAMPLES])} for kind, cases in problems.items()}
-
-
-def problems_sentence(problems: Mapping[str, Sequence[str]]) -> str:
-    """Say in one line what was wrong, with the first example of each kind; empty where nothing was."""
-    return "; ".join(f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases)
 
 
 def _accepted(wanted: str) -> str:

@@ -21,6 +21,7 @@ from bccp.data import label_files, tables
 from bccp.data.array_types import Float, Index, Mask
 from bccp.data.dataset import Days
 from bccp.data.duplicates import duplicate_groups
+from bccp.data.label_tables.votes import problems_sentence
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
 from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
 from bccp.labels.mc_dropout import assign_folds, held_out_passes, stochastic_passes
@@ -329,7 +330,7 @@ def _read_audit(step: Step, days: Days, ids: list[str]) -> ExpertLabels:
     said = expert_labels.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
     places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
     chosen, note = expert_labels.trusted_origins([said.chosen[ids[i]] for i in places], said.n_random_blank)
-    wrong_rows = feedback.problems_sentence(said.problems)
+    wrong_rows = problems_sentence(said.problems)
     step.emit(
         f"audit file: {len(places)} checked images ({expert_labels.origins_sentence(chosen)})" + (f"; {wrong_rows}" if wrong_rows else "")
     )

@@ -13,7 +13,6 @@ import pandas as pd
 from bccp.core import automatic, config_schema
 from bccp.core.step_graph import SPECS
 from bccp.data import layout, tables
-from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import own_labels
 from bccp.labels import feedback
 from bccp.tracking.store import Ledger
@@ -52,9 +51,7 @@ def resolve(config: config_schema.Config, raw: Path) -> None:
 
 def _unnamed(images: Sequence[str], labels: Mapping[str, str], section: config_schema.Segregation) -> list[str]:
     """The images with a label of their own (``labels``, by image) that the feedback file of a section does not name."""
-    columns = Columns.of(section.feedback_columns, "noisy_labels.columns")
-    file = feedback.read_feedback(Path(str(section.feedback_file)), layout=section.feedback_format, columns=columns)
-    said = feedback.sort_out(file, images=images, classes=set(labels.values()))
+    said = feedback.sort_out(feedback.read_configured(section), images=images, classes=set(labels.values()))
     return [image for image in labels if image not in said.named]
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from bccp.core import provenance
 from bccp.core.errors import BCCPError
-from bccp.data import layout, tables
+from bccp.data import label_files, layout, tables
 from bccp.labels import feedback
 from bccp.labels.expert_labels import UNKNOWN
 from bccp.tracking.finished_runs import Pipeline
@@ -139,7 +139,7 @@ _READ = ("clean_data", "segregated_data", "feedback", "given_labels", "cleansed_
 def _source(places: Mapping[str, Path], settings: Mapping[str, str]) -> str:
     """Where the doubtful labels of a run came from: what the labels themselves say, or else the configuration."""
     if "given_labels" in places:
-        return str(json.loads((places["given_labels"] / "report.json").read_text(encoding="utf-8"))["source"])
+        return label_files.given_source(places["given_labels"])
     if settings.get("noisy_labels.label") == "ground_truth":
         return "ground_truth"
     return settings.get("noisy_labels.source", "folder")

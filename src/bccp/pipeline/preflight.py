@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bccp.core import config_schema, registries, user_code
 from bccp.data import segregation
-from bccp.data.label_tables.columns import Columns
 from bccp.labels import expert_labels, feedback
 
 
@@ -32,9 +31,7 @@ def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool
         used = config_schema.relevant(checked.section(step))
         votes = used.get("feedback_file")
         if votes and votes not in read:  # two steps read the same one
-            section = checked.segregation
-            columns = Columns.of(section.feedback_columns, "noisy_labels.columns")
-            feedback.read_feedback(Path(votes), layout=section.feedback_format, columns=columns)
+            feedback.read_configured(checked.segregation)
             read.add(votes)
         if used.get("split_file"):
             segregation.read_split_file(Path(used["split_file"]))

@@ -10,7 +10,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,8 @@ class PipelineRunner(Plan):
                 cache=self.config.main.cache,
                 folder=str(self.folder),
             )
-            self._log_settings(without=automatic.unresolved(self.config))
+            waiting = automatic.unresolved(self.config)
+            self._log_settings(lambda key: key not in waiting)
             if "train" in self.asked:  # a model to start from that is not there ends the run here, and not after the judging
                 resolve_external_refs("train", self.config.train, self.ledger)
             self._tell_simulation()
@@ -219,10 +220,10 @@ class PipelineRunner(Plan):
             del sections[section][name]
         return typing.cast("dict[str, Any]", sections)
 
-    def _log_settings(self, *, only: Collection[str] | None = None, without: Collection[str] = ()) -> None:
-        flat = dict(config.flatten(redact(dataclasses.asdict(self.config))))
-        logged = {key: config.encode(value) for key, value in flat.items() if key not in without and (only is None or key in only)}
-        self.ledger.log_params(str(self.context.parent_run_id), logged)
+    def _log_settings(self, wanted: Callable[[str], bool]) -> None:
+        """Log the values of the keys that are wanted as parameters of the run; MLflow takes each key once."""
+        flat = config.flatten(redact(dataclasses.asdict(self.config)))
+        self.ledger.log_params(str(self.context.parent_run_id), {key: config.encode(value) for key, value in flat if wanted(key)})
 
     def _tell_simulation(self) -> None:
         """Say what is simulated, and tag the run with it."""
@@ -233,9 +234,9 @@ class PipelineRunner(Plan):
 
     def _resolve_days(self) -> None:
         """Resolve what the days of the fetched data decide, and enter it into the records."""
-        waiting, before = automatic.unresolved(self.config), automatic.simulation_sentence(self._settings())
         if not automatic.depends_on_days(self.config):
             return
+        waiting, before = automatic.unresolved(self.config), automatic.simulation_sentence(self._settings())
         from bccp.pipeline import data_days  # a pipeline whose days are known does not need what it imports
 
         data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", self.versions["raw_data"])))
@@ -243,7 +244,7 @@ class PipelineRunner(Plan):
             return
         self.summary.config = redact(dataclasses.asdict(self.config))
         self.context = dataclasses.replace(self.context, config=self._settings())
-        self._log_settings(only=waiting)
+        self._log_settings(waiting.__contains__)
         if automatic.simulation_sentence(self._settings()) != before:
             self._tell_simulation()
         if "main.target_day" in waiting:

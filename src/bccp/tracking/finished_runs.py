@@ -266,7 +266,7 @@ def raw_of(clean_data: str, ledger: Ledger) -> dict[str, str]:
     return {"raw_data": found[0]} if found else {}
 
 
-def source_of(clean_data: str, ledger: Ledger) -> str | None:
+def data_source_of(clean_data: str, ledger: Ledger) -> str | None:
     """Find the ``data.source`` that a version of ``clean_data`` was fetched from; None where no run tells."""
     raw = raw_of(clean_data, ledger).get("raw_data")
     makers = search(ledger, f"tags.`{OUTPUT_PREFIX}raw_data` = '{raw}' and attributes.status = 'FINISHED'") if raw else []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bccp.core.errors import BCCPError
-from bccp.data.label_tables.votes import majority
+from bccp.data.label_tables.votes import majority, problems_sentence
 from bccp.labels import feedback
 
 IMAGES = ["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"]
@@ -215,7 +215,7 @@ def test_a_report_counts_all_and_shows_five() -> None:
         "unknown_image": {"count": 9, "examples": ["0", "1", "2", "3", "4"]},
         "repeated": {"count": 0, "examples": []},
     }
-    assert feedback.problems_sentence(problems) == "9 unknown image (e.g. 0)"
+    assert problems_sentence(problems) == "9 unknown image (e.g. 0)"
 
 
 def test_each_annotator_of_a_file_with_dissent_has_a_vote_whatever_the_column_is_called(tmp_path: Path) -> None:

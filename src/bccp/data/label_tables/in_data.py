@@ -13,15 +13,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bccp.core.errors import BCCPError, describe_difference, few, nearest
+from bccp.core.errors import BCCPError, few, nearest
 from bccp.data.label_tables import reading
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.image_names import AMBIGUOUS, find_images, nfc
 from bccp.data.label_tables.reading import LabelTable
-from bccp.data.label_tables.votes import cast_votes, majority
-from bccp.data.layout import Layout, similar_names
+from bccp.data.label_tables.votes import cast_votes, majority, problems_sentence
+from bccp.data.layout import Layout, similar_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,14 +160,20 @@ def own_labels(manifest: pd.DataFrame, clean: Path) -> pd.Series[str]:
     Series of str
         Empty where an image has none; the manifest's index.
     """
-    about = json.loads((clean / "report.json").read_text(encoding="utf-8")).get(REPORTED)
+    about = _reported(clean)
     return manifest["label"] if about is None or about["named"] else manifest["label"].mask(manifest["label"] != "", "")
 
 
 def is_named(clean: Path) -> bool:
     """Return True where labels come from a table that the user has named, and so vouches for beside a feedback file."""
-    about = json.loads((clean / "report.json").read_text(encoding="utf-8")).get(REPORTED)
+    about = _reported(clean)
     return bool(about and about["named"])
+
+
+def _reported(clean: Path) -> dict[str, Any] | None:
+    """The entry on tables in the report of ``clean_data``; None where no table gave its labels."""
+    report: dict[str, dict[str, Any]] = json.loads((clean / "report.json").read_text(encoding="utf-8"))
+    return report.get(REPORTED)
 
 
 def _table_names(files: Mapping[str, int], images: Collection[str]) -> list[str]:
@@ -362,11 +368,11 @@ def _notes(
     notes = [f"labels from {shown} ({chosen[0].table.described}): {len(labels)} images of {len(classes)} classes{numbers}"]
     if unnamed := sorted(set(images) - set(labels)):
         notes.append(f"{len(unnamed)} of {len(images)} images have no label there, and are left out (such as {unnamed[0]!r})")
-    if said := [f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases]:
-        notes.append(f"rows of no use: {'; '.join(said)}")
+    if said := problems_sentence(problems):
+        notes.append(f"rows of no use: {said}")
     if n_ties:
         notes.append(f"{n_ties} images have as many votes for one class as for another")
-    notes += [f"the classes {a!r} and {b!r} {describe_difference(a, b)}, and stay two" for a, b in similar_names(classes)]
+    notes += similar_classes(classes)
     named = {candidate.name for candidate in chosen}
     if others := {name: why for name, why in refused.items() if name not in named}:
         notes.append(f"tables that are not used: {_reasons(others)}; data.table names one to be used")

@@ -96,7 +96,12 @@ def votes_table(votes: Mapping[tuple[str, str], str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["image", "user", "label"], dtype=str)
 
 
-def read_votes(path: Path) -> dict[tuple[str, str], str]:
+def load_votes(path: Path) -> dict[tuple[str, str], str]:
     """Read a table of votes: a label by (image, user)."""
     table = tables.read(path)
     return {(image, user): label for image, user, label in zip(table["image"], table["user"], table["label"], strict=True)}
+
+
+def problems_sentence(problems: Mapping[str, Sequence[str]]) -> str:
+    """Count the rows of each problem in one line, with the first example of each; empty where there is none."""
+    return "; ".join(f"{len(cases)} {kind.replace('_', ' ')} (e.g. {cases[0]})" for kind, cases in problems.items() if cases)

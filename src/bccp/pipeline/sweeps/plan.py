@@ -114,15 +114,14 @@ def plan_sweep(words: Sequence[str]) -> SweepPlan:
     n_jobs, needs = 0, dict[Need, None]()
     for one in job_configs(composed, sweeping):
         n_jobs += 1
-        if isinstance(one, BCCPError):
-            made.refused += [str(one)] if str(one) not in made.refused else []
-            continue
-        if not _sweeps_over_source(sweeping):
-            try:
+        try:
+            if isinstance(one, BCCPError):
+                raise one
+            if not _sweeps_over_source(sweeping):
                 automatic.refuse_idle_simulation(one)
-            except BCCPError as error:
-                made.refused += [str(error)] if str(error) not in made.refused else []
-                continue
+        except BCCPError as error:
+            made.refused += [str(error)] if str(error) not in made.refused else []
+            continue
         for step, digest in _runs(one).items():
             seen[step].add(digest)
         needs |= dict.fromkeys(_needs(one))
