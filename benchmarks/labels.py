@@ -93,7 +93,7 @@ class Variant(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether a model is trained on what it leaves; what looks at no label is measured at finding wrong ones only."""
+        """True for methods on whose kept labels a model is trained; the others are measured at finding wrong labels only."""
         return self.method in ("", "label_posterior", "cleanlab")
 
 
@@ -111,7 +111,7 @@ class Cell(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """What is measured."""
+    """Cells, variants and seeds of a benchmark, each combination of which is one job; ``fixed``: overrides of all jobs."""
 
     cells: list[Cell]
     variants: list[Variant]
@@ -215,7 +215,7 @@ def trainings(section: Mapping[str, Any], n_trusted: int, n_judged: int) -> floa
 
 
 def clean_filters(given: npt.NDArray[np.int64], probs: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """What each of cleanlab's ``FILTERS`` flags, shape (7, N)."""
+    """Flags of cleanlab's ``FILTERS``, shape (7, N)."""
     from cleanlab.filter import find_label_issues
 
     with warnings.catch_warnings():
@@ -224,14 +224,14 @@ def clean_filters(given: npt.NDArray[np.int64], probs: npt.NDArray[np.float64]) 
 
 
 def cleanlab_accuracy(given: npt.NDArray[np.int64], probs: npt.NDArray[np.float64]) -> float:
-    """How many labels are right by cleanlab's own estimate: the trace of its joint distribution of given and true labels."""
+    """Estimate the share of right labels as cleanlab does: the trace of its joint distribution of given and true labels."""
     from cleanlab.count import estimate_joint
 
     return float(np.trace(estimate_joint(given, probs)))
 
 
 class Store:
-    """What has been measured, in ``results.jsonl`` (a line a run) and beside it the labels as they were judged.
+    """Store of results: ``results.jsonl`` (a line a run), and beside it the labels as they were judged.
 
     Parameters
     ----------

@@ -164,7 +164,7 @@ def check_choice(key: str, value: Any) -> None:
 
 
 def takes_text(key: str) -> bool:
-    """Whether a key, as ``section.key``, takes text (or null) and nothing else."""
+    """Return True for a key, as ``section.key``, that takes text (or null) and nothing else."""
     hint: Any = Config
     for name in key.split("."):
         hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None

@@ -250,7 +250,7 @@ class Segregation:
             )
 
     def relevant(self) -> dict[str, Any]:
-        """Where all images are Monday, what is said of Tuesday does not matter; nor does ``label`` where folders are the truth anyhow."""
+        """Leave out Tuesday's parameters where all images are Monday, and ``label`` where the folders are the truth anyhow."""
         moot = {"tuesday_fraction", "tuesday_images", "corruption"} if self.target_day == "monday" else set()
         moot |= {"label"} if self.label_source == "simulated" or (self.label_source == "file" and self.target_day == "tuesday") else set()
         moot |= set() if self.label_source == "file" else {"feedback_format", "feedback_columns"}
@@ -590,7 +590,7 @@ def parse_noise(value: Any) -> str | list[list[float]] | None:
 
 
 def parse_columns(value: Any, key: str) -> dict[str, Any] | None:
-    """What a table's columns mean: names under ``image``, ``label`` (several: a column an annotator) and ``user`` (None: there is none)."""
+    """Check the meaning of a table's columns: ``image``, ``label`` (several: one an annotator), ``user`` (None: no such column)."""
     if value is None or value in ("null", "None"):
         return None
     wanted = f"{key}={value} is not accepted: give null, or some of {{image: name, label: name or [names], user: name or null}}"

@@ -91,7 +91,7 @@ def keep_within_home() -> None:
 
 
 def _no_home_folder() -> bool:
-    """Whether neither the environment nor the system names a home folder for this user."""
+    """Return True where neither the environment nor the system names a home folder for this user."""
     try:
         Path.home()
     except RuntimeError:

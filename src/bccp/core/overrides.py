@@ -77,7 +77,7 @@ def split_options(text: str) -> list[str]:
 
 
 def _begins_value(text: str, position: int) -> bool:
-    """Whether a quote or bracket stands where a value, an element, an interpolation or the arguments of a function begin."""
+    """Return True for a quote or bracket where a value, an element, an interpolation or the arguments of a function begin."""
     before, letter = text[:position], text[position]
     called = _BEGINS_CALL.search(before) if letter == "(" else letter == "{" and before.endswith("$")
     return bool(_BEGINS_VALUE.search(before) or called)

@@ -218,7 +218,7 @@ def too_large(shown: str, max_bytes: int) -> BCCPError:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is hidden or a system's own: see :func:`hidden_part`.
+    """Return True for a file that is hidden or a system's own: see :func:`hidden_part`.
 
     Examples
     --------

@@ -136,7 +136,7 @@ def _near_groups(images: Images, rows: Sequence[int], coarse: int, tolerance: fl
 
 
 def _stands_out(differences: npt.NDArray[np.float32]) -> Mask:
-    """Whether one of the fields differs by far more than all together, in each of m differences (m, G, G, 3)."""
+    """Mark which of m differences (m, G, G, 3) have one field that differs by far more than all fields together."""
     size = np.abs(differences).max(axis=3)
     most = size.max(axis=(1, 2), initial=0)
     found: Mask = (most >= LEAST_OUTLIER) & (most > OUTLIER * np.sqrt(np.square(size).mean(axis=(1, 2))))
@@ -155,7 +155,7 @@ def _field_means(picture: UInt8, grid: int) -> npt.NDArray[np.float32]:
 
 
 def is_nearly_constant(manifest: pd.DataFrame, contrast: Callable[[pd.Series[int]], npt.ArrayLike]) -> pd.Series[bool]:
-    """Which images have too little in them.
+    """Mark images that are nearly constant.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ _AS_CLASSES = "data.layout=classes if the folders at the top are the classes"
 
 
 class Place(NamedTuple):
-    """What an image's folders say of it.
+    """Day, split and label that an image's folders give it.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Branch:
-    """How the folders below a day, or below the root where there are no days, are to be read.
+    """Reading of the folders below a day, or below the root where there are no days.
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ class _Folder:
 
     @property
     def is_parent(self) -> bool:
-        """Whether it has no image itself but several folders, wrappers aside."""
+        """True for a folder that has no image itself but several folders, wrappers aside."""
         inner = self.at(_wrappers(self))
         return not inner.images and len(inner.folders) > 1
 
@@ -330,7 +330,7 @@ def similar_classes(classes: Collection[str]) -> list[str]:
 
 
 class _Read(NamedTuple):
-    """What the folders below a day, or below the root, turned out to be."""
+    """Result of reading the folders below a day, or below the root."""
 
     branch: _Branch
     splits: frozenset[str]
@@ -480,7 +480,7 @@ def _normal(name: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """What names that look alike have in common."""
+    """Reduce a name to a key that names which look alike share."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", text).casefold() if not letter.isspace())
 
 

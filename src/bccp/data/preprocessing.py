@@ -308,7 +308,7 @@ def clean(
 
 @dataclass(frozen=True)
 class _Placing:
-    """What gives each image its day, split and label: the folders, or tables beside the images, or for the label nothing.
+    """Source of each image's day, split and label: the folders, or tables beside the images, or for the label nothing.
 
     Attributes
     ----------
@@ -330,7 +330,7 @@ class _Placing:
         return [*of_folders, *(self.told.notes if self.told else ())]
 
     def is_left_out(self, name: str) -> bool:
-        """Whether a file is none of the images."""
+        """Return True for a file that is none of the images."""
         return (self.told is not None or self.unlabelled) and is_companion(name)
 
     def place(self, image: str) -> Place | None:
@@ -370,7 +370,7 @@ def _remedies(quarantine: pd.DataFrame) -> list[dict[str, Any]]:
 
 @dataclass
 class _Streamed:
-    """What one stream through all files has found besides their pictures.
+    """Findings of one stream through all files, besides their pictures.
 
     Attributes
     ----------
@@ -458,7 +458,7 @@ def _stream(
 
 
 def _is_no_candidate(files: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
-    """Whether an entry is a folder, or a table such as an export leaves beside the images."""
+    """Return True for a folder, and for a table such as an export leaves beside the images."""
     if entry.is_dir() or not own_tables.may_be_own_table(entry.filename):
         return entry.is_dir()
     with files.open(entry) as opened:
@@ -665,7 +665,7 @@ def lost_classes(places: Mapping[tuple[str, str], Sequence[str]], manifest: pd.D
 
 
 def _lost_sentence(lost: Mapping[tuple[str, str], Sequence[str]], quarantine: pd.DataFrame) -> str:
-    """Which classes are lost, and why."""
+    """Find the classes of which nothing can be read, each with the reason."""
     reason = dict(zip(quarantine["image"], quarantine["reason"], strict=True))
     parts = []
     for (day, label), files in list(lost.items())[:_EXAMPLES]:
@@ -740,7 +740,7 @@ def describe(manifest: pd.DataFrame, quarantine: pd.DataFrame, images: npt.NDArr
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What the user of an unusual set has to know, a line each.
+    """List what the user of an unusual set has to know, a line each.
 
     Parameters
     ----------

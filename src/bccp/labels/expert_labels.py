@@ -205,7 +205,7 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
 
 
 def _origins(path: Path) -> dict[str, str]:
-    """How the image of each row was chosen, by the row's place in the file; nothing without the column ``chosen``."""
+    """Read how the image of each row was chosen, by the row's place in the file; nothing without the column ``chosen``."""
     text = grids.decoded(path.read_bytes())
     data = grids.parsed_json(text)
     grid = grids.grid_of_csv(text) if data is None else grids.grid_of_json(data)
@@ -354,7 +354,7 @@ def looked_at(scores: npt.ArrayLike, audited: npt.ArrayLike, *, at_random: npt.A
 
 
 def _evenly_ranked(scores: Float, places: Index, drawn: Mask) -> bool:
-    """Whether the mean rank of the images said to be drawn at random can be chance, among all or all that were not chosen otherwise."""
+    """Return True where the mean rank of images said to be random can be chance, among all or all that were not chosen otherwise."""
     own, n_drawn = scores[places[drawn]], int(drawn.sum())
     for pool in (scores, np.delete(scores, places[~drawn])):
         n_pool, ascending = len(pool), np.sort(pool)

@@ -355,7 +355,7 @@ def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDAr
 
 
 def _drawn_at_random(chosen: Mapping[int, str] | str | None, places: Index) -> Mask:
-    """Whether each checked image was drawn at random, shape (M,)."""
+    """Mark the checked images that were drawn at random, shape (M,)."""
     kinds = (expert_labels.SUSPECT, expert_labels.RANDOM)
     by_place = dict.fromkeys(places.tolist(), chosen) if chosen is None or isinstance(chosen, str) else dict(chosen)
     for place, kind in by_place.items():

@@ -202,7 +202,7 @@ def report_table(
 
 
 def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str]:
-    """How the images to check next are chosen, of those that nobody has checked, the worst first.
+    """Choose the images to check next, of those that nobody has checked, the worst first.
 
     The sample is drawn first, from all of them, and not from what the worst leave: so it stays the same whatever the scores say. It only
     fills up what was drawn and checked before, for a sample that is left half blank is none.
@@ -275,7 +275,7 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
 
 
 def _invitation(path: Path, report: pd.DataFrame, method: str) -> str:
-    """What to do for better labels, in one line."""
+    """Advise in one line how to get better labels."""
     unchecked = report.loc[report["label"] == "", "chosen"]
     n_suspects, n_random = (int((unchecked == kind).sum()) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM))
     if not n_suspects + n_random:

@@ -413,7 +413,7 @@ FEW_CLASSES = 64
 
 
 class _Place(NamedTuple):
-    """Where EM has come to, and where its next round leads; places are matrix and share of guesses in one vector, shape (K² + 1,)."""
+    """State of EM and of its next round; places are matrix and share of guesses in one vector, shape (K² + 1,)."""
 
     place: Float
     reached: float
@@ -433,7 +433,7 @@ def _parts(place: Float) -> tuple[Float, float]:
 
 @dataclass(frozen=True)
 class FittedNoise:
-    """Where EM has ended, and the labels that it was fitted to; what follows for each image is computed when it is asked for.
+    """Last state of EM, and the labels that it was fitted to; posterior and likelihoods are computed when they are asked for.
 
     Temporary arrays are of a block of rows, so that they stay in the processor's cache and take no memory to speak of.
     """

@@ -166,7 +166,7 @@ def package_folder() -> Iterator[str | None]:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether the build has come to its end, and here (its scripts name the place), and the Python that it rests on is still there."""
+    """Return True where the build has come to its end, and here (its scripts name the place), and its Python is still there."""
     mark, scripts = folder / WHOLE, folder / "bin" / "activate"
     if not mark.is_file() or not (folder / "bin" / "python").exists():
         return False

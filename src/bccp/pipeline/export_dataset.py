@@ -275,7 +275,7 @@ def export_run(
 
 
 def _one_name(path: str) -> str:
-    """What paths have in common that some file system takes for one."""
+    """Reduce a path to a key that paths share which some file system takes for one."""
     return unicodedata.normalize("NFC", path).casefold()
 
 

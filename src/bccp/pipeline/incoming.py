@@ -84,7 +84,7 @@ class Reference:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its files were made pictures of the same kind by: arguments of :func:`bccp.data.preprocessing.clean`."""
+        """Arguments of :func:`bccp.data.preprocessing.clean` that make pictures of the same kind of other files."""
         report = json.loads((self.clean[0] / "report.json").read_text(encoding="utf-8"))
         kept = {"image_size": report["image_size"], "resize": report["resize"], "cleanup": report.get("cleanup", ())}
         return kept | {"scale": report.get("range"), "max_pixels": report.get("max_pixels", MAX_PIXELS)}
@@ -155,7 +155,7 @@ def find_reference(named: str, ledger: Ledger, *, simulated: bool = False) -> Re
 
 
 def _name(pipeline: finished_runs.Pipeline) -> str:
-    """What :func:`bccp.tracking.finished_runs.find` finds a pipeline by."""
+    """Name of a pipeline for :func:`bccp.tracking.finished_runs.find`."""
     return pipeline.shown.removeprefix("run ")
 
 
@@ -328,7 +328,7 @@ def _join(batch: str, about: Mapping[str, Any], ledger: Ledger) -> dict[str, Any
 
 
 def _known(about: Mapping[str, Any], ledger: Ledger) -> tuple[joined_batch.KnownLabels | None, tuple[int, str] | None]:
-    """What is known of the labels of a batch's reference, and the size and shape that its images were given."""
+    """Read what is known of the labels of a batch's reference, and the size and shape that its images were given."""
     if not about["reference"]:
         return None, None
     clean = _clean(about["reference"], ledger)

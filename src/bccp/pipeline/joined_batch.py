@@ -46,7 +46,7 @@ _LEFT_BEHIND = frozenset(
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """What is known of a reference's labels.
+    """Known labels of a reference.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class KnownLabels:
 
 @dataclass(frozen=True)
 class Join:
-    """How reference and batch are joined.
+    """Plan of how reference and batch are joined.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ _READ = ("clean_data", "segregated_data", "feedback", "given_labels", "cleansed_
 
 
 def _source(places: Mapping[str, Path], settings: Mapping[str, str]) -> str:
-    """Where the doubtful labels of a run came from: what the labels themselves say, or else the configuration."""
+    """Find the source of a run's doubtful labels: as recorded with the labels, or else by the configuration."""
     if "given_labels" in places:
         return label_files.given_source(places["given_labels"])
     if settings.get("noisy_labels.label") == "ground_truth":
@@ -328,7 +328,7 @@ def _nested(settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def lines(place: Path, joined: Join, known: KnownLabels | None) -> list[str]:
-    """What was done, for the user."""
+    """Describe for the user how reference and batch were joined."""
     said = []
     if known is None:
         said.append("there was nothing to compare it with: it is a data set of its own, and its labels are doubtful")

@@ -50,7 +50,7 @@ class Pipeline:
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """What was simulated: ``labels``, ``images``, both or neither (:func:`bccp.core.automatic.simulated_parts`)."""
+        """Simulated parts: ``labels``, ``images``, both or neither (:func:`bccp.core.automatic.simulated_parts`)."""
         return automatic.simulated_parts(self._sections())
 
     def refuse_simulated(self, what: str) -> None:

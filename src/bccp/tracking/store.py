@@ -177,7 +177,7 @@ class Ledger:
         return str(run.info.run_id)
 
     def report_address(self, run_id: str, folder: str) -> str:
-        """Where people find a folder of a run's artifacts: a path, or where a server hands them out its page, for a browser."""
+        """Address of a folder of a run's artifacts for people: a path, or where a server hands them out its page, for a browser."""
         run = self.client.get_run(run_id).info
         place = local_path(run.artifact_uri)
         if place is None and self.uri.startswith("http"):

@@ -116,13 +116,13 @@ def check_variables() -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why wandb refuses a value, in one line; the value may be secret, and is not in what pydantic says in short."""
+    """Explain in one line why wandb refuses a value; the value may be secret, and is not in what pydantic says in short."""
     said = error.errors()[0]["msg"] if hasattr(error, "errors") else first_line(error)
     return str(said).removeprefix("Value error, ").rstrip(".")
 
 
 def has_login() -> bool:
-    """Whether wandb has a key or a login for the server that it would talk to; it is imported only where there may be one.
+    """Return True where wandb has a key or a login for the server that it would talk to; it is imported only where there may be one.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def has_login() -> bool:
 
 
 def no_answer(error: BaseException) -> str:
-    """Why W&B does not answer, in one line, with the proxy that is asked."""
+    """Explain in one line why W&B does not answer, with the proxy that is asked."""
     return first_line(error) + proxy_note(_settings().base_url)
 
 

@@ -63,7 +63,7 @@ class Recorded:
 
     @property
     def moved(self) -> bool:
-        """Whether the home was moved or copied since: W&B's own record names files where they were then."""
+        """Return True where the home was moved or copied since: W&B's own record names files where they were then."""
         return any(str(moved_along(entry["folder"])) != entry["folder"] for entry in (*self.note["inputs"], *self.note["outputs"]))
 
     @property

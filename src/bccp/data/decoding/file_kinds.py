@@ -112,5 +112,5 @@ def kind_of(data: bytes) -> str:
 
 
 def is_heic(data: bytes) -> bool:
-    """Whether a file is of the HEIF family, which Pillow reads with pi-heif alone."""
+    """Return True for a file of the HEIF family, which Pillow reads with pi-heif alone."""
     return data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS

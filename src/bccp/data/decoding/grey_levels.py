@@ -38,7 +38,7 @@ _INTEGER_WHITE = 65535.0
 
 @dataclass(frozen=True)
 class ValueCounts:
-    """How often a set's pictures hold each value, in bounded memory.
+    """Counts of each grey value in a set's pictures, in bounded memory.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ def kind_of_values(pixels: npt.NDArray[Any]) -> str:
 
 
 def asked(value: str | list[float]) -> Range | Literal["auto"]:
-    """What ``preprocessing.range`` asks for: two numbers hold for integers and floats alike."""
+    """Convert ``preprocessing.range`` to a range, or ``auto``: two numbers hold for integers and floats alike."""
     if isinstance(value, list):
         return {"integer": list(value), "float": list(value)}
     return "file" if value == "file" else "auto"
@@ -147,7 +147,7 @@ def described(counts: ValueCounts, kind: str, scale: Range) -> dict[str, Any]:
 
 
 def sentence(kind: str, told: Mapping[str, Any], scale: Range) -> str:
-    """What was chosen for a set's values, in one line, from what :func:`described` says of them."""
+    """Describe the range that was chosen for a set's values in one line, from the result of :func:`described`."""
     what = {"integer": "grey values of more than 8 bits", "float": "grey values that are floats"}[kind]
     known = f"{told['images']} images hold {what}, {_shown(told['lowest'])} to {_shown(told['highest'])}"
     if scale == "file":
@@ -203,5 +203,5 @@ def to_8_bits(pixels: npt.NDArray[Any], scale: Range = None, *, min_is_white: bo
 
 
 def is_deep_mode(mode: str) -> bool:
-    """Whether Pillow's mode means grey values of more than 8 bits: I;16, I, F and their kin."""
+    """Return True for Pillow's modes of grey values of more than 8 bits: I;16, I, F and their kin."""
     return mode.startswith(("I", "F"))

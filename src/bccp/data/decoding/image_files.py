@@ -68,7 +68,7 @@ class DecodedFile:
 
     @functools.cached_property
     def is_deep(self) -> bool:
-        """Whether it holds grey values of more than 8 bits, which a range scales."""
+        """True for grey values of more than 8 bits, which a range scales."""
         return is_deep_mode(self.image.mode)
 
     @functools.cached_property
@@ -210,7 +210,7 @@ def _expect_native_order(opened: Image.Image) -> None:
 
 
 def _reason(error: Exception, data: bytes) -> str:
-    """Why a file gives no picture."""
+    """Error of a file that gives no picture."""
     if (kind := kind_of(data)) and not (is_heic(data) and _heif_is_read()):
         return kind
     if metadata.is_raw(data):
@@ -228,7 +228,7 @@ def _reason(error: Exception, data: bytes) -> str:
 
 @functools.cache
 def _heif_is_read() -> bool:
-    """Whether pi-heif is installed; it is then imported, which lets Pillow read HEIF files."""
+    """Import pi-heif, which lets Pillow read HEIF files; return True where it is installed."""
     try:
         import pi_heif
     except ImportError:
@@ -264,7 +264,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_image(data: bytes) -> bool:
-    """Whether these bytes begin like an image."""
+    """Return True for bytes that begin like an image of a format that is read."""
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS):
             return True

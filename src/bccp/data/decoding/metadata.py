@@ -119,7 +119,7 @@ class TiffDirectory:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all entries that are announced are there."""
+        """True where all entries that are announced are there."""
         return self.start + self.announced * self.entry_bytes <= len(self.data)
 
 
@@ -156,7 +156,7 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _orientation_number(value: Any) -> int | None:
-    """What a tag that may hold any type says: 1 to 8, 1 also for 0, which says nothing; None where it is nothing of the kind."""
+    """Convert a tag's value of any type to an orientation: 1 to 8, 1 also for 0, which says nothing; None for anything else."""
     if isinstance(value, tuple | list) and value:
         value = value[0]
     if isinstance(value, bytes):
@@ -173,7 +173,7 @@ def _without_prefix(exif: bytes) -> bytes:
 
 
 def _is_whole_exif(exif: bytes) -> bool:
-    """Whether EXIF data hold all that they announce; so do none."""
+    """Return True for EXIF data that hold all that they announce, and for none at all."""
     if not exif:
         return True
     directory = TiffDirectory.first(_without_prefix(exif))
@@ -298,7 +298,7 @@ def with_black_zero(data: bytes) -> tuple[bytes, bool]:
 
 
 def is_raw_thumbnail(data: bytes) -> bool:
-    """Whether a TIFF file is a camera's raw file whose first image is a thumbnail: a reduced image (bit 0 of NewSubfileType), in a DNG file
+    """Return True for a camera's raw file (TIFF) whose first image is a thumbnail: a reduced one (bit 0 of NewSubfileType), in a DNG file
     or where the full one has a directory of its own (SubIFDs).
     """
     directory = TiffDirectory.first(data)
@@ -308,7 +308,7 @@ def is_raw_thumbnail(data: bytes) -> bool:
 
 
 def is_raw(data: bytes) -> bool:
-    """Whether a TIFF file that cannot be read is a camera's raw file: by DNGVersion, mosaic colours, or cameras' own compressions."""
+    """Return True for an unreadable TIFF file that is a camera's raw file: by DNGVersion, mosaic colours, or cameras' own compressions."""
     directory = TiffDirectory.first(data)
     if directory is None:
         return False

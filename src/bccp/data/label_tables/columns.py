@@ -79,7 +79,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table mean, as far as it is said.
+    """Meaning of a table's columns, as far as the configuration gives it.
 
     Attributes
     ----------
@@ -158,7 +158,7 @@ def found_columns(grid: Grid, asked: Columns) -> Columns:
 
 
 def tells_boxes(grid: Grid) -> bool:
-    """Whether the table is one of boxes."""
+    """Return True for a table of boxes."""
     return {"xmin", "xmax"} <= {key_of(name) for name in grid.names}
 
 
@@ -275,7 +275,7 @@ def labels_of(cell: str) -> list[str]:
 
 
 def is_label_studio(grid: Grid) -> bool:
-    """Whether these are columns that Label Studio always writes."""
+    """Return True for columns that Label Studio always writes."""
     return all(columns_of(grid, key) for key in ("annotator", "annotationid", "leadtime"))
 
 
@@ -378,7 +378,7 @@ def _listed(value: Any) -> Iterator[str]:
 
 
 def _labels(cells: Sequence[str]) -> bool:
-    """Whether most cells tell a label."""
+    """Return True where most cells tell a label."""
     return 2 * sum(bool(labels_of(cell)) for cell in cells) > len(cells)
 
 
@@ -397,7 +397,7 @@ def _ranked(columns: Iterable[str], known: Sequence[str]) -> list[str]:
 
 
 def _say_the_same(grid: Grid, one: str, other: str) -> bool:
-    """Whether each value of one column stands beside one value of the other only, and the other way round."""
+    """Return True where each value of one column stands beside one value of the other only, and the other way round."""
     pairs = set(zip(grid.column(one), grid.column(other), strict=True))
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
@@ -407,7 +407,7 @@ def _is_numeric(cells: Sequence[str]) -> bool:
 
 
 def _may_be_classes(cells: Sequence[str]) -> bool:
-    """Whether cells repeat themselves as classes do, and are no measurements."""
+    """Return True for cells that repeat themselves as classes do, and are no measurements."""
     values = set(cells)
     measured = _is_numeric(cells) and any("." in cell and not cell.endswith(".0") for cell in values)
     return 1 < len(values) <= len(cells) / 2 and not measured

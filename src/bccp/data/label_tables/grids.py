@@ -26,7 +26,7 @@ _OTHER_TEXTS = {
 
 
 class UnreadTableError(Exception):
-    """Why a table cannot be read: the end of a sentence that begins with its name."""
+    """Error of a table that cannot be read; its message ends a sentence that begins with the table's name."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _cell(value: Any) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """What separates cells: the character that makes most of them of the first line."""
+    """Find the separator of cells: the character that makes most of them of the first line."""
     head = next((line for line in text.splitlines() if line.strip()), "")
     return max(_DELIMITERS, key=lambda delimiter: len(_cells(head, delimiter)))
 

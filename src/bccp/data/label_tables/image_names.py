@@ -36,7 +36,7 @@ def nfc(name: str) -> str:
 
 
 def has_image_suffix(cell: str) -> bool:
-    """Whether a cell ends like the name of an image file, as a path or as a URL."""
+    """Return True for a cell that ends like the name of an image file, as a path or as a URL."""
     return any(_stem(path) != path for path in readings(cell)[:2])
 
 

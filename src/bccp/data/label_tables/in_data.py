@@ -52,7 +52,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class DataLabels:
-    """What tables in the data say.
+    """Labels from tables among the images.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class _Candidate:
 
 
 def is_companion(name: str) -> bool:
-    """Whether a file beside images is told by its name to be none."""
+    """Return True for a file beside the images whose name tells that it is none."""
     return PurePosixPath(name).suffix.lower() in COMPANION_SUFFIXES
 
 
@@ -239,7 +239,7 @@ def _candidates(
 
 
 def _no_classes(table: LabelTable, labels: Mapping[str, set[str]], columns: Columns) -> str | None:
-    """Why a table's labels are no classes; not where it was said that they are."""
+    """Explain why a table's labels are no classes; None where they may be, or the configuration says that they are."""
     values = {label for given in labels.values() for label in given}
     if columns.label is not None or len(labels) < 10:
         return None
@@ -380,7 +380,7 @@ def _notes(
 
 
 def _reasons(refused: Mapping[str, str]) -> str:
-    """What is wrong with each table, without the remedy."""
+    """List what is wrong with each table, without the remedy."""
     bare = {name: re.sub(r"^the table .*? in the data ", "", why) for name, why in refused.items()}
     shown = [f"{name} ({re.split(r'[:;(]', why, maxsplit=1)[0].strip()})" for name, why in bare.items()]
     return ", ".join(shown[:_EXAMPLES]) + (f" and {len(shown) - _EXAMPLES} more" if len(shown) > _EXAMPLES else "")

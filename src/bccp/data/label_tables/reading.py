@@ -26,7 +26,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What one row says.
+    """Answer of one row: an image, a label and who gave it.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class LabelTable:
 
     @property
     def described(self) -> str:
-        """How it was read, for a line of output."""
+        """Layout and columns of the table, for a line of output."""
         names = few(self.labels, 5)
         how = {"wide": f"one column an annotator, {names}", "one_hot": f"one column a class, {names}"}.get(self.layout, f"label {names}")
         return f"image {self.image!r}, {how}" + (f", user {self.user!r}" if self.user else "")
@@ -145,7 +145,7 @@ def _row_answers(grid: Grid, image: str, label: str, user: str) -> list[Answer]:
 
 
 def _void(grid: Grid) -> list[bool]:
-    """Which rows were skipped in Label Studio or rejected in Mechanical Turk, or deny a class, as those of Open Images may."""
+    """Mark rows that were skipped in Label Studio or rejected in Mechanical Turk, or that deny a class, as those of Open Images may."""
     values = {"wascancelled": YES, "assignmentstatus": frozenset({"rejected"})}
     values |= {"confidence": frozenset({"0", "0.0"})} if columns_of(grid, "labelname") and columns_of(grid, "imageid") else {}
     void = [False] * len(grid.rows)
