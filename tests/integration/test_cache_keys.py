@@ -107,6 +107,7 @@ PLATFORM_NAMES = {
     "core.registries.SAMPLERS",
     "core.registries.SOURCES",
     "core.registries.SamplerEntry",
+    "core.registries.found_at",
     "core.runtime.device.features_dtype",
     "core.runtime.requirements.pins",
     "core.runtime.wandb_import.import_wandb",

@@ -43,11 +43,22 @@ def test_an_exported_model_answers_as_the_model_itself_whatever_the_batch(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("format_name", ["torchscript", "torch_export"])
-def test_a_network_of_torchvisions_is_exported_too(tmp_path: Path, one_thread: None, home: Path, format_name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "format_name"),
+    [
+        ("mobilenet_v2", "torchscript"),
+        ("mobilenet_v2", "torch_export"),
+        ("efficientnet_lite0", "torchscript"),  # it enlarges the images
+        ("efficientnet_lite0", "torch_export"),
+        ("efficientnet_lite0", "onnx"),
+    ],
+)
+def test_larger_networks_are_exported_too(tmp_path: Path, one_thread: None, home: Path, name: str, format_name: str) -> None:
+    if format_name == "onnx":
+        pytest.importorskip("onnxscript")
     folder, out = tmp_path / "made", tmp_path / "model"
     folder.mkdir()
-    model = classifier.build_classifier("mobilenet_v2", 3, image_size=32, dropout=0.2, seed=0)
+    model = classifier.build_classifier(name, 3, image_size=32, dropout=0.2, seed=0)
     classifier.save_classifier(model, folder, {"class_names": CLASSES})
     said = export_model.export_model(folder, format_name, out)
     assert said["largest_difference"] <= export_model.EXPORT_TOLERANCE

@@ -74,7 +74,26 @@ class FilterEntry(Entry):
     parameters: Mapping[str, tuple[int, range]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class BackboneEntry(Entry):
+    """A function that takes the side of images in px and gives :class:`bccp.models.architectures.Parts`.
+
+    Attributes
+    ----------
+    published : str or None
+        ``module:name`` of a function that gives the file of its published weights.
+    """
+
+    published: str | None = None
+
+
 E = TypeVar("E", bound=Entry)
+
+
+def found_at(place: str) -> Any:
+    """Import what ``module:name`` names."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class Registry(Mapping[str, Any], Generic[E]):
@@ -92,8 +111,7 @@ class Registry(Mapping[str, Any], Generic[E]):
         self.key, self.entries = key, dict(entries)
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = self.entries[name].place.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        return found_at(self.entries[name].place)
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries  # a Mapping's own looks the name up, which imports its module
@@ -177,8 +195,11 @@ SAMPLERS = Registry(
 BACKBONES = Registry(
     "train.model",
     {
-        "small_cnn": Entry("bccp.models.architectures:small_cnn"),
-        "resnet_small": Entry("bccp.models.architectures:resnet_small"),
+        "small_cnn": BackboneEntry("bccp.models.architectures:small_cnn"),
+        "resnet_small": BackboneEntry("bccp.models.architectures:resnet_small"),
+        "efficientnet_lite0": BackboneEntry(
+            "bccp.models.efficientnet_lite:efficientnet_lite0", published="bccp.models.efficientnet_lite:published_weights"
+        ),
     },
 )
 """The architectures that are defined here; all others are torchvision's."""

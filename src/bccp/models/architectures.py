@@ -1,4 +1,4 @@
-"""The shape of every classifier, and the networks that it can be made of: two small ones of our own, and torchvision's.
+"""The shape of every classifier, and the networks that it can be made of: two small ones that are defined here, and torchvision's.
 
 A classifier is a backbone that turns an image into D features, and a head: a dropout layer before the last linear layer, which gives K
 logits. It takes pixels as they are and normalises them itself, so that its preprocessing travels with its weights.
@@ -6,7 +6,7 @@ logits. It takes pixels as they are and normalises them itself, so that its prep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +40,8 @@ class ImageClassifier(nn.Module):
         In [0, 1), before the last linear layer.
     mean, std : sequence of 3 floats
         Of red, green and blue in [0, 1].
+    input_size : int, optional
+        The side in px that the backbone sees images at; S by default.
 
     Attributes
     ----------
@@ -67,11 +69,13 @@ class ImageClassifier(nn.Module):
         dropout: float,
         mean: Sequence[float],
         std: Sequence[float],
+        input_size: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(n_features, n_classes))
         self.architecture, self.image_size, self.dropout = architecture, image_size, dropout
+        self.input_size = input_size or image_size
         self.n_features, self.n_classes = n_features, n_classes
         self.frozen, self.mirrored, self.note = False, False, ""
         self._at_rest: list[nn.Module] = []  # parts that do not learn
@@ -82,6 +86,8 @@ class ImageClassifier(nn.Module):
         """Features (n, D) of images: uint8 of shape (n, S, S, 3), or float in [0, 1] of shape (n, 3, S, S)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.permute(0, 3, 1, 2) / 255
+        if self.input_size != self.image_size:
+            pixels = resized(pixels, self.input_size)
         normal = (pixels - self.mean) / self.std
         features: Tensor = self.backbone(normal)
         return (features + self.backbone(normal.flip(-1))) / 2 if self.mirrored and not self.training else features
@@ -128,6 +134,12 @@ class ImageClassifier(nn.Module):
         for part in self._at_rest:
             part.eval()
         return self
+
+
+def resized(pixels: Tensor, side: int) -> Tensor:
+    """Float images (n, 3, h, w) as (n, 3, side, side): bilinear, and smoothed before they are shrunk, so that no pixel is lost."""
+    shrinks = side < max(pixels.shape[2:])
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False, antialias=shrinks)
 
 
 def blocks_of(backbone: nn.Module) -> list[list[nn.Module]]:
@@ -208,14 +220,29 @@ def names() -> list[str]:
 
 
 class Parts(NamedTuple):
-    """What a classifier is made of: its backbone with D features, the name that its last layer has in a state dict of torchvision (empty
-    for our own), and the normalisation of the published weights, where there are any.
+    """The backbone of a classifier, and the terms of its published weights.
+
+    Attributes
+    ----------
+    backbone : Module
+    n_features : int
+        D.
+    last : str
+        The name of the last layer in a published state dict; empty where none is published.
+    normalisation : tuple of two sequences of 3 floats, or None
+        Mean and deviation of the published weights, where there are any.
+    input_size : int or None
+        The side in px that the backbone sees images at; None: that of the images.
+    our_name : callable
+        What a name of a published state dict is in the backbone's own.
     """
 
     backbone: nn.Module
     n_features: int
-    last: str
-    normalisation: tuple[Sequence[float], Sequence[float]] | None
+    last: str = ""
+    normalisation: tuple[Sequence[float], Sequence[float]] | None = None
+    input_size: int | None = None
+    our_name: Callable[[str], str] = str
 
 
 def small_cnn(image_size: int) -> Parts:
@@ -229,7 +256,7 @@ def small_cnn(image_size: int) -> Parts:
         *_convolution(widths[2], widths[3]),
         GridPool(cells),
     ]
-    return Parts(nn.Sequential(*layers), widths[3] * cells**2, "", None)
+    return Parts(nn.Sequential(*layers), widths[3] * cells**2)
 
 
 def resnet_small(image_size: int) -> Parts:
@@ -238,7 +265,7 @@ def resnet_small(image_size: int) -> Parts:
     stem += [nn.MaxPool2d(2)] if image_size >= 128 else []
     shapes = [(16, 16, 1), (16, 48, 2), (48, 48, 1), (48, 80, 2), (80, 80, 1)]
     blocks = [ResidualBlock(*shape) for shape in shapes]
-    return Parts(nn.Sequential(*stem, *blocks, nn.BatchNorm2d(80), nn.ReLU(), GridPool(1)), 80, "", None)
+    return Parts(nn.Sequential(*stem, *blocks, nn.BatchNorm2d(80), nn.ReLU(), GridPool(1)), 80)
 
 
 def _convolution(n_in: int, n_out: int, stride: int = 1) -> list[nn.Module]:

@@ -25,10 +25,13 @@ from bccp.data import tables
 from bccp.data.array_types import Float32, Images
 from bccp.data.dataset import FeatureView
 from bccp.models.architectures import ImageClassifier, names, torchvision_parts, why_not
-from bccp.models.weights import State, load_file, published_weights
+from bccp.models.weights import State, fill_backbone, load_file, published_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of natural images' red, green and blue, in [0, 1]."""
+
+SMALLEST_SEEN = 8
+"""Side in px below which enlarging gives a backbone for photographs nothing that it knows."""
 
 
 def build_classifier(
@@ -49,7 +52,7 @@ def build_classifier(
     Parameters
     ----------
     name : str
-        ``small_cnn``, ``resnet_small``, or a classification model of torchvision.
+        One of :data:`bccp.core.registries.BACKBONES`, or a classification model of torchvision.
     n_classes : int
         K.
     image_size : int
@@ -59,7 +62,7 @@ def build_classifier(
     seed : int
         Of the weights that are drawn. The global random state is left as it is.
     weights : str, optional
-        ``DEFAULT`` or another name of torchvision's weights, a file with a state dict, or the folder of a saved model. The last layer is
+        ``DEFAULT`` or another name of published weights, a file with a state dict, or the folder of a saved model. The last layer is
         not taken where it has another number of classes (``note`` says so).
     freeze_backbone : bool
         Let only the head learn.
@@ -85,10 +88,20 @@ def build_classifier(
         if weights is not None and parts.normalisation is not None:
             mean, std = parts.normalisation
         model = ImageClassifier(
-            parts.backbone, parts.n_features, n_classes, architecture=name, image_size=image_size, dropout=dropout, mean=mean, std=std
+            parts.backbone,
+            parts.n_features,
+            n_classes,
+            architecture=name,
+            image_size=image_size,
+            dropout=dropout,
+            mean=mean,
+            std=std,
+            input_size=parts.input_size,
         )
-    if weights is not None and published is None:
-        load_file(model, Path(weights), parts.last)
+    if isinstance(published, Path):
+        fill_backbone(model, published, parts)
+    elif weights is not None and published is None:
+        load_file(model, Path(weights), parts)
     if normalization == "half":
         model.mean.fill_(0.5)
         model.std.fill_(0.5)
@@ -96,6 +109,12 @@ def build_classifier(
         model.freeze_backbone()
         if weights is None:
             model.note = f"the frozen backbone of {name} has random weights: give it weights, or do not freeze it"
+    if image_size < SMALLEST_SEEN <= model.input_size:
+        small = (
+            f"images of {image_size} px are enlarged to {model.input_size} px for {name}, which knows edges and textures that so few "
+            "pixels cannot hold: use larger images, or train.model=small_cnn"
+        )
+        model.note = f"{model.note}; {small}" if model.note else small
     model.eval()
     _try_out(model)
     return model
@@ -112,8 +131,8 @@ def check_names(name: str, weights: str | None) -> Any:
 
     Returns
     -------
-    Weights or None
-        A member of the model's torchvision enumeration.
+    Weights, Path or None
+        A member of the model's torchvision enumeration, or the file with the published weights of one of our own.
 
     Raises
     ------
@@ -151,7 +170,7 @@ def initialise(model: ImageClassifier, folder: Path, *, class_names: Sequence[st
             "give the same model as train.model, or another train.init"
         )
     head = {key: value.clone() for key, value in model.head.state_dict().items()}
-    load_file(model, folder, "")
+    load_file(model, folder)
     if list(about["class_names"]) != list(class_names):
         model.head.load_state_dict(head)
         model.note = (
@@ -194,6 +213,7 @@ def save_classifier(
         "mirrored": model.mirrored,
         "frozen": model.frozen,
         **rgb,
+        **({"input_size": model.input_size} if model.input_size != model.image_size else {}),
     }
     text = json.dumps({**about, **own}, indent=2, ensure_ascii=False)
     (folder / "model.json").write_text(text + "\n", encoding="utf-8")
@@ -230,8 +250,8 @@ def load_classifier(folder: Path) -> tuple[ImageClassifier, dict[str, Any]]:
         mean=about["mean"],
         std=about["std"],
     )
-    load_file(model, folder, "", whole=True)
-    model.mirrored = about.get("mirrored", False)
+    load_file(model, folder, whole=True)
+    model.mirrored, model.input_size = about.get("mirrored", False), about.get("input_size", model.image_size)
     if about.get("frozen", False):
         model.freeze_backbone()
     return model, about

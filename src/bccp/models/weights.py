@@ -1,4 +1,4 @@
-"""Weights from elsewhere: published ones by name, and state dicts in files, ours or in torchvision's shape."""
+"""Weights from elsewhere: published ones by name, and state dicts in files, ours or as they are published."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from bccp.core.errors import BCCPError, nearest
-from bccp.core.registries import BACKBONES
+from bccp.core.registries import BACKBONES, found_at
 from bccp.models import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
-from bccp.models.architectures import AUXILIARY, ImageClassifier
+from bccp.models.architectures import AUXILIARY, ImageClassifier, Parts
 
 import torchvision.models as torchvision_models  # isort: skip
 
@@ -20,9 +20,17 @@ State = dict[str, Tensor]
 
 
 def published_weights(name: str, weights: str) -> Any:
-    """A member of the model's torchvision enumeration of weights."""
+    """A member of the model's torchvision enumeration of weights, or the file that holds those of one of our own."""
     if name in BACKBONES:
-        raise BCCPError(f"weights={weights!r} is no file, and no weights are published for {name}: use null or a local file")
+        place = BACKBONES.entries[name].published
+        if place is None:
+            raise BCCPError(f"weights={weights!r} is no file, and no weights are published for {name}: use null or a local file")
+        if weights != "DEFAULT":
+            raise BCCPError(
+                f"weights={weights!r} is neither a file nor published for {name}: use null, a local file or DEFAULT"
+                + nearest(weights, ["DEFAULT"])
+            )
+        return found_at(place)()
     choices = torchvision_models.get_model_weights(name)
     short = weights.removeprefix(f"{choices.__name__}.")
     if short not in choices.__members__:
@@ -33,15 +41,15 @@ def published_weights(name: str, weights: str) -> Any:
     return choices[short]
 
 
-def load_file(model: ImageClassifier, path: Path, last: str, *, whole: bool = False) -> None:
-    """Fill a model with the weights of a file, ours or torchvision's; ``last`` is the name of torchvision's last layer.
+def load_file(model: ImageClassifier, path: Path, parts: Parts | None = None, *, whole: bool = False) -> None:
+    """Fill a model with the weights of a file, a saved model's or, with the ``parts`` that it is made of, a published one's.
 
     A last layer that is for other classes starts anew (``note`` says so); where the model is wanted as a ``whole`` that is an error.
     """
     state = read_state(path / "model.pt" if path.is_dir() else path)
     ours = any(key.startswith("backbone.") for key in state)
     if not ours:
-        state = _from_torchvision(state, model.architecture, last)
+        state = _under_our_names(state, model.architecture, parts)
     wanted = model.state_dict()
     optional = {key for key in wanted if key.endswith("num_batches_tracked") or key in ("mean", "std")}
     optional |= set() if whole else {key for key in wanted if key.startswith("head.")}
@@ -81,8 +89,15 @@ def read_state(path: Path) -> State:
     return {str(key): value for key, value in held.items()}
 
 
-def _from_torchvision(state: State, architecture: str, last: str) -> State:
-    """A state dict under our names."""
+def fill_backbone(model: ImageClassifier, path: Path, parts: Parts) -> None:
+    """Fill a model's backbone with published weights, which fit; its head stays as it is."""
+    state = _under_our_names(read_state(path), model.architecture, parts)
+    parts.backbone.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")})
+
+
+def _under_our_names(state: State, architecture: str, parts: Parts | None) -> State:
+    """A published state dict with a saved model's names."""
+    last, our_name = ("", str) if parts is None else (parts.last, parts.our_name)
     renamed = {}
     for key, value in state.items():
         if key.startswith(AUXILIARY.get(architecture, ("\0",))):
@@ -92,5 +107,5 @@ def _from_torchvision(state: State, architecture: str, last: str) -> State:
             renamed["head.1" + key.removeprefix(last)] = value.flatten(1) if value.ndim > 1 else value
         else:
             # published files of the densenets have the names of an older version
-            renamed["backbone." + re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", key)] = value
+            renamed["backbone." + re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", our_name(key))] = value
     return renamed if "head.1.bias" in renamed else {key: value for key, value in renamed.items() if not key.startswith("head.")}

