@@ -36,7 +36,7 @@ from bccp.core.errors import BCCPError, few
 from bccp.data import own_tables, tables
 from bccp.data.decoding import grey_levels
 from bccp.data.decoding.grey_levels import Range, ValueCounts, chosen_range, is_deep_mode, kind_of_values
-from bccp.data.decoding.image_files import MAX_PIXELS, DecodedFile, UnreadableImageError, decode, pillow_limits
+from bccp.data.decoding.image_files import MAX_PIXELS, UnreadableImageError, decode, pillow_limits
 from bccp.data.duplicates import FLAT_STD, is_nearly_constant, told_apart
 from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.in_data import AUTO, REPORTED, DataLabels, find_labels, is_companion
@@ -63,7 +63,7 @@ POOL_MIN_BYTES = 3000
 
 CHUNK_FILES = 256
 _CHUNK_BYTES = 4_000_000
-HASH_STRIP_BYTES = 4_000_000
+STREAMED_BYTES = 1_000_000
 _EXAMPLES = 20
 _GREY_PX = 32
 
@@ -149,16 +149,28 @@ def fit_to_square(image: Image.Image, size: int, how: str) -> Image.Image:
 
 
 def pixel_digest(image: Image.Image) -> str:
-    """SHA-256 over an RGB picture's size and pixels, 64 hex digits; strip by strip, for a large picture's copy would double its memory."""
+    """SHA-256 over an RGB picture's size and pixels, 64 hex digits; a large picture is streamed, for a copy would double its memory."""
     width, height = image.size
     sha = hashlib.sha256(f"{width}x{height}\n".encode())
-    rows = max(1, HASH_STRIP_BYTES // (3 * width))
-    if rows >= height:
+    if 3 * width * height <= STREAMED_BYTES:
         sha.update(image.tobytes())
     else:
-        for top in range(0, height, rows):
-            sha.update(image.crop((0, top, width, min(top + rows, height))).tobytes())
+        image.save(_PixelSink(sha.update, skipped=len(f"P6\n{width} {height}\n255\n")), "PPM")
     return sha.hexdigest()
+
+
+class _PixelSink(io.BytesIO):
+    """A file to save a PPM picture to, which hands on what follows the header: Pillow packs pixels nowhere faster, and in small blocks."""
+
+    def __init__(self, hand_on: Callable[[bytes], object], *, skipped: int) -> None:
+        super().__init__()
+        self.hand_on, self.skipped = hand_on, skipped
+
+    def write(self, block: Any) -> int:
+        """Take a block of bytes."""
+        self.hand_on(block[self.skipped :])
+        self.skipped = max(0, self.skipped - len(block))
+        return len(block)
 
 
 def perceptual_hashes(grey: npt.NDArray[np.uint8]) -> list[str]:
@@ -506,42 +518,41 @@ def pictures(
     list of DecodedPicture or str, length n
         The picture, or the reason why there is none.
     """
-    greys: list[bytes] = []
-    outcomes: list[tuple[Any, ...] | str] = []
-    for data in files:
-        try:
-            decoded = decode(data)
-            identity = decoded.identity()
-        except UnreadableImageError as error:
-            outcomes.append(str(error))
-            continue
-        grey = identity.convert("L")
-        if grey.size != (_GREY_PX, _GREY_PX):
-            grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
-        greys.append(grey.tobytes())
-        image = decoded.rgb(scale) if decoded.is_deep else identity
-        pixels = fit_to_square(clean_up(image, cleanup), image_size, resize).tobytes()
-        kind, counts = _told_of_values(decoded)
-        outcomes.append(
-            (
-                pixel_digest(identity),
-                *image.size,
-                decoded.mode,
-                decoded.format,
-                pixels,
-                decoded.metadata_ignored,
-                decoded.is_reduced,
-                kind,
-                counts,
-            )
-        )
-    stack = np.frombuffer(b"".join(greys), np.uint8).reshape(-1, _GREY_PX, _GREY_PX)
-    hashes = iter(perceptual_hashes(stack))
-    return [found if isinstance(found, str) else DecodedPicture(found[0], next(hashes), *found[1:]) for found in outcomes]
+    found = [_one_picture(data, image_size=image_size, resize=resize, cleanup=cleanup, scale=scale) for data in files]
+    greys = b"".join(one[0] for one in found if not isinstance(one, str))
+    hashes = iter(perceptual_hashes(np.frombuffer(greys, np.uint8).reshape(-1, _GREY_PX, _GREY_PX)))
+    return [one if isinstance(one, str) else replace(one[1], phash=next(hashes)) for one in found]
 
 
-def _told_of_values(decoded: DecodedFile) -> tuple[str, ValueCounts | None]:
-    return (kind_of_values(decoded.values), ValueCounts.of(decoded.values)) if decoded.is_deep else ("", None)
+def _one_picture(data: bytes, *, image_size: int, resize: str, cleanup: Cleanup, scale: Range) -> tuple[bytes, DecodedPicture] | str:
+    """Decode a file to the grey pixels of its perceptual hash and to a picture without the hash, or to the reason why there is none.
+
+    A function of its own, so that nothing of the full-size picture is held while the next one is decoded.
+    """
+    try:
+        decoded = decode(data)
+        identity = decoded.identity()
+    except UnreadableImageError as error:
+        return str(error)
+    grey = identity.convert("L")
+    if grey.size != (_GREY_PX, _GREY_PX):
+        grey = grey.resize((_GREY_PX, _GREY_PX), Image.Resampling.LANCZOS)
+    image = decoded.rgb(scale) if decoded.is_deep else identity
+    pixels = fit_to_square(clean_up(image, cleanup), image_size, resize).tobytes()
+    kind, counts = (kind_of_values(decoded.values), ValueCounts.of(decoded.values)) if decoded.is_deep else ("", None)
+    return grey.tobytes(), DecodedPicture(
+        sha256=pixel_digest(identity),
+        phash="",
+        width=image.width,
+        height=image.height,
+        mode=decoded.mode,
+        format=decoded.format,
+        pixels=pixels,
+        metadata_ignored=decoded.metadata_ignored,
+        is_reduced=decoded.is_reduced,
+        kind=kind,
+        counts=counts,
+    )
 
 
 def _chunks(entries: Iterable[zipfile.ZipInfo], *, picture_bytes: int) -> Iterator[list[zipfile.ZipInfo]]:

@@ -250,6 +250,17 @@ def test_pillows_settings_are_strict_inside_and_come_back_after_an_error() -> No
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
+def test_a_large_picture_is_decoded_in_the_memory_of_the_one_before() -> None:
+    photograph, before = encoded(Image.new("RGB", (2400, 2000), "teal"), "JPEG"), Image.core.get_blocks_max()
+    with pillow_limits(5_000_000):
+        preprocessing.pictures([photograph], image_size=32, resize="stretch")
+        Image.core.reset_stats()
+        preprocessing.pictures([photograph] * 3, image_size=32, resize="stretch")
+        assert Image.core.get_stats()["allocated_blocks"] == 0
+        assert Image.core.get_stats()["reused_blocks"] > 0
+    assert Image.core.get_stats()["blocks_cached"] == Image.core.get_blocks_max() == before
+
+
 @pytest.mark.parametrize("how", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (1000, 1), (1, 1000), (8, 8), (33, 32)])
 def test_every_shape_fits_the_square(how: str, size: tuple[int, int]) -> None:
@@ -280,11 +291,11 @@ def test_shrinking_averages_instead_of_picking_pixels() -> None:
     assert np.abs(inner.astype(int) - 128).max() <= 2
 
 
-def test_the_digest_covers_size_and_pixels_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_covers_size_and_pixels_in_one_piece_or_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(size=(40, 30))
     expected = hashlib.sha256(b"40x30\n" + image.tobytes()).hexdigest()
     assert preprocessing.pixel_digest(image) == expected
-    monkeypatch.setattr(preprocessing, "HASH_STRIP_BYTES", 1000)
+    monkeypatch.setattr(preprocessing, "STREAMED_BYTES", 1000)
     assert preprocessing.pixel_digest(image) == expected
     assert preprocessing.pixel_digest(Image.new("RGB", (2, 6))) != preprocessing.pixel_digest(Image.new("RGB", (6, 2)))
 
