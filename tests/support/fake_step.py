@@ -14,10 +14,13 @@ from omegaconf import OmegaConf
 from bccp.core.paths import ROOT
 
 DAY = {"target_day": "tuesday"}
+RECIPE = {"model": "small_cnn", "weights": None, "freeze_backbone": False}
 RESOLVED: dict[str, dict[str, Any]] = {
     "segregation": {**DAY, "label_source": "simulated"},
     "noisy_labels": {"source": "simulated", "user_accuracy": 0.7, "noise": "uniform"},
-    **dict.fromkeys(("bayes_cutoff", "cp_sampling", "train"), DAY),
+    "preprocessing": {"image_size": 32, "resize": "stretch"},
+    **dict.fromkeys(("bayes_cutoff", "train"), DAY | RECIPE),
+    "cp_sampling": DAY,
 }
 """What ``auto`` and ``null`` are in a pipeline on digits."""
 
@@ -30,7 +33,11 @@ class FakeStep:
         del values["hydra"]
         section = OmegaConf.to_container(OmegaConf.create(values), resolve=True)[name]
         assert set(changed) <= set(section)
-        nested = {key: SimpleNamespace(**value) for key, value in section.items() if isinstance(value, dict)}
+        nested = {
+            key: SimpleNamespace(**value | (RECIPE if "model" in value else {}))
+            for key, value in section.items()
+            if isinstance(value, dict)
+        }
         self.config = SimpleNamespace(**section | nested | RESOLVED.get(name, {}) | changed)
         self.context = SimpleNamespace(config={})
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}

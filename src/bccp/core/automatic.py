@@ -2,7 +2,8 @@
 
 Labels are simulated, and images corrupted, on the built-in digits; on anybody's own data only where ``noisy_labels.source=simulated`` asks
 for it. ``auto`` is resolved in two steps: what the configuration alone decides when it is loaded (:func:`resolve_sources`), and what the
-days of the data decide once it has been fetched (:func:`resolve_days`). No key, record or step sees an ``auto`` of these options.
+days of the data (:func:`resolve_days`) and the sizes of its images (:mod:`bccp.core.automatic_models`) decide once it has been fetched. No
+key, record or step sees an ``auto`` of these options.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from bccp.core import automatic_models
 from bccp.core.config_schema import NOISE, USER_ACCURACY
 from bccp.core.errors import BCCPError
 
@@ -50,7 +52,13 @@ def label_source(source: str, feedback_file: str | None, *, built_in: bool) -> s
 def resolve_sources(config: Config) -> None:
     """Replace each ``auto`` that the configuration alone decides, in place.
 
-    ``noisy_labels.source`` is resolved always; the target day and the corruption where the days of the data do not matter.
+    ``noisy_labels.source`` is resolved always; the target day and the corruption where the days of the data do not matter, and the models
+    and the images' size where its images do not, or are the built-in ones.
+
+    Raises
+    ------
+    BCCPError
+        From :func:`bccp.core.automatic_models.resolve`.
     """
     built_in = config.data.source == BUILT_IN
     resolve_labels(config.noisy_labels, built_in=built_in)
@@ -61,6 +69,7 @@ def resolve_sources(config: Config) -> None:
         set_target_day(config, day)
     if corruption and config.segregation.corruption == "auto":
         config.segregation.corruption = corruption
+    automatic_models.resolve(config, automatic_models.BUILT_IN_PX if built_in else None)
 
 
 def _implied_by_source(source: str, *, built_in: bool) -> tuple[str | None, str | None]:
@@ -129,20 +138,25 @@ def untrusted_rest(target_day: str) -> str:
     )
 
 
-def unresolved(config: Config) -> set[str]:
+def waiting_for_days(config: Config) -> set[str]:
     """The keys that :func:`resolve_days` has yet to resolve, such as ``main.target_day``."""
     found = {f"{name}.target_day" for name in DAY_SECTIONS if getattr(config, name).target_day == "auto"}
     return found | ({"segregation.corruption"} if config.segregation.corruption == "auto" else set())
 
 
+def unresolved(config: Config) -> set[str]:
+    """The keys that wait for the data: for its days, or for the sizes of its images."""
+    return waiting_for_days(config) | automatic_models.waiting(config)
+
+
 def depends_on_days(config: Config) -> bool:
     """Return True where :func:`resolve_days` has something to resolve or to refuse."""
     section = config.segregation
-    return bool(unresolved(config)) or (section.target_day == "tuesday" and not folders_are_truth(section))
+    return bool(waiting_for_days(config)) or (section.target_day == "tuesday" and not folders_are_truth(section))
 
 
 def implied(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that ``auto`` and null stand for under a resolved configuration, whatever the days of the data.
+    """Values that ``auto`` and null stand for under a resolved configuration, whatever the days of the data and the sizes of its images.
 
     Parameters
     ----------
@@ -161,7 +175,11 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"noisy_labels.user_accuracy": USER_ACCURACY, "noisy_labels.noise": NOISE}
     day, corruption = _implied_by_source(source, built_in=built_in)
     of_days = {"main.target_day": day, "segregation.corruption": corruption}
-    return found | {key: value for key, value in of_days.items() if value}
+    return (
+        found
+        | {key: value for key, value in of_days.items() if value}
+        | automatic_models.implied(config, built_in="data" in config and built_in)
+    )
 
 
 def refuse_idle_simulation(config: Config) -> None:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from bccp.core import automatic, paths
 from bccp.core.config_schema import (
+    AUTO,
     Config,
     parse_augmentation,
     parse_cleanup,
@@ -113,9 +114,9 @@ def section(kind: type[Any], values: Mapping[str, Any], name: str, base: Path) -
             value = json.loads(value) if isinstance(value, str) else value
             made[item.name] = section(typing.cast("type[Any]", hint), value, key, base)
             continue
-        value = _typed(value, hint, key)
-        _check_value(value, item.metadata, key)
+        value = _checked(value, hint, item.metadata, key)
         is_path = item.metadata.get("path") and all(values.get(k) in v for k, v in item.metadata["only_where"].items())
+        is_path = is_path and not (item.metadata.get("auto") and value == AUTO)
         if value is not None and is_path:
             value = absolute(value, base, key=key)
         made[item.name] = value
@@ -160,7 +161,7 @@ def check_choice(key: str, value: Any) -> None:
     elif key == "test.metrics":
         parse_metrics(value)
     elif not dataclasses.is_dataclass(typing.get_type_hints(kind)[rest]) and "${" not in str(value):
-        _check_value(_typed(value, typing.get_type_hints(kind)[rest], key), item.metadata, key)
+        _checked(value, typing.get_type_hints(kind)[rest], item.metadata, key)
 
 
 def takes_text(key: str) -> bool:
@@ -213,7 +214,17 @@ def _resolved(composed: DictConfig) -> dict[str, Any]:
 _NODES: dict[type, Callable[..., ValueNode]] = {int: IntegerNode, float: FloatNode, bool: BooleanNode, str: StringNode}
 
 
-def _typed(value: Any, hint: Any, key: str) -> Any:
+def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], key: str) -> Any:
+    """A field's value with its type; ``auto`` stays where the field knows it, whatever its type."""
+    may_wait = metadata.get("auto", False)
+    if may_wait and value == AUTO:
+        return value
+    typed = _typed(value, hint, key, more=f" or {AUTO}" if may_wait else "")
+    _check_value(typed, metadata, key)
+    return typed
+
+
+def _typed(value: Any, hint: Any, key: str, *, more: str = "") -> Any:
     """Convert to the field's type as OmegaConf does, which never turns the text ``0012`` into a number for a text field."""
     if hint is Any:
         return json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
@@ -221,14 +232,14 @@ def _typed(value: Any, hint: Any, key: str) -> Any:
     if value is None or (isinstance(value, str) and value in ("null", "None")):
         if optional:
             return None
-        raise BCCPError(f"{key}=null is not accepted: give {_kind_name(hint)}")
+        raise BCCPError(f"{key}=null is not accepted: give {_kind_name(hint)}{more}")
     kind = next(k for k in (typing.get_args(hint) or (hint,)) if k is not type(None))
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
-        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}")
+        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}{more}")
     try:
         return _NODES[kind](value, is_optional=False)._value()
     except ValidationError as error:
-        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}") from error
+        raise BCCPError(f"{key}={value} is not accepted: give {_kind_name(hint)}{more}") from error
 
 
 def _kind_name(hint: Any) -> str:
@@ -242,7 +253,8 @@ def _check_value(value: Any, metadata: Mapping[str, Any], key: str) -> None:
         return
     choices = metadata.get("choices")
     if choices and value is not None and value not in choices:
-        raise BCCPError(f"{key}={value} is unknown: use one of {', '.join(choices)}" + nearest(str(value), choices))
+        known = (*choices, AUTO) if metadata.get("auto") else choices
+        raise BCCPError(f"{key}={value} is unknown: use one of {', '.join(known)}" + nearest(str(value), known))
     if value is None or "range" not in metadata:
         return
     low, high, above, below = metadata["range"]

@@ -33,6 +33,9 @@ TARGET_DAYS = ("auto", "monday", "tuesday")
 
 LABEL_SOURCES = ("auto", "simulated", "file", "folder")
 
+AUTO = "auto"
+"""The value of an option that :mod:`bccp.core.automatic` chooses a value for; no step sees it."""
+
 
 IMAGE_CHECKS = (
     "imbalance", "dark", "bright", "flat", "blurred", "tiny", "long", "enlarged", "copies", "near_copies", "contradictions",
@@ -74,17 +77,22 @@ def _entry(registry: registries.Registry[Any]) -> Any:
     return field(metadata={"choices": tuple(registry), "registry": registry})
 
 
-def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> Any:
-    """A number from ``low`` to ``high``; ``above``/``below`` leave the ends out."""
-    return field(metadata={"range": (low, high, above, below)})
+def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False, auto: bool = False) -> Any:
+    """A number from ``low`` to ``high``; ``above``/``below`` leave the ends out, ``auto`` lets :data:`AUTO` in until it is resolved."""
+    return field(metadata={"range": (low, high, above, below), "auto": auto})
 
 
-def _path(**only_where: tuple[str, ...]) -> Any:
+def _path(*, auto: bool = False, **only_where: tuple[str, ...]) -> Any:
     """Text that may name a file or folder: made absolute, and in a key stands for what it holds.
 
-    ``only_where`` names another field of the section and the values of it under which the text is a path.
+    ``only_where`` names another field of the section and the values of it under which the text is a path; ``auto`` as for a number.
     """
-    return field(metadata={"path": True, "only_where": only_where})
+    return field(metadata={"path": True, "only_where": only_where, "auto": auto})
+
+
+def _or_auto(**metadata: Any) -> Any:
+    """A value of the field's type, or :data:`AUTO` until it is resolved."""
+    return field(metadata={**metadata, "auto": True})
 
 
 @dataclass(kw_only=True)
@@ -193,8 +201,8 @@ class Preprocessing:
     table: str | None = field()
     columns: Any = field()
     label_source: str = _choice(*LABEL_SOURCES)
-    image_size: int = _number(4, 4096)
-    resize: str = _choice("stretch", "pad", "crop")
+    image_size: int = _number(4, 4096, auto=True)
+    resize: str = _or_auto(choices=("stretch", "pad", "crop"))
     cleanup: Any = field()
     range: Any = field()
     max_rejected_rate: float = _number(0, 1)
@@ -298,9 +306,9 @@ class NoisyLabels:
 class Recipe:
     """How a classifier is built and trained: the keys that ``train``, the judge and ``monday_model`` share."""
 
-    model: str = field()
-    weights: str | None = _path()
-    freeze_backbone: bool = field()
+    model: str = _or_auto()
+    weights: str | None = _path(auto=True)
+    freeze_backbone: bool = _or_auto()
     normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
@@ -453,12 +461,12 @@ class Train(Recipe):
                 f"train.augment_to={self.augment_to} trains on augmented images without augmenting them further: set "
                 "train.mixup_alpha=0 and train.cutmix_alpha=0"
             )
-        if self.cutmix_alpha and self.freeze_backbone:
+        if self.cutmix_alpha and self.freeze_backbone is True:  # and not auto, which gives way
             raise BCCPError(
                 "train.cutmix_alpha exchanges parts of images, and with train.freeze_backbone=true only features of whole ones are "
                 "trained on: use train.mixup_alpha, or train.freeze_backbone=false"
             )
-        if self.freeze_backbone and self.trainable_blocks is not None:
+        if self.freeze_backbone is True and self.trainable_blocks is not None:
             raise BCCPError(
                 f"train.trainable_blocks={self.trainable_blocks} lets blocks of the backbone learn, and train.freeze_backbone=true none: "
                 "leave one of the two out"

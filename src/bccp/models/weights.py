@@ -109,3 +109,22 @@ def _under_our_names(state: State, architecture: str, parts: Parts | None) -> St
             # published files of the densenets have the names of an older version
             renamed["backbone." + re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d\.)", r"\1\2", our_name(key))] = value
     return renamed if "head.1.bias" in renamed else {key: value for key, value in renamed.items() if not key.startswith("head.")}
+
+
+def input_sides(name: str, published: Any) -> tuple[int, int]:
+    """Sides of the square images that published weights of a model of torchvision are for, in px.
+
+    Parameters
+    ----------
+    name : str
+    published : Weights or None
+        A member of the model's enumeration; None: its default one.
+
+    Returns
+    -------
+    own, least : int
+        The side that they were evaluated at, and the smallest that they can take.
+    """
+    member = published or torchvision_models.get_model_weights(name).DEFAULT
+    (own,) = member.transforms().crop_size
+    return own, max(member.meta["min_size"])

@@ -243,17 +243,20 @@ def shared_parts(module: str) -> dict[str, Any]:
     module : str
         Dotted name of the module whose function does the work.
     """
-    top, *rest = module.split(".")
-    code = _code(paths.PACKAGE.joinpath(*rest).with_suffix(".py") if top == "bccp" else Path(str(sys.modules[module].__file__)))
     # what is not trained needs no lightning, which the step test does not have
-    trains = any(name.endswith("/fitting/training.py") for name in code)
-    return {
-        "runtime": RUNTIME_VERSION,
-        "code": code,
-        "installed": _versions(("numpy", "torch", "torchvision", *(("lightning",) if trains else ()))),
-        "dtype": _dtypes(),
-        "device": device.device_type(),
-    }
+    trains = any(name.endswith("/fitting/training.py") for name in _code(_file(module)))
+    parts = code_parts(module, ("numpy", "torch", "torchvision", *(("lightning",) if trains else ())))
+    return {**parts, "dtype": _dtypes(), "device": device.device_type()}
+
+
+def code_parts(module: str, packages: Iterable[str]) -> dict[str, Any]:
+    """Give the parts of such a key that tell of code alone: a module with all that it imports, and the packages that it computes with."""
+    return {"runtime": RUNTIME_VERSION, "code": _code(_file(module)), "installed": _versions(packages)}
+
+
+def _file(module: str) -> Path:
+    top, *rest = module.split(".")
+    return paths.PACKAGE.joinpath(*rest).with_suffix(".py") if top == "bccp" else Path(str(sys.modules[module].__file__))
 
 
 def started_by() -> str:

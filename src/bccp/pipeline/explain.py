@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bccp.core import automatic, config
+from bccp.core import automatic, automatic_models, config, config_schema
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import first_flag
 from bccp.pipeline.compose import compose
@@ -76,15 +76,24 @@ def explain(step: str, plan: Plan, ledger: Ledger) -> list[StepExplanation]:
             return [first, *_known_to_differ(step, needed[number + 1 :], first, plan, ledger)]
         plan.versions |= found.outputs
         run_id = found.run_id
-        if name == "fetch_data" and automatic.depends_on_days(plan.config):
-            from bccp.pipeline import data_days  # imports pandas, which few explanations need
-
-            data_days.resolve(plan.config, ledger.fetch(qualified("raw_data", found.outputs["raw_data"])))
+        if name == "fetch_data":
+            _resolve_by_data(plan.config, found.outputs["raw_data"], ledger)
     if step in plan.asked:
         sentence, would = f"{step} would be reused: run {run_id[:8]} has the same key, and its outputs are intact", "be reused"
     else:
         sentence, would = f"{step} is left out: the outputs of run {run_id[:8]}, which has the same key, would be used", "be left out"
     return [StepExplanation(step, would, sentence, run_id)]
+
+
+def _resolve_by_data(checked: config_schema.Config, raw_data: str, ledger: Ledger) -> None:
+    if automatic.depends_on_days(checked):
+        from bccp.pipeline import data_days  # imports pandas, which few explanations need
+
+        data_days.resolve(checked, ledger.fetch(qualified("raw_data", raw_data)))
+    if automatic_models.waiting(checked):
+        from bccp.pipeline import data_images
+
+        data_images.resolve(checked, raw_data, ledger)
 
 
 def _why_not_found(name: str, plan: Plan, ledger: Ledger, parts: dict[str, Any]) -> StepExplanation:

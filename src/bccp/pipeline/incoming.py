@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp.core import config, config_schema
+from bccp.core import automatic_models, config, config_schema
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home, moved_along, scratch, sweep_scratch
 from bccp.core.paths import expanded
@@ -35,7 +35,7 @@ from bccp.data.checks import Finding
 from bccp.data.decoding import grey_levels
 from bccp.data.decoding.image_files import MAX_PIXELS
 from bccp.data.duplicates import told_apart
-from bccp.pipeline import joined_batch
+from bccp.pipeline import data_images, joined_batch
 from bccp.pipeline.compose import compose
 from bccp.reporting import data_checks_page
 from bccp.tracking import finished_runs
@@ -226,6 +226,8 @@ def check_batch(data: str, reference: Reference | None, options: Sequence[str], 
             raise BCCPError(f"DATA={data} is the batch {batch}, which was accepted already: {_place(batch)} holds it")
         prefix = _as_tuesday(parent / ARCHIVE, folder / ARCHIVE)
         section = checked.preprocessing
+        if reference is None and automatic_models.waiting(checked):
+            data_images.resolve_by_archive(checked, folder / ARCHIVE)
         settings = {
             "image_size": section.image_size,
             "resize": section.resize,

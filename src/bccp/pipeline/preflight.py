@@ -41,8 +41,8 @@ def check(checked: config_schema.Config, steps: Sequence[str], *, isolated: bool
             continue
         for key, name in config_schema.own_names(step, checked.section(step)):
             user_code.import_object(name, key)
-        # torch takes seconds to import, and what is our own need not be looked up
-        if "model" in used and (used["model"] not in registries.BACKBONES or used["weights"]):
+        # torch takes seconds to import, what is our own need not be looked up, and what waits for the data is checked once it is there
+        if "model" in used and used["model"] != config_schema.AUTO and (used["model"] not in registries.BACKBONES or used["weights"]):
             from bccp.models.classifier import check_names
 
             check_names(used["model"], used["weights"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
+import operator
 import os
 import sys
 import time
@@ -17,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core import automatic, config, config_schema, logs, naming, paths, progress, provenance, step_graph
+from bccp.core import automatic, automatic_models, config, config_schema, logs, naming, paths, progress, provenance, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, sweep_scratch
@@ -144,6 +146,7 @@ class PipelineRunner(Plan):
         self.name = naming.job_name(sweep, job) if sweep else folder.name
         self.summary = summary
         self.records = {record.name: record for record in summary.steps}
+        self.unchecked = True  # by preflight
 
     def run(self) -> None:
         """Run, reuse or skip each step in order."""
@@ -196,7 +199,7 @@ class PipelineRunner(Plan):
             for name in self.needed(self.asked):
                 self._step(name)
                 if name == "fetch_data":
-                    self._resolve_days()
+                    self._resolve_by_data()
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.summary.status = "finished"
             _tell(self.summary, self.folder, self.ledger, self.context)
@@ -212,12 +215,12 @@ class PipelineRunner(Plan):
             raise
 
     def _settings(self) -> dict[str, Any]:
-        """The steps' sections of the configuration, for records; what the days of the data have yet to decide is left out."""
+        """The steps' sections of the configuration, for records; what the data has yet to decide is left out."""
         sections = redact(dataclasses.asdict(self.config))
         del sections["tracking"]
         for key in automatic.unresolved(self.config):
-            section, _, name = key.partition(".")
-            del sections[section][name]
+            *path, name = key.split(".")
+            del functools.reduce(operator.getitem, path, sections)[name]
         return typing.cast("dict[str, Any]", sections)
 
     def _log_settings(self, wanted: Callable[[str], bool]) -> None:
@@ -232,23 +235,30 @@ class PipelineRunner(Plan):
             print(said, flush=True)
         self.ledger.tag(str(self.context.parent_run_id), simulated_tag(settings))
 
-    def _resolve_days(self) -> None:
-        """Resolve what the days of the fetched data decide, and enter it into the records."""
-        if not automatic.depends_on_days(self.config):
-            return
+    def _resolve_by_data(self) -> None:
+        """Resolve what the days of the fetched data and the sizes of its images decide, and enter it into the records."""
+        raw, said = self.versions["raw_data"], list[str]()
         waiting, before = automatic.unresolved(self.config), automatic.simulation_sentence(self._settings())
-        from bccp.pipeline import data_days  # a pipeline whose days are known does not need what it imports
+        if automatic.depends_on_days(self.config):
+            from bccp.pipeline import data_days  # a pipeline whose days are known does not need what it imports
 
-        data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", self.versions["raw_data"])))
-        if not waiting:
+            data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", raw)))
+            said += [automatic.target_day_sentence(self.config)] if "main.target_day" in waiting else []
+        if automatic_models.waiting(self.config) and "preprocessing" in self.needed(self.asked):
+            from bccp.pipeline import data_images
+
+            said.append(data_images.resolve(self.config, raw, self.ledger, self.context))
+            self.unchecked = True  # the models that were chosen
+        resolved = waiting - automatic.unresolved(self.config)
+        if not resolved:
             return
         self.summary.config = redact(dataclasses.asdict(self.config))
         self.context = dataclasses.replace(self.context, config=self._settings())
-        self._log_settings(waiting.__contains__)
+        self._log_settings(resolved.__contains__)
         if automatic.simulation_sentence(self._settings()) != before:
             self._tell_simulation()
-        if "main.target_day" in waiting:
-            print(automatic.target_day_sentence(self.config), flush=True)
+        for line in filter(None, said):
+            print(line, flush=True)
 
     def _step(self, name: str) -> None:
         record = self.records[name]
@@ -260,10 +270,11 @@ class PipelineRunner(Plan):
                 if name not in self.asked:
                     self._take_left_out(record, key, parts)
                 elif not (self.config.main.cache and self._reuse(record, key)):
-                    if all(other.status != "ran" for other in self.records.values()):
+                    if self.unchecked:
                         from bccp.pipeline import preflight  # a pipeline that reuses everything does not need what it imports
 
                         preflight.check(self.config, self.asked, isolated=self.isolated)
+                        self.unchecked = False
                     self._execute(record, self.config.section(name), self.inputs(name), key, parts)
         finally:
             record.seconds = round(time.perf_counter() - started, 3)

@@ -146,33 +146,20 @@ class RunningStep:
             The artifact's folder, not to be changed.
         """
         parts = {"shared": name, "parameters": dict(key), **cache_keys.shared_parts(compute.__module__)}
-        digest = cache_keys.parts_key(parts)
-        lock = self.ledger.lock(f"{name}-{digest[:16]}", lambda: self.emit(f"waits for {name}, which another process computes"))
-        with self._watch.going(False), lock if self.context.cache else nullcontext():  # nobody's result is waited for where none is taken
-            found = self.ledger.find(name, digest, parent=None if self.context.cache else self.context.parent_run_id)
-            version = found.outputs[name] if found else self._compute_shared(name, digest, parts, compute)
-            self.ledger.tag(self.run_id, {f"{INPUT_PREFIX}{name}": version})
-            return self.ledger.fetch(f"{name}:{version}")
+        checkpoint = checkpoint_for(name, cache_keys.parts_key(parts), self.context)
 
-    def _compute_shared(self, name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None]) -> str:
-        tags = {STEP_TAG: name, PIPELINE_TAG: self.context.pipeline}
-        run_id = self.ledger.start(naming.part_name(name, self.context.pipeline), parent=self.context.parent_run_id, tags=tags)
-        before, checkpoint = self.checkpoint, checkpoint_for(name, key, self.context)
-        self.checkpoint = checkpoint
-        try:
-            with _folder(name) as folder:
+        def work(folder: Path) -> None:
+            before, self.checkpoint = self.checkpoint, checkpoint
+            try:
                 with self._watch.going(True):
                     compute(folder)
-                version, _ = self.ledger.publish(run_id, name, folder)
-            self.ledger.tag(run_id, {KEY_TAG: key, KEY_PARTS_TAG: json.dumps(parts)})
-            self.ledger.end(run_id, "FINISHED")
+            finally:
+                self.checkpoint = before
+
+        with self._watch.going(False):
+            place = shared_artifact(name, parts, work, ledger=self.ledger, context=self.context, reader=self.run_id, emit=self.emit)
             checkpoint.unlink(missing_ok=True)
-        except BaseException as error:
-            self.ledger.end(run_id, run_status(error))
-            raise
-        finally:
-            self.checkpoint = before
-        return version
+            return place
 
     def ancestor(self, name: str) -> Path | None:
         """The folder of an artifact that went into this step's inputs (:func:`bccp.tracking.lineage.ancestor`), not to be changed; None,
@@ -242,3 +229,62 @@ def _folder(name: str) -> Iterator[Path]:
 def checkpoint_for(name: str, key: str, context: Context) -> Path:
     """Where the work of a name and key keeps what it has come to; with ``main.cache=false`` each pipeline has a place of its own."""
     return checkpoint_path(name, key if context.cache else cache_keys.parts_key({"key": key, "pipeline": context.pipeline}))
+
+
+def shared_artifact(
+    name: str,
+    parts: Mapping[str, Any],
+    compute: Callable[[Path], None],
+    *,
+    ledger: Ledger,
+    context: Context,
+    reader: str,
+    emit: Callable[[str], None],
+) -> Path:
+    """Find an artifact by a key, or compute it as a run of its own (``main.cache=false``: once a pipeline).
+
+    Parameters
+    ----------
+    name : str
+        The artifact's name.
+    parts : mapping
+        Of the key, as plain values.
+    compute : callable
+        Fills the folder that it is given.
+    ledger : Ledger
+    context : Context
+        Of the pipeline that asks for it.
+    reader : str
+        The id of the run that reads it, which is tagged with it.
+    emit : callable
+        Is given a line where another process computes it, and is waited for.
+
+    Returns
+    -------
+    Path
+        The artifact's folder, not to be changed.
+    """
+    key = cache_keys.parts_key(parts)
+    lock = ledger.lock(f"{name}-{key[:16]}", lambda: emit(f"waits for {name}, which another process computes"))
+    with lock if context.cache else nullcontext():  # nobody's result is waited for where none is taken
+        found = ledger.find(name, key, parent=None if context.cache else context.parent_run_id)
+        version = found.outputs[name] if found else _compute_shared(name, key, parts, compute, ledger, context)
+        ledger.tag(reader, {f"{INPUT_PREFIX}{name}": version})
+        return ledger.fetch(f"{name}:{version}")
+
+
+def _compute_shared(
+    name: str, key: str, parts: Mapping[str, Any], compute: Callable[[Path], None], ledger: Ledger, context: Context
+) -> str:
+    tags = {STEP_TAG: name, PIPELINE_TAG: context.pipeline}
+    run_id = ledger.start(naming.part_name(name, context.pipeline), parent=context.parent_run_id, tags=tags)
+    try:
+        with _folder(name) as folder:
+            compute(folder)
+            version, _ = ledger.publish(run_id, name, folder)
+        ledger.tag(run_id, {KEY_TAG: key, KEY_PARTS_TAG: json.dumps(parts)})
+        ledger.end(run_id, "FINISHED")
+    except BaseException as error:
+        ledger.end(run_id, run_status(error))
+        raise
+    return version

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bccp.core import config, config_schema, logs, naming, progress, step_context, step_graph, user_code
+from bccp.core import automatic_models, config, config_schema, logs, naming, progress, step_context, step_graph, user_code
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import scratch
@@ -183,6 +183,10 @@ def _run_alone(run: Run, name: str) -> None:
         from bccp.pipeline import data_days  # not every step can import it
 
         data_days.resolve_alone(name, section, inputs, ledger)
+    if automatic_models.waiting_in(section):
+        from bccp.pipeline import data_images
+
+        data_images.resolve_alone(section, inputs, ledger)
     key, parts = cache_keys.step_key(
         name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )

@@ -27,7 +27,7 @@ def own(root: Path, **changes: Any) -> config_schema.Config:
 
 def resolved(checked: config_schema.Config, *, has_days: bool = False, rest_is_trusted: bool = False) -> tuple[str, str, str]:
     automatic.resolve_days(checked, has_days=has_days, rest_is_trusted=rest_is_trusted)
-    assert not automatic.unresolved(checked)
+    assert not automatic.waiting_for_days(checked)
     days = {getattr(checked, name).target_day for name in automatic.DAY_SECTIONS}
     assert len(days) == 1
     assert checked.segregation.label_source == checked.noisy_labels.source

@@ -132,7 +132,8 @@ def test_the_options_carry_what_the_reference_was_trained_with_and_nothing_of_it
     assert sorted(word for option in options for word in shlex.split(option)) == sorted(
         [
             "data.source=archive", f"data.path={tmp_path / 'data.zip'}", "main.target_day=tuesday", "noisy_labels.source=folder",
-            "main.random_seed=7", "preprocessing.image_size=48", "train.model=resnet_small", "test.registered_model_name='my pets'",
+            "main.random_seed=7", "preprocessing.image_size=48", "preprocessing.resize=stretch", "train.model=resnet_small",
+                "test.registered_model_name='my pets'",
             "test.promote=never", "tracking.wandb=offline",
         ]
     )  # fmt: skip

@@ -277,3 +277,27 @@ def is_image(data: bytes) -> bool:
             return True
     except Exception:  # as in ``decode``
         return is_heic(data) and _heif_is_read()
+
+
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """Read a picture's size from its header; call it within ``pillow_limits``.
+
+    Parameters
+    ----------
+    data : bytes
+        A file, or as much of its beginning as holds the header; no pixel is decoded.
+
+    Returns
+    -------
+    tuple of int and int, or None
+        Width and height in px, not yet turned upright. None for what is no readable header of a picture.
+    """
+    if data.startswith((b"II", b"MM")) and metadata.is_raw_thumbnail(data):
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=("HEIF",) if is_heic(data) and _heif_is_read() else IMAGE_FORMATS) as opened:
+            return opened.size
+    except MemoryError:
+        raise
+    except Exception:  # as in ``decode``
+        return None

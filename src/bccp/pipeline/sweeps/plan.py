@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bccp.core import automatic, config, config_schema, step_graph
+from bccp.core import automatic, automatic_models, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import keep_within_home
 from bccp.core.overrides import check_overrides, first_flag
@@ -33,6 +34,9 @@ _TELLING = frozenset(
     {"corruption", "embedding", "execute_steps", "init", "model", "noise", "type", "user_accuracy", "wandb", "weights"}
 )  # fmt: skip
 """The last parts of keys that say what is needed from outside, or what is simulated."""
+
+_PHOTOGRAPH_PX = 1000.0
+"""A shorter side that a photograph may have."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,12 @@ def _values(override: Override) -> list[str]:
 
 
 def _runs(checked: config_schema.Config) -> dict[str, str]:
-    """A digest of each step that a job needs: of its parameters and of the steps whose outputs it reads."""
+    """A digest of each step that a job needs: of its parameters and of the steps whose outputs it reads.
+
+    Jobs of one data set have images of one size. As long as that is not known, they are counted as those of photographs.
+    """
+    checked = copy.deepcopy(checked)
+    automatic_models.resolve(checked, _PHOTOGRAPH_PX)
     made: dict[str, str] = {}
     plan_of_job = Plan(checked)
     for step in plan_of_job.needed(plan_of_job.asked):
@@ -215,7 +224,7 @@ def _needs(checked: config_schema.Config) -> Iterator[Need]:
         yield Need(f"data from {_REMOTE[data.source]}, {data.path}", note=note if data.source == "kaggle" else "")
     for step in steps:
         used = {} if isolated else config_schema.relevant(checked.section(step))
-        if "model" in used and (used["model"] not in BACKBONES or used["weights"]):
+        if "model" in used and used["model"] != config_schema.AUTO and (used["model"] not in BACKBONES or used["weights"]):
             yield _weights(used["model"], used["weights"])
         if used.get("embedding", "monday_model") != "monday_model":
             yield _embedding(used["embedding"])

@@ -1,0 +1,332 @@
+"""The model and the size of the images under ``auto``: small images get a small network from scratch, larger ones a pretrained backbone.
+
+What decides is the median over the images of their shorter side: 8 px for the built-in digits, whose options are resolved when the
+configuration is loaded; for all other data it is known once it has been fetched. An explicit value stands, and the others are chosen to go
+with it. ``docs/photographs.md`` has the rules in a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bccp.core.config_schema import AUTO
+from bccp.core.errors import BCCPError
+from bccp.core.registries import BACKBONES
+
+if TYPE_CHECKING:
+    from bccp.core.config_schema import Config, Preprocessing, Recipe
+
+BUILT_IN_PX = 8.0
+"""The median shorter side of these images."""
+
+RECIPES = ("train", "bayes_cutoff", "cp_sampling.monday_model", "train.monday_model", "test.monday_model")
+"""The sections with a model, weights for it and a backbone to freeze."""
+
+_LINKED = {
+    "bayes_cutoff": "train",
+    "cp_sampling.monday_model": "bayes_cutoff",
+    "train.monday_model": "cp_sampling.monday_model",
+    "test.monday_model": "cp_sampling.monday_model",
+}
+"""The section of :data:`RECIPES` that ``config.yaml`` links another one to."""
+
+PRETRAINED, PRETRAINED_PX = "efficientnet_lite0", 224
+"""The backbone that larger images get, and the side of its input in px."""
+
+SMALL_PX, ENLARGED_PX = 28, 48
+"""Up to the first median shorter side a small network is trained from scratch; above the second it is given images of 64 px and not 32."""
+
+_STEP_PX = 32
+"""The sides that are chosen are multiples of it."""
+
+
+class InputSize(NamedTuple):
+    """Sides of the square images that pretrained weights are for, in px.
+
+    Attributes
+    ----------
+    own : int
+        As they were evaluated.
+    least : int
+        Smaller ones they cannot take.
+    """
+
+    own: int
+    least: int
+
+
+def choose_model(model: str, weights: str | None, shorter_side: float | None) -> str:
+    """Resolve the ``model`` of a recipe.
+
+    Parameters
+    ----------
+    model : str
+        A name, which stays, or ``auto``.
+    weights : str or None
+        As configured. None asks for a network that is trained from scratch, ``DEFAULT`` for the pretrained backbone whatever the images.
+    shorter_side : float or None
+        Median over the images of their shorter side, in px; None: not known yet.
+
+    Returns
+    -------
+    str
+        Still ``auto`` where the images decide.
+
+    Examples
+    --------
+    >>> choose_model("auto", "auto", 8), choose_model("auto", "auto", 213), choose_model("auto", None, 213)
+    ('small_cnn', 'efficientnet_lite0', 'resnet_small')
+    """
+    if model != AUTO:
+        return model
+    if weights == "DEFAULT":
+        return PRETRAINED
+    if shorter_side is None:
+        return AUTO
+    if shorter_side <= SMALL_PX:
+        return "small_cnn"
+    return "resnet_small" if weights is None else PRETRAINED
+
+
+def choose_weights(model: str, weights: str | None, *, from_scratch: bool = True) -> str | None:
+    """Resolve the ``weights`` of a recipe: published ones for :data:`PRETRAINED` alone, as those of others would have to be downloaded.
+
+    Parameters
+    ----------
+    model : str
+        Resolved, or ``auto``.
+    weights : str or None
+        As configured.
+    from_scratch : bool, default True
+        No other model is the start of the training (``train.init``).
+
+    Returns
+    -------
+    str or None
+        Still ``auto`` where the model is.
+    """
+    if weights != AUTO or model == AUTO:
+        return weights
+    return "DEFAULT" if model == PRETRAINED and from_scratch else None
+
+
+def choose_freezing(weights: str | None, freeze: Any, *, may_freeze: bool = True) -> Any:
+    """Resolve the ``freeze_backbone`` of a recipe: true under published weights, which a name stands for and no file.
+
+    Parameters
+    ----------
+    weights : str or None
+        That the backbone begins with, directly or through the model that training starts from.
+    freeze : bool or "auto"
+        As configured.
+    may_freeze : bool, default True
+        Nothing else that is configured needs a backbone that learns.
+
+    Returns
+    -------
+    bool or "auto"
+        Still ``auto`` where the weights are.
+    """
+    if freeze != AUTO or weights == AUTO:
+        return freeze
+    return may_freeze and weights is not None and not Path(weights).exists()
+
+
+def choose_image_size(
+    model: str, weights: str | None, shorter_side: float, input_size: Callable[[str, str | None], InputSize] | None = None
+) -> int:
+    """Resolve ``preprocessing.image_size``.
+
+    Parameters
+    ----------
+    model, weights
+        Of ``train``, resolved.
+    shorter_side : float
+        Median over the images of their shorter side, in px.
+    input_size : callable, optional
+        Gives the sides that published weights of a model of torchvision are for. Default: 224 px each.
+
+    Returns
+    -------
+    int
+        32 for small images. For larger ones and pretrained weights their own side, but not above the median shorter side, rounded up to a
+        multiple of 32: what is enlarged takes room and tells nothing more. For a network that is trained from scratch 64 px, or 32 where
+        the median is at most 48.
+
+    Examples
+    --------
+    >>> [choose_image_size("efficientnet_lite0", "DEFAULT", side) for side in (28, 32, 213, 3024)]
+    [32, 32, 224, 224]
+    >>> [choose_image_size("resnet_small", None, side) for side in (28, 48, 213)]
+    [32, 32, 64]
+    """
+    if shorter_side <= SMALL_PX:
+        return _STEP_PX
+    rounded = _STEP_PX * -int(-shorter_side // _STEP_PX)
+    if model == PRETRAINED:
+        return min(PRETRAINED_PX, rounded)
+    if model in BACKBONES or weights is None:
+        return 2 * _STEP_PX if shorter_side > ENLARGED_PX else _STEP_PX
+    side = input_size(model, weights) if input_size else InputSize(PRETRAINED_PX, 1)
+    return max(side.least, min(side.own, rounded))
+
+
+def choose_resize(shorter_side: float) -> str:
+    """Resolve ``preprocessing.resize``: small images are stretched, larger ones keep their shape between borders.
+
+    On photographs ``pad`` was better than ``stretch`` and ``crop`` (RESULTS.md, "How photographs are made square").
+    """
+    return "stretch" if shorter_side <= SMALL_PX else "pad"
+
+
+def resolve_recipe(recipe: Recipe, shorter_side: float | None) -> None:
+    """Resolve model, weights and freezing of one section in place, as far as they can be; ``shorter_side`` as for :func:`choose_model`.
+
+    What is chosen here goes by the section alone: a judge of another architecture than ``train`` has weights of its own.
+    """
+    from_scratch = getattr(recipe, "init", "scratch") == "scratch"
+    may_freeze = getattr(recipe, "trainable_blocks", None) is None and not getattr(recipe, "cutmix_alpha", 0)
+    recipe.model = choose_model(recipe.model, recipe.weights, shorter_side)
+    begins_with = choose_weights(recipe.model, recipe.weights if from_scratch else recipe.weights or AUTO)
+    recipe.weights = choose_weights(recipe.model, recipe.weights, from_scratch=from_scratch)
+    recipe.freeze_backbone = choose_freezing(begins_with, recipe.freeze_backbone, may_freeze=may_freeze)
+
+
+def resolve_size(
+    section: Preprocessing,
+    model: str,
+    weights: str | None,
+    shorter_side: float | None,
+    input_size: Callable[[str, str | None], InputSize] | None = None,
+) -> None:
+    """Resolve the size and shape of the images in the section ``preprocessing`` in place; arguments as for :func:`choose_image_size`."""
+    if shorter_side is None:
+        return
+    if section.image_size == AUTO:  # type: ignore[comparison-overlap]
+        section.image_size = choose_image_size(model, weights, shorter_side, input_size)
+    if section.resize == AUTO:
+        section.resize = choose_resize(shorter_side)
+
+
+def resolve(config: Config, shorter_side: float | None, input_size: Callable[[str, str | None], InputSize] | None = None) -> None:
+    """Replace each ``auto`` of the models and of the images' size, in place: all where the images are known, else what goes without them.
+
+    Parameters
+    ----------
+    config : Config
+    shorter_side : float or None
+        Median over the images of their shorter side, in px; None: not known yet.
+    input_size : callable, optional
+        As for :func:`choose_image_size`.
+
+    Raises
+    ------
+    BCCPError
+        If weights are named that are published for one model, and the model is ``auto``.
+    """
+    for name in RECIPES:
+        recipe = operator.attrgetter(name)(config)
+        if recipe.model == AUTO and recipe.weights not in (None, AUTO, "DEFAULT") and not Path(recipe.weights).exists():
+            raise BCCPError(
+                f"{name}.weights={recipe.weights} is no file here, and as a name of published weights it belongs to one model, while "
+                f"{name}.model=auto goes by the images: set {name}.model too, or {name}.weights=auto"
+            )
+        resolve_recipe(recipe, shorter_side)
+    resolve_size(config.preprocessing, config.train.model, config.train.weights, shorter_side, input_size)
+
+
+def waiting(config: Config) -> set[str]:
+    """The keys that :func:`resolve` has yet to resolve, such as ``train.model`` or ``cp_sampling.monday_model.weights``."""
+    sections = ("preprocessing", "bayes_cutoff", "cp_sampling", "train", "test")
+    return {f"{name}.{key}" for name in sections for key in waiting_in(getattr(config, name))}
+
+
+def waiting_in(section: Any) -> set[str]:
+    """The same of one section, such as ``model`` or ``monday_model.weights``."""
+    own = {item.name for item in dataclasses.fields(section) if item.metadata.get("auto") and getattr(section, item.name) == AUTO}
+    recipe = getattr(section, "monday_model", None)
+    return own | ({f"monday_model.{key}" for key in waiting_in(recipe)} if dataclasses.is_dataclass(recipe) else set())
+
+
+def sentence(config: Config, waited: Collection[str], shorter_side: float) -> str:
+    """Say in one sentence what the sizes of the images have decided, and how it is decided otherwise.
+
+    Parameters
+    ----------
+    config : Config
+        Resolved.
+    waited : collection of str
+        What :func:`waiting` gave before.
+    shorter_side : float
+        Median over the images of their shorter side, in px.
+    """
+    train, chosen = config.train, []
+    if "train.model" in waited:
+        learns = "only its head learns" if train.freeze_backbone else "all of it learns"
+        chosen.append(f"train.model={train.model} ({'trained from scratch' if train.weights is None else f'pretrained, {learns}'})")
+    chosen += [f"{key}={operator.attrgetter(key)(config)}" for key in ("preprocessing.image_size", "preprocessing.resize") if key in waited]
+    size = f"{shorter_side:g} px or {'less' if shorter_side <= SMALL_PX else 'more'}"
+    otherwise = "any of these options" if len(chosen) > 1 else "this option"
+    return f"half of the images have a shorter side of {size}, so {', '.join(chosen)}: give {otherwise} to choose otherwise"
+
+
+def implied(config: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
+    """Values of ``train``'s recipe and of the images' size that a configuration can leave to ``auto``, whatever its images.
+
+    Parameters
+    ----------
+    config : mapping
+        Sections by name, each a mapping, as ``summary.json`` holds them; may lack any.
+    built_in : bool
+        The images are known to be the built-in digits.
+
+    Returns
+    -------
+    dict of str to object
+        By ``section.key``. Left out together, and with them what is linked to them, they are resolved to these values again.
+    """
+    recipes = {name: _selected(config, name) for name in RECIPES}
+    size = _selected(config, "preprocessing")
+    if not {"model", "weights", "freeze_backbone"} <= recipes["train"].keys() or not {"image_size", "resize"} <= size.keys():
+        return {}  # of an earlier version, or some sections only
+    shorter_side = BUILT_IN_PX if built_in else None
+    found: dict[str, Any] = {}
+    for key in ("train.freeze_backbone", "train.weights", "train.model", "preprocessing.image_size", "preprocessing.resize"):
+        name, _, option = key.rpartition(".")
+        if _resolves_to(recipes, size, {*found, key}, shorter_side):
+            found[key] = (recipes | {"preprocessing": size})[name][option]
+    return found
+
+
+def _resolves_to(recipes: Mapping[str, Mapping[str, Any]], size: Mapping[str, Any], left: set[str], shorter_side: float | None) -> bool:
+    """Return True where sections are resolved as they are though the keys ``left`` are auto, and with them what is linked to them."""
+    given: dict[str, dict[str, Any]] = {}
+    for name, section in recipes.items():
+        linked = _LINKED.get(name)
+        given[name] = {
+            option: AUTO
+            if f"{name}.{option}" in left
+            else given[linked].get(option)
+            if linked and value == recipes[linked].get(option)
+            else value
+            for option, value in section.items()
+        }
+    made: dict[str, Any] = {name: SimpleNamespace(**options) for name, options in given.items() if options}
+    squares: Any = SimpleNamespace(**{option: AUTO if f"preprocessing.{option}" in left else value for option, value in size.items()})
+    for recipe in made.values():
+        resolve_recipe(recipe, shorter_side)
+    resolve_size(squares, made["train"].model, made["train"].weights, shorter_side)
+    return vars(squares) == dict(size) and all(vars(recipe) == dict(recipes[name]) for name, recipe in made.items())
+
+
+def _selected(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section by its dotted name; empty where there is none."""
+    for part in name.split("."):
+        found = config.get(part)
+        config = found if isinstance(found, Mapping) else {}
+    return config

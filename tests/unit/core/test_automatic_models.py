@@ -1,0 +1,210 @@
+"""What `auto` is for the model and the size of the images: by the images, and by whatever else is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from bccp.core import automatic, automatic_models, config, config_schema, provenance
+from bccp.core.automatic_models import InputSize
+from bccp.core.errors import BCCPError
+
+SMALL = {"model": "small_cnn", "weights": None, "freeze_backbone": False}
+PRETRAINED = {"model": "efficientnet_lite0", "weights": "DEFAULT", "freeze_backbone": True}
+SCRATCH = {"model": "resnet_small", "weights": None, "freeze_backbone": False}
+
+
+def load(root: Path, *, source: str = "folder", **changes: Any) -> config_schema.Config:
+    loaded = OmegaConf.create(config.defaults())
+    del loaded["defaults"], loaded["hydra"]
+    for key, value in ({"data.source": source, "data.path": str(root)} | changes).items():
+        OmegaConf.update(loaded, key, value)
+    return config.load(loaded, base=root)
+
+
+def recipe(section: Any) -> dict[str, Any]:
+    return {key: getattr(section, key) for key in ("model", "weights", "freeze_backbone")}
+
+
+def resolved(root: Path, shorter_side: float, **changes: Any) -> tuple[dict[str, Any], int, str]:
+    """What becomes of ``train`` and of the images."""
+    checked = load(root, **changes)
+    automatic_models.resolve(
+        checked, shorter_side, lambda model, weights: InputSize(384, 384) if model == "vit_b_16" else InputSize(299, 75)
+    )
+    assert not automatic_models.waiting(checked)
+    for name in ("bayes_cutoff", "cp_sampling", "train", "test"):
+        text = dataclasses.asdict(getattr(checked, name))
+        assert "auto" not in [text[key] for key in ("model", "weights", "freeze_backbone") if key in text]
+    return recipe(checked.train), checked.preprocessing.image_size, checked.preprocessing.resize
+
+
+@pytest.mark.parametrize(
+    ("shorter_side", "expected"),
+    [
+        (8, (SMALL, 32, "stretch")),
+        (28, (SMALL, 32, "stretch")),
+        (28.5, (PRETRAINED, 32, "pad")),
+        (32, (PRETRAINED, 32, "pad")),
+        (33, (PRETRAINED, 64, "pad")),
+        (213, (PRETRAINED, 224, "pad")),
+        (3024, (PRETRAINED, 224, "pad")),
+    ],
+)
+def test_small_images_get_a_small_network_and_larger_ones_the_pretrained_backbone(
+    root: Path, shorter_side: float, expected: tuple[dict[str, Any], int, str]
+) -> None:
+    assert resolved(root, shorter_side) == expected
+
+
+def test_the_digits_are_resolved_at_once_and_as_they_always_were(root: Path) -> None:
+    checked = load(root, source="digits")
+    assert not automatic.unresolved(checked)
+    assert (checked.preprocessing.image_size, checked.preprocessing.resize) == (32, "stretch")
+    for section in (checked.train, checked.bayes_cutoff, checked.cp_sampling.monday_model, checked.train.monday_model):
+        assert recipe(section) == SMALL
+
+
+def test_of_other_data_what_the_images_do_not_decide_is_resolved_at_once(root: Path) -> None:
+    all_of_it = automatic_models.waiting(load(root))
+    assert len(all_of_it) == 17
+    assert {"train.model", "test.monday_model.weights", "preprocessing.resize"} <= all_of_it
+    given = load(root, **{"train.model": "resnet_small"})
+    assert automatic_models.waiting(given) == {"preprocessing.image_size", "preprocessing.resize"}
+    assert recipe(given.bayes_cutoff) == SCRATCH
+    assert not automatic_models.waiting(
+        load(root, **{"train.model": "resnet_small", "preprocessing.image_size": 48, "preprocessing.resize": "crop"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "small", "large"),
+    [
+        ({"train.model": "small_cnn"}, (SMALL, 32), (SMALL, 64)),
+        ({"train.model": "resnet_small"}, (SCRATCH, 32), (SCRATCH, 64)),
+        ({"train.model": "efficientnet_lite0"}, (PRETRAINED, 32), (PRETRAINED, 224)),
+        # weights of torchvision are not downloaded unasked
+        ({"train.model": "resnet18"}, (SMALL | {"model": "resnet18"}, 32), (SMALL | {"model": "resnet18"}, 64)),
+        (
+            {"train.model": "resnet18", "train.weights": "IMAGENET1K_V1"},
+            ({"model": "resnet18", "weights": "IMAGENET1K_V1", "freeze_backbone": True}, 32),
+            ({"model": "resnet18", "weights": "IMAGENET1K_V1", "freeze_backbone": True}, 299),
+        ),
+        ({"train.weights": None}, (SMALL, 32), (SCRATCH, 64)),
+        ({"train.weights": "DEFAULT"}, (PRETRAINED, 32), (PRETRAINED, 224)),
+        ({"train.freeze_backbone": False}, (SMALL, 32), (PRETRAINED | {"freeze_backbone": False}, 224)),
+        ({"train.freeze_backbone": True}, (SMALL | {"freeze_backbone": True}, 32), (PRETRAINED, 224)),
+        ({"train.trainable_blocks": 2}, (SMALL, 32), (PRETRAINED | {"freeze_backbone": False}, 224)),
+        ({"train.cutmix_alpha": 1.0}, (SMALL, 32), (PRETRAINED | {"freeze_backbone": False}, 224)),
+        ({"train.init": "monday_model"}, (SMALL, 32), (PRETRAINED | {"weights": None}, 224)),
+        ({"preprocessing.image_size": 96}, (SMALL, 96), (PRETRAINED, 96)),
+        ({"train.model": "small_cnn", "preprocessing.image_size": 16}, (SMALL, 16), (SMALL, 16)),
+        ({"bayes_cutoff.model": "small_cnn"}, (SMALL, 32), (PRETRAINED, 224)),
+    ],
+)
+def test_an_explicit_value_stands_and_the_others_go_with_it(
+    root: Path, changes: dict[str, Any], small: tuple[dict[str, Any], int], large: tuple[dict[str, Any], int]
+) -> None:
+    assert resolved(root, 28, **changes)[:2] == small
+    assert resolved(root, 1000, **changes)[:2] == large
+    assert resolved(root, 1000, **changes, **{"preprocessing.resize": "crop"})[2] == "crop"
+
+
+def test_a_file_of_weights_is_for_the_model_that_is_chosen_and_learns_on(root: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "mine.pt"
+    weights.touch()
+    given = {"train.weights": str(weights)}
+    assert resolved(root, 28, **given)[0] == SMALL | {"weights": str(weights)}
+    assert resolved(root, 1000, **given)[0] == {"model": "efficientnet_lite0", "weights": str(weights), "freeze_backbone": False}
+    with pytest.raises(BCCPError, match=r"^train\.weights=IMAGENET1K_V1 is no file here.*: set train\.model too, or train\.weights=auto$"):
+        load(root, **{"train.weights": "IMAGENET1K_V1"})
+
+
+def test_a_judge_of_another_architecture_has_weights_of_its_own(root: Path) -> None:
+    checked = load(root, **{"bayes_cutoff.model": "small_cnn", "cp_sampling.monday_model.freeze_backbone": False})
+    automatic_models.resolve(checked, 1000)
+    assert (recipe(checked.train), recipe(checked.bayes_cutoff)) == (PRETRAINED, SMALL)
+    assert recipe(checked.cp_sampling.monday_model) == SMALL
+    judge_only = load(
+        root, **{"train.model": "resnet_small", "bayes_cutoff.model": "efficientnet_lite0", "train.init": "models:/m@champion"}
+    )
+    automatic_models.resolve(judge_only, 1000)
+    assert (recipe(judge_only.train), recipe(judge_only.bayes_cutoff)) == (SCRATCH, PRETRAINED)
+    assert judge_only.preprocessing.image_size == 64  # the model that is to be used decides
+
+
+def test_weights_get_images_of_their_own_size_but_hardly_enlarged_ones(root: Path) -> None:
+    given = {"train.model": "inception_v3", "train.weights": "DEFAULT"}
+    assert [resolved(root, side, **given)[1] for side in (28, 32, 100, 2000)] == [32, 75, 128, 299]
+    fixed = given | {"train.model": "vit_b_16"}
+    assert [resolved(root, side, **fixed)[1] for side in (32, 2000)] == [384, 384]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("preprocessing.image_size", "big", "preprocessing.image_size=big is not accepted: give a whole number or auto"),
+        ("preprocessing.image_size", 2, "preprocessing.image_size=2 is out of range"),
+        ("preprocessing.resize", "auot", "is unknown: use one of stretch, pad, crop, auto .did you mean 'auto'"),
+        ("train.freeze_backbone", "some", "freeze_backbone=some is not accepted: give true or false or auto"),
+        ("train.dropout", "auto", "train.dropout=auto is not accepted: give a number"),
+    ],
+)
+def test_auto_is_taken_where_it_means_something(root: Path, key: str, value: Any, sentence: str) -> None:
+    with pytest.raises(BCCPError, match=sentence):
+        load(root, **{key: value})
+    if key != "train.dropout":
+        load(root, **{key: "auto"})
+        config.check_choice(key, "auto")
+
+
+def test_one_sentence_says_what_was_chosen_by_what(root: Path) -> None:
+    checked = load(root)
+    waited = automatic_models.waiting(checked)
+    automatic_models.resolve(checked, 3024)
+    assert automatic_models.sentence(checked, waited, 3024) == (
+        "half of the images have a shorter side of 3024 px or more, so train.model=efficientnet_lite0 (pretrained, only its head learns), "
+        "preprocessing.image_size=224, preprocessing.resize=pad: give any of these options to choose otherwise"
+    )
+    given = load(root, **{"train.model": "resnet_small", "preprocessing.resize": "crop"})
+    waited = automatic_models.waiting(given)
+    automatic_models.resolve(given, 28)
+    assert automatic_models.sentence(given, waited, 28) == (
+        "half of the images have a shorter side of 28 px or less, so preprocessing.image_size=32: give this option to choose otherwise"
+    )
+
+
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"train.model": "resnet_small"},
+    {"train.weights": None},
+    {"train.freeze_backbone": False},
+    {"train.init": "monday_model"},
+    {"bayes_cutoff.model": "small_cnn"},
+    {"bayes_cutoff.model": "efficientnet_lite0", "bayes_cutoff.weights": None},
+    {"bayes_cutoff.model": "resnet18", "bayes_cutoff.weights": "DEFAULT"},
+    {"cp_sampling.monday_model.freeze_backbone": False, "preprocessing.resize": "crop"},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize(("source", "shorter_side"), [("digits", 8.0), ("folder", 28.0), ("folder", 500.0)])
+def test_the_options_that_repeat_a_run_resolve_to_the_same_configuration_whatever_the_images(
+    root: Path, changes: dict[str, Any], source: str, shorter_side: float
+) -> None:
+    checked = load(root, source=source, **changes)
+    automatic_models.resolve(checked, shorter_side)
+    options = {one.key: one.value for one in provenance.differences(dataclasses.asdict(checked)) if not one.key.startswith("data.")}
+    again = load(root, source=source, **options)
+    automatic_models.resolve(again, 8.0 if source == "digits" else 60.0)
+    automatic.set_target_day(checked, "monday")
+    automatic.set_target_day(again, "monday")
+    assert dataclasses.asdict(again) == dataclasses.asdict(checked)
+    if source == "digits":
+        assert set(options) <= set(changes) | {"bayes_cutoff.weights", "bayes_cutoff.freeze_backbone", "train.weights"}
+    elif not changes:
+        assert set(options) == {"preprocessing.image_size", "preprocessing.resize", "train.model"}

@@ -1,0 +1,31 @@
+"""Sides of the images that torchvision's published weights are for."""
+
+from __future__ import annotations
+
+import pytest
+
+from bccp.models.architectures import names
+from bccp.models.weights import input_sides, published_weights
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "sides"),
+    [
+        ("resnet18", "DEFAULT", (224, 1)),
+        ("inception_v3", "IMAGENET1K_V1", (299, 75)),
+        ("vit_b_16", "IMAGENET1K_V1", (224, 224)),
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1", (384, 384)),
+    ],
+)
+def test_weights_know_the_side_that_they_were_evaluated_at_and_the_smallest(name: str, weights: str, sides: tuple[int, int]) -> None:
+    assert input_sides(name, published_weights(name, weights)) == sides
+
+
+def test_the_default_weights_stand_in_for_those_of_a_file() -> None:
+    assert input_sides("efficientnet_b2", None) == (288, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith(("swin_t", "regnet_y_16", "maxvit", "googlenet"))])
+def test_the_smallest_side_is_at_most_the_own_one(name: str) -> None:
+    own, least = input_sides(name, None)
+    assert 1 <= least <= own
