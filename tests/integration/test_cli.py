@@ -179,11 +179,11 @@ def test_what_can_be_completed_is(home: Path) -> None:
 
 
 def test_config_says_where_each_value_comes_from(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(["config", "train", "--json", "--", "+experiments=photographs", "train.epochs=20", "main.random_seed=7"]) == 0
+    assert call(["config", "train", "--json", "--", "+experiments=paper_recipe", "train.epochs=20", "main.random_seed=7"]) == 0
     rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
     assert all(key.startswith("train.") for key in rows)
     assert (rows["train.epochs"]["value"], rows["train.epochs"]["source"]) == (20, "command line")
-    assert rows["train.model"]["source"] == "experiments/photographs.yaml"
+    assert rows["train.model"]["source"] == "experiments/paper_recipe.yaml"
     assert (rows["train.random_seed"]["value"], rows["train.random_seed"]["source"]) == (7, "follows main.random_seed")
     assert rows["train.dropout"]["source"] == "config.yaml"
     assert rows["train.dropout"]["comment"] == "before the last linear layer"

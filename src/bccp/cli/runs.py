@@ -133,7 +133,7 @@ def config(ctx: click.Context, words: tuple[str, ...], as_json: bool) -> None:
 
     \b
     Example:
-      bccp config train -- +experiments=photographs train.epochs=20
+      bccp config train -- +experiments=paper_recipe train.epochs=20
     """
     from bccp.pipeline.config_origins import listing, traced
 
