@@ -25,7 +25,7 @@ def picture(seed: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
     return Image.fromarray(pattern).resize(size, Image.Resampling.NEAREST)
 
 
-def cleaned(folder: Path, pictures: dict[str, Image.Image | bytes], *, image_size: int = 48) -> Path:
+def cleaned(folder: Path, pictures: dict[str, Image.Image | bytes], *, image_size: int = 48, resize: str = "stretch") -> Path:
     """The ``clean_data`` of some pictures."""
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for name, image in pictures.items():
@@ -36,6 +36,6 @@ def cleaned(folder: Path, pictures: dict[str, Image.Image | bytes], *, image_siz
     clean = folder / "clean"
     clean.mkdir()
     preprocessing.clean(
-        folder / "images.zip", clean, image_size=image_size, resize="stretch", max_rejected_rate=1, max_pixels=10**7, threads=1
+        folder / "images.zip", clean, image_size=image_size, resize=resize, max_rejected_rate=1, max_pixels=10**7, threads=1
     )
     return clean

@@ -84,7 +84,7 @@ def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFr
     manifest : DataFrame
         ``image, row, label, sha256, phash, width, height, mode``; one row an image.
     report : mapping
-        What :func:`bccp.data.preprocessing.describe` says of them, with ``image_size``.
+        What :func:`bccp.data.preprocessing.describe` says of them, with ``image_size`` and ``resize``.
     told : DataFrame
         From :func:`quality`, in the order of the manifest.
 
@@ -104,7 +104,8 @@ def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFr
     near = (manifest["phash"] != "") & manifest["phash"].duplicated() & ~exact
     groups = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
     labelled = manifest["label"].where(manifest["label"] != "")
-    small = manifest[["width", "height"]].min(axis=1) < report["image_size"]
+    sides, padded = manifest[["width", "height"]], report.get("resize") == "pad"  # between borders the longer side gets the size
+    small = (sides.max(axis=1) if padded else sides.min(axis=1)) < report["image_size"]
     flat = is_nearly_constant(manifest, lambda rows: told["contrast"].to_numpy()[manifest.index.get_indexer(rows.index)])
     return [
         _imbalance(report["classes"]),
@@ -114,7 +115,7 @@ def of_images(manifest: pd.DataFrame, report: Mapping[str, Any], told: pd.DataFr
         share("blurred", (told["sharpness"].to_numpy() < BLURRED) & ~flat, "are blurred, at the size that a model sees"),
         _odd("tiny", odd["tiny"], n, "have a side of only a few px"),
         _odd("long", odd["extreme_aspect_ratio"], n, "are much longer than wide"),
-        share("enlarged", small, f"have a side below {report['image_size']} px, and are enlarged"),
+        share("enlarged", small, f"have {'no side of' if padded else 'a side below'} {report['image_size']} px, and are enlarged"),
         share("copies", exact, "are equal to another"),
         share("near_copies", near, "are nearly equal to another"),
         share("contradictions", labelled.groupby(groups).transform("nunique") > 1, "have a copy with another label"),

@@ -59,6 +59,17 @@ def test_each_check_finds_what_was_planted_and_nothing_else(tmp_path: Path) -> N
     assert tables.read(tmp_path / data_checks_page.FLAGGED).query("check == 'dark'")["image"].tolist() == ["cat/dark.png"]
 
 
+def test_between_borders_the_longer_side_decides_on_what_is_enlarged(tmp_path: Path) -> None:
+    sizes = {"cat/large.png": (60, 60), "cat/tall.png": (20, 60), "dog/wide.png": (48, 30), "dog/small.png": (40, 47)}
+    for resize, enlarged in (("pad", {"dog/small.png"}), ("crop", {"cat/tall.png", "dog/wide.png", "dog/small.png"})):
+        place = tmp_path / resize
+        place.mkdir()
+        clean = cleaned(place, {name: picture(number, size) for number, (name, size) in enumerate(sizes.items())}, resize=resize)
+        (found,) = (one for one in checks.check_images(clean, NO_LIMITS).findings if one.check == "enlarged")
+        assert set(found.images) == enlarged
+        assert f"have {'no side of' if resize == 'pad' else 'a side below'} 48 px, and are enlarged" in found.said
+
+
 def test_a_large_picture_is_measured_as_the_mean_of_its_blocks() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 200, 200, 3), dtype=np.uint8)
     slow = np.zeros((2, 66, 66, 3))
