@@ -82,13 +82,17 @@ class ImageClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(3, 1, 1))
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """Features (n, D) of images: uint8 of shape (n, S, S, 3), or float in [0, 1] of shape (n, 3, S, S)."""
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Images as the backbone takes them, (n, 3, side, side): uint8 of shape (n, S, S, 3), or float in [0, 1] of shape (n, 3, S, S)."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.permute(0, 3, 1, 2) / 255
         if self.input_size != self.image_size:
             pixels = resized(pixels, self.input_size)
-        normal = (pixels - self.mean) / self.std
+        return (pixels - self.mean) / self.std
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Features (n, D) of images, as for :meth:`normalised`."""
+        normal = self.normalised(pixels)
         features: Tensor = self.backbone(normal)
         return (features + self.backbone(normal.flip(-1))) / 2 if self.mirrored and not self.training else features
 

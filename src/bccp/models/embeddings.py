@@ -23,7 +23,8 @@ from bccp.data.array_types import Float32
 from bccp.data.dataset import Days, FeatureView
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier, names
-from bccp.models.feature_cache import Look, backbone_digest, look_by, shared_array, shared_inputs, shared_view
+from bccp.models.feature_cache import backbone_digest, look_by, shared_array, shared_inputs, shared_view
+from bccp.models.inference_engine import Look
 from bccp.models.monday_model import open_monday_model
 
 

@@ -1,7 +1,11 @@
 """What a backbone makes of images: computed once, and shared by all models, steps and jobs that have this backbone and these pixels.
 
-Features depend on the pixels, the backbone and what it computes in, and on nothing else, so that heads are trained, judged and tested
-without a second look at the images. They are kept as float16, and as float32 where that would lose more than a thousandth.
+Features depend on the pixels, the backbone, the view (size, and mirrored or not), the engine and what it computes in, and on nothing else,
+so that heads are trained, judged and tested without a second look at the images. They are kept as float16, and as float32 where that would
+lose more than a thousandth.
+
+On a processor without instructions for bfloat16 many photographs are looked at with ONNX Runtime, all else with PyTorch: nothing is slower
+than with PyTorch alone.
 """
 
 from __future__ import annotations
@@ -10,9 +14,9 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +25,27 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bccp.core import progress
 from bccp.core.runtime import device
+from bccp.core.runtime.requirements import installed_version
 from bccp.core.step_context import Step
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days, FeatureView, ImageView
-from bccp.models import classifier
+from bccp.models import classifier, inference_engine
 from bccp.models.architectures import ImageClassifier
+from bccp.models.inference_engine import Look
 
 Features = npt.NDArray[np.float16 | np.float32]
 
 Inputs = Callable[[ImageClassifier, Sequence[str]], ImageView | FeatureView]
 """What a model is given of the images with some ids."""
 
-Look = Callable[[npt.NDArray[np.uint8]], Float32]
-"""From images (n, S, S, 3) to features (n, D)."""
-
 BATCH_SIZE = 64
+
+_LARGE = 96
+"""Side in px from which PyTorch looks at few images at once: it needs less memory, and no more time."""
+
+_AT_ONCE = 16
 
 _PRECISION = 1e-3
 """Rounding that is borne, as a share of an image's largest feature."""
@@ -44,8 +53,6 @@ _PRECISION = 1e-3
 
 def shared_inputs(step: Step, days: Days) -> Inputs:
     """Features where a model's backbone is frozen, computed by whoever asks first, and pixels where it is not.
-
-    A frozen backbone sees all images of both days at once, so that other splits of the same images find their features too.
 
     Parameters
     ----------
@@ -60,17 +67,76 @@ def shared_inputs(step: Step, days: Days) -> Inputs:
     """
 
     def inputs(model: ImageClassifier, ids: Sequence[str]) -> ImageView | FeatureView:
-        if not model.frozen:
-            return days.view(ids)
-        if not len(ids):
-            nothing = np.array([], np.int64)
-            return FeatureView([np.empty((0, model.n_features), np.float16)], nothing, nothing, model.n_features)
-        return shared_view(step, "frozen_features", days, ids, backbone_digest(model), lambda: look_by(model, step.device))
+        return _features(step, days, model, model, ids, {}) if model.frozen else days.view(ids)
 
     return inputs
 
 
-def shared_view(step: Step, name: str, days: Days, ids: Sequence[str], backbone: str, start: Callable[[], Look]) -> FeatureView:
+def view_features(
+    step: Step, days: Days, model: ImageClassifier, ids: Sequence[str], *, side: int | None = None, flipped: bool = False
+) -> FeatureView:
+    """Features of images seen once, at another size or mirrored, from the ledger where they have been computed before.
+
+    Parameters
+    ----------
+    step : Step
+        Reads ``segregated_data``.
+    days : Days
+    model : ImageClassifier
+        Its backbone is frozen; ``mirrored`` does not count.
+    ids : sequence of str
+    side : int, optional
+        The side in px to which images are brought; by default the backbone's own.
+    flipped : bool
+        Left and right change places.
+
+    Returns
+    -------
+    FeatureView, shape (N, D)
+        Row i belongs to ``ids[i]``.
+    """
+    seen = copy.copy(model)
+    seen.mirrored = False
+    seen.input_size = side or model.input_size
+    view = {"view": {"side": seen.input_size, "mirrored": flipped}} if flipped or seen.input_size != model.input_size else {}
+    return _features(step, days, model, seen, ids, view)
+
+
+def judge_views(model: ImageClassifier) -> list[tuple[int | None, bool]]:
+    """The two views of images, as ``side`` and ``flipped`` of :func:`view_features`, that are as different as their features allow.
+
+    A convolutional backbone sees large images a second time at five sevenths of its size, 224 and 160 px, in whole blocks of 32 px; the
+    second view is mirrored always.
+    """
+    smaller = 32 * round(model.input_size * 5 / 7 / 32)
+    free = model.input_size >= _LARGE and inference_engine.is_convolutional(model.backbone)
+    return [(None, False), (smaller if free else None, True)]
+
+
+def _features(
+    step: Step, days: Days, model: ImageClassifier, seen: ImageClassifier, ids: Sequence[str], view: Mapping[str, Any]
+) -> FeatureView:
+    """Features of a model as it is ``seen`` in a view.
+
+    A frozen backbone sees all images of both days at once, so that other splits of the same images find their features too.
+    """
+    if not len(ids):
+        nothing = np.array([], np.int64)
+        return FeatureView([np.empty((0, model.n_features), np.float16)], nothing, nothing, model.n_features)
+    engine = _engine(step, model, seen, sum(len(source.pixels) for source in days.sources))
+    start = (lambda: _mirror_look(engine.start())) if view.get("view", {}).get("mirrored") else engine.start
+    return shared_view(step, "frozen_features", days, ids, backbone_digest(seen), start, {**view, **engine.key})
+
+
+def shared_view(
+    step: Step,
+    name: str,
+    days: Days,
+    ids: Sequence[str],
+    backbone: str,
+    start: Callable[[], Look],
+    also: Mapping[str, Any] | None = None,
+) -> FeatureView:
     """Features of some images, for which all images of both days are looked at: see :func:`shared_array`.
 
     Parameters
@@ -86,13 +152,21 @@ def shared_view(step: Step, name: str, days: Days, ids: Sequence[str], backbone:
     sources = days.sources
     changed = (days.splits.loc[list(ids), "corrupted_row"].to_numpy() >= 0).astype(np.int64)
     row = np.choose(changed, [source.ids.get_indexer(pd.Index(ids)) for source in sources])
-    found = {n: shared_array(step, name, sources[n].pixels, sources[n].digest, backbone, start) for n in np.unique(changed).tolist()}
+    found = {n: shared_array(step, name, sources[n].pixels, sources[n].digest, backbone, start, also) for n in np.unique(changed).tolist()}
     n_features = next(iter(found.values())).shape[1]
     empty = np.empty((0, n_features), np.float16)
     return FeatureView([found.get(n, empty) for n in range(len(sources))], changed, row, n_features)
 
 
-def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone: str, start: Callable[[], Look]) -> Features:
+def shared_array(
+    step: Step,
+    name: str,
+    images: ImageView,
+    pixels: str,
+    backbone: str,
+    start: Callable[[], Look],
+    also: Mapping[str, Any] | None = None,
+) -> Features:
     """Features of images, from the ledger where they have been computed before.
 
     Parameters
@@ -108,6 +182,8 @@ def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone
         What tells it from all others.
     start : callable
         Gives what looks at the images, where they have to be looked at.
+    also : mapping, optional
+        What else the features depend on, such as the view.
 
     Returns
     -------
@@ -117,20 +193,101 @@ def shared_array(step: Step, name: str, images: ImageView, pixels: str, backbone
 
     def compute(folder: Path) -> None:
         look = start()
-        starts = range(0, len(images), BATCH_SIZE)
-        write_features(folder / "features.npy", len(images), lambda: (look(images[first : first + BATCH_SIZE]) for first in starts))
 
-    key = {"pixels": pixels, "backbone": backbone, "dtype": dtype_on(step.device)}
+        def batches() -> Iterable[Float32]:
+            for first in range(0, len(images), BATCH_SIZE):
+                yield look(images[first : first + BATCH_SIZE])
+                progress.show("images embedded", min(first + BATCH_SIZE, len(images)), len(images))
+
+        write_features(folder / "features.npy", len(images), batches)
+
+    key = {"pixels": pixels, "backbone": backbone, "dtype": dtype_on(step.device), **(also or {})}
     features: Features = np.load(step.shared(name, key, compute) / "features.npy", mmap_mode="r")
     return features
 
 
+class Engine(NamedTuple):
+    """What computes features: its part of their key, and what gives a function that looks at images."""
+
+    key: Mapping[str, Any]
+    start: Callable[[], Look]
+
+
+def _engine(step: Step, model: ImageClassifier, seen: ImageClassifier, n_images: int) -> Engine:
+    """ONNX Runtime where it is faster, and equal; else PyTorch."""
+    by_torch = Engine({}, lambda: look_by(seen, step.device))
+    large = n_images * seen.input_size**2 >= inference_engine.BREAK_EVEN_PIXELS
+    if not large or step.device != "cpu" or dtype_on("cpu") != "float32" or not inference_engine.is_convolutional(model.backbone):
+        return by_torch
+    file = exported_backbone(step, model)
+    if file is None:
+        return by_torch
+
+    def start() -> Look:
+        try:
+            look = inference_engine.session_look(copy.deepcopy(seen).eval(), inference_engine.open_session(file, step.threads))
+            look(np.zeros((1, model.image_size, model.image_size, 3), np.uint8))
+        except Exception as error:  # of a native library, for which there is no list
+            step.emit(_by_torch(model, error))
+            return by_torch.start()
+        return look
+
+    return Engine({"engine": f"onnxruntime {installed_version('onnxruntime')}"}, start)
+
+
+def exported_backbone(step: Step, model: ImageClassifier) -> Path | None:
+    """A backbone as ONNX, from the ledger where it has been exported before.
+
+    Parameters
+    ----------
+    step : Step
+    model : ImageClassifier
+        On the CPU.
+
+    Returns
+    -------
+    Path or None
+        None where it cannot be exported, or gives other features; a line says so when that is found out.
+    """
+    plain = copy.deepcopy(model).eval()
+    plain.mirrored = False
+    own = plain.input_size
+    sides = sorted({own, *(side or own for side, _ in judge_views(plain))}, reverse=True)
+
+    def export(folder: Path) -> None:
+        file = folder / "backbone.onnx"
+        try:
+            file.write_bytes(inference_engine.exported(plain.backbone, own))
+            refused: str | Exception = inference_engine.refusal(plain, file, sides)
+        except Exception as error:  # exporters fail in every way there is
+            refused = error
+        if refused:
+            step.emit(_by_torch(model, refused))
+            file.unlink(missing_ok=True)
+            (folder / "refused.txt").write_text(f"{refused}\n", encoding="utf-8")
+
+    versions = {name: installed_version(name) for name in ("onnx", "onnxruntime")}
+    key = {"backbone": backbone_digest(plain), "sides": sides, "opset": inference_engine.OPSET, **versions}
+    file = step.shared("exported_backbone", key, export) / "backbone.onnx"
+    return file if file.is_file() else None
+
+
+def _by_torch(model: ImageClassifier, reason: str | Exception) -> str:
+    first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    return f"images are looked at with PyTorch, as ONNX Runtime cannot stand in for it with {model.architecture} ({first[:160]})"
+
+
+def _mirror_look(look: Look) -> Look:
+    return lambda pixels: look(np.ascontiguousarray(pixels[:, :, ::-1]))
+
+
 def look_by(model: ImageClassifier, device: str) -> Look:
-    """A copy of a model as its backbone is fastest on the device; the model itself stays as it is."""
+    """A copy of a model as its backbone is fastest on the device with PyTorch; the model itself stays as it is."""
     fast: Any = fold_norms(copy.deepcopy(model).eval())  # torch's own types lack memory_format
     fast.to(memory_format=torch.channels_last)
     dtype = dtype_on(device)
-    return lambda pixels: classifier.embed(fast, pixels, device=device, dtype=dtype)
+    at_once = _AT_ONCE if device == "cpu" and model.input_size >= _LARGE else BATCH_SIZE
+    return lambda pixels: classifier.embed(fast, pixels, batch_size=at_once, device=device, dtype=dtype)
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
@@ -192,7 +349,8 @@ def write_features(path: Path, n_images: int, batches: Callable[[], Iterable[Flo
 
 def backbone_digest(model: ImageClassifier) -> str:
     """SHA-256 of what a model's features depend on beside the pixels and what it computes in."""
-    found = hashlib.sha256(json.dumps([model.architecture, model.image_size, model.mirrored]).encode())
+    sizes = [model.image_size] if model.input_size == model.image_size else [model.image_size, model.input_size]
+    found = hashlib.sha256(json.dumps([model.architecture, *sizes, model.mirrored]).encode())
     for name, value in sorted(model.state_dict().items()):
         if not name.startswith("head."):
             found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode() + value.cpu().numpy().tobytes())

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -22,7 +23,7 @@ from bccp.core import config_schema
 from bccp.core.runtime import device
 from bccp.data import closest_pairs, tables
 from bccp.data.dataset import Days, FeatureView, ImageView, open_days
-from bccp.models import classifier, embeddings, feature_cache
+from bccp.models import classifier, embeddings, feature_cache, inference_engine
 from bccp.models.architectures import ImageClassifier
 from bccp.pipeline import cache_keys
 from support.fake_step import FakeStep, load_run
@@ -105,6 +106,16 @@ def make_model(seed: int = 0, **changed: Any) -> ImageClassifier:
     )
 
 
+def make_large(seed: int = 0, image_size: int = SIZE) -> ImageClassifier:
+    """A frozen model that takes images of any size, as those of photographs do."""
+    torch.manual_seed(seed)
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1))
+    numbers = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    model = ImageClassifier(backbone, 8, 3, architecture="made_up", image_size=image_size, dropout=0, **numbers).eval()
+    model.freeze_backbone()
+    return model
+
+
 @pytest.fixture
 def step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> SharingStep:
     monkeypatch.setenv("BCCP_HOME", str(tmp_path / "home"))
@@ -179,6 +190,75 @@ def test_features_are_kept_by_pixels_and_backbone_and_nothing_else(step: Sharing
     mirrored.mirrored = True
     for number, other in enumerate((mirrored, make_model(seed=1), make_model(mean=(0.1, 0.2, 0.3)))):
         assert n_computed(other, monday) == 4 + number
+
+
+def test_a_view_is_mirrored_or_of_another_size_and_is_kept_by_itself(step: SharingStep) -> None:
+    days, model = days_of(step), make_model()
+    ids = [*days.ids("monday", "train")[5:1:-1], *days.ids("tuesday", "train")[::5]]
+    own = feature_cache.view_features(step, days, model, ids)
+    np.testing.assert_array_equal(own[:], feature_cache.shared_inputs(step, days)(model, ids)[:])
+    assert len(step.keys["frozen_features"]) == 2  # of both days, and they are what the model is given
+    mirrored = make_model()
+    mirrored.mirrored = True
+    np.testing.assert_array_equal(feature_cache.view_features(step, days, mirrored, ids)[:], own[:])
+    pixels = days.view(ids)[:]
+    flipped = feature_cache.view_features(step, days, model, ids, flipped=True)
+    np.testing.assert_allclose(flipped[:], classifier.embed(model, pixels[:, :, ::-1].copy()), rtol=1e-2, atol=1e-2)
+    smaller = feature_cache.view_features(step, days, model, ids, side=8, flipped=True)
+    fractions = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    shrunk = torch.nn.functional.interpolate(fractions, size=(8, 8), mode="bilinear", antialias=True).flip(-1)
+    with torch.inference_mode():
+        np.testing.assert_allclose(smaller[:], model.embed(shrunk).numpy(), rtol=1e-2, atol=1e-2)
+    views = [key.get("view") for key in step.keys["frozen_features"]]
+    assert views == [None, None, *2 * [{"side": 16, "mirrored": True}], *2 * [{"side": 8, "mirrored": True}]]
+    assert model.input_size == 16
+    assert feature_cache.view_features(step, days, model, [], flipped=True).shape == (0, model.n_features)
+
+
+def test_the_judge_sees_photographs_smaller_and_mirrored_where_the_network_takes_them() -> None:
+    assert feature_cache.judge_views(make_model()) == [(None, False), (None, True)]
+    assert feature_cache.judge_views(make_model(image_size=128)) == [(None, False), (None, True)]
+    assert feature_cache.judge_views(make_large()) == [(None, False), (None, True)]
+    assert feature_cache.judge_views(make_large(image_size=224)) == [(None, False), (160, True)]
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of images is worth an export."""
+    monkeypatch.setattr(inference_engine, "BREAK_EVEN_PIXELS", 0)
+    monkeypatch.setattr(device, "features_dtype", lambda _: "float32")
+
+
+def test_many_photographs_are_looked_at_with_onnx_runtime(step: SharingStep, many: None) -> None:
+    days, model = days_of(step), make_large()
+    ids = days.ids("monday", "train")
+    found = feature_cache.shared_inputs(step, days)(model, ids)
+    np.testing.assert_allclose(found[:], classifier.embed(model, days.view(ids)), rtol=1e-2, atol=1e-2)
+    feature_cache.view_features(step, days, model, ids, flipped=True)
+    engines = [key["engine"] for key in step.keys["frozen_features"]]
+    assert engines == [f"onnxruntime {onnxruntime.__version__}"] * 2
+    assert [key["sides"] for key in step.keys["exported_backbone"]] == [[16]]  # one for both views
+    assert step.said == []
+
+
+def test_where_a_backbone_cannot_be_exported_or_opened_a_line_says_so_once_and_torch_looks(
+    step: SharingStep, many: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days, model = days_of(step), make_large()
+    ids = days.ids("monday", "train")
+    said = "images are looked at with PyTorch, as ONNX Runtime cannot stand in for it with made_up"
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxruntime", None)
+        feature_cache.shared_inputs(step, days)(model, ids)
+        feature_cache.shared_inputs(step, days)(model, days.ids("tuesday", "train"))
+    assert [line.partition(" (")[0] for line in step.said] == [said]
+    assert all("engine" not in key for key in step.keys["frozen_features"])
+    other = make_large(seed=1)
+    assert feature_cache.exported_backbone(step, other) is not None
+    monkeypatch.setattr(inference_engine, "open_session", lambda *_: 1 / 0)
+    found = feature_cache.shared_inputs(step, days)(other, ids)
+    np.testing.assert_allclose(found[:], classifier.embed(other, days.view(ids)), rtol=1e-2, atol=1e-2)
+    assert step.said[1:] == [f"{said} (division by zero)"]
 
 
 def test_what_is_computed_in_is_part_of_every_key(step: SharingStep, monkeypatch: pytest.MonkeyPatch) -> None:
