@@ -458,10 +458,10 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row[:4])} | {said[row.reached]} |" for row in rows)])
 
 
-def about() -> str:
-    """The command, the commit and the machine."""
+def about(module: str = "speed") -> str:
+    """The command, by the module of this package, the commit and the machine."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    command = shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
     machine = f"{default_threads()} cores, {platform.processor() or platform.machine()}, {device.device_type()}, torch {torch.__version__}"
     return f"`{command}`, commit {done.stdout.strip() or 'unknown'}, {machine}"
 
