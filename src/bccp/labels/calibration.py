@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from bccp.labels.posterior import (
     fit_noise,
     for_each_block,
     given_probability,
+    share_out,
 )
 
 SMOOTHINGS = (3.0, 10.0, 30.0, 100.0, 1000.0)
@@ -171,7 +172,14 @@ def choose_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, *, candidates: 
     float
         The best candidate; of equal ones the first.
     """
-    return max(candidates, key=lambda s: fit_noise(probs, given, smoothing=s, tolerance=ROUGH_TOLERANCE).left_out_likelihood())
+    return _best_smoothing(probs, given, candidates)[0]
+
+
+def _best_smoothing(probs: npt.ArrayLike, given: npt.ArrayLike, candidates: Sequence[float] = SMOOTHINGS) -> tuple[float, float]:
+    """The smoothing of :func:`choose_smoothing`, and the left-out likelihood of the labels with it."""
+    reached = {s: fit_noise(probs, given, smoothing=s, tolerance=ROUGH_TOLERANCE).left_out_likelihood() for s in candidates}
+    best = max(reached, key=lambda s: reached[s])
+    return best, reached[best]
 
 
 def choose_guesses(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, temperature: float, smoothing: float) -> float:
@@ -210,6 +218,7 @@ def choose_temperature(
     smoothing: float = 10.0,
     step: float = 1.5,
     most: float | None = None,
+    known: Mapping[float, float] | None = None,
 ) -> float:
     """The temperature of p(z | x) under which the given labels are likeliest.
 
@@ -233,6 +242,8 @@ def choose_temperature(
         Factor between the temperatures of the uphill walk, above 1.
     most : float, optional
         The greatest temperature that is believed (:func:`most_believed`).
+    known : mapping of float to float, optional
+        Left-out likelihoods of the labels by temperature, with this smoothing, which need not be computed again.
 
     Returns
     -------
@@ -243,6 +254,8 @@ def choose_temperature(
     logprobs = clipped_log(mean_probs)
 
     def likelihood(temperature: float) -> float:
+        if known and temperature in known:
+            return known[temperature]
         probs = apply_temperature(logprobs, temperature)
         return fit_noise(probs, given, smoothing=smoothing, tolerance=ROUGH_TOLERANCE).left_out_likelihood()
 
@@ -298,8 +311,16 @@ def _sorted_sums(of: Callable[..., Float], *tables: Float) -> Float:
     """Sum each column of a function of tables, shape (N, K), in the order of the values: the images' order does not matter to the bit."""
     n_columns = tables[0].shape[1]
     edges = np.linspace(0, n_columns, -(-n_columns // _COLUMNS) + 1).astype(int)
-    parts = [np.s_[:, start:end] for start, end in itertools.pairwise(edges)]
-    return np.concatenate([np.sort(of(*(table[part] for table in tables)), axis=0).sum(axis=0) for part in parts])
+    parts = [np.s_[..., start:end] for start, end in itertools.pairwise(edges)]
+    found = np.empty(n_columns)
+
+    def add_up(number: int) -> None:
+        values = of(*(table[parts[number]] for table in tables))
+        values.sort(axis=0)
+        values.sum(axis=0, out=found[parts[number]])
+
+    share_out(len(parts), add_up, tables[0].size)
+    return found
 
 
 def most_believed(validation_temperature: float) -> float:
@@ -342,8 +363,8 @@ def judge_by_trusted_model(mean_probs: npt.ArrayLike, given: npt.ArrayLike, *, s
         The smoothing is chosen at ``start``, then the temperature with that smoothing, then the softness of guesses, then the offsets:
         chosen together, a soft p, free rows of the matrix, guesses and offsets make up for each other.
     """
-    smoothing = choose_smoothing(temper(mean_probs, start), given)
-    temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing, most=most)
+    smoothing, reached = _best_smoothing(temper(mean_probs, start), given)
+    temperature = choose_temperature(mean_probs, given, start=start, smoothing=smoothing, most=most, known={start: reached})
     softness = None if most is None else choose_guesses(mean_probs, given, temperature=temperature, smoothing=smoothing)
 
     def guesses(probs: Float) -> Float | None:

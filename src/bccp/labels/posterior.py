@@ -199,14 +199,13 @@ def estimate_noise_matrix(
         For arrays that do not fit each other, fewer than 2 classes, or a smoothing that is not above 0.
     """
     fitted = fit_noise(probs, given, smoothing=smoothing, guesses=guesses, tolerance=tolerance, max_iter=max_iter)
-    noise, share = _parts(fitted.here.place)
     return NoiseFit(
-        noise.copy(),  # without what else the place holds
+        np.ascontiguousarray(fitted.by_label.T),
         fitted.posterior(),
-        fitted.here.reached,
+        fitted.reached,
         fitted.left_out_likelihood(),
         fitted.iterations,
-        share,
+        fitted.share,
         fitted.likelihood(),
     )
 
@@ -225,46 +224,27 @@ def fit_noise(
     if not smoothing > 0:
         raise ValueError(f"smoothing={smoothing} must be above 0")
     guess = np.zeros(len(prior)) if guesses is None else np.asarray(guesses, np.float64)
+    few = prior.shape[1] <= FEW_CLASSES
     # sums of floats depend on their order: take one that belongs to the values, not to the images' places
     order = canonical_order(prior, labels)
-    prior, labels, guess = prior[order], labels[order], guess[order]
-    n_images, n_classes = prior.shape
-    pseudo = smoothing * uniform_noise(estimate_user_accuracy(prior, labels), n_classes)  # (K, K)
-    rows = _SortedRows(prior, labels)
-
-    def visit(place: Float) -> _Place:
-        noise, share = _parts(place)
-        meant = (1 - share) * rows.products(noise)  # (N,), P(y, no guess | x)
-        evidence = meant + share * guess  # (N,), P(y | x)
-        reached = float(np.log(evidence).sum() + _log_prior(noise, pseudo)) + NO_GUESSES * float(np.log1p(-share))
-        by_class = np.ascontiguousarray(rows.sums((1 - share) / evidence).T)  # rows that lie as those of the matrix do
-        counts, better = np.empty_like(noise), np.empty_like(place)  # expected labels, and the matrix that they ask for
-        wanted, _ = _parts(better)
-
-        def ask(block: slice) -> None:
-            counted = counts[block]
-            np.multiply(by_class[block], noise[block], out=counted)
-            counted += pseudo[block]
-            np.divide(counted, counted.sum(axis=1, keepdims=True), out=wanted[block])
-
-        for_each_block(noise.shape, ask)
-        n_guessed = float((share * guess / evidence).sum())
-        better[-1] = n_guessed / (n_images + NO_GUESSES)
-        return _Place(place, reached, counts, n_guessed, better)
-
-    here, iterations = visit(np.append(pseudo / smoothing, 0.0 if guesses is None else _FIRST_SHARE)), 1
+    if not few:
+        order = order[np.argsort(np.bincount(labels)[labels[order]], kind="stable")]
+    prior, labels, guess = _taken(prior, order), labels[order], guess[order]
+    accuracy, share = estimate_user_accuracy(prior, labels), 0.0 if guesses is None else _FIRST_SHARE
+    em = (_FewClasses if few else _ManyClasses)(prior, labels, guess, smoothing, accuracy)
+    here, iterations = em.visit(em.start(share)), 1
     while iterations < max_iter:
-        before, here = here, visit(here.better)
+        before, here = here, em.visit(here.better, here)
         iterations += 1
-        if here.reached - before.reached <= tolerance * n_images:
+        if here.reached - before.reached <= tolerance * len(prior):
             break
-        far = leap_ahead(before, here)
+        far = em.leap_ahead(before, here)
         del before
         if far is not None and iterations < max_iter:
-            leapt = visit(far)
+            leapt = em.visit(far)
             iterations += 1
             here = leapt if leapt.reached >= here.reached else here
-    return FittedNoise(prior, labels, guess, order, here, iterations)
+    return FittedNoise(prior, labels, guess, order, here.reached, float(here.place[-1]), here.n_guessed, *em.conclude(here), iterations)
 
 
 def confident_noise_matrix(probs: npt.ArrayLike, given: npt.ArrayLike, *, smoothing: float = 10.0) -> Float:
@@ -419,10 +399,14 @@ class _Place(NamedTuple):
     reached: float
     """The log-likelihood there."""
     counts: Float
-    """The expected number of labels of each cell, shape (K, K)."""
+    """The expected number of labels of each cell, shape (K, K); of many classes, of each true class, shape (K,)."""
     n_guessed: float
     """The expected number of guesses."""
     better: Float
+    towards: float = 0.0
+    """Of many classes: the squared length of the step that led here,"""
+    bend: float = 0.0
+    """and of what the next step differs from it by."""
 
 
 def _parts(place: Float) -> tuple[Float, float]:
@@ -442,35 +426,48 @@ class FittedNoise:
     labels: Index
     guess: Float
     order: Index
-    here: _Place
+    reached: float
+    share: float
+    n_guessed: float
+    by_label: Float
+    """The noise matrix with a row a label, shape (K, K),"""
+    counts_by_label: Float
+    """and the expected number of labels of each of its cells."""
+    n_counted: Float
+    """Of each true class, shape (K,)."""
     iterations: int
 
     def left_out_likelihood(self) -> float:
         """See :class:`NoiseFit`."""
-        _, share = _parts(self.here.place)
-        n_counted, counts_by_label = self.here.counts.sum(axis=1), np.ascontiguousarray(self.here.counts.T)
-        evidence_without = np.empty(len(self.labels))
-        likelihood_of = self._likelihood_of()
+        share, evidence_without = self.share, np.empty(len(self.labels))
 
         def leave_out(rows: slice) -> None:
-            prior, guess = self.prior[rows], self.guess[rows]
-            own, likelihood = likelihood_of(rows)
-            evidence = (prior * likelihood).sum(axis=1, keepdims=True)  # (m, 1), P(y | x)
+            prior, guess, labels = self.prior[rows], self.guess[rows], self.labels[rows]
+            own, likelihood = self._likelihood_of(rows)
+            likelihood *= prior
+            evidence = likelihood.sum(axis=1, keepdims=True)  # (m, 1), P(y | x)
             # each label's row and share without itself
-            no_guess = (1 - share) * prior * own / evidence  # (m, K), P(z = j, no guess | x, y)
-            without = (counts_by_label[self.labels[rows]] - no_guess) / (n_counted - no_guess)
-            others = (self.here.n_guessed - share * guess / evidence[:, 0]) / (len(self.labels) - 1 + NO_GUESSES)
-            evidence_without[rows] = (prior * ((1 - others)[:, np.newaxis] * without + (others * guess)[:, np.newaxis])).sum(axis=1)
+            no_guess = (1 - share) * prior
+            no_guess *= own
+            no_guess /= evidence  # (m, K), P(z = j, no guess | x, y)
+            without = self.counts_by_label[labels]
+            without -= no_guess
+            without /= np.subtract(self.n_counted, no_guess, out=no_guess)
+            others = (self.n_guessed - share * guess / evidence[:, 0]) / (len(self.labels) - 1 + NO_GUESSES)
+            without *= (1 - others)[:, np.newaxis]
+            without += (others * guess)[:, np.newaxis]
+            without *= prior
+            without.sum(axis=1, out=evidence_without[rows])
 
         for_each_block(self.prior.shape, leave_out)
         return float(np.log(evidence_without).sum())
 
     def posterior(self) -> Float:
         """P(z = j | x, y), shape (N, K), in the order of the images."""
-        found, likelihood_of = np.empty(self.prior.shape), self._likelihood_of()
+        found = np.empty(self.prior.shape)
 
         def judge(rows: slice) -> None:
-            joint = self.prior[rows] * likelihood_of(rows)[1]  # P(z = j, y | x)
+            joint = self.prior[rows] * self._likelihood_of(rows)[1]  # P(z = j, y | x)
             found[self.order[rows]] = joint / joint.sum(axis=1, keepdims=True)
 
         for_each_block(found.shape, judge)
@@ -478,73 +475,183 @@ class FittedNoise:
 
     def likelihood(self) -> Float:
         """P(y | z = j, x) of each image's label, shape (N, K), in the order of the images."""
-        found, likelihood_of = np.empty(self.prior.shape), self._likelihood_of()
+        found = np.empty(self.prior.shape)
 
         def put(rows: slice) -> None:
-            found[self.order[rows]] = likelihood_of(rows)[1]
+            found[self.order[rows]] = self._likelihood_of(rows)[1]
 
         for_each_block(found.shape, put)
         return found
 
-    def _likelihood_of(self) -> Callable[[slice], tuple[Float, Float]]:
-        """From rows to P(y | z = j) of their labels and P(y | z = j, x), both of shape (m, K)."""
-        noise, share = _parts(self.here.place)
-        by_label = np.ascontiguousarray(noise.T)
-
-        def likelihood_of(rows: slice) -> tuple[Float, Float]:
-            own = by_label[self.labels[rows]]
-            return own, (1 - share) * own + share * self.guess[rows, np.newaxis]
-
-        return likelihood_of
+    def _likelihood_of(self, rows: slice) -> tuple[Float, Float]:
+        """P(y | z = j) of the labels of some rows and P(y | z = j, x), both of shape (m, K)."""
+        own = self.by_label[self.labels[rows]]
+        return own, (1 - self.share) * own + self.share * self.guess[rows, np.newaxis]
 
 
-class _SortedRows:
-    """p(z | x) of images that are sorted by label, and the two sums over it of which a round of EM consists."""
+class _FewClasses:
+    """Rounds of EM over images that are sorted by label."""
 
-    def __init__(self, prior: Float, labels: Index) -> None:
-        self.prior, self.labels = prior, labels
+    def __init__(self, prior: Float, labels: Index, guess: Float, smoothing: float, accuracy: float) -> None:
+        self.prior, self.labels, self.guess, self.smoothing = prior, labels, guess, smoothing
+        self.pseudo = smoothing * uniform_noise(accuracy, prior.shape[1])  # (K, K)
         self.present, self.first = np.unique(labels, return_index=True)
 
-    def products(self, noise: Float) -> Float:
+    def start(self, share: float) -> Float:
+        """The place where EM begins."""
+        return np.append(self.pseudo / self.smoothing, share)
+
+    def visit(self, place: Float, _: _Place | None = None) -> _Place:
+        """The round from a place."""
+        noise, share = _parts(place)
+        meant = (1 - share) * self._products(noise)  # (N,), P(y, no guess | x)
+        evidence = meant + share * self.guess  # (N,), P(y | x)
+        log_prior = float((self.pseudo * np.log(noise)).sum())
+        reached = float(np.log(evidence).sum() + log_prior) + NO_GUESSES * float(np.log1p(-share))
+        by_label = np.zeros(noise.shape)
+        if len(self.present):
+            by_label[self.present] = np.add.reduceat(self.prior * ((1 - share) / evidence)[:, np.newaxis], self.first, axis=0)
+        counts, better = by_label.T * noise + self.pseudo, np.empty_like(place)  # expected labels, and the matrix that they ask for
+        np.divide(counts, counts.sum(axis=1, keepdims=True), out=_parts(better)[0])
+        n_guessed = float((share * self.guess / evidence).sum())
+        better[-1] = n_guessed / (len(self.prior) + NO_GUESSES)
+        return _Place(place, reached, counts, n_guessed, better)
+
+    def _products(self, noise: Float) -> Float:
         """Σ_j prior[i, j] · noise[j, labels[i]], shape (N,)."""
-        by_label = np.ascontiguousarray(noise.T)
-        found = np.empty(len(self.prior))
+        by_label, found = np.ascontiguousarray(noise.T), np.empty(len(self.prior))
 
         def multiply(rows: slice) -> None:
             product = by_label.take(self.labels[rows], axis=0)
-            if FEW_CLASSES < len(noise) <= SERIAL:
-                np.vecdot(product, self.prior[rows], out=found[rows])
-                return
             product *= self.prior[rows]
             product.sum(axis=1, out=found[rows])
 
         for_each_block(self.prior.shape, multiply)
         return found
 
-    def sums(self, weights: Float) -> Float:
-        """Σ_i prior[i, j] · weights[i] over the images i with label k, at [k, j], shape (K, K)."""
-        n_images, n_classes = self.prior.shape
-        if n_classes > FEW_CLASSES:
-            from scipy import sparse  # only here: a second
+    def leap_ahead(self, before: _Place, here: _Place) -> Float | None:
+        """See :func:`leap_ahead`."""
+        return leap_ahead(before, here)
 
-            ends = np.searchsorted(self.labels, np.arange(n_classes + 1))
-            return np.asarray(sparse.csr_array((weights, np.arange(n_images), ends), shape=(n_classes, n_images)) @ self.prior)
-        found = np.zeros((n_classes, n_classes))
-        if len(self.present):
-            found[self.present] = np.add.reduceat(self.prior * weights[:, np.newaxis], self.first, axis=0)
-        return found
+    def conclude(self, here: _Place) -> tuple[Float, Float, Float]:
+        """By label, the noise matrix and the expected labels, both of shape (K, K), and the latter's sums by true class."""
+        noise, _ = _parts(here.place)
+        return np.ascontiguousarray(noise.T), np.ascontiguousarray(here.counts.T), here.counts.sum(axis=1)
 
 
-def _log_prior(noise: Float, pseudo: Float) -> float:
-    """Σ pseudo · log noise over all cells; ``pseudo`` has one value on the diagonal and one beside it."""
-    if len(noise) <= FEW_CLASSES:
-        return float((pseudo * np.log(noise)).sum())
-    # a logarithm of eight cells' product takes no longer than one of a cell; a cell is above 1e-30
-    cells = noise.reshape(-1)
-    end = len(cells) - len(cells) % 8
-    logs = float(np.log(np.multiply.reduce(cells[:end].reshape(8, -1), axis=0)).sum() + np.log(cells[end:]).sum())
-    own, other = float(pseudo[0, 0]), float(pseudo[0, 1])
-    return other * logs + (own - other) * float(np.log(np.diagonal(noise)).sum())
+class _ManyClasses:
+    """Rounds of EM over images that are sorted by how many others have their label, then by label; few passes over memory.
+
+    A matrix has a row a label here, and the rows lie as the images do: so the rows of a block of labels, all with equally many images, and
+    these images' rows of p are two neighbouring parts of memory, which are read once for both sums over p and stay in the cache between.
+    """
+
+    def __init__(self, prior: Float, labels: Index, guess: Float, smoothing: float, accuracy: float) -> None:
+        self.prior, self.guess, self.accuracy = prior, guess, accuracy
+        n_classes = prior.shape[1]
+        self.right, self.wrong = smoothing * accuracy, smoothing * (1 - accuracy) / (n_classes - 1)  # pseudo-labels a cell
+        n_images = np.bincount(labels, minlength=n_classes)
+        self.labels = np.argsort(n_images, kind="stable")
+        """The label of each row."""
+        self.blocks: list[tuple[slice, slice, Float, tuple[Index, Index]]] = []
+        """Rows, their images, p of these by row, shape (m, n, K), and the cells of right labels."""
+        edges = np.append(0, np.cumsum(n_images[self.labels])).tolist()
+        counts, firsts, sizes = np.unique(n_images[self.labels], return_index=True, return_counts=True)
+        for n, first, size in zip(counts.tolist(), firsts.tolist(), sizes.tolist(), strict=True):
+            height = max(1, BLOCK_BYTES // (n_classes * (1 + n)))
+            for start in range(first, first + size, height):
+                rows = slice(start, min(start + height, first + size))
+                images = slice(edges[rows.start], edges[rows.stop])
+                own = np.arange(rows.stop - rows.start), self.labels[rows]
+                self.blocks.append((rows, images, prior[images].reshape(len(own[0]), n, n_classes), own))
+
+    def start(self, share: float) -> Float:
+        """The place where EM begins."""
+        return np.append(uniform_noise(self.accuracy, len(self.labels))[self.labels], share)
+
+    def visit(self, place: Float, before: _Place | None = None) -> _Place:
+        """The round from a place; with the place before, of which this is ``better``, also how far the steps go and bend."""
+        noise, share = _parts(place)
+        evidence, better = np.empty(len(self.prior)), np.empty_like(place)
+        wanted, _ = _parts(better)  # the expected labels at first, then the matrix that they ask for
+        sums = np.empty((len(self.blocks), len(noise)))
+
+        def ask(number: int) -> None:
+            rows, images, prior, own = self.blocks[number]
+            counts, chance = wanted[rows], evidence[images].reshape(prior.shape[:2])
+            if len(noise) <= SERIAL:
+                np.vecdot(prior, noise[rows, np.newaxis], out=chance)
+            else:
+                np.einsum("lij,lj->li", prior, noise[rows], out=chance)
+            if share:
+                chance *= 1 - share
+                chance += share * self.guess[images].reshape(chance.shape)
+            np.einsum("li,lij->lj", (1 - share) / chance, prior, out=counts)
+            counts *= noise[rows]
+            counts += self.wrong
+            counts[own] += self.right - self.wrong
+            counts.sum(axis=0, out=sums[number])
+
+        share_out(len(self.blocks), ask, self.prior.size)
+        n_counted = sums.sum(axis=0)
+        blocks = list(row_blocks(noise.shape))
+        measured = np.zeros((len(blocks), 3))
+
+        def divide(number: int) -> None:
+            rows = blocks[number]
+            here, found = noise[rows], wanted[rows]
+            found /= n_counted
+            measured[number, 0] = _sum_of_logs(here)
+            if before is not None:
+                step = here - _parts(before.place)[0][rows]
+                measured[number, 1] = np.einsum("ij,ij->", step, step)
+                change = np.subtract(found, here) - step
+                measured[number, 2] = np.einsum("ij,ij->", change, change)
+
+        share_out(len(blocks), divide, noise.size)
+        logs, towards, bend = measured.sum(axis=0).tolist()
+        log_prior = self.wrong * logs + (self.right - self.wrong) * float(np.log(noise[np.arange(len(noise)), self.labels]).sum())
+        reached = float(np.log(evidence).sum()) + log_prior + NO_GUESSES * float(np.log1p(-share))
+        n_guessed = float((share * self.guess / evidence).sum())
+        better[-1] = n_guessed / (len(self.prior) + NO_GUESSES)
+        return _Place(place, reached, n_counted, n_guessed, better, towards, bend)
+
+    def leap_ahead(self, before: _Place, here: _Place) -> Float | None:
+        """See :func:`leap_ahead`."""
+        shares = [float(place[-1]) for place in (before.place, here.place, here.better)]
+        step, change = shares[1] - shares[0], shares[2] - 2 * shares[1] + shares[0]
+        towards, bend = here.towards + step**2, here.bend + change**2
+        length = math.sqrt(towards / bend) if bend else 0.0
+        share = shares[0] + 2 * length * step + length**2 * change
+        if length <= 1 or not 0 <= share < 1:
+            return None
+        end = np.empty_like(here.place)
+        end[-1] = share
+        noise, total = _parts(end)[0], np.zeros(len(self.labels))
+        first, second, third = (_parts(place)[0] for place in (before.place, here.place, here.better))
+        for rows in row_blocks(noise.shape):
+            part = np.multiply(third[rows], length**2, out=noise[rows])
+            part += (2 * length * (1 - length)) * second[rows]
+            part += (1 - length) ** 2 * first[rows]
+            if not part.min() > 0:
+                return None  # mostly in the first block, so that the others need no threads
+            total += part.sum(axis=0)
+        noise /= total
+        return end
+
+    def conclude(self, here: _Place) -> tuple[Float, Float, Float]:
+        """By label, the noise matrix and the expected labels, both of shape (K, K), and the latter's sums by true class."""
+        noise, wanted = _parts(here.place)[0], _parts(here.better)[0]
+        by_label, counts = np.empty_like(noise), np.empty_like(noise)
+        by_label[self.labels], counts[self.labels] = noise, wanted * here.counts
+        return by_label, counts, here.counts
+
+
+def _sum_of_logs(cells: Float) -> float:
+    """Σ log over cells that are above 1e-19; a logarithm of sixteen cells' product takes no longer than one of a cell."""
+    flat = cells.reshape(-1)
+    end = len(flat) - len(flat) % 16
+    return float(np.log(np.multiply.reduce(flat[:end].reshape(16, -1), axis=0)).sum() + np.log(flat[end:]).sum())
 
 
 def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
@@ -556,27 +663,26 @@ def row_blocks(shape: tuple[int, ...]) -> Iterator[slice]:
 def for_each_block(shape: tuple[int, ...], work: Callable[[slice], None]) -> None:
     """Do something with each of :func:`row_blocks`; of large arrays in several threads, as blocks do not depend on each other."""
     blocks = list(row_blocks(shape))
+    share_out(len(blocks), lambda number: work(blocks[number]), shape[0] * shape[1])
+
+
+def share_out(n_parts: int, work: Callable[[int], object], n_cells: int) -> None:
+    """Do each of so many parts of the work, which do not depend on each other; on large arrays in several threads."""
     n_threads = 1
-    if shape[0] * shape[1] >= MANY_CELLS:
+    if n_cells >= MANY_CELLS:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-        n_threads = min(int(wanted) if wanted.isdigit() else cores, cores, MOST_THREADS, len(blocks))
+        n_threads = min(int(wanted) if wanted.isdigit() else cores, cores, MOST_THREADS, n_parts)
 
     def some(first: int) -> None:
-        for block in blocks[first::n_threads]:
-            work(block)
+        for number in range(first, n_parts, n_threads):
+            work(number)
 
     if n_threads <= 1:
         some(0)
         return
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(some, range(n_threads)))
-
-
-def _parts_of(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of a vector, of at most ``SERIAL`` numbers."""
-    size = min(SERIAL, BLOCK_BYTES // 8)
-    return (slice(start, min(start + size, shape[0])) for start in range(0, shape[0], size))
 
 
 def leap_ahead(before: _Place, here: _Place) -> Float | None:
@@ -587,28 +693,28 @@ def leap_ahead(before: _Place, here: _Place) -> Float | None:
     R. Varadhan, C. Roland: "Simple and Globally Convergent Methods for Accelerating the Convergence of Any EM Algorithm", Scandinavian
     Journal of Statistics 35, 2008 (SQUAREM, third step length).
     """
-    whole = here.place.shape
-    towards = bend = 0.0
-    for part in _parts_of(whole):  # which stay in the cache; a small matrix is one part
-        step = here.place[part] - before.place[part]
-        change = here.better[part] - 2 * here.place[part] + before.place[part]
-        towards, bend = towards + float(step @ step), bend + float(change @ change)
-    length = float(np.sqrt(towards / bend)) if bend else 0.0
+    step, change = here.place - before.place, here.better - 2 * here.place + before.place
+    bend = float(change @ change)
+    length = float(np.sqrt(float(step @ step) / bend)) if bend else 0.0
     if length <= 1:
         return None
-    end = np.empty(whole)
-    for part in _parts_of(whole):
-        step = here.place[part] - before.place[part]
-        change = here.better[part] - 2 * here.place[part] + before.place[part]
-        np.add(before.place[part] + 2 * length * step, length**2 * change, out=end[part])
-        if end[part].min() < 0:
-            return None
+    end = before.place + 2 * length * step + length**2 * change
     noise, share = _parts(end)
-    if not noise.min() > 0 or share >= 1:
+    if end.min() < 0 or not noise.min() > 0 or share >= 1:
         return None
-    for rows in row_blocks(noise.shape):
-        noise[rows] /= noise[rows].sum(axis=1, keepdims=True)
-    return end
+    noise /= noise.sum(axis=1, keepdims=True)
+    return np.asarray(end)
+
+
+def _taken(table: Float, order: Index) -> Float:
+    """The rows of a table in an order."""
+    found = np.empty(table.shape)
+
+    def take(rows: slice) -> None:
+        np.take(table, order[rows], axis=0, out=found[rows], mode="clip")  # the other mode would need a buffer
+
+    for_each_block(table.shape, take)
+    return found
 
 
 def checked_labels(probs: npt.ArrayLike, given: npt.ArrayLike) -> tuple[Float, Index]:

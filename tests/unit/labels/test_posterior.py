@@ -491,14 +491,53 @@ def test_a_student_is_judged_with_what_is_known_of_the_users():
     assert judge_by_student(too_sharp, noise.T[given], most=0.65)[0] <= 0.65
 
 
-@pytest.mark.parametrize(("name", "value"), [("FEW_CLASSES", 2), ("BLOCK_BYTES", 200), ("MANY_CELLS", 1)])
-def test_many_classes_and_small_blocks_change_roundings_alone(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+MANY = {"FEW_CLASSES": 2}
+"""Nine classes count as many."""
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [MANY, MANY | {"SERIAL": 5}, MANY | {"BLOCK_BYTES": 200}, MANY | {"MANY_CELLS": 1}, {"BLOCK_BYTES": 200}, {"MANY_CELLS": 1}],
+    ids=lambda limits: ",".join(limits),
+)
+def test_many_classes_and_small_blocks_change_roundings_alone(monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]) -> None:
     rng = np.random.default_rng(11)
     probs, given = rng.dirichlet(np.full(9, 0.2), 400), rng.integers(0, 7, 400)  # two classes have no label
     guesses = rng.dirichlet(np.full(9, 1.0), 400)[:, 0]
-    expected = posterior.estimate_noise_matrix(probs, given, guesses=guesses)
-    monkeypatch.setattr(posterior, name, value)
-    found = posterior.estimate_noise_matrix(probs, given, guesses=guesses)
-    assert found.iterations == expected.iterations > 5
-    for field in ("noise_matrix", "posterior", "likelihood", "log_likelihood", "left_out_likelihood", "guess_share"):
-        np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-9, atol=1e-12, err_msg=field)
+    for chances in (guesses, None):
+        with monkeypatch.context() as patch:
+            expected = posterior.estimate_noise_matrix(probs, given, guesses=chances)
+            for name, value in limits.items():
+                patch.setattr(posterior, name, value)
+            found = posterior.estimate_noise_matrix(probs, given, guesses=chances)
+        assert found.iterations == expected.iterations > 5
+        for field in ("noise_matrix", "posterior", "likelihood", "log_likelihood", "left_out_likelihood", "guess_share"):
+            np.testing.assert_allclose(getattr(found, field), getattr(expected, field), rtol=1e-9, atol=1e-12, err_msg=field)
+
+
+def test_with_many_classes_neither_order_nor_threads_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (MANY | {"BLOCK_BYTES": 400, "MANY_CELLS": 1}).items():
+        monkeypatch.setattr(posterior, name, value)
+    probs, _, given = draw(500, uniform_noise(0.7, 9), seed=5)
+    order = np.random.default_rng(0).permutation(500)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one = judge_by_trusted_model(probs, given, start=1.0, most=1.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    other = judge_by_trusted_model(probs[order], given[order], start=1.0, most=1.0)
+    assert (one.temperature, one.smoothing, one.fit.log_likelihood) == (other.temperature, other.smoothing, other.fit.log_likelihood)
+    np.testing.assert_array_equal(one.fit.noise_matrix, other.fit.noise_matrix)
+    np.testing.assert_array_equal(one.fit.posterior[order], other.fit.posterior)
+
+
+def test_no_matrix_is_fitted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits, fit_noise = [], calibration.fit_noise
+
+    def noted(probs, given, *, smoothing, guesses=None, **options):
+        fits.append((probs.tobytes(), smoothing, None if guesses is None else guesses.tobytes()))
+        return fit_noise(probs, given, smoothing=smoothing, guesses=guesses, **options)
+
+    monkeypatch.setattr(calibration, "fit_noise", noted)
+    probs, _, given = draw(200, PAIR, seed=8)
+    judge_by_trusted_model(probs, given, start=1.0)
+    assert len(set(fits)) > 10
+    assert len(fits) - len(set(fits)) <= 1  # the one without offsets, from which these are sought
