@@ -94,7 +94,7 @@ def choose_model(model: str, weights: str | None, shorter_side: float | None) ->
 
 
 def choose_weights(model: str, weights: str | None, *, from_scratch: bool = True) -> str | None:
-    """Resolve the ``weights`` of a recipe: published ones for :data:`PRETRAINED` alone, as those of others would have to be downloaded.
+    """Resolve the ``weights`` of a recipe: those published for our own architectures, as torchvision's would have to be downloaded.
 
     Parameters
     ----------
@@ -112,7 +112,8 @@ def choose_weights(model: str, weights: str | None, *, from_scratch: bool = True
     """
     if weights != AUTO or model == AUTO:
         return weights
-    return "DEFAULT" if model == PRETRAINED and from_scratch else None
+    entry = BACKBONES.entries.get(model)
+    return "DEFAULT" if entry is not None and entry.published and from_scratch else None
 
 
 def choose_freezing(weights: str | None, freeze: Any, *, may_freeze: bool = True) -> Any:

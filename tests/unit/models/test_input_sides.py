@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bccp.core.automatic_models import PRETRAINED, PRETRAINED_PX
 from bccp.models.architectures import names
+from bccp.models.classifier import build_classifier
 from bccp.models.weights import input_sides, published_weights
 
 
@@ -29,3 +31,7 @@ def test_the_default_weights_stand_in_for_those_of_a_file() -> None:
 def test_the_smallest_side_is_at_most_the_own_one(name: str) -> None:
     own, least = input_sides(name, None)
     assert 1 <= least <= own
+
+
+def test_the_backbone_that_photographs_get_sees_them_at_the_side_that_is_chosen_for_them() -> None:
+    assert build_classifier(PRETRAINED, 2, image_size=32, dropout=0, seed=0).input_size == PRETRAINED_PX
