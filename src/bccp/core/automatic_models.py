@@ -269,7 +269,9 @@ def sentence(config: Config, waited: Collection[str], shorter_side: float) -> st
     train, chosen = config.train, []
     if "train.model" in waited:
         learns = "only its head learns" if train.freeze_backbone else "all of it learns"
-        chosen.append(f"train.model={train.model} ({'trained from scratch' if train.weights is None else f'pretrained, {learns}'})")
+        start = "pretrained" if choose_freezing(train.weights, AUTO) else f"starting from {train.weights or train.init}"
+        scratch = train.weights is None and train.init == "scratch"
+        chosen.append(f"train.model={train.model} ({'trained from scratch' if scratch else f'{start}, {learns}'})")
     chosen += [f"{key}={operator.attrgetter(key)(config)}" for key in ("preprocessing.image_size", "preprocessing.resize") if key in waited]
     size = f"{shorter_side:g} px or {'less' if shorter_side <= SMALL_PX else 'more'}"
     otherwise = "any of these options" if len(chosen) > 1 else "this option"

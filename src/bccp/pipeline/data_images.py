@@ -15,7 +15,7 @@ from bccp.core import automatic_models, config_schema, logs
 from bccp.core.config_schema import AUTO
 from bccp.core.home import scratch
 from bccp.core.step_context import Context
-from bccp.data import image_sizes, tables
+from bccp.data import tables
 from bccp.pipeline import cache_keys
 from bccp.pipeline.step import shared_artifact
 from bccp.tracking.store import Ledger
@@ -53,6 +53,8 @@ def median_shorter_side(raw_data: str, ledger: Ledger, context: Context | None =
 
     Arguments as for :func:`resolve`.
     """
+    from bccp.data import image_sizes  # reads image files, which not every step's environment can
+
     archive = ledger.fetch(qualified("raw_data", raw_data)) / "images.zip"
     parts = {"shared": NAME, "parameters": {"raw_data": raw_data}, **cache_keys.code_parts(image_sizes.__name__, ("pillow", "pi-heif"))}
     compute = functools.partial(image_sizes.write, archive)
@@ -70,6 +72,8 @@ def resolve_by_archive(config: config_schema.Config, archive: Path) -> None:
 
 
 def _median(archive: Path) -> float | None:
+    from bccp.data import image_sizes
+
     with scratch(NAME) as folder:
         image_sizes.write(archive, folder)
         return image_sizes.median_shorter_side(folder)

@@ -170,6 +170,18 @@ def test_one_sentence_says_what_was_chosen_by_what(root: Path) -> None:
         "half of the images have a shorter side of 3024 px or more, so train.model=efficientnet_lite0 (pretrained, only its head learns), "
         "preprocessing.image_size=224, preprocessing.resize=pad: give any of these options to choose otherwise"
     )
+    started = load(root, **{"train.init": "monday_model", "preprocessing.image_size": 96, "preprocessing.resize": "crop"})
+    waited = automatic_models.waiting(started)
+    automatic_models.resolve(started, 213)
+    assert automatic_models.sentence(started, waited, 213) == (
+        "half of the images have a shorter side of 213 px or more, so train.model=efficientnet_lite0 (starting from monday_model, only its "
+        "head learns): give this option to choose otherwise"
+    )
+    file = str(root / "config.yaml")
+    started = load(root, **{"train.weights": file, "preprocessing.image_size": 96, "preprocessing.resize": "crop"})
+    waited = automatic_models.waiting(started)
+    automatic_models.resolve(started, 16)
+    assert f"so train.model=small_cnn (starting from {file}, all of it learns): give" in automatic_models.sentence(started, waited, 16)
     given = load(root, **{"train.model": "resnet_small", "preprocessing.resize": "crop"})
     waited = automatic_models.waiting(given)
     automatic_models.resolve(given, 28)
