@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from bccp.core.errors import BCCPError
+from bccp.data.preprocessing import pictures
 from bccp.models import classifier, efficientnet_lite
 from bccp.models.architectures import ImageClassifier, blocks_of, resized
 from bccp.models.predictor import ServedModel
@@ -114,6 +115,29 @@ def test_a_saved_model_is_loaded_as_it_was_and_answers_for_image_files(published
     assert answer.probability == pytest.approx(float(expected[0].max()), abs=1e-6)
     classifier.save_classifier(make(224, weights=None), tmp_path, {"class_names": ["a", "b", "c"]})
     assert "input_size" not in json.loads((tmp_path / "model.json").read_text())
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_picture_has_the_same_features_however_its_file_keeps_it(grey: bool) -> None:
+    model, rng = made_up(32, 48), np.random.default_rng(2)
+    values = np.kron(rng.integers(0, 3, (4, 4, 1 if grey else 3)) * 85, np.ones((8, 8, 1)))
+    picture = Image.fromarray(np.broadcast_to(values, (32, 32, 3)).astype(np.uint8))
+    alpha = picture.convert("RGBA")
+    alpha.putpixel((0, 0), (9, 9, 9, 0))
+    white = picture.copy()
+    white.putpixel((0, 0), (255, 255, 255))
+    files = [(picture, "PNG"), (picture.convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), (picture.convert("CMYK"), "TIFF")]
+    files += [(white, "PNG"), (alpha, "PNG"), (alpha, "TIFF")]
+    files += [(picture.convert("L"), "PNG"), (picture.convert("LA"), "PNG"), (picture.convert("L"), "TIFF")] if grey else []
+    written = []
+    for image, file_format in files:
+        image.save(file := io.BytesIO(), file_format)
+        written.append(file.getvalue())
+    pixels = [np.frombuffer(one.pixels, np.uint8).reshape(32, 32, 3) for one in pictures(written, image_size=32, resize="stretch")]
+    features = classifier.embed(model, np.stack(pixels))
+    for place, one in enumerate(features):
+        np.testing.assert_array_equal(one, features[3 if place in (3, 4, 5) else 0])  # what is transparent is white
+    assert not np.array_equal(features[0], features[3])
 
 
 def test_very_small_images_are_warned_of() -> None:
