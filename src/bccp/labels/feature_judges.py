@@ -16,20 +16,24 @@ J. H. Friedman: "Regularized Discriminant Analysis", JASA 84, 1989.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg, sparse
+from scipy import linalg, sparse, stats
 from scipy.special import log_softmax
 
 from bccp.data.array_types import Float, Float32, Index
 from bccp.models import logistic_regression
+from bccp.models.logistic_regression import LogisticRegression
 
 SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 """Shares of a multiple of the identity in the covariance of discriminant analysis."""
+
+SEPARATION_SHRINKAGE = 0.4
+"""Of the discriminant analysis of :func:`separability`."""
 
 NEIGHBOURS = (5, 10, 20, 40)
 """Neighbours that vote."""
@@ -136,6 +140,46 @@ class OutOfFold(NamedTuple):
     whole: Judge
 
 
+class Member(NamedTuple):
+    """A judge of the pool, and how to fit it anew.
+
+    Attributes
+    ----------
+    view : int
+        Whose features it sees.
+    fit : callable
+        From features (N, D), soft targets (N, K), a setting, and the judge where the search begins, to a judge.
+    has_temperature : bool
+        Its scores are divided by a temperature of their own; not those of a regression, whose setting does that.
+    found : OutOfFold
+    """
+
+    view: int
+    fit: Callable[[Float, Float, float, Judge | None], Judge]
+    has_temperature: bool
+    found: OutOfFold
+
+
+def judges_out_of_fold(views: Sequence[Float], labels: Index, n_classes: int, folds: Index) -> list[Member]:
+    """Fit the whole pool out of fold: a regression on each view, discriminant analysis and neighbours on the first.
+
+    Parameters
+    ----------
+    views : sequence of ndarray of float64, shape (N, D_v)
+        Features of the same images, scaled.
+    labels, n_classes, folds
+        As for :func:`regressions_out_of_fold`.
+
+    Returns
+    -------
+    list of Member
+        The regressions in the order of the views, then the other two.
+    """
+    pool = [Member(v, _refit_regression, False, regressions_out_of_fold(view, labels, n_classes, folds)) for v, view in enumerate(views)]
+    pool.append(Member(0, _refit_discriminant, True, discriminants_out_of_fold(views[0], labels, n_classes, folds)))
+    return [*pool, Member(0, _refit_neighbours, True, neighbours_out_of_fold(views[0], labels, n_classes, folds))]
+
+
 def fit_discriminants(features: Float, targets: Float, shrinkages: Sequence[float]) -> list[DiscriminantJudge]:
     """Fit linear discriminant analyses whose common covariance is shrunk towards a multiple of the identity.
 
@@ -222,6 +266,30 @@ def neighbours_out_of_fold(features: Float, labels: Index, n_classes: int, folds
     return OutOfFold(NEIGHBOURS[i], loss, candidates[i] / temperature, temperature, chosen, whole)
 
 
+def separability(known: Float, new: Float, known_folds: Index, new_folds: Index) -> float:
+    """Measure how well features tell two sets of images apart.
+
+    Parameters
+    ----------
+    known, new : ndarray of float64, shape (n, D) and (m, D)
+    known_folds, new_folds : ndarray of int64, shape (n,) and (m,)
+        The same folds for both, duplicates in one.
+
+    Returns
+    -------
+    float
+        Area under the ROC curve of a discriminant analysis of the other folds: about 0.5 where both sets look alike, 1 where every new
+        image gives itself away.
+    """
+    features, folds = np.concatenate([known, new]), np.concatenate([known_folds, new_folds])
+    is_new = np.repeat([0, 1], [len(known), len(new)])
+    sides = np.eye(2)[is_new]
+    judges = [fit_discriminant(features[folds != k], sides[folds != k], SEPARATION_SHRINKAGE) for k in range(n_folds(folds))]
+    scores = scores_out_of_fold(judges, features, folds, 2)
+    ranks = stats.rankdata(scores[:, 1] - scores[:, 0])
+    return float((ranks[is_new == 1].sum() - len(new) * (len(new) + 1) / 2) / (len(known) * len(new)))
+
+
 def scores_out_of_fold(judges: Sequence[Judge], features: Float, folds: Index, n_classes: int) -> Float:
     """Scores (N, K) of features (N, D), those of fold k by judge k."""
     scores = np.empty((len(features), n_classes))
@@ -246,6 +314,19 @@ def mean_log_loss(scores: Float, labels: Index) -> float:
 def n_folds(folds: Index) -> int:
     """F of fold numbers 0 to F - 1, shape (N,)."""
     return int(folds.max()) + 1
+
+
+def _refit_regression(features: Float, targets: Float, setting: float, start: Judge | None) -> Judge:
+    begin = start if isinstance(start, LogisticRegression) else None
+    return logistic_regression.fit(features, targets, strength=setting, start=begin)
+
+
+def _refit_discriminant(features: Float, targets: Float, setting: float, start: Judge | None) -> Judge:
+    return fit_discriminant(features, targets, setting)
+
+
+def _refit_neighbours(features: Float, targets: Float, setting: float, start: Judge | None) -> Judge:
+    return fit_neighbours(features, targets, setting)
 
 
 def _likeliest(candidates: Sequence[Float], labels: Index) -> tuple[int, float, float]:
