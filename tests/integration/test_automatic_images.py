@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,21 @@ def test_incoming_images_without_a_reference_get_a_size_by_their_own(photographs
         assert call(["check-new", "--data", images, *(["--reference", reference] if reference else [])]) == 0
         (array,) = home.glob("incoming/*/clean_data/images.npy")
         assert np.load(array).shape == (12, size, size, 3)
+
+
+def test_a_joined_batch_is_trained_on_as_its_reference_was_whatever_its_own_sizes(
+    home: Path, image_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    three = "main.execute_steps=[fetch_data,preprocessing,segregation]"
+    known = image_folder({"monday/ant": 12, "monday/bee": 12, "tuesday/ant": 6, "tuesday/bee": 6}, name="known", size=40)
+    first = bccp.run([*QUIET, three, "data.source=folder", f"data.path={known}"])
+    new = image_folder({"ant": 40, "bee": 40}, name="new", seed=0, size=16)
+    assert call(["check-new", "--data", str(new), "--accept"]) == 0
+    options = shlex.split(capsys.readouterr().out.splitlines()[-1])[2:]
+    assert {"preprocessing.image_size=64", "preprocessing.resize=pad", "train.model=efficientnet_lite0"} <= set(options)
+    joined = bccp.run([*QUIET, three, *options])
+    assert shapes(joined, ledger()) == (116, 64, 64, 3)
+    assert "shorter side" not in capsys.readouterr().out
+    for section in ("bayes_cutoff", "cp_sampling", "train", "preprocessing"):
+        before, after = first["config"][section], joined["config"][section]
+        assert {key: after[key] for key in after if before[key] != after[key]} == {}

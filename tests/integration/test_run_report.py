@@ -376,7 +376,7 @@ def test_the_interval_of_a_share_by_hand_and_at_its_ends() -> None:
             "train.patience=null",
             "bayes_cutoff.epochs=3",
             "train.learning_rate=1e-05",
-            "train.weights=DEFAULT",
+            "train.model=efficientnet_lite0",
         ],
         ["cp_sampling.monday_model.epochs=5", "train.class_weights=true", "train.init=models:/a@champion"],
     ],
