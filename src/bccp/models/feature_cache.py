@@ -30,7 +30,7 @@ from bccp.core.runtime import device
 from bccp.core.runtime.requirements import installed_version
 from bccp.core.step_context import Step
 from bccp.data.array_types import Float32
-from bccp.data.dataset import Days, FeatureView, ImageView
+from bccp.data.dataset import Days, FeatureView, ImageView, PixelSource
 from bccp.models import classifier, inference_engine
 from bccp.models.architectures import ImageClassifier
 from bccp.models.inference_engine import Look
@@ -67,7 +67,9 @@ def shared_inputs(step: Step, days: Days) -> Inputs:
     """
 
     def inputs(model: ImageClassifier, ids: Sequence[str]) -> ImageView | FeatureView:
-        return _features(step, days, model, model, ids, {}) if model.frozen else days.view(ids)
+        if not model.frozen:
+            return days.view(ids)
+        return _both_ways(step, days, model, ids) if model.mirrored else view_features(step, days, model, ids)
 
     return inputs
 
@@ -95,11 +97,10 @@ def view_features(
     FeatureView, shape (N, D)
         Row i belongs to ``ids[i]``.
     """
-    seen = copy.copy(model)
-    seen.mirrored = False
-    seen.input_size = side or model.input_size
-    view = {"view": {"side": seen.input_size, "mirrored": flipped}} if flipped or seen.input_size != model.input_size else {}
-    return _features(step, days, model, seen, ids, view)
+    if not len(ids):
+        nothing = np.array([], np.int64)
+        return FeatureView([np.empty((0, model.n_features), np.float16)], nothing, nothing, model.n_features)
+    return _view(days, ids, lambda source: _seen(step, days, source, model, side=side, flipped=flipped))
 
 
 def judge_views(model: ImageClassifier) -> list[tuple[int | None, bool]]:
@@ -113,19 +114,44 @@ def judge_views(model: ImageClassifier) -> list[tuple[int | None, bool]]:
     return [(None, False), (smaller if free else None, True)]
 
 
-def _features(
-    step: Step, days: Days, model: ImageClassifier, seen: ImageClassifier, ids: Sequence[str], view: Mapping[str, Any]
-) -> FeatureView:
-    """Features of a model as it is ``seen`` in a view.
+def _seen(
+    step: Step, days: Days, source: PixelSource, model: ImageClassifier, *, side: int | None = None, flipped: bool = False
+) -> Features:
+    """One view of a source's images; all of them are seen at once, so that other splits of the same images find their features too."""
+    seen = copy.copy(model)
+    seen.mirrored, seen.input_size = False, side or model.input_size
+    engine = _engine(step, model, seen, sum(len(one.pixels) for one in days.sources))
+    also = dict(engine.key)
+    if flipped or seen.input_size != model.input_size:
+        also["view"] = {"side": seen.input_size, "mirrored": flipped}
 
-    A frozen backbone sees all images of both days at once, so that other splits of the same images find their features too.
-    """
-    if not len(ids):
-        nothing = np.array([], np.int64)
-        return FeatureView([np.empty((0, model.n_features), np.float16)], nothing, nothing, model.n_features)
-    engine = _engine(step, model, seen, sum(len(source.pixels) for source in days.sources))
-    start = (lambda: _mirror_look(engine.start())) if view.get("view", {}).get("mirrored") else engine.start
-    return shared_view(step, "frozen_features", days, ids, backbone_digest(seen), start, {**view, **engine.key})
+    def start() -> Look:
+        return _mirror_look(engine.start()) if flipped else engine.start()
+
+    return shared_array(step, "frozen_features", source.pixels, source.digest, backbone_digest(seen), start, also)
+
+
+def _both_ways(step: Step, days: Days, model: ImageClassifier, ids: Sequence[str]) -> FeatureView:
+    """Means of the features of images and of their mirror images, each of which is a view of its own that others may ask for too."""
+
+    def means(source: PixelSource) -> Features:
+        def compute(folder: Path) -> None:
+            one, other = (_seen(step, days, source, model, flipped=flipped) for flipped in (False, True))
+
+            def batches() -> Iterable[Float32]:
+                for first in range(0, len(one), BATCH_SIZE):
+                    part = slice(first, first + BATCH_SIZE)
+                    both: Float32 = one[part].astype(np.float32) + other[part].astype(np.float32)
+                    yield both * np.float32(0.5)
+
+            write_features(folder / "features.npy", len(one), batches)
+
+        engine = _engine(step, model, model, sum(len(one.pixels) for one in days.sources))
+        key = {"pixels": source.digest, "backbone": backbone_digest(model), "dtype": dtype_on(step.device), **engine.key}
+        features: Features = np.load(step.shared("mirrored_features", key, compute) / "features.npy", mmap_mode="r")
+        return features
+
+    return _view(days, ids, means) if len(ids) else view_features(step, days, model, ids)
 
 
 def shared_view(
@@ -135,7 +161,6 @@ def shared_view(
     ids: Sequence[str],
     backbone: str,
     start: Callable[[], Look],
-    also: Mapping[str, Any] | None = None,
 ) -> FeatureView:
     """Features of some images, for which all images of both days are looked at: see :func:`shared_array`.
 
@@ -149,10 +174,14 @@ def shared_view(
     FeatureView, shape (N, D)
         Row i belongs to ``ids[i]``.
     """
+    return _view(days, ids, lambda source: shared_array(step, name, source.pixels, source.digest, backbone, start))
+
+
+def _view(days: Days, ids: Sequence[str], features_of: Callable[[PixelSource], Features]) -> FeatureView:
     sources = days.sources
     changed = (days.splits.loc[list(ids), "corrupted_row"].to_numpy() >= 0).astype(np.int64)
     row = np.choose(changed, [source.ids.get_indexer(pd.Index(ids)) for source in sources])
-    found = {n: shared_array(step, name, sources[n].pixels, sources[n].digest, backbone, start, also) for n in np.unique(changed).tolist()}
+    found = {n: features_of(sources[n]) for n in np.unique(changed).tolist()}
     n_features = next(iter(found.values())).shape[1]
     empty = np.empty((0, n_features), np.float16)
     return FeatureView([found.get(n, empty) for n in range(len(sources))], changed, row, n_features)

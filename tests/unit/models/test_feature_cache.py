@@ -186,10 +186,19 @@ def test_features_are_kept_by_pixels_and_backbone_and_nothing_else(step: Sharing
     changed = Days(days.splits, CLASSES, "tuesday", True, days.clean_pixels, 7 - np.asarray(days.corrupted_pixels))
     assert n_computed(model, monday, days=changed) == 2
     assert n_computed(model, tuesday, days=changed) == 3
-    mirrored = make_model()
-    mirrored.mirrored = True
-    for number, other in enumerate((mirrored, make_model(seed=1), make_model(mean=(0.1, 0.2, 0.3)))):
+    for number, other in enumerate((make_model(seed=1), make_model(mean=(0.1, 0.2, 0.3)))):
         assert n_computed(other, monday) == 4 + number
+
+
+def test_a_mirrored_model_is_given_the_means_of_two_views_that_are_kept_too(step: SharingStep) -> None:
+    days, model = days_of(step), make_model()
+    model.mirrored = True
+    ids = [*days.ids("monday", "train")[::4], *days.ids("tuesday", "train")]
+    found = feature_cache.shared_inputs(step, days)(model, ids)
+    np.testing.assert_allclose(found[:], classifier.embed(model, days.view(ids)), rtol=1e-2, atol=1e-2)
+    views = [feature_cache.view_features(step, days, model, ids, flipped=flipped)[:] for flipped in (False, True)]
+    np.testing.assert_allclose(found[:], sum(views) / 2, rtol=1e-2, atol=1e-2)
+    assert {name: len(keys) for name, keys in step.keys.items()} == {"frozen_features": 4, "mirrored_features": 2}
 
 
 def test_a_view_is_mirrored_or_of_another_size_and_is_kept_by_itself(step: SharingStep) -> None:
