@@ -1,7 +1,8 @@
 """Trains the new model on the cleansed target day and the replay.
 
 Reads ``clean_data``, ``segregated_data``, ``cleansed_labels`` (or the true labels in its place) and, where images are
-replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt``, ``model.json``, ``history.csv``,
+replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt`` where there are epochs, ``model.json``,
+``history.csv``,
 ``README.md``, and ``trained_on_before.npy`` where a registered model was the start).
 """
 
@@ -20,7 +21,8 @@ from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.models import batch_preview, classifier, mlflow_flavor, training_set
 from bccp.models.feature_cache import shared_inputs
-from bccp.models.fitting import energy, training
+from bccp.models.fitting import energy
+from bccp.models.fitting.convex_head import fit_head
 from bccp.models.fitting.training_options import TrainingData, TrainingHooks
 from bccp.models.initialization import starting_model
 from bccp.models.offline_augmentation import augmented_set
@@ -53,23 +55,39 @@ def run(step: Step) -> None:
     else:
         pixels = inputs(model, images.ids)
     with step.output("model") as folder, energy.measured(config.energy_country) as spent:
-        history = training.fit(
-            model,
-            TrainingData(pixels, images.targets, images.weights, **training_set.balance(config, images)),
-            TrainingData(inputs(model, validation.ids), validation.targets),
-            training_set.options(config, mirror=mirror, device=device.training_device(config)),
-            seed=config.random_seed,
-            folder=folder,
-            hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
-        )
+        data = TrainingData(pixels, images.targets, images.weights, **training_set.balance(config, images))
+        held_out = TrainingData(inputs(model, validation.ids), validation.targets)
+        trusted = bool(validation.ids) and training_set.is_validation_trusted(days)
+        if config.head == "logistic_regression":
+            history = fit_head(
+                model,
+                data,
+                held_out,
+                trusted=trusted,
+                groups=None if trusted else training_set.copies(clean, [*images.ids, *validation.ids]),
+                device=device.training_device(config),
+                seed=config.random_seed,
+            )
+        else:
+            from bccp.models.fitting import training  # Lightning takes seconds to import
+
+            history = training.fit(
+                model,
+                data,
+                held_out,
+                training_set.options(config, mirror=mirror, device=device.training_device(config)),
+                seed=config.random_seed,
+                folder=folder,
+                hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
+            )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k in _KEPT}
-        classifier.save_classifier(model, folder, about, last_state=history.last_state, history=history.table())
+        classifier.save_classifier(model, folder, about, last_state=history.last_state or None, history=history.table())
         if len(trained_on_before):
             np.save(folder / mlflow_flavor.TRAINED_ON_BEFORE, trained_on_before)
     step.log_metrics({"images": len(images.ids)} | history.figures() | spent)
     step.log_history(history.rows())
     known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"
-    step.emit(f"{known}; epoch {history.best_epoch} of {len(history.train_loss)} was best")
+    step.emit(f"{known}; {history.sentence()}")
 
 
 if __name__ == "__main__":

@@ -164,10 +164,10 @@ def test_a_step_that_is_run_alone_goes_by_what_it_reads(photographs: list[str], 
     assert (cleaned.image_size, cleaned.resize) == (64, "pad")
     assert alone("preprocessing", image_size="40").image_size == 40
     judge = alone("bayes_cutoff")
-    assert (judge.model, judge.weights, judge.freeze_backbone) == ("efficientnet_lite0", "DEFAULT", True)
+    assert (judge.model, judge.weights, judge.freeze_backbone, judge.head) == ("efficientnet_lite0", "DEFAULT", True, "logistic_regression")
     trained = alone("train", model="resnet_small", init="monday_model")
-    assert (trained.model, trained.weights, trained.freeze_backbone) == ("resnet_small", None, False)
-    assert trained.monday_model.model == "efficientnet_lite0"
+    assert (trained.model, trained.weights, trained.freeze_backbone, trained.head) == ("resnet_small", None, False, "sgd")
+    assert (trained.monday_model.model, trained.monday_model.head) == ("efficientnet_lite0", "logistic_regression")
     assert alone("cp_sampling").monday_model.freeze_backbone is alone("test").monday_model.freeze_backbone is True
 
 

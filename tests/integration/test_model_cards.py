@@ -44,6 +44,15 @@ def test_names_cannot_break_a_table_and_unknown_truth_is_told(home: Path, tmp_pa
     assert "**The true labels of 2 test images are not known" in text
 
 
+def test_the_penalty_of_a_head_that_was_fitted_at_once_stands_in_the_place_of_epochs() -> None:
+    about = {"architecture": "small_cnn", "image_size": 8, "class_names": ["a"], "mean": [0], "std": [1], "frozen": True}
+    rows = pd.DataFrame([{"day": "all", "label": "a", "images": "1", "precision": "1", "recall": "1", "f1": "1"}])
+    history = pd.DataFrame({"epoch": ["1", "2", "3"], "strength": ["0.01", "0.001", "0.0001"], "val_loss": ["0.9", "0.10", "0.2"]})
+    text = model_cards.model_card(about, {"verified": True}, rows, history)
+    assert "| head | logistic regression with a penalty of 0.001, fitted at once |" in text
+    assert "epochs" not in text
+
+
 @pytest.mark.parametrize("n_classes", [50, 60])
 def test_of_many_classes_the_weakest_are_shown(n_classes: int) -> None:
     names = [f"c{i:02d}" for i in range(n_classes)]

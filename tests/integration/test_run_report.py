@@ -266,6 +266,22 @@ def test_the_page_tells_what_happened_and_is_whole(tmp_path: Path, home: Path) -
     assert "Rejected files file reason" in said
 
 
+def test_a_head_that_was_fitted_at_once_has_penalties_and_no_epochs(tmp_path: Path, home: Path) -> None:
+    artifacts = Artifacts(tmp_path, ["ant", "bee", "cat"])
+    tried = {"strength": [0.03, 0.01], "train_loss": [0.7, 0.6], "val_loss": [0.9, 0.8], "val_accuracy": [0.5, 0.6]}
+    tables.write(pd.DataFrame({"epoch": [1, 2]} | tried), artifacts.fetch("model:0") / "history.csv")
+    summary = summarised()
+    del summary["metrics"]["train/epochs"]
+    text = page(read_story(summary, tmp_path / "run-1", artifacts))
+    is_whole(text)
+    said = told(text)
+    assert "penalties tried: 0.03, 0.01; number 2 had the least validation loss" in said
+    assert "24 images, logistic regression" in said
+    assert "penalty 1" in said
+    assert "epoch 1" not in said
+    assert "loss by penalty" in text
+
+
 def test_what_images_and_users_are_called_stays_text(tmp_path: Path, home: Path) -> None:
     classes = [EVIL, 'a" onload="x', "it's & <b>"]
     text = page(read_story(summarised(), tmp_path / f"{EVIL}", Artifacts(tmp_path / "a", classes)))

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from bccp.core.paths import ROOT
 
 DAY = {"target_day": "tuesday"}
-RECIPE = {"model": "small_cnn", "weights": None, "freeze_backbone": False}
+RECIPE = {"model": "small_cnn", "weights": None, "freeze_backbone": False, "head": "sgd"}
 RESOLVED: dict[str, dict[str, Any]] = {
     "segregation": {**DAY, "label_source": "simulated"},
     "noisy_labels": {"source": "simulated", "user_accuracy": 0.7, "noise": "uniform"},

@@ -23,6 +23,7 @@ RECIPE = MondayModel(
     model="small_cnn",
     weights=None,
     freeze_backbone=False,
+    head="sgd",
     normalization="auto",
     epochs=2,
     learning_rate=0.005,

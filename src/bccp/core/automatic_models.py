@@ -25,7 +25,7 @@ BUILT_IN_PX = 8.0
 """The median shorter side of these images."""
 
 RECIPES = ("train", "bayes_cutoff", "cp_sampling.monday_model", "train.monday_model", "test.monday_model")
-"""The sections with a model, weights for it and a backbone to freeze."""
+"""The sections with a model, weights for it, a backbone to freeze and a head."""
 
 _LINKED = {
     "bayes_cutoff": "train",
@@ -40,6 +40,9 @@ PRETRAINED, PRETRAINED_PX = "efficientnet_lite0", 224
 
 SMALL_PX, ENLARGED_PX = 28, 48
 """Up to the first median shorter side a small network is trained from scratch; above the second it is given images of 64 px and not 32."""
+
+STEPWISE = {"loss": "cross_entropy", "mixup_alpha": 0, "find_learning_rate": False}
+"""Options that nobody changes but for a head that learns step by step, with the values that ask for nothing."""
 
 _STEP_PX = 32
 """The sides that are chosen are multiples of it."""
@@ -138,6 +141,33 @@ def choose_freezing(weights: str | None, freeze: Any, *, may_freeze: bool = True
     return may_freeze and weights is not None and not Path(weights).exists()
 
 
+def choose_head(head: str, freeze: Any, *, stepwise: bool = False) -> str:
+    """Resolve the ``head`` of a recipe.
+
+    Parameters
+    ----------
+    head : str
+        As configured.
+    freeze : bool or "auto"
+        Whether the backbone is frozen.
+    stepwise : bool, default False
+        Something is configured that only a head that learns step by step can do.
+
+    Returns
+    -------
+    str
+        Still ``auto`` where ``freeze`` is.
+
+    Examples
+    --------
+    >>> choose_head("auto", True), choose_head("auto", True, stepwise=True), choose_head("auto", False)
+    ('logistic_regression', 'sgd', 'sgd')
+    """
+    if head != AUTO or freeze == AUTO:
+        return head
+    return "logistic_regression" if freeze and not stepwise else "sgd"
+
+
 def choose_image_size(
     model: str, weights: str | None, shorter_side: float, input_size: Callable[[str, str | None], InputSize] | None = None
 ) -> int:
@@ -186,7 +216,7 @@ def choose_resize(shorter_side: float) -> str:
 
 
 def resolve_recipe(recipe: Recipe, shorter_side: float | None) -> None:
-    """Resolve model, weights and freezing of one section in place, as far as they can be; ``shorter_side`` as for :func:`choose_model`.
+    """Resolve model, weights, freezing and head of a section in place, as far as they can be; ``shorter_side`` as for :func:`choose_model`.
 
     What is chosen here goes by the section alone: a judge of another architecture than ``train`` has weights of its own.
     """
@@ -196,6 +226,42 @@ def resolve_recipe(recipe: Recipe, shorter_side: float | None) -> None:
     begins_with = choose_weights(recipe.model, recipe.weights if from_scratch else recipe.weights or AUTO)
     recipe.weights = choose_weights(recipe.model, recipe.weights, from_scratch=from_scratch)
     recipe.freeze_backbone = choose_freezing(begins_with, recipe.freeze_backbone, may_freeze=may_freeze)
+    if hasattr(recipe, "head"):  # records of earlier versions have none
+        recipe.head = choose_head(recipe.head, recipe.freeze_backbone, stepwise=bool(_stepwise_option(recipe)))
+
+
+def check_head(name: str, recipe: Recipe) -> None:
+    """Refuse a logistic regression that the rest of its section rules out; what is yet to be resolved is not looked at.
+
+    Parameters
+    ----------
+    name : str
+        What the section is called in messages.
+    recipe : Recipe
+
+    Raises
+    ------
+    BCCPError
+        If the backbone learns too, or something is asked for that only a head that learns step by step can do.
+    """
+    if recipe.head != "logistic_regression" or recipe.freeze_backbone not in (True, False):
+        return
+    if not recipe.freeze_backbone:
+        raise BCCPError(
+            f"{name}.head=logistic_regression is fitted to the features of a frozen backbone: set {name}.freeze_backbone=true, or leave "
+            f"{name}.head=auto"
+        )
+    if asked := _stepwise_option(recipe):
+        raise BCCPError(
+            f"{name}.{asked} needs a head that learns step by step, and {name}.head=logistic_regression is fitted at once: leave one of "
+            "the two out"
+        )
+
+
+def _stepwise_option(recipe: Recipe) -> str:
+    """The first of :data:`STEPWISE` that asks for something, such as ``loss=gce``; empty where none does."""
+    asked = {key: getattr(recipe, key, neutral) for key, neutral in STEPWISE.items()}
+    return next((f"{key}={str(value).lower()}" for key, value in asked.items() if value != STEPWISE[key]), "")
 
 
 def resolve_size(
@@ -228,7 +294,7 @@ def resolve(config: Config, shorter_side: float | None, input_size: Callable[[st
     Raises
     ------
     BCCPError
-        If weights are named that are published for one model, and the model is ``auto``.
+        If weights are named that are published for one model, and the model is ``auto``; or from :func:`check_head`.
     """
     for name in RECIPES:
         recipe = operator.attrgetter(name)(config)
@@ -238,6 +304,7 @@ def resolve(config: Config, shorter_side: float | None, input_size: Callable[[st
                 f"{name}.model=auto goes by the images: set {name}.model too, or {name}.weights=auto"
             )
         resolve_recipe(recipe, shorter_side)
+        check_head(name, recipe)
     resolve_size(config.preprocessing, config.train.model, config.train.weights, shorter_side, input_size)
 
 
@@ -299,7 +366,8 @@ def implied(config: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
         return {}  # of an earlier version, or some sections only
     shorter_side = BUILT_IN_PX if built_in else None
     found: dict[str, Any] = {}
-    for key in ("train.freeze_backbone", "train.weights", "train.model", "preprocessing.image_size", "preprocessing.resize"):
+    keys = ("train.head", "train.freeze_backbone", "train.weights", "train.model", "preprocessing.image_size", "preprocessing.resize")
+    for key in keys if "head" in recipes["train"] else keys[1:]:
         name, _, option = key.rpartition(".")
         if _resolves_to(recipes, size, {*found, key}, shorter_side):
             found[key] = (recipes | {"preprocessing": size})[name][option]

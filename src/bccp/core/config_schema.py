@@ -51,6 +51,14 @@ TABLE_FORMATS = ("auto", "rows", "wide", "one_hot", "label_studio")
 """How a table of labels may be laid out: see ``bccp.data.label_tables.reading``."""
 
 
+STEPWISE = (
+    "epochs", "refine_epochs", "learning_rate", "find_learning_rate", "optimizer", "schedule", "decay", "decay_epochs", "patience",
+    "batch_size", "augmentation", "augment_probability", "augment_strength", "mixup_alpha", "cutmix_alpha", "ema_decay", "loss", "devices",
+    "strategy",
+)  # fmt: skip
+"""Options of a training step by step, which a head that is fitted at once does not heed."""
+
+
 AUGMENTATIONS = (
     "none",
     "generic",
@@ -309,6 +317,7 @@ class Recipe:
     model: str = _or_auto()
     weights: str | None = _path(auto=True)
     freeze_backbone: bool = _or_auto()
+    head: str = _or_auto(choices=("logistic_regression", "sgd"))
     normalization: str = _choice("auto", "half")
     epochs: int = _number(1)
     learning_rate: float = _number(0, above=True)
@@ -329,8 +338,9 @@ class MondayModel(Recipe):
     """The recipe of ``monday_model``, the classifier that is trained on trusted images alone."""
 
     def relevant(self) -> dict[str, Any]:
-        """Without a decay that the schedule does not use."""
-        return _flat(self) if self.schedule == "exponential" else _without(_flat(self), {"decay"})
+        """Without a decay that the schedule does not use, and what no step of an optimiser heeds."""
+        moot = set[str]() if self.schedule == "exponential" else {"decay"}
+        return _without(_flat(self), moot | _moot_at_once(self))
 
 
 @dataclass(kw_only=True)
@@ -378,6 +388,7 @@ class BayesCutoff(Recipe):
             moot -= {"percentile"}
         if self.schedule != "exponential":
             moot |= {"decay"}
+        moot |= _moot_at_once(self)
         return _without(_flat(self), moot)
 
     def monday_model(self) -> MondayModel:
@@ -486,6 +497,7 @@ class Train(Recipe):
             moot |= {"augment_probability", "augment_strength"}
         if self.augment_to:  # each copy is augmented
             moot |= {"augment_probability"}
+        moot |= _moot_at_once(self) - ({"augmentation", "augment_strength"} if self.augment_to else set())
         parameters = _without(_flat(self), moot)
         return parameters | ({"monday_model": self.monday_model.relevant()} if self.init == "monday_model" else {})
 
@@ -717,6 +729,11 @@ def parse_subset(value: Any) -> dict[str, Any] | None:
         raise BCCPError(f"train.subset={value} is not accepted: give null or {{classes: [names], images_per_class: a whole number}}")
     made: dict[str, Any] = {} if classes is None else {"classes": [unicodedata.normalize("NFC", str(name)) for name in classes]}
     return made if number is None else made | {"images_per_class": number}
+
+
+def _moot_at_once(recipe: Recipe) -> set[str]:
+    """The options of a training step by step, where the head is fitted at once."""
+    return set(STEPWISE) if recipe.head == "logistic_regression" else set()
 
 
 def _flat(section: Any) -> dict[str, Any]:

@@ -53,6 +53,33 @@ def duplicate_groups(sha256: Sequence[str], phash: Sequence[str]) -> npt.NDArray
     return groups.astype(np.int64)
 
 
+def assign_folds(groups: npt.ArrayLike, given: npt.ArrayLike, *, folds: int, rng: np.random.Generator) -> Index:
+    """Deal images to folds, duplicates together and given labels evenly.
+
+    Parameters
+    ----------
+    groups : array-like of int, shape (N,)
+        Images of one group are duplicates.
+    given : array-like of int, shape (N,)
+        The given labels; the first image of a group speaks for it.
+    folds : int
+        At least 2.
+    rng : Generator
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        0 to ``folds`` - 1. The groups of a class, in random order, go to the folds in turn, and the next class goes on where the
+        last ended.
+    """
+    _, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    shuffled = rng.permutation(len(first))
+    dealt = shuffled[np.argsort(np.asarray(given)[first[shuffled]], kind="stable")]
+    fold = np.empty(len(first), np.int64)
+    fold[dealt] = np.arange(len(first)) % folds
+    return fold[group]
+
+
 FINE_GRID, LEAST_SIDE = 16, 64
 """Fields a side that pictures of equal hash are compared by, half as many where one of them is smaller than so many px: a field then still
 averages away what another encoding does to pixels."""

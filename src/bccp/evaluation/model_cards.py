@@ -64,7 +64,7 @@ def model_card(
     classes : DataFrame
         ``per_class.csv``, all text.
     history : DataFrame
-        One row an epoch, all text; may be empty.
+        One row an epoch, or a strength of the penalty, all text; may be empty.
     simulated : sequence of str
         ``labels`` or ``images`` of the new day that were simulated.
 
@@ -79,7 +79,7 @@ def model_card(
         "normalisation": f"mean {about['mean']}, standard deviation {about['std']}",
         "backbone": "frozen: only the last layer was trained" if about.get("frozen") else "trained",
         "mirrored": "the features of an image and its mirror image are averaged" if about.get("mirrored") else "no",
-        "epochs": len(history) or "not recorded",
+        **_training_facts(history),
         "classes": f"{len(names)}: {', '.join(names[:_MOST_CLASSES])}{', ...' if len(names) > _MOST_CLASSES else ''}",
     }
     pooled = classes[classes["day"] == "all"]
@@ -114,6 +114,14 @@ def model_card(
         "class rest on as many images as the table says. The data is described in `data_card.md`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _training_facts(history: pd.DataFrame) -> dict[str, Any]:
+    """How many epochs there were, or which penalty was chosen."""
+    if "strength" not in history:
+        return {"epochs": len(history) or "not recorded"}
+    best = int(history["val_loss"].astype(float).to_numpy().argmin()) if "val_loss" in history else 0
+    return {"head": f"logistic regression with a penalty of {float(history['strength'].iloc[best]):g}, fitted at once"}
 
 
 def data_card(report: Mapping[str, Any], days: Days) -> str:

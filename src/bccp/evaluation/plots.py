@@ -85,19 +85,20 @@ def _write_counts(axes: Axes, confusion: npt.NDArray[np.int64], darkness: npt.ND
 
 
 def plot_training_curves(history: pd.DataFrame, path: Path, *, title: str, note: str = "") -> None:
-    """Draw loss and validation accuracy over the epochs, with the best epoch marked.
+    """Draw loss and validation accuracy over the epochs, or over the penalties that were tried, with the best one marked.
 
     Parameters
     ----------
     history : DataFrame
-        One row an epoch, with the columns :data:`CURVES`; without those of the validation where there was none.
+        One row an epoch, with the columns :data:`CURVES`, without those of the validation where there was none; or a penalty, with its
+        ``strength`` too.
     path : Path
         The PNG file to write.
     title, note : str
         A headline, and a remark under it.
     """
     epochs = np.arange(1, len(history) + 1)
-    validated = "val_loss" in history
+    validated, unit = "val_loss" in history, "penalty" if "strength" in history else "epoch"
     figure = Figure(figsize=(9.5, 3.8) if validated else (5.2, 3.8), dpi=110, layout="constrained", facecolor="white")
     panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     lines = [(panels[0], "train_loss", "training", _ORANGE)]
@@ -108,8 +109,8 @@ def plot_training_curves(history: pd.DataFrame, path: Path, *, title: str, note:
     for axes, ylabel, corner in zip(panels, ("loss", "accuracy"), ("upper right", "lower right"), strict=False):
         if validated:
             best = int(history["val_loss"].to_numpy().argmin()) + 1
-            axes.axvline(best, color=_SOFT, linewidth=1, linestyle="--", label=f"least validation loss (epoch {best})")
-        _frame(axes, xlabel="epoch", ylabel=ylabel)
+            axes.axvline(best, color=_SOFT, linewidth=1, linestyle="--", label=f"least validation loss ({unit} {best})")
+        _frame(axes, xlabel=unit, ylabel=ylabel)
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -17,18 +17,18 @@ import pandas as pd
 from bccp.core.config_schema import BayesCutoff
 from bccp.core.home import scratch
 from bccp.core.step_context import Step
-from bccp.data import label_files, tables
+from bccp.data import label_files
 from bccp.data.array_types import Float, Index, Mask
 from bccp.data.dataset import Days
-from bccp.data.duplicates import duplicate_groups
+from bccp.data.duplicates import assign_folds
 from bccp.data.label_tables.votes import problems_sentence
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
 from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
-from bccp.labels.mc_dropout import assign_folds, held_out_passes, stochastic_passes
+from bccp.labels.mc_dropout import held_out_passes, stochastic_passes
 from bccp.labels.student import student_probabilities
 from bccp.models.feature_cache import shared_inputs
 from bccp.models.monday_model import open_monday_model
-from bccp.models.training_set import one_hot
+from bccp.models.training_set import copies, one_hot
 
 MOST_CUT_OFF = 0.9
 """A greater share above the cut-off says more about the judge than about the labels."""
@@ -305,8 +305,7 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: LabelP
 def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
     """Held-out folds with duplicates together."""
     config: BayesCutoff = step.config
-    manifest = tables.read(step.input("clean_data") / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[ids]
-    groups = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
+    groups = copies(step.input("clean_data"), ids)
     return assign_folds(groups, given, folds=config.folds, rng=np.random.default_rng(_seed(config.random_seed, purpose)))
 
 

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 
 from bccp.core.config_schema import MondayModel
-from bccp.data.array_types import Index
 from bccp.data.dataset import Days
 from bccp.labels.bayes_cutoff import McDropoutSummary, summarise
 from bccp.models import classifier
@@ -68,33 +67,6 @@ def stochastic_passes(
     return McDropoutSummary(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
-def assign_folds(groups: npt.ArrayLike, given: npt.ArrayLike, *, folds: int, rng: np.random.Generator) -> Index:
-    """Deal images to folds, duplicates together and given labels evenly.
-
-    Parameters
-    ----------
-    groups : array-like of int, shape (N,)
-        Images of one group are duplicates.
-    given : array-like of int, shape (N,)
-        The given labels; the first image of a group speaks for it.
-    folds : int
-        At least 2.
-    rng : Generator
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        0 to ``folds`` - 1. The groups of a class, in random order, go to the folds in turn, and the next class goes on where the
-        last ended.
-    """
-    _, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    shuffled = rng.permutation(len(first))
-    dealt = shuffled[np.argsort(np.asarray(given)[first[shuffled]], kind="stable")]
-    fold = np.empty(len(first), np.int64)
-    fold[dealt] = np.arange(len(first)) % folds
-    return fold[group]
-
-
 def held_out_passes(
     days: Days,
     ids: list[str],
@@ -119,7 +91,7 @@ def held_out_passes(
     targets : array-like, shape (N, K)
         What the models are trained on: the given labels (one-hot) or their posteriors; rows sum to 1.
     fold : array-like of int, shape (N,)
-        From :func:`assign_folds`.
+        From :func:`bccp.data.duplicates.assign_folds`.
     recipe : MondayModel
         Architecture and training of each model; all epochs are run.
     trusted : list of str
@@ -149,6 +121,7 @@ def held_out_passes(
             recipe,
             trusted + [ids[i] for i in others.tolist()],
             np.concatenate([known, soft[others]]),
+            groups=np.concatenate([np.arange(len(trusted)), len(trusted) + folds[others]]),
             device=device,
             folder=folder / f"fold_{number}",
             inputs=inputs,

@@ -85,7 +85,7 @@ class Trial(NamedTuple):
     train_loss, loss : float
         Weighted mean cross-entropy in nats: of the rows that were fitted (over folds, the mean), and of those held out.
     accuracy : float
-        Weighted share of held-out rows whose likeliest class is that of the target.
+        Share of held-out rows, whatever their weight, whose likeliest class is that of the target.
     iterations : int
         Steps of the optimiser, over all folds.
     """
@@ -389,7 +389,7 @@ def _lowest(attempts: Iterable[_Attempt], targets: Float, weights: Float) -> tup
         strength, scores, models = attempt
         loss, hit = cross_entropy(scores, targets, weights), scores.argmax(axis=1) == targets.argmax(axis=1)
         seen, steps = float(np.mean([model.loss for model in models])), sum(model.iterations for model in models)
-        trials.append(Trial(strength, seen, loss, float(np.average(hit, weights=weights)), steps))
+        trials.append(Trial(strength, seen, loss, float(hit.mean()), steps))
         if best is None or loss < lowest:
             lowest, best = loss, attempt
         elif loss > lowest + SLACK:

@@ -17,7 +17,7 @@ from bccp.data.dataset import Days
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
 from bccp.models.feature_cache import Inputs, shared_inputs
-from bccp.models.fitting import training
+from bccp.models.fitting.convex_head import fit_head
 from bccp.models.fitting.history import History
 from bccp.models.fitting.training_options import TrainingData, TrainingHooks, TrainingOptions
 from bccp.models.training_set import may_mirror, one_hot
@@ -79,7 +79,7 @@ def train_monday_model(
     inputs: Inputs | None = None,
     checkpoint: Path | None = None,
 ) -> None:
-    """Train on Monday's trusted training images and save the model; all epochs are run, and the best on Monday's validation is kept.
+    """Train on Monday's trusted training images and save the model; its validation images choose the best epoch, or penalty.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def train_monday_model(
         inputs=inputs,
         checkpoint=checkpoint,
     )
-    classifier.save_classifier(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
+    classifier.save_classifier(model, folder, {"class_names": days.classes}, last_state=history.last_state or None, history=history.table())
 
 
 def fit_recipe(
@@ -122,13 +122,14 @@ def fit_recipe(
     targets: npt.NDArray[np.float32],
     val_ids: list[str] | None = None,
     *,
+    groups: npt.ArrayLike | None = None,
     device: str,
     folder: Path,
     progress: bool = False,
     inputs: Inputs | None = None,
     checkpoint: Path | None = None,
 ) -> tuple[ImageClassifier, History]:
-    """Follow the recipe on some images; all epochs are run.
+    """Follow the recipe on some images; all epochs are run, where there are any.
 
     Parameters
     ----------
@@ -138,7 +139,10 @@ def fit_recipe(
     targets : ndarray of float32, shape (N, K)
         P(class) that they are trained on; rows sum to 1.
     val_ids : list of str, optional
-        Images with trusted labels that choose the best epoch; without them it is the last.
+        Images with trusted labels that choose the best epoch, or the penalty of a logistic regression. Without them it is the last epoch,
+        and the penalty is chosen by folds.
+    groups : array-like of int, shape (N,), optional
+        Images of one group are copies, which stay in one of these folds.
     device : str
     folder : Path
         For what training keeps in between.
@@ -173,6 +177,12 @@ def fit_recipe(
     model.mirrored = mirror  # before features are asked for
     show: Inputs = inputs or (lambda _, some: days.view(some))
     validation = None if val_ids is None else TrainingData(show(model, val_ids), one_hot(days.labels(val_ids), n_classes))
+    if recipe.head == "logistic_regression":
+        return model, fit_head(
+            model, TrainingData(show(model, ids), targets), validation, groups=groups, device=device, seed=recipe.random_seed
+        )
+    from bccp.models.fitting import training  # Lightning takes seconds to import
+
     history = training.fit(
         model,
         TrainingData(show(model, ids), targets),

@@ -18,6 +18,7 @@ from bccp.core.errors import BCCPError, nearest
 from bccp.data import label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
+from bccp.data.duplicates import duplicate_groups
 from bccp.data.flip_symmetry import mirror_symmetric
 from bccp.models.fitting.training_options import TrainingOptions
 
@@ -99,10 +100,33 @@ def validation_set(days: Days, cleansed: pd.DataFrame, posterior: npt.ArrayLike)
     LabelledImages
         Of Monday's validation split; may be none.
     """
-    ids = days.ids("monday", "val")
-    if all(days.splits.loc[ids, "label"] != ""):
-        return _trusted(days, ids)
+    if is_validation_trusted(days):
+        return _trusted(days, days.ids("monday", "val"))
     return _judged(days, cleansed, posterior, split="val")
+
+
+def is_validation_trusted(days: Days) -> bool:
+    """Return True where the labels of Monday's validation images are known to be true."""
+    return bool((days.splits.loc[days.ids("monday", "val"), "label"] != "").all())
+
+
+def copies(clean: Path, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Group images that are the same or nearly the same picture.
+
+    Parameters
+    ----------
+    clean : Path
+        Folder of ``clean_data``.
+    ids : sequence of str, length N
+        May name an image more than once.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+        As :func:`bccp.data.duplicates.duplicate_groups` gives it.
+    """
+    manifest = tables.read(clean / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[list(ids)]
+    return duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
 
 
 def may_mirror(setting: str, days: Days, ids: Sequence[str], labels: npt.NDArray[np.int64], val_ids: Sequence[str] | None = None) -> bool:
@@ -254,10 +278,10 @@ def subset(images: LabelledImages, classes: Sequence[str], wanted: Mapping[str, 
 
 def balance(setting: Train, images: LabelledImages) -> dict[str, Float32]:
     """The fields of :class:`bccp.models.fitting.training_options.TrainingData` that let each class count alike; none where the section asks
-    for none.
+    for none. A head that is fitted at once has no epoch to draw images for: weights come to the same.
     """
     factors = balanced_class_weights(images.targets, images.weights)
-    if setting.class_weights:
+    if setting.class_weights or (setting.balanced_sampling and setting.head == "logistic_regression"):
         return {"class_weights": factors}
     return {"shares": images.targets @ factors} if setting.balanced_sampling else {}
 

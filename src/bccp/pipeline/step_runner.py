@@ -187,6 +187,8 @@ def _run_alone(run: Run, name: str) -> None:
         from bccp.pipeline import data_images
 
         data_images.resolve_alone(section, inputs, ledger)
+    if isinstance(section, config_schema.Recipe):
+        automatic_models.check_head(config_schema.section_name(name), section)
     key, parts = cache_keys.step_key(
         name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )

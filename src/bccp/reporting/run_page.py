@@ -131,7 +131,8 @@ def _lines(step: StepTold, story: Story) -> list[str]:
         return [f"{many(of('images'), 'image')} replayed", str((story.config.get("cp_sampling") or {}).get("type", ""))]
     if step.name == "train" and has("images"):
         validated = f"validation {percent(found['train/val_accuracy'])}%" if has("val_accuracy") else ""
-        return [f"{many(of('images'), 'image')}, {many(of('epochs'), 'epoch')}", validated]
+        how = many(of("epochs"), "epoch") if has("epochs") else "logistic regression"
+        return [f"{many(of('images'), 'image')}, {how}", validated]
     if step.name == "test" and has("images", "accuracy"):
         return [many(of("images"), "image"), f"{percent(found['test/accuracy'])}% right"]
     return []
@@ -252,11 +253,18 @@ def _training(story: Story) -> str:
     loss = [Curve("training", history["train_loss"].tolist(), "--accent")]
     if "val_loss" in history:
         loss.append(Curve("validation", history["val_loss"].tolist(), "--blue"))
-    cards = [_card("Loss", svg.curves(loss, title="loss by epoch", best=best))]
+    by = "penalty" if "strength" in history else "epoch"
+    cards = [_card("Loss", svg.curves(loss, title=f"loss by {by}", best=best, unit=by))]
     if "val_accuracy" in history:
         drawn = [Curve("validation", history["val_accuracy"].tolist(), "--blue")]
-        cards.append(_card("Accuracy", svg.curves(drawn, title="validation accuracy by epoch", best=best, from_zero=False)))
-    said = f"{many(len(history), 'epoch')}" + (f"; the weights are those of epoch {best}, with the least validation loss" if best else "")
+        title = f"validation accuracy by {by}"
+        cards.append(_card("Accuracy", svg.curves(drawn, title=title, best=best, from_zero=False, unit=by)))
+    if "strength" in history:
+        strengths = ", ".join(f"{strength:g}" for strength in history["strength"])
+        said = f"The head is a logistic regression on the features of the frozen backbone; penalties tried: {strengths}"
+        said += f"; number {best} had the least validation loss, and all images were fitted with it" if best else ""
+    else:
+        said = many(len(history), "epoch") + (f"; the weights are those of epoch {best}, with the least validation loss" if best else "")
     return f"<h2>Training</h2><p class='note'>{said}.</p><div class='cards'>{''.join(cards)}</div>"
 
 

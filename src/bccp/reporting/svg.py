@@ -195,8 +195,8 @@ def histogram(stacks: Sequence[tuple[str, Sequence[int], str]], *, mark: float |
     return _svg(WIDTH, base + 42, "".join(parts), title)
 
 
-def curves(drawn: Sequence[Curve], *, title: str, best: int | None = None, from_zero: bool = True) -> str:
-    """Draw figures over epochs, counted from 1; ``best`` is the epoch to mark."""
+def curves(drawn: Sequence[Curve], *, title: str, best: int | None = None, from_zero: bool = True, unit: str = "epoch") -> str:
+    """Draw figures over epochs, or what else ``unit`` names, counted from 1; ``best`` is the one to mark."""
     known = [value for curve in drawn for value in curve.values if math.isfinite(value)]
     low, high = (0.0 if from_zero else min(known, default=0.0)), max(known, default=1.0)
     high = high if high > low else low + 1
@@ -220,7 +220,7 @@ def curves(drawn: Sequence[Curve], *, title: str, best: int | None = None, from_
         parts.append(f"<polyline points='{points}' fill='none' stroke='var({curve.colour})' stroke-width='2'/>")
         if len(curve.values) == 1 and math.isfinite(curve.values[0]):
             parts.append(f"<circle cx='{x(1):.1f}' cy='{y(curve.values[0]):.1f}' r='3' fill='var({curve.colour})'/>")
-    parts.append(_text(left, base + 16, "epoch 1", size=11, colour="var(--soft)"))
+    parts.append(_text(left, base + 16, f"{unit} 1", size=11, colour="var(--soft)"))
     parts.append(_text(WIDTH, base + 16, f"{n}", size=11, colour="var(--soft)", anchor="end"))
     parts.append(_legend([(curve.name, curve.colour) for curve in drawn], base + 36))
     return _svg(WIDTH, base + 42, "".join(parts), title)

@@ -16,7 +16,7 @@ from bccp.core.config_schema import BayesCutoff
 from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.labels import bayes_cutoff, label_scoring, mc_dropout
-from bccp.models import monday_model
+from bccp.models.fitting import training
 from support.fake_step import FakeStep, load_run
 from support.judged_data import CLASSES, make_data
 
@@ -40,6 +40,7 @@ SECTION = {
     "model": "small_cnn",
     "weights": None,
     "freeze_backbone": False,
+    "head": "sgd",
     "normalization": "auto",
     "epochs": 6,
     "learning_rate": 0.005,
@@ -156,8 +157,10 @@ def test_a_judge_that_cuts_off_nearly_all_labels_is_doubted_in_one_line(tmp_path
         assert "bayes_cutoff.audit_file" in lines[0]
 
 
-def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_all(tmp_path, run_step):
-    data = make_data(tmp_path / "data")
+@pytest.mark.parametrize("head", ["sgd", "logistic_regression"])
+def test_poisoned_truth_changes_no_decision_and_permuting_the_data_nothing_at_all(tmp_path, run_step, head):
+    data, frozen = make_data(tmp_path / "data"), head == "logistic_regression"
+    run_step = functools.partial(run_step, head=head, freeze_backbone=frozen)
     honest = run_step(data, "honest")
     truth = tables.read(data["true_labels"] / "true_labels.csv")
     tables.write(truth.assign(label=truth["label"].map({"a": "b", "b": "c", "c": "a"})), data["true_labels"] / "true_labels.csv")
@@ -198,7 +201,7 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     data = make_data(tmp_path / "data", target_day="monday")
     days = open_days(data["segregated_data"], data["clean_data"])
     fitted, judged = [], []
-    monkeypatch.setattr(monday_model.training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images.row.tolist())))
+    monkeypatch.setattr(training, "fit", lambda model, data, *args, **rest: fitted.append(set(data.images.row.tolist())))
     judged_by = mc_dropout.stochastic_passes
 
     def spy(model, days, ids, **options):
@@ -208,8 +211,8 @@ def test_no_model_is_fitted_to_an_image_that_it_judges(tmp_path, run_step, monke
     monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
     run_step(data, "out", target_day="monday", folds=3)
     assert len(fitted) == len(judged) == 3
-    for training, own in zip(fitted, judged, strict=True):
-        assert not training & own
+    for learnt_from, own in zip(fitted, judged, strict=True):
+        assert not learnt_from & own
     assert len(set.union(*judged)) == sum(map(len, judged)) == len(days.ids("monday", "train"))
 
 
@@ -388,9 +391,9 @@ def test_a_cross_fitted_image_is_judged_by_a_model_that_has_not_seen_its_posteri
     monkeypatch.setattr(mc_dropout, "stochastic_passes", spy)
     run_step(data, "out", rounds=1, refine="cross_fit", folds=3, refine_epochs=2)
     assert len(fitted) == len(judged) == 3
-    for training, own in zip(fitted, judged, strict=True):
-        assert not training & own
-        assert set(days.ids("monday", "train")) < training
+    for learnt_from, own in zip(fitted, judged, strict=True):
+        assert not learnt_from & own
+        assert set(days.ids("monday", "train")) < learnt_from
 
 
 def test_users_are_told_apart_and_reported(tmp_path, run_step):
@@ -420,3 +423,20 @@ def test_one_user_is_nobody_to_tell_apart(tmp_path, run_step):
     for name in ("cleansed_labels.csv", "posterior.npy", "cutoff.json"):
         assert (alone / name).read_bytes() == (plain / name).read_bytes()
     assert not (alone / "users.csv").exists()
+
+
+@pytest.mark.parametrize("method", ["mutual_information", "cleanlab"])
+def test_stochastic_passes_go_through_a_head_that_was_fitted_at_once(tmp_path, run_step, method):
+    step = run_step(make_data(tmp_path / "data"), "out", method=method, freeze_backbone=True, head="logistic_regression")
+    score = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv", dtypes={"score": float})["score"]
+    assert np.isfinite(score).all()
+    assert score.nunique() > 30
+    assert step.metrics["auroc"] > 0.95 or method == "mutual_information"
+
+
+@pytest.mark.parametrize(("target_day", "refine"), [("tuesday", "student"), ("tuesday", "cross_fit"), ("monday", "student")])
+def test_models_of_doubtful_labels_may_be_fitted_at_once(tmp_path, run_step, target_day, refine):
+    data = make_data(tmp_path / "data", target_day=target_day)
+    changed = {"target_day": target_day, "refine": refine, "rounds": 1, "freeze_backbone": True, "head": "logistic_regression"}
+    step = run_step(data, "out", **changed)
+    assert step.metrics["auroc"] > 0.9

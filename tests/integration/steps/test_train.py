@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -137,3 +138,52 @@ def test_the_step_follows_its_recipe_and_says_whether_it_mirrors(tmp_path: Path,
     expected = {"mirror": False, "mixup_alpha": 0.3, "ema_decay": 0.8, "loss": "gce", "epochs": 1, "patience": 10}
     assert {name: getattr(seen[0], name) for name in expected} == expected
     assert not classifier.load_classifier(step.folders["model"])[0].mirrored
+
+
+AT_ONCE = {"freeze_backbone": True, "head": "logistic_regression"}
+
+
+def test_a_head_that_is_fitted_at_once_is_a_model_like_any_other_and_tells_its_penalty(tmp_path: Path) -> None:
+    step = make_step(tmp_path, **AT_ONCE)
+    load_run("train")(step)
+    folder = step.folders["model"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "history.csv", "model.json", "model.pt"]
+    history = tables.read(folder / "history.csv").astype(float)
+    assert history.columns.tolist() == ["epoch", "strength", "train_loss", "val_loss", "val_accuracy"]
+    best = history["val_loss"].argmin()
+    assert step.metrics["strength"] == history["strength"][best]
+    assert set(step.metrics) == {"loss", "strength", "val_loss", "val_accuracy", "images"}
+    assert [row["val_loss"] for row in step.history] == history["val_loss"].tolist()
+    assert step.said[-1].endswith(f"; logistic regression, of {len(history)} penalties tried {history['strength'][best]:g} was best")
+    model, _ = classifier.load_classifier(folder)
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    said = classifier.probabilities(model, days.view(days.ids("tuesday", "test")))
+    np.testing.assert_allclose(said.sum(axis=1), 1, rtol=1e-5)
+    other = make_step(tmp_path / "again", epochs=9, batch_size=4, ema_decay=0.5, **AT_ONCE)
+    load_run("train")(other)
+    for name in ("model.pt", "model.json", "history.csv"):
+        assert (other.folders["model"] / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_what_a_head_that_is_fitted_at_once_heeds(tmp_path: Path) -> None:
+    weights = {}
+    for name, changed in {"plain": {}, "weighted": {"class_weights": True}, "drawn": {"balanced_sampling": True}}.items():
+        step = make_step(tmp_path / name, **AT_ONCE, **changed)
+        load_run("train")(step)
+        weights[name] = (step.folders["model"] / "model.pt").read_bytes()
+    assert weights["weighted"] == weights["drawn"] != weights["plain"]
+
+
+def test_where_no_validation_image_is_trusted_folds_choose_the_penalty(tmp_path: Path) -> None:
+    step = make_step(tmp_path, target_day="monday", truth=True, **AT_ONCE)
+    days = open_days(step.input("segregated_data"), step.input("clean_data"))
+    ids = sorted(days.splits.index)
+    hashes = [f"{n // 2:064x}" for n in range(len(ids))]
+    tables.write(pd.DataFrame({"image": ids, "sha256": hashes, "phash": ""}), tmp_path / "clean_data" / "manifest.csv")
+    splits = tables.read(tmp_path / "segregated_data" / "splits.csv")
+    tables.write(splits.assign(label="", day="monday"), tmp_path / "segregated_data" / "splits.csv")
+    true = pd.DataFrame({"image": days.ids("monday", ["train", "val"])})
+    tables.write(true.assign(label=[CLASSES[n % 3] for n in range(len(true))]), tmp_path / "cleansed_labels" / "true_labels.csv")
+    load_run("train")(step)
+    assert step.metrics["images"] == len(days.ids("monday", "train"))
+    assert "val_loss" in step.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def resolved(root: Path, shorter_side: float, **changes: Any) -> tuple[dict[str,
     assert not automatic_models.waiting(checked)
     for name in ("bayes_cutoff", "cp_sampling", "train", "test"):
         text = dataclasses.asdict(getattr(checked, name))
-        assert "auto" not in [text[key] for key in ("model", "weights", "freeze_backbone") if key in text]
+        assert "auto" not in [text[key] for key in ("model", "weights", "freeze_backbone", "head") if key in text]
     return recipe(checked.train), checked.preprocessing.image_size, checked.preprocessing.resize
 
 
@@ -71,7 +72,7 @@ def test_the_digits_are_resolved_at_once_and_as_they_always_were(root: Path) -> 
 
 def test_of_other_data_what_the_images_do_not_decide_is_resolved_at_once(root: Path) -> None:
     all_of_it = automatic_models.waiting(load(root))
-    assert len(all_of_it) == 17
+    assert len(all_of_it) == 22
     assert {"train.model", "test.monday_model.weights", "preprocessing.resize"} <= all_of_it
     given = load(root, **{"train.model": "resnet_small"})
     assert automatic_models.waiting(given) == {"preprocessing.image_size", "preprocessing.resize"}
@@ -217,6 +218,74 @@ def test_the_options_that_repeat_a_run_resolve_to_the_same_configuration_whateve
     automatic.set_target_day(again, "monday")
     assert dataclasses.asdict(again) == dataclasses.asdict(checked)
     if source == "digits":
-        assert set(options) <= set(changes) | {"bayes_cutoff.weights", "bayes_cutoff.freeze_backbone", "train.weights"}
+        assert set(options) <= set(changes) | {"bayes_cutoff.weights", "bayes_cutoff.freeze_backbone", "bayes_cutoff.head", "train.weights"}
     elif not changes:
         assert set(options) == {"preprocessing.image_size", "preprocessing.resize", "train.model"}
+
+
+FROZEN = {"train__freeze_backbone": True}
+AT_ONCE = {**FROZEN, "train__head": "logistic_regression"}
+
+
+def of_digits(root: Path, **changes: Any) -> config_schema.Config:
+    return load(root, source="digits", **{key.replace("__", "."): value for key, value in changes.items()})
+
+
+def heads(checked: config_schema.Config) -> list[str]:
+    return [operator.attrgetter(name)(checked).head for name in automatic_models.RECIPES]
+
+
+def test_the_head_of_a_frozen_backbone_is_fitted_at_once_and_all_others_learn_step_by_step(root: Path) -> None:
+    assert set(heads(of_digits(root))) == {"sgd"}
+    assert set(heads(of_digits(root, **FROZEN))) == {"logistic_regression"}
+    assert set(heads(of_digits(root, **FROZEN, train__head="sgd"))) == {"sgd"}
+    only_train = of_digits(root, **FROZEN, bayes_cutoff__freeze_backbone=False)
+    assert heads(only_train) == ["logistic_regression", "sgd", "sgd", "sgd", "sgd"]
+    waiting = of_digits(root, **FROZEN).train
+    waiting.head, waiting.model, waiting.weights, waiting.freeze_backbone = ("auto",) * 4
+    automatic_models.resolve_recipe(waiting, None)
+    assert waiting.head == "auto"
+
+
+@pytest.mark.parametrize("asked", [{"loss": "gce"}, {"mixup_alpha": 0.2}, {"find_learning_rate": True}], ids=str)
+def test_what_only_steps_can_do_is_done_and_not_passed_over(root: Path, asked: dict[str, Any]) -> None:
+    changes = {f"train__{key}": value for key, value in asked.items()}
+    found = of_digits(root, **FROZEN, **changes)
+    assert (found.train.head, found.bayes_cutoff.head) == ("sgd", "logistic_regression")
+    with pytest.raises(BCCPError, match=rf"train\.{next(iter(asked))}=\S+ needs a head that learns step by step, and train\.head=logistic"):
+        of_digits(root, **AT_ONCE, **changes)
+
+
+def test_a_logistic_regression_needs_a_frozen_backbone(root: Path) -> None:
+    with pytest.raises(
+        BCCPError, match=r"train\.head=logistic_regression is fitted to the features of a frozen backbone: set train\.freeze"
+    ):
+        of_digits(root, train__head="logistic_regression")
+    with pytest.raises(BCCPError, match=r"^bayes_cutoff\.head=logistic_regression is fitted .* set bayes_cutoff\.freeze_backbone=true"):
+        of_digits(root, **AT_ONCE, bayes_cutoff__freeze_backbone=False)
+    of_digits(root, **AT_ONCE)
+
+
+def test_options_of_steps_are_in_no_key_of_a_head_that_is_fitted_at_once(root: Path) -> None:
+    of_steps: dict[str, Any] = {
+        "epochs": 7,
+        "learning_rate": 0.1,
+        "batch_size": 8,
+        "optimizer": "adam",
+        "augmentation": "none",
+        "ema_decay": 0.5,
+    }
+
+    def parameters(**changes: Any) -> list[dict[str, Any]]:
+        checked = of_digits(root, **FROZEN, **changes)
+        return [config_schema.relevant(getattr(checked, step)) for step in ("bayes_cutoff", "cp_sampling", "train")]
+
+    plain = parameters()
+    for key, value in of_steps.items():
+        assert parameters(**{f"train__{key}": value, f"bayes_cutoff__{key}": value}) == plain
+        assert parameters(**{f"train__{key}": value}, train__head="sgd") != parameters(train__head="sgd")
+    for key, value in {"class_weights": True, "mirror": "always", "dropout": 0.7, "random_seed": 5}.items():
+        assert parameters(**{f"train__{key}": value})[2] != plain[2]
+    copied = [parameters(train__augment_to=900, train__augmentation=name)[2] for name in ("rotate", "zoom")]
+    assert copied[0] != copied[1]
+    assert all(config_schema.relevant(of_digits(root).train) != one for one in plain)

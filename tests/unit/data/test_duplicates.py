@@ -12,7 +12,7 @@ from PIL import Image
 
 from bccp.data import preprocessing
 from bccp.data.decoding.image_files import pillow_limits
-from bccp.data.duplicates import duplicate_groups, told_apart
+from bccp.data.duplicates import assign_folds, duplicate_groups, told_apart
 
 
 def scene(seed: int = 3) -> Image.Image:
@@ -105,3 +105,14 @@ def test_telling_apart_again_gives_the_same_and_copies_stay_together() -> None:
     assert told_apart(table.assign(phash=once), pixels, tolerance=16) == once
     assert told_apart(table.assign(phash=once), pixels, tolerance=None) == ["h", "h", "h", ""]
     assert duplicate_groups(table["sha256"], once).tolist() == [0, 1, 1, 2]
+
+
+def test_folds_keep_duplicates_together_and_labels_even() -> None:
+    rng = np.random.default_rng(3)
+    groups, given = np.repeat(np.arange(120), 2), np.repeat(rng.integers(0, 3, 120), 2)
+    fold = assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(fold[::2], fold[1::2])
+    for label in range(3):
+        share = np.bincount(fold[given == label], minlength=4)
+        assert share.max() - share.min() <= 2
+    assert not np.array_equal(fold, assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))

@@ -284,6 +284,7 @@ def test_pictures_of_equal_input_are_equal_bytes_and_hold_no_version(n_epochs: i
     history = pd.DataFrame({"train_loss": np.linspace(2, 1, n_epochs), "val_loss": np.linspace(2, 1.5, n_epochs), "val_accuracy": 0.5})
     draw: list[Callable[[Path], None]] = [
         lambda path: plots.plot_training_curves(history, path, title="Training"),
+        lambda path: plots.plot_training_curves(history.assign(strength=0.1), path, title="Training"),
         lambda path: plots.plot_confusion_matrix(np.eye(3, dtype=np.int64) * 7, ["a", "b", "c"], path, title="t"),
     ]
     for picture_of in draw:

@@ -175,17 +175,6 @@ def test_cleanlab_finds_wrong_labels_also_where_a_class_is_missing():
     np.testing.assert_allclose(score, np.where(wrong, 1 - 0.1 / 3, 0.1 * 2 / 3))
 
 
-def test_folds_keep_duplicates_together_and_labels_even():
-    rng = np.random.default_rng(3)
-    groups, given = np.repeat(np.arange(120), 2), np.repeat(rng.integers(0, 3, 120), 2)
-    fold = mc_dropout.assign_folds(groups, given, folds=4, rng=np.random.default_rng(0))
-    np.testing.assert_array_equal(fold[::2], fold[1::2])
-    for label in range(3):
-        share = np.bincount(fold[given == label], minlength=4)
-        assert share.max() - share.min() <= 2
-    assert not np.array_equal(fold, mc_dropout.assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
-
-
 def test_chunks_change_nothing_but_rounding(tmp_path):
     data = make_data(tmp_path / "data")
     days = open_days(data["segregated_data"], data["clean_data"])

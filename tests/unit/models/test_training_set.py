@@ -17,6 +17,7 @@ from bccp.core.errors import BCCPError
 from bccp.data import tables
 from bccp.data.dataset import Days, open_days
 from bccp.models import batch_preview, classifier, initialization, monday_model, training_set
+from bccp.models.fitting import training
 from bccp.models.fitting.training_options import TrainingOptions
 from support.training_step import CLASSES, RECIPE, make_cleansed, make_days, make_pixels, make_step
 
@@ -107,11 +108,13 @@ def test_balanced_class_weights_let_each_class_weigh_the_same() -> None:
 def test_balance_is_kept_in_the_loss_or_in_what_an_epoch_draws() -> None:
     rng = np.random.default_rng(0)
     images = training_set.LabelledImages(list("abcdefgh"), rng.dirichlet([5, 1, 0.5], 8).astype(np.float32), np.ones(8, np.float32))
-    setting = SimpleNamespace(class_weights=False, balanced_sampling=False)
+    setting = SimpleNamespace(class_weights=False, balanced_sampling=False, head="sgd")
     assert training_set.balance(setting, images) == {}
     setting.balanced_sampling = True
     (shares,) = training_set.balance(setting, images._replace(targets=np.eye(3, dtype=np.float32)[[0, 0, 0, 0, 0, 1, 1, 2]])).values()
     np.testing.assert_allclose([shares[:5].sum(), shares[5:7].sum(), shares[7]], 8 / 3, rtol=1e-6)
+    at_once = SimpleNamespace(class_weights=False, balanced_sampling=True, head="logistic_regression")  # draws nothing
+    np.testing.assert_array_equal(training_set.balance(at_once, images)["class_weights"], training_set.balanced_class_weights(*images[1:]))
     setting.class_weights = True
     np.testing.assert_array_equal(training_set.balance(setting, images)["class_weights"], training_set.balanced_class_weights(*images[1:]))
 
@@ -246,7 +249,7 @@ def test_mirroring_is_decided_on_sorted_images_with_trusted_labels_where_there_a
 
 def test_the_recipe_of_mondays_model_reaches_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrainingOptions] = []
-    monkeypatch.setattr(monday_model.training, "fit", lambda _, data, validation, options, **rest: seen.append(options))
+    monkeypatch.setattr(training, "fit", lambda _, data, validation, options, **rest: seen.append(options))
     days, recipe = make_days(), replace(RECIPE, mirror="always", mixup_alpha=0.2, ema_decay=0.9)
     ids = days.ids("monday", "train")
     monday_model.fit_recipe(days, recipe, ids, training_set.one_hot(days.labels(ids), len(days.classes)), device="cpu", folder=tmp_path)
