@@ -35,6 +35,7 @@ LONG = (
     "e2e/test_sweeps",
     "e2e/test_mlflow_run",
     "e2e/test_kills",
+    "e2e/test_photographs",
     "e2e/test_server",
     "integration/test_wandb_run",
     "e2e/test_serving",
