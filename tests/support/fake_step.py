@@ -19,7 +19,8 @@ RESOLVED: dict[str, dict[str, Any]] = {
     "segregation": {**DAY, "label_source": "simulated"},
     "noisy_labels": {"source": "simulated", "user_accuracy": 0.7, "noise": "uniform"},
     "preprocessing": {"image_size": 32, "resize": "stretch"},
-    **dict.fromkeys(("bayes_cutoff", "train"), DAY | RECIPE),
+    "bayes_cutoff": {**DAY, **RECIPE, "refine": "student"},
+    "train": DAY | RECIPE,
     "cp_sampling": DAY,
 }
 """What ``auto`` and ``null`` are in a pipeline on digits."""

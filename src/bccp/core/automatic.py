@@ -123,6 +123,7 @@ def resolve_days(config: Config, *, has_days: bool, rest_is_trusted: bool) -> No
         If Tuesday is to be cut from class folders whose names are doubtful: the other half would be trusted.
     """
     set_target_day(config, "tuesday" if has_days or rest_is_trusted else "monday")
+    automatic_models.resolve_refine(config.bayes_cutoff)
     if config.segregation.corruption == "auto":
         config.segregation.corruption = "none" if has_days else "mixed"
     if config.segregation.target_day == "tuesday" and not folders_are_truth(config.segregation) and not has_days:
@@ -145,8 +146,9 @@ def waiting_for_days(config: Config) -> set[str]:
 
 
 def unresolved(config: Config) -> set[str]:
-    """The keys that wait for the data: for its days, or for the sizes of its images."""
-    return waiting_for_days(config) | automatic_models.waiting(config)
+    """The keys that wait for the data: for its days, for the sizes of its images, or for both."""
+    both = {"bayes_cutoff.refine"} if config.bayes_cutoff.refine == "auto" else set()
+    return waiting_for_days(config) | automatic_models.waiting(config) | both
 
 
 def depends_on_days(config: Config) -> bool:
@@ -175,6 +177,7 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"noisy_labels.user_accuracy": USER_ACCURACY, "noisy_labels.noise": NOISE}
     day, corruption = _implied_by_source(source, built_in=built_in)
     of_days = {"main.target_day": day, "segregation.corruption": corruption}
+    found |= automatic_models.implied_refine(config)
     return (
         found
         | {key: value for key, value in of_days.items() if value}

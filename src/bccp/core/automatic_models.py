@@ -19,7 +19,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.registries import BACKBONES
 
 if TYPE_CHECKING:
-    from bccp.core.config_schema import Config, Preprocessing, Recipe
+    from bccp.core.config_schema import BayesCutoff, Config, Preprocessing, Recipe
 
 BUILT_IN_PX = 8.0
 """The median shorter side of these images."""
@@ -215,6 +215,28 @@ def choose_resize(shorter_side: float) -> str:
     return "stretch" if shorter_side <= SMALL_PX else "pad"
 
 
+def choose_refine(section: Any) -> str:
+    """Resolve ``bayes_cutoff.refine``: still ``auto`` where it is not known yet whether the backbone is frozen, or Monday trusted."""
+    if section.refine != AUTO:
+        return str(section.refine)
+    if section.freeze_backbone is False or section.target_day == "monday" or section.method != "label_posterior":
+        return "student"
+    return AUTO if AUTO in (section.freeze_backbone, section.target_day) else "stack"
+
+
+def resolve_refine(section: BayesCutoff) -> None:
+    """Resolve ``refine`` of the section ``bayes_cutoff`` in place, as far as it can be.
+
+    Raises
+    ------
+    BCCPError
+        If ``stack`` was asked for, and it has turned out that there is nothing to stack.
+    """
+    section.refine = choose_refine(section)
+    if section.enabled and section.label != "ground_truth":
+        section.refuse_stack()
+
+
 def resolve_recipe(recipe: Recipe, shorter_side: float | None) -> None:
     """Resolve model, weights, freezing and head of a section in place, as far as they can be; ``shorter_side`` as for :func:`choose_model`.
 
@@ -305,6 +327,7 @@ def resolve(config: Config, shorter_side: float | None, input_size: Callable[[st
             )
         resolve_recipe(recipe, shorter_side)
         check_head(name, recipe)
+    resolve_refine(config.bayes_cutoff)
     resolve_size(config.preprocessing, config.train.model, config.train.weights, shorter_side, input_size)
 
 
@@ -372,6 +395,21 @@ def implied(config: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
         if _resolves_to(recipes, size, {*found, key}, shorter_side):
             found[key] = (recipes | {"preprocessing": size})[name][option]
     return found
+
+
+def implied_refine(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of ``bayes_cutoff.refine`` that ``auto`` stands for, by its key; empty where it was not known yet, or in earlier versions.
+
+    Parameters
+    ----------
+    config : mapping
+        As for :func:`implied`.
+    """
+    section = _selected(config, "bayes_cutoff")
+    if not {"refine", "freeze_backbone", "target_day", "method"} <= section.keys():
+        return {}
+    value = choose_refine(SimpleNamespace(**{**section, "refine": AUTO}))
+    return {} if value == AUTO else {"bayes_cutoff.refine": value}
 
 
 def _resolves_to(recipes: Mapping[str, Mapping[str, Any]], size: Mapping[str, Any], left: set[str], shorter_side: float | None) -> bool:

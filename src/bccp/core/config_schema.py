@@ -343,6 +343,13 @@ class MondayModel(Recipe):
         return _without(_flat(self), moot | _moot_at_once(self))
 
 
+_TRAINED_JUDGE = {
+    "passes", "folds", "rounds", "refine_epochs", "epochs", "learning_rate", "optimizer", "schedule", "decay", "batch_size", "augmentation",
+    "mirror", "mixup_alpha", "ema_decay", "dropout", "head",
+}  # fmt: skip
+"""Options of ``bayes_cutoff`` that say how a judge is trained and asked, of which ``refine=stack`` needs none."""
+
+
 @dataclass(kw_only=True)
 class BayesCutoff(Recipe):
     """``bayes_cutoff``: which given labels are wrong."""
@@ -358,14 +365,17 @@ class BayesCutoff(Recipe):
     audit_file: str | None = _path()
     max_class_ratio: float | None = _number(1)
     rounds: int = _number(0, 100)
-    refine: str = _choice("student", "cross_fit")
+    refine: str = _choice(AUTO, "stack", "student", "cross_fit")
     refine_epochs: int = _number(1)
     label: str = _choice("user_feedback", "ground_truth")
     target_day: str = _choice(*TARGET_DAYS)
 
     def check(self) -> None:
-        """Refuse what a method without a posterior cannot do."""
-        if not self.enabled or self.label == "ground_truth" or self.method not in POSTERIOR_FREE_METHODS:
+        """Refuse what a method without a posterior cannot do, and a stack of judges without features or trusted images."""
+        if not self.enabled or self.label == "ground_truth":
+            return
+        self.refuse_stack()
+        if self.method not in POSTERIOR_FREE_METHODS:
             return
         for key, value in (("cutoff", "threshold"), ("action", "relabel")):
             if getattr(self, key) == value:
@@ -389,7 +399,26 @@ class BayesCutoff(Recipe):
         if self.schedule != "exponential":
             moot |= {"decay"}
         moot |= _moot_at_once(self)
+        if self.refine == "stack":
+            moot |= _TRAINED_JUDGE
         return _without(_flat(self), moot)
+
+    def refuse_stack(self) -> None:
+        """Refuse ``refine=stack`` where it is known that there are no features of a frozen backbone, no trusted images or no posterior."""
+        if self.refine != "stack":
+            return
+        wanted = {"freeze_backbone": (False, "true"), "target_day": ("monday", "tuesday")}
+        for key, (refused, needed) in wanted.items():
+            if getattr(self, key) == refused:
+                raise BCCPError(
+                    f"bayes_cutoff.refine=stack judges by a frozen backbone's features beside trusted images, and bayes_cutoff.{key} is "
+                    f"{str(refused).lower()}: set it to {needed}, or bayes_cutoff.refine=auto"
+                )
+        if self.method != "label_posterior":
+            raise BCCPError(
+                f"bayes_cutoff.refine=stack is a label posterior, and bayes_cutoff.method={self.method} is another judge: leave one of the "
+                "two out"
+            )
 
     def monday_model(self) -> MondayModel:
         """The recipe of the judge."""

@@ -25,8 +25,8 @@ from bccp.labels import expert_labels
 from bccp.labels.bayes_cutoff import UNCERTAINTIES, Decision
 from bccp.models import classifier
 from bccp.models.embeddings import shared_features
-from bccp.models.feature_cache import shared_inputs
-from bccp.models.monday_model import open_monday_model
+from bccp.models.feature_cache import shared_inputs, view_features
+from bccp.models.monday_model import build_by_recipe, open_monday_model
 
 REPORT_COLUMNS = ("image", "label", "chosen", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
 
@@ -301,6 +301,10 @@ def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, s
     if days.target_day != "tuesday" or not suspects:
         return {}
     recipe, trusted = step.config.monday_model(), days.ids("monday", "train")
+    if step.config.refine == "stack":  # no model is trained for its judges, nor for this
+        model = build_by_recipe(days, recipe)
+        features, known = (view_features(step, days, model, some)[:] for some in (suspects, trusted))
+        return {suspect: trusted[k] for suspect, k in zip(suspects, nearest_by_cosine(features, known).tolist(), strict=True)}
     references = shared_features(step, days, trusted, embedding="monday_model", recipe=recipe)
     model = open_monday_model(step, days, recipe)
     found = nearest_by_cosine(classifier.embed(model, shared_inputs(step, days)(model, suspects), device=step.device), references[:])

@@ -23,7 +23,9 @@ from bccp.data.dataset import Days
 from bccp.data.duplicates import assign_folds
 from bccp.data.label_tables.votes import problems_sentence
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
+from bccp.labels.anchored_noise import MATRIX_SMOOTHING
 from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
+from bccp.labels.frozen_scoring import judge_on_features
 from bccp.labels.mc_dropout import held_out_passes, stochastic_passes
 from bccp.labels.student import student_probabilities
 from bccp.models.feature_cache import shared_inputs
@@ -140,6 +142,22 @@ class LabelQualityResult(NamedTuple):
     metrics: dict[str, float]
 
 
+class _Judged(NamedTuple):
+    """What a method says of the given labels, before anything that was checked is looked at."""
+
+    tier: str
+    probs: Float
+    """p(z = j | x), shape (N, K)."""
+    posterior: Float | None
+    score: Float
+    belief: LabelPosterior | None
+    above: Mask
+    """What is cut off by a method with a filter of its own; else empty."""
+    validation_temperature: float | None
+    chosen: dict[str, Any]
+    """What ``cutoff.json`` says of choices between models."""
+
+
 def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQualityResult:
     """Judge given labels as the step's section says, in the tier that the data allows.
 
@@ -168,33 +186,19 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
         step.emit(plan.note)
     judges_labels = config.method == "label_posterior"
     checked = _read_audit(step, days, ids) if config.audit_file else None  # before hours are spent
-    tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
-    cutoff, belief, p_posterior, held = None, None, None, None
+    judged = _judge(step, days, ids, given)
+    tier, belief, p_posterior, score, above = judged.tier, judged.belief, judged.posterior, judged.score, judged.above
+    cutoff, held, at_least = None, None, False
     about: dict[str, Any] = {}
-    if judges_labels:
-        most = calibration.most_believed(1.0 if start is None else start)
-        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
-        belief = _refine(step, days, ids, given, belief, most)
-        p_posterior = belief.posterior
-        if config.rounds:
-            tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
-        score = bayes_cutoff.probability_wrong(p_posterior, given)
-    elif config.method == "cleanlab":
-        score, above = bayes_cutoff.confident_learning(passes.mean_probs, given)
-        p_posterior = passes.mean_probs  # cleanlab's score is 1 - p(given); only checked labels make it a probability
-    else:
-        score = getattr(passes, config.method)
-    at_least = False
     if checked is not None and p_posterior is not None:
-        probs = passes.mean_probs if belief is None else belief.probs
-        found = expert_labels.calibrate(probs, p_posterior, given, checked.places, checked.labels, at_random=checked.at_random)
+        found = expert_labels.calibrate(judged.probs, p_posterior, given, checked.places, checked.labels, at_random=checked.at_random)
         p_posterior, score, at_least = found.posterior, found.p_wrong, found.at_least
         about = {"audit": checked.about | {"at_least": at_least}}
         tier += f", {len(checked.places)} audited images"
     elif config.method == "cleanlab":
         p_posterior = None
     if belief is not None:
-        about = _parameters(belief, score, days.classes, start) | about
+        about = _parameters(belief, score, days.classes, judged.validation_temperature) | judged.chosen | about
     elif checked is not None:
         about = {"estimated_user_accuracy": 1 - float(score.mean())} | about
     if config.method != "cleanlab" or plan.cutoff != "auto":
@@ -213,16 +217,58 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
     if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
         step.emit(
             f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
-            "raise bayes_cutoff.epochs, or give checked labels with bayes_cutoff.audit_file"
+            + ("" if config.refine == "stack" else "raise bayes_cutoff.epochs, or ")
+            + "give checked labels with bayes_cutoff.audit_file"
         )
     decision = bayes_cutoff.decide(
         ids, given, days.classes, score=score, above=above, action=plan.action, posterior=p_posterior, audited=audited
     )
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
-    probs, users = (passes.mean_probs, None) if belief is None else (belief.probs, belief.users)
+    users = None if belief is None else belief.users
     said, chosen = ({}, {}) if checked is None else (checked.said, checked.chosen)
-    return LabelQualityResult(decision, what | about, probs, users, said, chosen, metrics)
+    return LabelQualityResult(decision, what | about, judged.probs, users, said, chosen, metrics)
+
+
+def _judge(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
+    """Judge by the method that the section names, before anything that was checked is looked at."""
+    config: BayesCutoff = step.config
+    if config.method == "label_posterior" and config.refine == "stack":
+        return _stacked(step, days, ids, given)
+    tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
+    if config.method == "label_posterior":
+        most = calibration.most_believed(1.0 if start is None else start)
+        belief = _believe(passes.mean_probs, given, _read_votes(step, days, ids), most=most)
+        belief = _refine(step, days, ids, given, belief, most)
+        if config.rounds:
+            tier += f", {config.rounds} round{'s' * (config.rounds > 1)} of {config.refine}"
+        return _of_posterior(tier, belief, given, start, {})
+    if config.method == "cleanlab":
+        score, above = bayes_cutoff.confident_learning(passes.mean_probs, given)
+        # cleanlab's score is 1 - p(given); only checked labels make it a probability
+        return _Judged(tier, passes.mean_probs, passes.mean_probs, score, None, above, None, {})
+    return _Judged(tier, passes.mean_probs, None, getattr(passes, config.method), None, np.empty(0, np.bool_), None, {})
+
+
+def _of_posterior(tier: str, belief: LabelPosterior, given: Index, start: float | None, chosen: dict[str, Any]) -> _Judged:
+    score = bayes_cutoff.probability_wrong(belief.posterior, given)
+    return _Judged(tier, belief.probs, belief.posterior, score, belief, np.empty(0, np.bool_), start, chosen)
+
+
+def _stacked(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
+    """Tier 1 on a frozen backbone: by convex judges of its features (:mod:`bccp.labels.frozen_judge`)."""
+    config: BayesCutoff = step.config
+    found = judge_on_features(step, days, ids, given, seed=_seed(config.random_seed, "features"))
+    tier = f"trusted day, {len(found.settings)} judges of features{', two rounds' * found.accepted}, {found.noise.estimate.model}"
+    estimate, votes = found.noise.estimate, _read_votes(step, days, ids)
+    if votes is not None:
+        belief = _pool(found.probs, votes, start=1.0, most=None)
+        belief = belief._replace(temperature=belief.temperature * estimate.temperature, offsets=belief.offsets + found.noise.offsets)
+        return _of_posterior(tier, belief, given, None, {"judge": found.numbers()})
+    likelihood = _likelihood(found.posterior, found.probs)
+    how = estimate.temperature, found.noise.offsets / estimate.temperature, MATRIX_SMOOTHING, estimate.guess_share, estimate.softness
+    belief = LabelPosterior(found.probs, likelihood, found.posterior, estimate.noise_matrix, *how, None)
+    return _of_posterior(tier, belief, given, None, {"judge": found.numbers()})
 
 
 def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, float | None]:
@@ -270,13 +316,24 @@ def _believe(mean_probs: Float, given: Index, votes: Votes | None, *, most: floa
         fit = judged.fit
         how = judged.temperature, judged.offsets, judged.smoothing, fit.guess_share, judged.softness
         return LabelPosterior(judged.probs, fit.likelihood, fit.posterior, fit.noise_matrix, *how, None)
-    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=most, most=most)
-    probs, found = pooled.probs, pooled.pooled
-    likelihood = np.divide(found.posterior, probs, out=np.zeros_like(probs), where=probs > 0)
-    likelihood /= likelihood.max(axis=1, keepdims=True)
+    return _pool(mean_probs, votes, start=most, most=most)
+
+
+def _pool(mean_probs: Float, votes: Votes, *, start: float, most: float | None) -> LabelPosterior:
+    """Estimate each user; ``start`` and ``most`` as for :func:`bccp.labels.annotators.judge_votes`."""
+    pooled = annotators.judge_votes(mean_probs, votes.image_idx, votes.user_idx, votes.labels, len(votes.users), start=start, most=most)
+    found = pooled.pooled
+    likelihood = _likelihood(found.posterior, pooled.probs)
     users = annotators.users_table(votes.users, found)
     how = pooled.temperature, pooled.offsets, pooled.smoothing, 0.0, None
-    return LabelPosterior(probs, likelihood, found.posterior, found.noise_matrix, *how, users)
+    return LabelPosterior(pooled.probs, likelihood, found.posterior, found.noise_matrix, *how, users)
+
+
+def _likelihood(believed: Float, probs: Float) -> Float:
+    """P(y | z = j) up to a factor, from the posterior and p(z | x), all of shape (N, K)."""
+    likelihood = np.divide(believed, probs, out=np.zeros_like(probs), where=probs > 0)
+    likelihood /= likelihood.max(axis=1, keepdims=True)
+    return likelihood
 
 
 def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: LabelPosterior, most: float) -> LabelPosterior:

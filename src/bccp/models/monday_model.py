@@ -163,16 +163,7 @@ def fit_recipe(
         Where the recipe cannot be followed.
     """
     n_classes = len(days.classes)
-    model = classifier.build_classifier(
-        recipe.model,
-        n_classes,
-        image_size=days.image_size,
-        dropout=recipe.dropout,
-        seed=recipe.random_seed,
-        weights=recipe.weights,
-        freeze_backbone=recipe.freeze_backbone,
-        normalization=recipe.normalization,
-    )
+    model = build_by_recipe(days, recipe)
     mirror = may_mirror(recipe.mirror, days, ids, targets.argmax(axis=1), val_ids)
     model.mirrored = mirror  # before features are asked for
     show: Inputs = inputs or (lambda _, some: days.view(some))
@@ -193,6 +184,20 @@ def fit_recipe(
         hooks=TrainingHooks(progress=progress, checkpoint=checkpoint),
     )
     return model, history
+
+
+def build_by_recipe(days: Days, recipe: MondayModel) -> ImageClassifier:
+    """The recipe's classifier for these days as it is before training."""
+    return classifier.build_classifier(
+        recipe.model,
+        len(days.classes),
+        image_size=days.image_size,
+        dropout=recipe.dropout,
+        seed=recipe.random_seed,
+        weights=recipe.weights,
+        freeze_backbone=recipe.freeze_backbone,
+        normalization=recipe.normalization,
+    )
 
 
 def data_digest(days: Days) -> str:

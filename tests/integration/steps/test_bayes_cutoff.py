@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 
 from bccp.core.config_schema import BayesCutoff
+from bccp.core.errors import BCCPError
 from bccp.data import tables
 from bccp.data.dataset import open_days
 from bccp.labels import bayes_cutoff, label_scoring, mc_dropout
+from bccp.models import monday_model
 from bccp.models.fitting import training
 from support.fake_step import FakeStep, load_run
 from support.judged_data import CLASSES, make_data
@@ -440,3 +442,70 @@ def test_models_of_doubtful_labels_may_be_fitted_at_once(tmp_path, run_step, tar
     changed = {"target_day": target_day, "refine": refine, "rounds": 1, "freeze_backbone": True, "head": "logistic_regression"}
     step = run_step(data, "out", **changed)
     assert step.metrics["auroc"] > 0.9
+
+
+STACK = {"refine": "stack", "freeze_backbone": True}
+
+
+@pytest.fixture
+def trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is trained is an error."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model is trained")
+
+    monkeypatch.setattr(monday_model, "fit_recipe", refuse)
+
+
+def test_a_frozen_backbones_judges_find_the_wrong_labels_and_say_what_they_chose_by(tmp_path, run_step, trains_nothing):
+    step = run_step(make_data(tmp_path / "data"), "out", **STACK)
+    assert step.metrics["auroc"] == 1.0
+    assert step.metrics["f1"] > 0.9
+    assert step.metrics["estimated_user_accuracy"] == pytest.approx(0.75, abs=0.06)
+    about = json.loads(content(step)["cutoff.json"])
+    assert about["judge"]["noise_model"] in about["judge"]["log_likelihoods"]
+    assert about["tier"].startswith("trusted day, 4 judges of features")
+    assert np.shape(about["noise_matrix"]) == (3, 3)
+    assert len(step.said) == 1 + step.said[-1].startswith("to check labels")
+    report = tables.read(step.folders["cleansed_labels"] / "label_report.csv")
+    assert (report["nearest_trusted"] != "").sum() >= 8
+
+
+def test_the_truth_and_the_order_of_the_data_change_nothing_of_a_stack(tmp_path, run_step, trains_nothing):
+    data = make_data(tmp_path / "data")
+    honest = run_step(data, "honest", **STACK)
+    truth = tables.read(data["true_labels"] / "true_labels.csv")
+    tables.write(truth.assign(label=truth["label"].map({"a": "b", "b": "c", "c": "a"})), data["true_labels"] / "true_labels.csv")
+    assert content(run_step(data, "poisoned", **STACK)) == content(honest)
+    assert content(run_step(make_data(tmp_path / "permuted", permuted=True), "other", **STACK)) == content(honest)
+
+
+def test_no_option_of_a_trained_judge_changes_what_a_stack_says(tmp_path, run_step, trains_nothing):
+    data = make_data(tmp_path / "data")
+    one = run_step(data, "one", **STACK)
+    other = run_step(data, "other", **STACK, epochs=9, passes=1, folds=4, rounds=3, dropout=0.0, mirror="auto", mixup_alpha=0.4)
+    assert content(one) == content(other)
+    assert one.config.relevant() == other.config.relevant()
+
+
+def test_checked_labels_and_users_are_heeded_by_a_stack(tmp_path, run_step, trains_nothing, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = make_data(tmp_path / "data")
+    Path("audit.csv").write_text("image,label\n056.png,c\n055.png,b\n", encoding="utf-8")
+    table = tables.read(run_step(data, "audited", **STACK, audit_file="audit.csv").folders["cleansed_labels"] / "cleansed_labels.csv")
+    assert table.set_index("image").loc[["055.png", "056.png"], "final_label"].tolist() == ["b", "c"]
+    given, truth = (tables.read(data[name] / f"{name}.csv").set_index("image")["label"] for name in ("given_labels", "true_labels"))
+    rows = [(image, user, label) for user, said in (("ann", truth), ("bob", truth), ("cat", given)) for image, label in said.items()]
+    tables.write(pd.DataFrame(rows, columns=["image", "user", "label"]), data["given_labels"] / "votes.csv")
+    step = run_step(data, "users", **STACK)
+    users = tables.read(step.folders["cleansed_labels"] / "users.csv", dtypes={"estimated_accuracy": float}).set_index("user")
+    assert users.loc["cat", "estimated_accuracy"] < 0.85 < users.loc["ann", "estimated_accuracy"]
+
+
+def test_a_stack_needs_two_different_trusted_images(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    manifest = tables.read(data["clean_data"] / "manifest.csv")
+    on_monday = manifest["image"] < "054.png"
+    tables.write(manifest.assign(phash=np.where(on_monday, "one", "")), data["clean_data"] / "manifest.csv")
+    with pytest.raises(BCCPError, match="show 1 different picture"):
+        run_step(data, "out", **STACK)

@@ -289,3 +289,50 @@ def test_options_of_steps_are_in_no_key_of_a_head_that_is_fitted_at_once(root: P
     copied = [parameters(train__augment_to=900, train__augmentation=name)[2] for name in ("rotate", "zoom")]
     assert copied[0] != copied[1]
     assert all(config_schema.relevant(of_digits(root).train) != one for one in plain)
+
+
+@pytest.mark.parametrize(
+    ("day", "shorter_side", "changes", "expected"),
+    [
+        ("tuesday", 213, {}, "stack"),
+        ("monday", 213, {}, "student"),
+        ("tuesday", 8, {}, "student"),
+        ("tuesday", 213, {"train.freeze_backbone": False}, "student"),
+        ("tuesday", 213, {"bayes_cutoff.method": "cleanlab"}, "student"),
+        ("tuesday", 213, {"bayes_cutoff.refine": "cross_fit"}, "cross_fit"),
+    ],
+)
+def test_a_frozen_backbone_beside_trusted_images_is_judged_by_a_stack(
+    root: Path, day: str, shorter_side: float, changes: dict[str, Any], expected: str
+) -> None:
+    by_images_last, by_days_last = (load(root, **changes) for _ in range(2))
+    automatic.set_target_day(by_images_last, day)
+    automatic_models.resolve(by_images_last, shorter_side)
+    automatic_models.resolve(by_days_last, shorter_side)
+    automatic.resolve_days(by_days_last, has_days=day == "tuesday", rest_is_trusted=False)
+    for checked in (by_images_last, by_days_last):
+        assert checked.bayes_cutoff.refine == expected
+        assert "bayes_cutoff.refine" not in automatic.unresolved(checked)
+        implied = automatic.implied(dataclasses.asdict(checked))
+        assert (implied["bayes_cutoff.refine"] == expected) == ("bayes_cutoff.refine" not in changes)
+
+
+def test_what_waits_for_days_and_images_is_unresolved_until_both_are_known(root: Path) -> None:
+    checked = load(root)
+    assert checked.bayes_cutoff.refine == "auto"
+    assert "bayes_cutoff.refine" in automatic.unresolved(checked)
+    automatic_models.resolve(checked, 213)
+    assert checked.bayes_cutoff.refine == "auto"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.freeze_backbone": False}, "bayes_cutoff.freeze_backbone is false: set it to true"),
+        ({"main.target_day": "monday"}, "bayes_cutoff.target_day is monday: set it to tuesday"),
+        ({"bayes_cutoff.method": "cleanlab"}, "bayes_cutoff.method=cleanlab is another judge"),
+    ],
+)
+def test_a_stack_without_what_it_needs_is_refused(root: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BCCPError, match=said):
+        automatic_models.resolve(load(root, **{"bayes_cutoff.refine": "stack"} | changes), 213)
