@@ -256,6 +256,16 @@ def test_what_only_steps_can_do_is_done_and_not_passed_over(root: Path, asked: d
         of_digits(root, **AT_ONCE, **changes)
 
 
+def test_the_papers_recipe_keeps_its_steps_on_a_frozen_backbone(root: Path) -> None:
+    loaded = OmegaConf.merge(
+        OmegaConf.create(config.defaults()), OmegaConf.load(root / "experiments" / "paper_recipe.yaml"), {"data": {"source": "digits"}}
+    )
+    del loaded["defaults"], loaded["hydra"]
+    found = config.load(loaded, base=root)
+    assert (found.train.freeze_backbone, found.train.epochs) == (True, 15)
+    assert set(heads(found)) == {"sgd"}
+
+
 def test_a_logistic_regression_needs_a_frozen_backbone(root: Path) -> None:
     with pytest.raises(
         BCCPError, match=r"train\.head=logistic_regression is fitted to the features of a frozen backbone: set train\.freeze"
