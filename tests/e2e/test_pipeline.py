@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 import bccp
 from bccp.cli.app import call
-from bccp.core import config, config_schema, step_graph
+from bccp.core import automatic_models, config, config_schema, step_graph
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch
 from bccp.core.paths import ROOT
@@ -29,6 +29,7 @@ from bccp.tracking.store import Ledger
 from support.dashboard import dashboard_names
 from support.pictures import write_images
 
+IMAGE_PX = 16
 QUICK = ["preprocessing.image_size=16", "train.epochs=3", "bayes_cutoff.epochs=3", "bayes_cutoff.passes=3", "main.threads=1"]
 
 
@@ -39,7 +40,7 @@ class Story:
         self.home = folder / "home"
         self.home.mkdir()
         shutil.copy(database, self.home / "mlflow.db")
-        self.images = write_images(folder / "images", {"ant  hill": 40, "bee": 30, "cat": 30})
+        self.images = write_images(folder / "images", {"ant  hill": 40, "bee": 30, "cat": 30}, size=IMAGE_PX)
         self.options = [*QUICK, "data.source=folder", f"data.path='{self.images}'", "noisy_labels.source=simulated"]
         os.environ["BCCP_HOME"] = str(self.home)
         self.summary = bccp.run(self.options)
@@ -52,7 +53,9 @@ class Story:
         loaded: Any = OmegaConf.merge(OmegaConf.load(ROOT / "config.yaml"), OmegaConf.from_dotlist([*self.options, *overrides]))
         del loaded["defaults"], loaded["hydra"]
         loaded.data.path = str(self.images)
-        return config.load(loaded, base=ROOT)
+        checked = config.load(loaded, base=ROOT)
+        automatic_models.resolve(checked, IMAGE_PX)
+        return checked
 
     def step(self, name: str, inputs: dict[str, str], *overrides: str) -> Step:
         ledger = self.ledger()
