@@ -43,7 +43,7 @@ Inputs = Callable[[ImageClassifier, Sequence[str]], ImageView | FeatureView]
 BATCH_SIZE = 64
 
 _LARGE = 96
-"""Side in px from which PyTorch looks at few images at once: it needs less memory, and no more time."""
+"""Side in px from which PyTorch looks at few images at once in float32 on a CPU: it takes less memory, and two thirds of the time."""
 
 _AT_ONCE = 16
 
@@ -315,7 +315,7 @@ def look_by(model: ImageClassifier, device: str) -> Look:
     fast: Any = fold_norms(copy.deepcopy(model).eval())  # torch's own types lack memory_format
     fast.to(memory_format=torch.channels_last)
     dtype = dtype_on(device)
-    at_once = _AT_ONCE if device == "cpu" and model.input_size >= _LARGE else BATCH_SIZE
+    at_once = _AT_ONCE if (device, dtype) == ("cpu", "float32") and model.input_size >= _LARGE else BATCH_SIZE
     return lambda pixels: classifier.embed(fast, pixels, batch_size=at_once, device=device, dtype=dtype)
 
 
