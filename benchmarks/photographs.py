@@ -8,7 +8,8 @@ days       The pipeline's own days with simulated wrong labels, paired by seed: 
            the cleansed ones. Finished steps are reused, also those of a benchmark that was stopped.
 cold       The whole command on these images, from an empty home to the report.
 speed      Photographs of 12 megapixels that are made here, from the archive to the report: beside decoding, hashing, shrinking and
-           fingerprinting them by plain Pillow in two processes, and the time of their features alone. It needs no ``--data``.
+           fingerprinting them by plain Pillow in two processes. What the features took is taken off. It needs no ``--data``; on a machine
+           that does something else too, CPU seconds tell more than the clock.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from bccp.models.feature_cache import BATCH_SIZE, look_by
 from bccp.models.logistic_regression import fit_by_folds, fit_scaling
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
+from bccp.tracking.tags import STEP_TAG
 from benchmarks import pairs
 from benchmarks.measures import interval
 from benchmarks.speed import Row, about, table
@@ -88,10 +90,28 @@ class Prepared(NamedTuple):
 
 
 class Process(NamedTuple):
-    """Cost of a process and its children: wall-clock seconds, and their peak memory in bytes (each page counted once)."""
+    """Cost of a process and its children: wall-clock and CPU seconds, and their peak memory in bytes (each page counted once)."""
 
     seconds: float
+    cpu: float
     memory: float
+
+
+class ColdRun(NamedTuple):
+    """A run of the pipeline from an empty home.
+
+    Attributes
+    ----------
+    process : Process
+    steps : dict of str to float
+        Seconds of each step.
+    features : float
+        Seconds of these that the features took, and the export of their backbone.
+    """
+
+    process: Process
+    steps: dict[str, float]
+    features: float
 
 
 def prepare(options: Sequence[str]) -> Prepared:
@@ -192,26 +212,33 @@ def days(options: Sequence[str], seeds: Sequence[int]) -> str:
 
 def cold(options: Sequence[str], place: Path) -> Row:
     """The command from an empty home to the report."""
-    took, summary = run_cold(options, place)
-    steps = ", ".join(f"{step['name']} {step['seconds']:.0f}" for step in summary["steps"])
-    measured = f"{took.seconds:.0f} s ({steps}), peak {took.memory / 1e6:.0f} MB"
-    return Row("bccp run, cold, to the report", "", f"≤ {COLD_SECONDS:.0f} s", measured, took.seconds <= COLD_SECONDS)
+    took = run_cold(options, place)
+    steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.steps.items())
+    measured = f"{took.process.seconds:.0f} s ({steps}; {took.features:.0f} of them features), peak {took.process.memory / 1e6:.0f} MB"
+    return Row("bccp run, cold, to the report", "", f"≤ {COLD_SECONDS:.0f} s", measured, took.process.seconds <= COLD_SECONDS)
 
 
-def run_cold(options: Sequence[str], place: Path) -> tuple[Process, dict[str, Any]]:
-    """Run the command line in an empty home; its cost, and the run's summary."""
+def run_cold(options: Sequence[str], place: Path) -> ColdRun:
+    """Run the command line in an empty home."""
     home = Path(tempfile.mkdtemp(dir=place))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "BCCP_"))}
     environment = kept | {"BCCP_HOME": str(home), "PYTHONPATH": str(ROOT / "src")}
-    took = watch([sys.executable, "-m", "bccp", "run", *options, "tracking.wandb=disabled"], environment)
+    process = watch([sys.executable, "-m", "bccp", "run", *options, "tracking.wandb=disabled"], environment)
     (written,) = (home / "outputs").glob("*/summary.json")
-    return took, json.loads(written.read_text(encoding="utf-8"))
+    steps = {step["name"]: step["seconds"] for step in json.loads(written.read_text(encoding="utf-8"))["steps"]}
+    ledger = Ledger(f"sqlite:///{home / 'mlflow.db'}")
+    runs = [
+        run
+        for name in ("frozen_features", "exported_backbone")
+        for run in ledger.client.search_runs([ledger.experiment_id], f"tags.`{STEP_TAG}` = '{name}' and attributes.status = 'FINISHED'")
+    ]
+    return ColdRun(process, steps, sum(run.info.end_time - run.info.start_time for run in runs) / 1000)
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str]) -> Process:
     """Run a command to its good end."""
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        began, peak = time.perf_counter(), 0.0
+        began, before, peak = time.perf_counter(), os.times(), 0.0
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         while process.poll() is None:
             peak = max(peak, memory_of(process.pid))
@@ -220,7 +247,8 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Process:
         if process.returncode:
             log.seek(0)
             sys.exit(f"error: {' '.join(command)} failed: {log.read()[-2000:]}")
-    return Process(seconds, peak)
+    after = os.times()
+    return Process(seconds, after.children_user + after.children_system - before.children_user - before.children_system, peak)
 
 
 def memory_of(pid: int) -> float:
@@ -240,26 +268,22 @@ def speed(n_photographs: int, options: Sequence[str], place: Path) -> Iterator[R
     archive = place / "photographs.zip"
     make_photographs(archive, n_photographs, (WIDTH, HEIGHT))
     alone, parts = parts_in_two_processes(archive)
-    took, summary = run_cold([*pairs.images(archive), *options], place)
-    seconds = {step["name"]: step["seconds"] for step in summary["steps"]}
-    began = time.perf_counter()
-    features_of(np.random.default_rng(0).integers(0, 256, (n_photographs, SMALL, SMALL, 3), dtype=np.uint8))
-    features = time.perf_counter() - began
+    took = run_cold([*pairs.images(archive), *options], place)
     what = f"{n_photographs} photographs of {WIDTH} x {HEIGHT} px"
     each = ", ".join(f"{name} {1000 * spent / n_photographs:.0f} ms" for name, spent in parts.items())
     rival = f"one photograph by plain Pillow: {each}; in two processes {alone:.1f} s"
-    first = seconds["fetch_data"] + seconds["preprocessing"]
+    first = took.steps["fetch_data"] + took.steps["preprocessing"]
     yield Row(f"{what}: fetch_data, preprocessing", rival, "", f"{first / alone:.2f} times ({first:.1f} s)", None)
-    rest = took.seconds - features
+    rest = took.process.seconds - took.features
     yield Row(
-        f"{what}: fetch to report, beyond the features ({features:.1f} s alone)",
+        f"{what}: fetch to report, beyond the features ({took.features:.1f} s)",
         rival,
         f"≤ {ROOM:g} times",
-        f"{rest / alone:.2f} times ({took.seconds:.1f} s with the features)",
+        f"{rest / alone:.2f} times ({rest:.1f} s; CPU with the features {took.process.cpu:.0f} s beside {sum(parts.values()):.0f} s)",
         rest <= ROOM * alone,
     )
-    memory = f"{took.memory / 1e6:.0f} MB"
-    yield Row(f"{what}: peak memory of all processes", "", f"≤ {MEMORY / 1e9:g} GB", memory, took.memory <= MEMORY)
+    memory = f"{took.process.memory / 1e6:.0f} MB"
+    yield Row(f"{what}: peak memory of all processes", "", f"≤ {MEMORY / 1e9:g} GB", memory, took.process.memory <= MEMORY)
 
 
 def make_photographs(path: Path, n_photographs: int, size: tuple[int, int]) -> None:
