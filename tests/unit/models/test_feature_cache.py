@@ -243,9 +243,12 @@ def test_many_photographs_are_looked_at_with_onnx_runtime(step: SharingStep, man
     ids = days.ids("monday", "train")
     found = feature_cache.shared_inputs(step, days)(model, ids)
     np.testing.assert_allclose(found[:], classifier.embed(model, days.view(ids)), rtol=1e-2, atol=1e-2)
-    feature_cache.view_features(step, days, model, ids, flipped=True)
-    engines = [key["engine"] for key in step.keys["frozen_features"]]
-    assert engines == [f"onnxruntime {onnxruntime.__version__}"] * 2
+    mirrored = make_large()
+    mirrored.mirrored = True
+    found = feature_cache.shared_inputs(step, days)(mirrored, ids)
+    np.testing.assert_allclose(found[:], classifier.embed(mirrored, days.view(ids)), rtol=1e-2, atol=1e-2)
+    engines = [key["engine"] for name in ("frozen_features", "mirrored_features") for key in step.keys[name]]
+    assert engines == [f"onnxruntime {onnxruntime.__version__}"] * 3
     assert [key["sides"] for key in step.keys["exported_backbone"]] == [[16]]  # one for both views
     assert step.said == []
 
