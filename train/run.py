@@ -18,7 +18,7 @@ import numpy as np
 from bccp.core.runtime import device
 from bccp.core.step_context import Step
 from bccp.data import tables
-from bccp.data.dataset import open_days
+from bccp.data.dataset import FeatureView, open_days
 from bccp.models import batch_preview, classifier, mlflow_flavor, training_set
 from bccp.models.feature_cache import shared_inputs
 from bccp.models.fitting import energy
@@ -64,7 +64,7 @@ def run(step: Step) -> None:
                 data,
                 held_out,
                 trusted=trusted,
-                groups=None if trusted else training_set.copies(clean, [*images.ids, *validation.ids]),
+                groups=None if trusted else training_set.copies(clean, [*images.ids, *validation.ids], _features(data, held_out)),
                 device=device.training_device(config),
                 seed=config.random_seed,
             )
@@ -88,6 +88,12 @@ def run(step: Step) -> None:
     step.log_history(history.rows())
     known = f"{config.model} on {len(images.ids)} images, {len({*replay} & {*images.ids})} of them replayed"
     step.emit(f"{known}; {history.sentence()}")
+
+
+def _features(*parts: TrainingData) -> np.ndarray | None:
+    """The features of all images, row by row, where they are all that is looked at."""
+    views = [part.images for part in parts]
+    return np.concatenate([view[:] for view in views]) if all(isinstance(view, FeatureView) for view in views) else None
 
 
 if __name__ == "__main__":

@@ -48,12 +48,12 @@ def judge_on_features(step: Step, days: Days, ids: list[str], given: Index, *, s
     config: BayesCutoff = step.config
     trusted = sorted(days.ids("monday", "train") + days.ids("monday", "val"))
     true = days.labels(trusted)
-    fold = _folds(copies(step.input("clean_data"), trusted + ids), true, given, seed=seed)
     model = build_by_recipe(days, config.monday_model())
+    views = [view_features(step, days, model, trusted + ids, side=side, flipped=flipped) for side, flipped in judge_views(model)]
+    fold = _folds(copies(step.input("clean_data"), trusted + ids, views[0][:]), true, given, seed=seed)
     known: list[Float] = []
     new: list[Float] = []
-    for side, flipped in judge_views(model):
-        features = view_features(step, days, model, trusted + ids, side=side, flipped=flipped)
+    for features in views:
         scaled = fit_scaling(features).apply(features)
         known.append(scaled[: len(trusted)])
         new.append(scaled[len(trusted) :])

@@ -25,11 +25,12 @@ from bccp.data.label_tables.votes import problems_sentence
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
 from bccp.labels.anchored_noise import MATRIX_SMOOTHING
 from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
+from bccp.labels.frozen_judge import SEPARATED
 from bccp.labels.frozen_scoring import judge_on_features
 from bccp.labels.mc_dropout import held_out_passes, stochastic_passes
 from bccp.labels.student import student_probabilities
-from bccp.models.feature_cache import shared_inputs
-from bccp.models.monday_model import open_monday_model
+from bccp.models.feature_cache import shared_inputs, view_features
+from bccp.models.monday_model import build_by_recipe, open_monday_model
 from bccp.models.training_set import copies, one_hot
 
 MOST_CUT_OFF = 0.9
@@ -259,6 +260,12 @@ def _stacked(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
     """Tier 1 on a frozen backbone: by convex judges of its features (:mod:`bccp.labels.frozen_judge`)."""
     config: BayesCutoff = step.config
     found = judge_on_features(step, days, ids, given, seed=_seed(config.random_seed, "features"))
+    step.log_metrics({"separability": found.separability})
+    if found.separability >= SEPARATED:
+        step.emit(
+            f"drift: features tell the new images from the trusted ones (area under the ROC curve {found.separability:.2f}; alike: 0.5), "
+            f"so the trusted ones count as {found.anchor_worth:.0f} where they say how overconfident the judges are"
+        )
     tier = f"trusted day, {len(found.settings)} judges of features{', two rounds' * found.accepted}, {found.noise.estimate.model}"
     estimate, votes = found.noise.estimate, _read_votes(step, days, ids)
     if votes is not None:
@@ -287,7 +294,7 @@ def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[
 def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, None]:
     """Tier 3: by models that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
     config: BayesCutoff = step.config
-    fold, recipe = _folds(step, ids, given, "folds"), config.monday_model()
+    fold, recipe = _folds(step, days, ids, given, "folds"), config.monday_model()
     own = one_hot(given, len(days.classes))
     seed = _seed(config.random_seed, "dropout")
     with scratch("folds") as folder:
@@ -342,7 +349,7 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: LabelP
     recipe = config.monday_model()
     for number in range(1, config.rounds + 1):
         name = f"round {number}"
-        fold = _folds(step, ids, given, name) if config.refine == "cross_fit" else None
+        fold = _folds(step, days, ids, given, name) if config.refine == "cross_fit" else None
         mean_probs = student_probabilities(
             step,
             days,
@@ -359,10 +366,11 @@ def _refine(step: Step, days: Days, ids: list[str], given: Index, belief: LabelP
     return belief
 
 
-def _folds(step: Step, ids: list[str], given: Index, purpose: str) -> Index:
-    """Held-out folds with duplicates together."""
+def _folds(step: Step, days: Days, ids: list[str], given: Index, purpose: str) -> Index:
+    """Held-out folds with duplicates together, which a frozen backbone's features help to find."""
     config: BayesCutoff = step.config
-    groups = copies(step.input("clean_data"), ids)
+    features = view_features(step, days, build_by_recipe(days, config.monday_model()), ids)[:] if config.freeze_backbone else None
+    groups = copies(step.input("clean_data"), ids, features)
     return assign_folds(groups, given, folds=config.folds, rng=np.random.default_rng(_seed(config.random_seed, purpose)))
 
 

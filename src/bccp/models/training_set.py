@@ -18,7 +18,7 @@ from bccp.core.errors import BCCPError, nearest
 from bccp.data import label_files, tables
 from bccp.data.array_types import Float32
 from bccp.data.dataset import Days
-from bccp.data.duplicates import duplicate_groups
+from bccp.data.duplicates import duplicate_groups, joined_by_features
 from bccp.data.flip_symmetry import mirror_symmetric
 from bccp.models.fitting.training_options import TrainingOptions
 
@@ -110,7 +110,7 @@ def is_validation_trusted(days: Days) -> bool:
     return bool((days.splits.loc[days.ids("monday", "val"), "label"] != "").all())
 
 
-def copies(clean: Path, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+def copies(clean: Path, ids: Sequence[str], features: npt.NDArray[np.floating] | None = None) -> npt.NDArray[np.int64]:
     """Group images that are the same or nearly the same picture.
 
     Parameters
@@ -119,14 +119,17 @@ def copies(clean: Path, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         Folder of ``clean_data``.
     ids : sequence of str, length N
         May name an image more than once.
+    features : ndarray of float, shape (N, D), optional
+        Of a frozen backbone, row by row; with them nearly equal hashes count, too, where features agree.
 
     Returns
     -------
     ndarray of int64, shape (N,)
-        As :func:`bccp.data.duplicates.duplicate_groups` gives it.
+        As :func:`bccp.data.duplicates.duplicate_groups` gives it, or :func:`bccp.data.duplicates.joined_by_features`.
     """
     manifest = tables.read(clean / "manifest.csv")[["image", "sha256", "phash"]].set_index("image").loc[list(ids)]
-    return duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist())
+    groups, phash = duplicate_groups(manifest["sha256"].tolist(), manifest["phash"].tolist()), manifest["phash"].tolist()
+    return groups if features is None else joined_by_features(groups, phash, features)
 
 
 def may_mirror(setting: str, days: Days, ids: Sequence[str], labels: npt.NDArray[np.int64], val_ids: Sequence[str] | None = None) -> bool:

@@ -467,8 +467,21 @@ def test_a_frozen_backbones_judges_find_the_wrong_labels_and_say_what_they_chose
     assert about["tier"].startswith("trusted day, 4 judges of features")
     assert np.shape(about["noise_matrix"]) == (3, 3)
     assert len(step.said) == 1 + step.said[-1].startswith("to check labels")
+    assert 0.3 < step.metrics["separability"] < 0.75
     report = tables.read(step.folders["cleansed_labels"] / "label_report.csv")
     assert (report["nearest_trusted"] != "").sum() >= 8
+
+
+def test_a_stack_says_that_the_new_images_look_unlike_the_trusted_ones(tmp_path, run_step, trains_nothing):
+    data = make_data(tmp_path / "data")
+    splits = tables.read(data["segregated_data"] / "splits.csv")
+    pixels = np.load(data["clean_data"] / "images.npy")
+    rows = splits.loc[splits["day"] == "tuesday", "row"].astype(int)
+    pixels[rows] = 255 - pixels[rows]
+    np.save(data["clean_data"] / "images.npy", pixels)
+    step = run_step(data, "out", **STACK)
+    assert step.metrics["separability"] > 0.9
+    assert "drift: features tell the new images from the trusted ones" in step.said[0]
 
 
 def test_the_truth_and_the_order_of_the_data_change_nothing_of_a_stack(tmp_path, run_step, trains_nothing):
@@ -506,6 +519,6 @@ def test_a_stack_needs_two_different_trusted_images(tmp_path, run_step):
     data = make_data(tmp_path / "data")
     manifest = tables.read(data["clean_data"] / "manifest.csv")
     on_monday = manifest["image"] < "054.png"
-    tables.write(manifest.assign(phash=np.where(on_monday, "one", "")), data["clean_data"] / "manifest.csv")
+    tables.write(manifest.assign(phash=np.where(on_monday, "00ff00ff00ff00ff", "")), data["clean_data"] / "manifest.csv")
     with pytest.raises(BCCPError, match="show 1 different picture"):
         run_step(data, "out", **STACK)

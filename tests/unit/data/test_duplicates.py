@@ -12,7 +12,7 @@ from PIL import Image
 
 from bccp.data import preprocessing
 from bccp.data.decoding.image_files import pillow_limits
-from bccp.data.duplicates import assign_folds, duplicate_groups, told_apart
+from bccp.data.duplicates import assign_folds, duplicate_groups, joined_by_features, told_apart
 
 
 def scene(seed: int = 3) -> Image.Image:
@@ -116,3 +116,29 @@ def test_folds_keep_duplicates_together_and_labels_even() -> None:
         share = np.bincount(fold[given == label], minlength=4)
         assert share.max() - share.min() <= 2
     assert not np.array_equal(fold, assign_folds(groups, given, folds=4, rng=np.random.default_rng(1)))
+
+
+def test_images_of_nearly_one_hash_are_copies_where_their_features_agree() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(3, 1, (6, 40)).astype(np.float32)
+    features[1] = features[0] + rng.normal(0, 0.1, 40)  # a cut of image 0
+    features[5] = features[0]  # its like by a hash that says nothing
+    hashes = ["ff00ff00ff00ff00", "ff00ff00ff00ff3f+1", "ff00ff00ff00ff00+2", "00ff00ff00ff00ff", "00ff00ff00ff00ff", ""]
+    before = duplicate_groups(list("abcdef"), hashes)
+    assert before.tolist() == [0, 1, 2, 3, 3, 4]
+    assert joined_by_features(before, hashes, features).tolist() == [0, 0, 1, 2, 2, 3]
+    far = [hashes[0], "ff00ff00ff00ff7f", *hashes[2:]]  # 7 bits
+    assert joined_by_features(before, far, features).tolist() == before.tolist()
+    assert joined_by_features([], [], np.empty((0, 40), np.float32)).tolist() == []
+
+
+def test_joined_groups_go_with_the_images_in_any_order() -> None:
+    rng = np.random.default_rng(1)
+    base = rng.normal(0, 1, (300, 30)).astype(np.float32)
+    features = np.concatenate([base, base + rng.normal(0, 0.2, base.shape).astype(np.float32)])
+    hashes = [f"{h:016x}" for h in rng.integers(0, 2**63, 300)] * 2
+    found = joined_by_features(np.arange(600), hashes, features)
+    assert found.tolist() == [*range(300)] * 2
+    order = rng.permutation(600)
+    moved = joined_by_features(np.arange(600), [hashes[i] for i in order], features[order])
+    np.testing.assert_array_equal(moved[:, None] == moved, found[order][:, None] == found[order])
