@@ -126,6 +126,26 @@ def test_images_and_classes_count_as_their_weights_say() -> None:
     assert share[1] == pytest.approx(share[2], abs=0.03)
 
 
+def test_classes_count_alike_in_the_validation_images_too() -> None:
+    (features, labels), (held, truth) = clusters(90), clusters(60, seed=1)
+    factors, model = np.array([4.0, 1.0, 1.0]), make_model()
+    fit_head(model, data(features, labels, class_weights=factors), data(held, truth))
+    scaling = logistic_regression.fit_scaling(features, held)
+    known = scaling.apply(features), np.eye(3)[labels], scaling.apply(held), np.eye(3)[truth]
+    expected = logistic_regression.fit_by_validation(*known, weights=factors[labels], held_weights=factors[truth])
+    found = classifier.logits(model, data(held, truth).images)
+    np.testing.assert_allclose(found, expected.model.scores(known[2]), atol=1e-3)
+
+
+def test_images_without_weight_are_in_no_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Float] = []
+    fit_by_folds = convex_head.fit_by_folds
+    monkeypatch.setattr(convex_head, "fit_by_folds", lambda *given, **more: seen.append(more["weights"]) or fit_by_folds(*given, **more))
+    fit_head(make_model(), data(*clusters(90), weights=np.arange(90) % 3), None)
+    assert len(seen[0]) == 60
+    assert seen[0].min() > 0
+
+
 def test_images_without_weight_do_not_count() -> None:
     features, labels = clusters(90)
     spoilt = np.concatenate([features, 1 - features]), np.concatenate([labels, labels])
