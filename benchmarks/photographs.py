@@ -214,7 +214,8 @@ def cold(options: Sequence[str], place: Path) -> Row:
     """The command from an empty home to the report."""
     took = run_cold(options, place)
     steps = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.steps.items())
-    measured = f"{took.process.seconds:.0f} s ({steps}; {took.features:.0f} of them features), peak {took.process.memory / 1e6:.0f} MB"
+    cost = f"{took.process.cpu:.0f} s of CPU, peak {took.process.memory / 1e6:.0f} MB"
+    measured = f"{took.process.seconds:.0f} s ({steps}; {took.features:.0f} of them features), {cost}"
     return Row("bccp run, cold, to the report", "", f"≤ {COLD_SECONDS:.0f} s", measured, took.process.seconds <= COLD_SECONDS)
 
 

@@ -154,6 +154,9 @@ OUTLIER, LEAST_OUTLIER = 14.0, 6.0
 """A difference in one of 32 x 32 fields that is so many times the root mean square of all, and at least so many grey levels, is an object
 that came or went; other encodings of one picture spread theirs."""
 
+SERIAL = 2**18
+"""Multiplications of a product of matrices up to which OpenBLAS does it in one thread."""
+
 _OBJECT_GRID = 32
 _BLOCK_BYTES = 2**26
 
@@ -242,9 +245,17 @@ def _field_means(picture: UInt8, grid: int) -> npt.NDArray[np.float32]:
     edges = np.linspace(0, side, min(grid, side) + 1)
     covered = np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side))
     weight = (covered.clip(0) / np.diff(edges)[:, None]).astype(np.float32)  # (G, S)
-    rows = (weight @ picture.astype(np.float32).reshape(side, -1)).reshape(len(weight), side, 3)
-    found: npt.NDArray[np.float32] = np.tensordot(rows, weight, axes=(1, 1)).transpose(0, 2, 1)
-    return found
+    across = _in_pieces(weight, picture.astype(np.float32).reshape(side, -1)).reshape(-1, side, 3).transpose(1, 0, 2)
+    return _in_pieces(weight, across.reshape(side, -1)).reshape(len(weight), -1, 3).transpose(1, 0, 2)
+
+
+def _in_pieces(weight: npt.NDArray[np.float32], columns: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Multiply matrices (G, S) and (S, C), in pieces too small for BLAS to share out among its threads.
+
+    These wait for one another longer than they work, on a busy machine a hundred times as long.
+    """
+    step = max(1, SERIAL // weight.size)
+    return np.concatenate([weight @ columns[:, start : start + step] for start in range(0, columns.shape[1], step)], axis=1)
 
 
 def is_nearly_constant(manifest: pd.DataFrame, contrast: Callable[[pd.Series[int]], npt.ArrayLike]) -> pd.Series[bool]:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from bccp.data import preprocessing
+from bccp.data import duplicates, preprocessing
 from bccp.data.decoding.image_files import pillow_limits
 from bccp.data.duplicates import assign_folds, duplicate_groups, joined_by_features, told_apart
 
@@ -80,6 +80,19 @@ def test_the_tolerance_decides_and_none_leaves_it_to_the_hash() -> None:
     files = [encoded(scene()), encoded(with_object(scene(), 40, 40)), encoded(scene(), "JPEG", quality=60)]
     assert hashes(files, tolerance=None) == ["", "", ""]
     assert hashes(files, tolerance=0) == ["", "+1", "+2"]
+
+
+@pytest.mark.parametrize(("side", "grid"), [(24, 16), (60, 8), (64, 32), (5, 16)])
+def test_means_of_fields_are_those_of_the_area_that_each_covers_whatever_the_pieces(
+    side: int, grid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    n_fields = min(grid, side)
+    fine = picture.repeat(n_fields, axis=0).repeat(n_fields, axis=1)  # each field is side x side of these
+    expected = fine.reshape(n_fields, side, n_fields, side, 3).mean(axis=(1, 3))
+    for pieces in (1, 700, 10**9):
+        monkeypatch.setattr(duplicates, "SERIAL", pieces)
+        np.testing.assert_allclose(duplicates._field_means(picture, grid), expected, atol=1e-3)
 
 
 def test_groups_are_connected_by_the_slow_search_over_all_pairs() -> None:
