@@ -44,6 +44,9 @@ ERROR_RATES = np.concatenate([[0.001, 0.002, 0.005], np.arange(0.01, 0.8, 0.01)]
 ERROR_PRIOR = 5.0
 """Exponent of (1 - e) in the prior of the share of wrong labels, Beta(1, 6): few are wrong until labels speak against it."""
 
+NO_ERRORS = 3.0
+"""Prior odds that none is wrong, against that prior. A weak judge cannot tell 4% of wrong labels from none, and would say 3 to 5%."""
+
 GUESS_PRIOR = 8.0
 """The same of the share of guesses, as in :data:`bccp.labels.posterior.NO_GUESSES`."""
 
@@ -297,7 +300,8 @@ def fit_uniform(scores: Float, given: Index, anchored: Float = NO_ANCHOR) -> Noi
     Returns
     -------
     NoiseEstimate
-        ``log_likelihood`` is the grid's maximum; the best parameters are those of the likeliest cell, by its width.
+        ``log_likelihood`` is the grid's maximum; the best parameters are those of the likeliest cell, by its width and the prior odds of
+        no wrong label (``NO_ERRORS``).
     """
     n_classes = scores.shape[1]
     right, wrong = 1 - ERROR_RATES, ERROR_RATES / (n_classes - 1)
@@ -306,7 +310,9 @@ def fit_uniform(scores: Float, given: Index, anchored: Float = NO_ANCHOR) -> Noi
         own = given_probability(softmax(scores / TEMPERATURES[i], axis=1), given)
         values[i] = [np.log(a * own + b * (1 - own) + 1e-300).sum() for a, b in zip(right.tolist(), wrong.tolist(), strict=True)]
     values += ERROR_PRIOR * np.log(right) + anchored[:, np.newaxis]
-    weights = values + np.log(np.gradient(ERROR_RATES))
+    widths = np.gradient(ERROR_RATES)
+    widths[0] += NO_ERRORS / (ERROR_PRIOR + 1)  # the prior's integral is 1 / (ERROR_PRIOR + 1)
+    weights = values + np.log(widths)
     weights = np.exp(weights - weights.max())
     weights[weights < _NEGLIGIBLE * weights.sum()] = 0
     weights /= weights.sum()

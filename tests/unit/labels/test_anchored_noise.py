@@ -70,6 +70,15 @@ def test_uniform_noise_is_found_with_its_share_and_temperature(rate: float):
     np.testing.assert_allclose(estimate.posterior(scores, given).sum(axis=1), 1, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_judge_that_knows_little_does_not_doubt_right_labels(seed: int):
+    scores, true, _ = draw(500, np.eye(3), seed=seed)
+    trusted_scores, trusted, _ = draw(400, np.eye(3), seed=seed + 10)
+    rng = np.random.default_rng(7)
+    weak, trusted_weak = (0.2 * rows + rng.normal(size=rows.shape) for rows in (scores, trusted_scores))
+    assert said(fit_uniform(weak, true, anchor(trusted_weak, trusted)), weak, true) < 0.01
+
+
 def test_uniform_likelihood_is_the_loop_s_at_its_maximum():
     scores, _, given = draw(50, uniform_noise(0.7, 3))
     best = -np.inf
