@@ -206,6 +206,8 @@ def trainings(section: Mapping[str, Any], n_trusted: int, n_judged: int) -> floa
     -------
     float
     """
+    if section["refine"] == "stack":  # convex judges on features, which all models share
+        return 0.0
     by_folds = section["folds"] * n_trusted + (section["folds"] - 1) * n_judged
     judges = n_trusted or by_folds
     students = by_folds if section["refine"] == "cross_fit" else n_trusted + n_judged

@@ -273,6 +273,7 @@ def test_the_cost_of_judging_by_hand() -> None:
     assert labels.trainings(section, 500, 1000) == pytest.approx((40 * 500 + 2 * 20 * 1500) / 15_000)
     # each of three models sees all trusted images and two thirds of the others
     assert labels.trainings(section | {"refine": "cross_fit"}, 500, 1000) == pytest.approx((40 * 500 + 40 * (1500 + 2000)) / 15_000)
+    assert labels.trainings(section | {"refine": "stack"}, 500, 1000) == 0
     assert labels.trainings(section | {"method": CLEANLAB}, 500, 1000) == pytest.approx(40 * 500 / 15_000)
     # nothing trusted: each of three models sees two thirds of the images, and the student all of them
     assert labels.trainings(section, 0, 1000) == pytest.approx((40 * 2000 + 2 * 20 * 1000) / 10_000)
