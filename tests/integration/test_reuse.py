@@ -84,7 +84,7 @@ def test_a_start_that_is_not_in_the_registry_is_told_before_any_step_runs(stubs:
         (["bayes_cutoff.audit_file=odd.csv"], r"the audit file .*odd\.csv has no column that names images"),
         (["train.model=resnet_smal"], r"model 'resnet_smal' is unknown.*did you mean 'resnet_small'"),
         (["train.model=resnet18", "train.weights=DEFOULT"], r"weights='DEFOULT' is neither a file nor published for resnet18"),
-        (["bayes_cutoff.weights=w.pt"], r"w\.pt' is no file"),
+        (["bayes_cutoff.weights=w.pt"], r"bayes_cutoff\.weights=w\.pt is no file here"),
         (["cp_sampling.embedding=mobilenet"], r"cp_sampling\.embedding='mobilenet' is neither a file nor a torchvision model"),
     ],
 )
