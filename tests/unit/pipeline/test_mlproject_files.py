@@ -6,15 +6,18 @@ import ast
 import dataclasses
 import itertools
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from bccp.core import config, config_schema, step_graph
+from bccp.core import config, config_schema, paths, step_graph
 from bccp.core.runtime.requirements import pins
 from bccp.core.step_graph import SPECS
 from bccp.pipeline import mlproject_files
@@ -166,3 +169,55 @@ def test_a_step_says_where_the_package_lies_before_it_imports_it(root: Path, ste
     """In an environment of its own nothing else does."""
     before = (root / step / "run.py").read_text().partition("sys.path.insert(")[0]
     assert not re.search(r"^(from|import) bccp\b", before, flags=re.MULTILINE)
+
+
+def imported_at_start(file: Path) -> Iterator[str]:
+    """Modules that a file imports when it is imported itself; names taken from a package of ours count as modules of it."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            if node.module.split(".")[0] == "bccp":
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages_at_start(step: str) -> dict[str, str]:
+    """Top-level modules of other packages that a step's start imports, each with a file that does."""
+    found: dict[str, str] = {}
+    seen, todo = set[Path](), [paths.ROOT / step / "run.py"]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        for name in imported_at_start(file):
+            top, *rest = name.split(".")
+            if top == "bccp":
+                places = [paths.PACKAGE.joinpath(*rest[:depth]) for depth in range(1, len(rest) + 1)]
+                todo += [one for place in places for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
+            elif top not in sys.stdlib_module_names:
+                found.setdefault(top, file.name)
+    return found
+
+
+def distributions_of(step: str) -> set[str]:
+    """What an environment made from a step's pins holds, their requirements among them."""
+    held, todo = set[str](), [Requirement(name) for name in pins(paths.ROOT / step / "conda.yml")]
+    while todo:
+        wanted = todo.pop()
+        if canonicalize_name(wanted.name) in held:
+            continue
+        held.add(canonicalize_name(wanted.name))
+        required = [Requirement(text) for text in metadata.requires(wanted.name) or []]
+        todo += [one for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return held
+
+
+@pytest.mark.parametrize("step", step_graph.STEPS)
+def test_all_that_a_steps_start_imports_is_in_its_environment(step: str) -> None:
+    owners, held = metadata.packages_distributions(), distributions_of(step)
+    missing = {
+        name: file for name, file in packages_at_start(step).items() if not held & {canonicalize_name(one) for one in owners.get(name, [])}
+    }
+    assert missing == {}
