@@ -3,7 +3,8 @@
     python -m benchmarks.bayes_cutoff [--images 50000] [--trusted 10000] [--dimension 1280] [--classes 10]
 
 Makes noisy clusters in place of a backbone's features, 30% of Tuesday's labels wrong, and stores it all in a fresh ``BCCP_HOME`` as the
-pipeline would. The step's own ``run.py`` then runs in a process of its own with the defaults of ``config.yaml``: it trains Monday's model,
+pipeline would. The step's own ``run.py`` then runs in a process of its own with the defaults of ``config.yaml``, but that heads learn step by
+step and a student judges (``head=sgd refine=student``): it trains Monday's model,
 judges, trains the student, judges again, decides and reports.
 """
 
@@ -166,7 +167,8 @@ def prepare(place: Path, n_judged: int, n_trusted: int, dimension: int, n_classe
     weights = place / "weights.pt"
     backbone = classifier.build_classifier(BACKBONES[dimension], n_classes, image_size=IMAGE_SIZE_PX, dropout=0, seed=0)
     torch.save(backbone.state_dict(), weights)
-    changed = {"model": BACKBONES[dimension], "weights": str(weights), "freeze_backbone": True}
+    # judges that are trained, by many passes of dropout: what costs most; a stack of convex judges needs other features too
+    changed = {"model": BACKBONES[dimension], "weights": str(weights), "freeze_backbone": True, "head": "sgd", "refine": "student"}
     values = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").bayes_cutoff, resolve=True)
     section = config.section(config_schema.BayesCutoff, {**values, **changed}, "bayes_cutoff", ROOT)
 
