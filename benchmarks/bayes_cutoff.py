@@ -3,9 +3,9 @@
     python -m benchmarks.bayes_cutoff [--images 50000] [--trusted 10000] [--dimension 1280] [--classes 10]
 
 Makes noisy clusters in place of a backbone's features, 30% of Tuesday's labels wrong, and stores it all in a fresh ``BCCP_HOME`` as the
-pipeline would. The step's own ``run.py`` then runs in a process of its own with the defaults of ``config.yaml``, but that heads learn step by
-step and a student judges (``head=sgd refine=student``): it trains Monday's model,
-judges, trains the student, judges again, decides and reports.
+pipeline would. The step's own ``run.py`` then runs in a process of its own with the defaults of ``config.yaml``, but that heads learn step
+by step and a student judges (``head=sgd refine=student``): it trains Monday's model, judges, trains the student, judges again, decides and
+reports.
 """
 
 from __future__ import annotations

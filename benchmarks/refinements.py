@@ -162,7 +162,7 @@ class Case:
 
     def by_cross_fit(self) -> Outcome:
         """By the step's own students of the other folds."""
-        fold, post = label_scoring._folds(self.step, self.ids, self.given, "round 1"), self.first.belief.posterior
+        fold, post = label_scoring._folds(self.step, self.days, self.ids, self.given, "round 1"), self.first.belief.posterior
         probs = student_probabilities(self.step, self.days, self.ids, post, self._recipe(self.seed), fold=fold, **self.asked)
         n_folds = len(np.unique(fold))
         n_seen = self.section.refine_epochs * (n_folds * len(self.trusted) + (n_folds - 1) * len(self.ids))

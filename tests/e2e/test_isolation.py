@@ -33,7 +33,7 @@ INSTALLED = (
 
 
 OF_ONE_PIPELINE = {"bccp.pipeline", "bccp.pid", "bccp.started", "bccp.work_seconds", "mlflow.parentRunId", "mlflow.runName"}
-OF_AN_ENVIRONMENT = {"bccp.key", "bccp.key_parts", "mlflow.project.backend", "mlflow.project.env"}
+OF_AN_ENVIRONMENT = {"bccp.key", "bccp.key_parts", "bccp.key_parts.1", "mlflow.project.backend", "mlflow.project.env"}
 
 
 class Isolated(NamedTuple):
