@@ -37,7 +37,7 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 def looks(model: ImageClassifier, folder: Path) -> tuple[dict[str, Look], float, float]:
-    """What looks at images, the CPU seconds of an export, and the largest distance of its features as a share of their norm."""
+    """Functions that embed images, by engine, CPU seconds of an export, and largest distance of its features as a share of their norm."""
     plain = copy.deepcopy(model)
     folded: Any = fold_norms(copy.deepcopy(model)).to(memory_format=torch.channels_last)
     file = folder / f"{model.architecture}.onnx"

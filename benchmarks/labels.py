@@ -311,7 +311,7 @@ class Bench:
         self._ledgers: dict[str, Ledger] = {}
 
     def overrides(self, job: Job) -> list[str]:
-        """What tells a job's run from the default one; moot ones left out, so that equal runs are equal."""
+        """Overrides by which a job's run differs from the default one; moot ones left out, so that equal runs are equal."""
         cell = [o for o in job.cell.overrides if job.variant.name != TRUE or not o.startswith((NOISE, ACCURACY))]
         return [*self.base, *self.options, *cell, f"{SEED}={job.seed}", *job.variant.overrides]
 
@@ -327,7 +327,7 @@ class Bench:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def find(self, job: Job) -> Result | None:
-        """What the job gave before, if it did."""
+        """Stored result of the job, where there is one."""
         return self.store.find(self.key(job), trained=self._trains(job))
 
     def run(self, job: Job, audit_file: Path | None = None) -> Result:
@@ -554,7 +554,7 @@ def _chosen(axes: dict[str, list[Any]], key: str, wanted: Sequence[str] | None) 
 
 
 def chosen_images(data: Path | None, feedback: str | None) -> tuple[list[str], list[Path]]:
-    """What ``--data`` and ``--feedback`` say: options that name the images, and the files of given labels."""
+    """Parse ``--data`` and ``--feedback``: options that name the images, and the files of given labels."""
     files = [Path(text.strip()).expanduser().resolve() for text in (feedback or "").split(",") if text.strip()]
     if data is None and files:
         raise BCCPError("--feedback needs --data: say which images the labels are of")

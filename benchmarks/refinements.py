@@ -1,4 +1,4 @@
-"""What refinements of the label posterior bring, and at which cost: ``python -m benchmarks.refinements``.
+"""Gain and cost of refinements of the label posterior: ``python -m benchmarks.refinements``.
 
     python -m benchmarks.refinements [--seeds 5] [--data images.zip --feedback people.csv,others.csv] [--corruptions mixed]
         [--noises uniform confusions] [--accuracies 0.5 0.7] [-- Hydra options]

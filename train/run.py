@@ -2,8 +2,7 @@
 
 Reads ``clean_data``, ``segregated_data``, ``cleansed_labels`` (or the true labels in its place) and, where images are
 replayed, ``replay_sample``. Writes ``model`` (``model.pt``: the best epoch's weights, ``last.pt`` where there are epochs, ``model.json``,
-``history.csv``,
-``README.md``, and ``trained_on_before.npy`` where a registered model was the start).
+``history.csv``, ``README.md``, and ``trained_on_before.npy`` where a registered model was the start).
 """
 
 import json
@@ -81,7 +80,7 @@ def run(step: Step) -> None:
                 hooks=TrainingHooks(progress=True, show=lambda batch: batch_preview.log_batch(step, batch), checkpoint=step.checkpoint),
             )
         about = {"class_names": days.classes, "resize": report.get("resize")} | {k: v for k, v in report.items() if k in _KEPT}
-        classifier.save_classifier(model, folder, about, last_state=history.last_state or None, history=history.table())
+        classifier.save_classifier(model, folder, about, last_state=history.last_state, history=history.table())
         if len(trained_on_before):
             np.save(folder / mlflow_flavor.TRAINED_ON_BEFORE, trained_on_before)
     step.log_metrics({"images": len(images.ids)} | history.figures() | spent)

@@ -177,12 +177,8 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"noisy_labels.user_accuracy": USER_ACCURACY, "noisy_labels.noise": NOISE}
     day, corruption = _implied_by_source(source, built_in=built_in)
     of_days = {"main.target_day": day, "segregation.corruption": corruption}
-    found |= automatic_models.implied_refine(config)
-    return (
-        found
-        | {key: value for key, value in of_days.items() if value}
-        | automatic_models.implied(config, built_in="data" in config and built_in)
-    )
+    found |= {key: value for key, value in of_days.items() if value}
+    return found | automatic_models.implied_refine(config) | automatic_models.implied(config, built_in="data" in config and built_in)
 
 
 def refuse_idle_simulation(config: Config) -> None:

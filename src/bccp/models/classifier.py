@@ -196,12 +196,12 @@ def save_classifier(
     about : mapping
         Goes into ``model.json``; holds at least ``class_names``, K of them in the order of the logits.
     last_state : dict of str to Tensor, optional
-        The weights after the last epoch: ``last.pt``.
+        The weights after the last epoch: ``last.pt``, which is left out where they are none.
     history : DataFrame, optional
         One row an epoch: ``history.csv``.
     """
     _save_state(model.state_dict(), folder / "model.pt")
-    if last_state is not None:
+    if last_state:
         _save_state(last_state, folder / "last.pt")
     if history is not None:
         tables.write(history, folder / "history.csv")

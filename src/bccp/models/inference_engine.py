@@ -73,7 +73,7 @@ def exported(backbone: nn.Module, side: int) -> bytes:
 
     file = io.BytesIO()
     free = {"images": {0: "n", 2: "height", 3: "width"}, "features": {0: "n"}}
-    with _quietly():
+    with quiet_exporter():
         torch.onnx.export(
             backbone,
             (torch.zeros(2, 3, side, side),),
@@ -203,8 +203,10 @@ def refusal(model: ImageClassifier, file: Path, sides: Iterable[int]) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter tells of its successor and of what it takes for constant, and prints what it cannot write; what it writes is tested."""
+def quiet_exporter() -> Iterator[None]:
+    """Silence PyTorch's exporters: they tell of successors and of what they take for constant, and print what they cannot write. What they
+    write is tested by whoever calls them.
+    """
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

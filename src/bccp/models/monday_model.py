@@ -112,7 +112,7 @@ def train_monday_model(
         inputs=inputs,
         checkpoint=checkpoint,
     )
-    classifier.save_classifier(model, folder, {"class_names": days.classes}, last_state=history.last_state or None, history=history.table())
+    classifier.save_classifier(model, folder, {"class_names": days.classes}, last_state=history.last_state, history=history.table())
 
 
 def fit_recipe(

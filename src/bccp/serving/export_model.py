@@ -8,12 +8,8 @@ about random images before it is called done.
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +24,7 @@ from bccp.core.paths import expanded
 from bccp.core.runtime import extras
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
+from bccp.models.inference_engine import quiet_exporter
 from bccp.serving.batch_predict import find_model
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -81,7 +78,7 @@ def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
     model, about = classifier.load_classifier(folder)
     write, read = FORMATS[format_name]
     size = model.image_size
-    with scratch("export") as place, _quietly():
+    with scratch("export") as place, quiet_exporter():
         file = place / "model"
         try:
             write(Probabilities(model).eval(), torch.zeros((2, size, size, 3), dtype=torch.uint8), file)
@@ -210,19 +207,6 @@ def _put(contents: Mapping[Path, bytes]) -> None:
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Exporters tell much about themselves; what matters of it is checked here."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(before)
 
 
 def export_named(model: str, format_name: str, place: str) -> tuple[dict[str, Any], Path]:
