@@ -249,15 +249,13 @@ def _second_round(sides: Sides, pool: Sequence[Member], taught: Sequence[npt.NDA
         return scores, judges
 
     first, starts = pool[0], pool[0].found.judges
-    best: tuple[float, float, Float] | None = None
-    for factor in STRENGTH_FACTORS:
-        scores, starts = cross_fit(first, first.found.setting * factor, starts)
-        loss = mean_log_loss(scores[:n_trusted], sides.true)
-        if best is not None and loss > best[0]:
+    lowest, factor, scores = np.inf, STRENGTH_FACTORS[0], np.empty(0)
+    for tried in STRENGTH_FACTORS:
+        found_scores, starts = cross_fit(first, first.found.setting * tried, starts)
+        loss = mean_log_loss(found_scores[:n_trusted], sides.true)
+        if loss > lowest:
             break
-        best = loss, factor, scores
-    assert best is not None
-    _, factor, scores = best
+        lowest, factor, scores = loss, tried, found_scores
     found = [scores]
     for member in pool[1:]:
         setting = member.found.setting * (1.0 if member.has_temperature else factor)
