@@ -61,6 +61,9 @@ CLASS_PENALTIES = (3.0, 30.0, 1e5)
 CLIPPED_PROBABILITY = 1e-9
 """Smaller ones count as this."""
 
+NO_CLASS = -1
+"""In place of a checked label: the image is of none of the classes, and its given label wrong."""
+
 SUSPECT, RANDOM, UNKNOWN = "suspect", "random", "unknown"
 """How a checked image was chosen: by its score, at random, or nobody knows (which is treated as by its score)."""
 
@@ -110,7 +113,8 @@ class Calibration(NamedTuple):
     p_wrong : ndarray of float64, shape (N,)
         P(given label wrong), in [0, 1]; 0 or 1 where the image was checked, and as it was at scores that nobody looked at.
     posterior : ndarray of float64, shape (N, K)
-        P(z = j | x, y); rows sum to 1, 1 - ``p_wrong`` at the given label; one-hot where the image was checked.
+        P(z = j | x, y); rows sum to 1, 1 - ``p_wrong`` at the given label; one-hot where the image was checked, and 0 at the given label
+        where it is of no class.
     cutoff : float
         The highest expected F1 of ``p_wrong``; strictly above it labels are cut off.
     estimated_user_accuracy : float
@@ -285,7 +289,7 @@ def calibrate(
     audited : array-like of int, shape (M,)
         Positions of the checked images, each once. M may be 0: the posterior stands.
     checked : array-like of int, shape (M,)
-        Their true labels, 0 to K - 1.
+        Their true labels, 0 to K - 1, or ``NO_CLASS``.
     at_random : array-like of bool, shape (M,), optional
         Whether each was drawn at random from all images, or from all but those that were chosen otherwise. None: nobody knows, as if all
         were chosen by their score.
@@ -316,8 +320,9 @@ def calibrate(
     seen = looked_at(described[:, 0], places, at_random=drawn)
     p_wrong[~seen] = _part(before, labels)[1].sum(axis=1)[~seen]
     p_wrong[places] = state[places] == 2
-    belief = np.where(seen[:, np.newaxis], _consistent(prior, before, labels, p_wrong), before)
-    belief[places] = np.eye(n_classes)[truth]
+    belief = np.where(seen[:, np.newaxis], consistent_posterior(prior, before, labels, p_wrong), before)
+    known = truth != NO_CLASS
+    belief[places[known]] = np.eye(n_classes)[truth[known]]
     accuracy = 1 - float(np.sort(p_wrong).sum()) / n_images if n_images else 1.0
     return Calibration(p_wrong, belief, expected_f1_cutoff(p_wrong), accuracy, at_least=bool(len(places)) and not seen.all())
 
@@ -479,8 +484,24 @@ def _judge(described: Float, labels: Index, state: Index, n_classes: int) -> Flo
     return np.asarray((trust / trust.sum()) @ np.array(judged))
 
 
-def _consistent(prior: Float, before: Float, labels: Index, p_wrong: Float) -> Float:
-    """A posterior with ``p_wrong`` beside the given labels, shape (N, K)."""
+def consistent_posterior(prior: Float, before: Float, labels: Index, p_wrong: Float) -> Float:
+    """Move mass between the given label and the other classes of each row.
+
+    Parameters
+    ----------
+    prior, before : ndarray of float64, shape (N, K)
+        Rows sum to 1.
+    labels : ndarray of int64, shape (N,)
+        The given labels.
+    p_wrong : ndarray of float64, shape (N,)
+        The mass of all other classes than the given one, in [0, 1].
+
+    Returns
+    -------
+    ndarray of float64, shape (N, K)
+        1 - ``p_wrong`` at the given label; the other classes in the proportions of ``before``, or of ``prior`` where that has none of it,
+        or else evenly.
+    """
     belief = np.full(prior.shape, 1 / (prior.shape[1] - 1))
     np.put_along_axis(belief, labels[:, np.newaxis], 0.0, axis=1)
     for source in (prior, before):
@@ -513,9 +534,14 @@ def _checked(
         raise ValueError(f"probs {prior.shape} and posterior {before.shape} must be (N, K), K at least 2, and given {labels.shape} (N,)")
     if places.ndim != 1 or truth.shape != places.shape or len(np.unique(places)) != len(places):
         raise ValueError(f"audited {places.shape} must be (M,), each position once, and checked {truth.shape} as long")
-    for name, values, limit in (("given", labels, prior.shape[1]), ("checked", truth, prior.shape[1]), ("audited", places, len(labels))):
-        if len(values) and not 0 <= values.min() <= values.max() < limit:
-            raise ValueError(f"{name} runs from {values.min()} to {values.max()}: 0 to {limit - 1} are accepted")
+    n_images, n_classes = prior.shape
+    for name, values, least, limit in (
+        ("given", labels, 0, n_classes),
+        ("checked", truth, NO_CLASS, n_classes),
+        ("audited", places, 0, n_images),
+    ):
+        if len(values) and not least <= values.min() <= values.max() < limit:
+            raise ValueError(f"{name} runs from {values.min()} to {values.max()}: {least} to {limit - 1} are accepted")
     return prior, before, labels, places, truth
 
 
