@@ -304,11 +304,10 @@ def fit_uniform(scores: Float, given: Index, anchored: Float = NO_ANCHOR) -> Noi
         no wrong label (``NO_ERRORS``).
     """
     n_classes = scores.shape[1]
-    right, wrong = 1 - ERROR_RATES, ERROR_RATES / (n_classes - 1)
+    right = 1 - ERROR_RATES
     values = np.full((len(TEMPERATURES), len(ERROR_RATES)), -np.inf)
     for i in np.flatnonzero(anchored > anchored.max() - _OUT_OF_REACH):
-        own = given_probability(softmax(scores / TEMPERATURES[i], axis=1), given)
-        values[i] = [np.log(a * own + b * (1 - own) + 1e-300).sum() for a, b in zip(right.tolist(), wrong.tolist(), strict=True)]
+        values[i] = uniform_likelihoods(given_probability(softmax(scores / TEMPERATURES[i], axis=1), given), n_classes)
     values += ERROR_PRIOR * np.log(right) + anchored[:, np.newaxis]
     widths = np.gradient(ERROR_RATES)
     widths[0] += NO_ERRORS / (ERROR_PRIOR + 1)  # the prior's integral is 1 / (ERROR_PRIOR + 1)
@@ -322,6 +321,12 @@ def fit_uniform(scores: Float, given: Index, anchored: Float = NO_ANCHOR) -> Noi
 
     cells = [(float(weights[i, j]), noise(i, j)) for i, j in np.argwhere(weights).tolist()]
     return NoiseEstimate("uniform", float(values.max()), (max(cells, key=lambda cell: cell[0])[1],), tuple(cells))
+
+
+def uniform_likelihoods(own: Float, n_classes: int) -> Float:
+    """Log-likelihood of labels at each of ``ERROR_RATES``, shape (E,), by the probability of each image's label, shape (N,)."""
+    rates = zip((1 - ERROR_RATES).tolist(), (ERROR_RATES / (n_classes - 1)).tolist(), strict=True)
+    return np.array([np.log(right * own + wrong * (1 - own) + 1e-300).sum() for right, wrong in rates])
 
 
 def fit_matrix(scores: Float, given: Index, anchored: Float = NO_ANCHOR, *, smoothing: float = MATRIX_SMOOTHING) -> NoiseEstimate:

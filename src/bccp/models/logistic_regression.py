@@ -10,7 +10,7 @@ D. C. Liu, J. Nocedal: "On the limited memory BFGS method for large scale optimi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,6 +34,8 @@ _CORRECTIONS = 15
 
 _ROWS = 4096
 """Rows that are scaled at once."""
+
+_TINY = float(np.finfo(np.float64).tiny)
 
 _Attempt = tuple[float, Float, tuple["LogisticRegression", ...]]
 """A strength, the held-out rows' logits, and the models that gave them."""
@@ -230,16 +232,11 @@ def fit(
     [1]
     """
     table, wanted, share = _checked(features, targets, weights)
-    (_, n_features), n_classes = table.shape, wanted.shape[1]
-    columns, wanted_by_class = table.T, np.ascontiguousarray((wanted * share[:, None]).T)
+    wanted_by_class = np.ascontiguousarray((wanted * share[:, None]).T)
     total = wanted_by_class.sum(axis=0)
 
-    def loss_and_slope(point: Float) -> tuple[float, Float]:
-        """The penalised loss and its gradient; classes are rows here, which are summed over faster."""
-        rows = point.reshape(n_classes, n_features + 1)
-        coefficients = rows[:, :-1]
-        scores = coefficients @ columns
-        scores += rows[:, -1:]
+    def lose(scores: Float) -> float:
+        """The cross-entropy, and in the scores' place its slope."""
         scores -= scores.max(axis=0)
         loss = -np.vdot(wanted_by_class, scores)
         np.exp(scores, out=scores)
@@ -247,20 +244,70 @@ def fit(
         loss += total @ np.log(norm)
         scores *= total / norm
         scores -= wanted_by_class
-        slope = np.empty_like(rows)
-        slope[:, :-1] = scores @ table
-        slope[:, :-1] += strength * coefficients
-        slope[:, -1] = scores.sum(axis=1)
-        return float(loss + strength / 2 * np.vdot(coefficients, coefficients)), slope.ravel()
+        return float(loss)
 
-    first = np.zeros((n_classes, n_features + 1))
-    if start is not None:
-        first[:, :-1], first[:, -1] = start.coefficients.T, start.intercept
-    settings = {"maxiter": max_iterations, "maxcor": _CORRECTIONS, "ftol": tolerance, "gtol": 100 * tolerance}
-    found = minimize(loss_and_slope, first.ravel(), jac=True, method="L-BFGS-B", options=settings)
-    rows = found.x.reshape(n_classes, n_features + 1)
-    loss = float(found.fun) - strength / 2 * float(np.vdot(rows[:, :-1], rows[:, :-1]))
-    return LogisticRegression(np.ascontiguousarray(rows[:, :-1].T), rows[:, -1].copy(), loss, int(found.nit))
+    return _descend(table, wanted.shape[1], lose, strength, start, max_iterations, tolerance)
+
+
+def fit_under_noise(
+    features: npt.ArrayLike,
+    given: npt.ArrayLike,
+    noise: npt.ArrayLike,
+    *,
+    strength: float,
+    start: LogisticRegression,
+    max_iterations: int = 150,
+    tolerance: float = 1e-7,
+) -> LogisticRegression:
+    """Fit P(true class) to labels that are wrong as a noise matrix says: what is minimised is the loss of the *given* labels' chances.
+
+    Parameters
+    ----------
+    features : array-like, shape (N, D)
+    given : array-like of int, shape (N,)
+        Labels, 0 to K - 1.
+    noise : array-like, shape (K, K)
+        P(given = k | true = j); rows sum to 1. With the identity this is :func:`fit`.
+    strength, max_iterations, tolerance
+        As for :func:`fit`.
+    start : LogisticRegression
+        Where the search starts; the loss is not convex, and its nearest minimum is the result. The model that :func:`fit` finds for the
+        given labels names the classes as the labels do.
+
+    Returns
+    -------
+    LogisticRegression
+        Its scores are of the true classes; ``loss`` is that of the given labels.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not go together, or the features or the matrix are not finite.
+
+    References
+    ----------
+    G. Patrini, A. Rozza, A. Menon, R. Nock, L. Qu: "Making Deep Neural Networks Robust to Label Noise", CVPR 2017 (forward correction).
+    """
+    matrix, labels = np.asarray(noise, np.float64), np.asarray(given, np.int64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or start.coefficients.shape[1] != len(matrix):
+        raise ValueError(f"noise {matrix.shape} and a start of {start.coefficients.shape[1]} classes do not go together")
+    likelihood = matrix.T[labels]  # (N, K), P(given | true class) of each row
+    table, likelihood, share = _checked(features, likelihood, None)
+    by_class = np.ascontiguousarray(likelihood.T)
+
+    def lose(scores: Float) -> float:
+        """The loss of the given labels, and in the scores' place its slope."""
+        scores -= scores.max(axis=0)
+        np.exp(scores, out=scores)
+        scores /= scores.sum(axis=0)
+        joint = scores * by_class
+        chance = np.maximum(joint.sum(axis=0), _TINY)
+        joint /= chance
+        scores -= joint
+        scores *= share
+        return -float(share @ np.log(chance))
+
+    return _descend(table, len(matrix), lose, strength, start, max_iterations, tolerance)
 
 
 def fit_by_validation(
@@ -367,6 +414,40 @@ def cross_entropy(scores: npt.ArrayLike, targets: npt.ArrayLike, weights: npt.Ar
     logits = logits - logits.max(axis=1, keepdims=True)
     losses = wanted.sum(axis=1) * np.log(np.exp(logits).sum(axis=1)) - (wanted * logits).sum(axis=1)
     return float(np.average(losses, weights=None if weights is None else np.asarray(weights, np.float64)))
+
+
+def _descend(
+    table: Float,
+    n_classes: int,
+    lose: Callable[[Float], float],
+    strength: float,
+    start: LogisticRegression | None,
+    max_iterations: int,
+    tolerance: float,
+) -> LogisticRegression:
+    """Minimise a loss of scores (K, N), which puts its slope in their place, plus the penalty; classes are rows, summed over faster."""
+    columns, n_features = table.T, table.shape[1]
+
+    def loss_and_slope(point: Float) -> tuple[float, Float]:
+        rows = point.reshape(n_classes, n_features + 1)
+        coefficients = rows[:, :-1]
+        scores = coefficients @ columns
+        scores += rows[:, -1:]
+        loss = lose(scores)
+        slope = np.empty_like(rows)
+        slope[:, :-1] = scores @ table
+        slope[:, :-1] += strength * coefficients
+        slope[:, -1] = scores.sum(axis=1)
+        return float(loss + strength / 2 * np.vdot(coefficients, coefficients)), slope.ravel()
+
+    first = np.zeros((n_classes, n_features + 1))
+    if start is not None:
+        first[:, :-1], first[:, -1] = start.coefficients.T, start.intercept
+    settings = {"maxiter": max_iterations, "maxcor": _CORRECTIONS, "ftol": tolerance, "gtol": 100 * tolerance}
+    found = minimize(loss_and_slope, first.ravel(), jac=True, method="L-BFGS-B", options=settings)
+    rows = found.x.reshape(n_classes, n_features + 1)
+    loss = float(found.fun) - strength / 2 * float(np.vdot(rows[:, :-1], rows[:, :-1]))
+    return LogisticRegression(np.ascontiguousarray(rows[:, :-1].T), rows[:, -1].copy(), loss, int(found.nit))
 
 
 def _principal(blocks: Iterable[Float], n_rows: int, n_columns: int, n_wanted: int) -> tuple[Float, Float]:

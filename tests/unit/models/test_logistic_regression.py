@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression as ReferenceRegression
 
 from bccp.data.array_types import Float, Index
 from bccp.models import logistic_regression
-from bccp.models.logistic_regression import FeatureScaling, LogisticRegression, fit, fit_by_folds, fit_by_validation, fit_scaling
+from bccp.models.logistic_regression import (
+    FeatureScaling,
+    LogisticRegression,
+    fit,
+    fit_by_folds,
+    fit_by_validation,
+    fit_scaling,
+    fit_under_noise,
+)
 
 
 def clusters(n: int = 120, n_features: int = 6, n_classes: int = 3, *, spread: float = 1.5, seed: int = 0) -> tuple[Float, Index]:
@@ -127,6 +136,52 @@ def test_what_cannot_be_fitted_is_refused(wrong: dict[str, Float]) -> None:
     arguments = {"features": np.ones((5, 2)), "targets": np.ones((5, 2)) / 2, "weights": np.ones(5)} | wrong
     with pytest.raises(ValueError, match=r"go together|weight above 0|finite"):
         fit(arguments["features"], arguments["targets"], weights=arguments["weights"], strength=0.1)
+
+
+def test_labels_that_a_matrix_made_wrong_are_learnt_as_if_they_were_right() -> None:
+    features, labels = clusters(3000)
+    noise = np.array([[0.6, 0.4, 0.0], [0.0, 0.6, 0.4], [0.4, 0.0, 0.6]])
+    given = np.where(np.random.default_rng(8).random(3000) < 0.4, (labels + 1) % 3, labels)
+    plain = fit(features, np.eye(3)[given], strength=1e-3)
+    found = fit_under_noise(features, given, noise, strength=1e-3, start=plain)
+    clean = fit(features, np.eye(3)[labels], strength=1e-3)
+    assert (found.scores(features).argmax(axis=1) == clean.scores(features).argmax(axis=1)).mean() > 0.94
+    said, meant = (softmax(model.scores(features), axis=1) for model in (plain, found))
+    assert (meant @ noise)[np.arange(3000), given].mean() == pytest.approx(said[np.arange(3000), given].mean(), abs=0.02)
+    assert meant.max(axis=1).mean() > said.max(axis=1).mean() + 0.1
+    assert found.loss == pytest.approx(-np.log((meant @ noise)[np.arange(3000), given]).mean())
+
+
+def test_under_no_noise_the_loss_is_the_plain_one() -> None:
+    features, labels = clusters()
+    start = fit(features, np.eye(3)[labels], strength=0.1)
+    found = fit_under_noise(features, labels, np.eye(3), strength=0.01, start=start, tolerance=1e-12, max_iterations=1000)
+    plain = exactly(features, np.eye(3)[labels], strength=0.01)
+    np.testing.assert_allclose(centred(found.scores(features)), centred(plain.scores(features)), atol=1e-3)
+
+
+def test_a_loss_under_noise_falls_from_where_it_starts_and_to_a_level_place() -> None:
+    features, labels = clusters()
+    noise = np.array([[0.8, 0.1, 0.1], [0.3, 0.7, 0.0], [0.1, 0.2, 0.7]])
+    start = fit(features, np.eye(3)[labels], strength=0.01)
+    found = fit_under_noise(features, labels, noise, strength=0.01, start=start, tolerance=1e-12, max_iterations=1000)
+
+    def loss(coefficients: Float, intercept: Float) -> float:
+        chances = (softmax(features @ coefficients + intercept, axis=1) @ noise)[np.arange(len(labels)), labels]
+        return float(-np.log(chances).mean() + 0.005 * (coefficients**2).sum())
+
+    here = loss(found.coefficients, found.intercept)
+    assert here < loss(start.coefficients, start.intercept)
+    for step in 1e-3 * np.eye(found.coefficients.size).reshape(-1, *found.coefficients.shape):
+        assert loss(found.coefficients + step, found.intercept) > here - 1e-9
+        assert loss(found.coefficients - step, found.intercept) > here - 1e-9
+
+
+def test_a_matrix_of_other_classes_is_refused() -> None:
+    features, labels = clusters()
+    start = fit(features, np.eye(3)[labels], strength=0.01)
+    with pytest.raises(ValueError, match="3 classes do not go together"):
+        fit_under_noise(features, labels, np.eye(4), strength=0.01, start=start)
 
 
 def test_validation_rows_choose_the_penalty_and_are_learnt_from_afterwards() -> None:

@@ -1,0 +1,248 @@
+"""The judge of given labels where nothing is trusted, on the features of a frozen backbone: no training of a network, no seed.
+
+N images with given labels, K classes, F folds, V views. In steps:
+
+1. **Judges** of each fold, fitted to the given labels of the others (:mod:`bccp.labels.feature_judges`): a regression on each view,
+   discriminant analysis and neighbours on the first. The pool is the geometric mean of what they say.
+2. **Noise** of the given labels and temperature of the pool, fitted together, as uniform noise and as a matrix
+   (:mod:`bccp.labels.untrusted_noise`).
+3. **The test of the matrix**: a judge that confuses two classes makes a matrix as likely as people who do. So the regressions are fitted
+   anew *under* the matrix. Where it is people's, they now learn from wrong labels what these mean, and the labels left out become likelier
+   under it; where it is the judge's own, they learn to tell the classes apart less than before. The matrix is accepted only where it is
+   likelier than uniform noise, and the gain is no chance (``LEAST_Z``) and no trifle (``LEAST_GAIN``); the pool then has the regressions
+   that were fitted under it.
+4. **Skill**: what the pool says of the given labels, beyond the shares of the classes. Where there is none, nothing that follows from the
+   pool counts; labels drawn at random look like this, and images that the features cannot tell apart.
+
+What is said of the share of wrong labels is a lower bound, ``at_least``: errors that look like the judge's own are not counted, for nothing
+but a trusted label tells them from those. ``at_most`` counts every disagreement, and so the judge's errors among them.
+
+Memory: some ten arrays (N, K) of float64, the features and a copy of them without one fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from bccp.data.array_types import Float, Index
+from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, scores_out_of_fold
+from bccp.labels.judge_stack import mean_stack
+from bccp.labels.posterior import given_probability
+from bccp.labels.untrusted_noise import TEMPERATURES, NoiseOverTemperatures, fit_matrix_noise, fit_uniform_noise
+from bccp.models import logistic_regression
+from bccp.models.logistic_regression import LogisticRegression
+
+LEAST_Z, LEAST_GAIN = 3.0, 3.0
+"""What retraining under a matrix has to gain: standard errors, and nats."""
+
+LEAST_SKILL = 3.0
+"""Standard errors by which the judge has to be better than the shares of the classes. Random labels have -4 to 1."""
+
+LEAST_FOUND = 0.01
+"""Share of wrong labels under which none stands out."""
+
+_LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class UntrustedJudgement:
+    """Given labels, judged with nothing trusted.
+
+    Attributes
+    ----------
+    scores : ndarray of float64, shape (N, K)
+        Of the pool: as first fitted, or with the regressions fitted under the matrix where it is accepted.
+    probs : ndarray of float64, shape (N, K)
+        p(z = j | x): softmax of the scores at the temperature; rows sum to 1.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y) by the model that counts: the matrix where it is accepted, else uniform noise; rows sum to 1. It does not depend on
+        the verdict; where that is not "found", labels are to be left as they are.
+    uniform_posterior : ndarray of float64, shape (N, K)
+        By uniform noise, of the pool as first fitted.
+    matrix_posterior : ndarray of float64, shape (N, K)
+        By the matrix, of the pool fitted under it, accepted or not.
+    uniform_probs : ndarray of float64, shape (N, K)
+        p(z = j | x) of the pool as first fitted, at the temperature of uniform noise.
+    noise_matrix : ndarray of float64, shape (K, K)
+        P(y = k | z = j) by the model that counts; rows sum to 1.
+    temperature : float
+        Of that model.
+    matrix_accepted : bool
+    retraining_z, retraining_gain : float
+        How much likelier retraining under the matrix makes labels left out: in standard errors, and in nats.
+    log_likelihoods : dict of str to float
+        Of the given labels under "uniform" noise and under a "matrix", by the pool as first fitted, in nats.
+    skill : float
+        See :func:`judge_skill`, in standard errors.
+    at_least : float
+        Mean of P(wrong): the share of wrong labels that can be told from errors of the judge.
+    at_most : float
+        Share of the labels that the pool, as first fitted, disagrees with; never below ``at_least``.
+    settings : tuple of float
+        Of the judges: the penalty of each view's regression, the shrinkage, the number of neighbours.
+    """
+
+    scores: Float
+    probs: Float
+    posterior: Float
+    uniform_posterior: Float
+    matrix_posterior: Float
+    uniform_probs: Float
+    noise_matrix: Float
+    temperature: float
+    matrix_accepted: bool
+    retraining_z: float
+    retraining_gain: float
+    log_likelihoods: dict[str, float]
+    skill: float
+    at_least: float
+    at_most: float
+    settings: tuple[float, ...]
+
+    @property
+    def verdict(self) -> Literal["blind", "nothing", "found"]:
+        """Say "blind" where the judge cannot tell the classes apart, "nothing" where no label stands out as wrong, else "found"."""
+        if self.skill < LEAST_SKILL:
+            return "blind"
+        return "nothing" if self.at_least < LEAST_FOUND else "found"
+
+    def numbers(self) -> dict[str, Any]:
+        """Say in numbers which model was chosen and why."""
+        return {
+            "verdict": self.verdict,
+            "noise_model": "matrix" if self.matrix_accepted else "uniform",
+            "log_likelihoods": self.log_likelihoods,
+            "retraining": {"z": self.retraining_z, "gain": self.retraining_gain, "needed": [LEAST_Z, LEAST_GAIN]},
+            "skill": {"z": self.skill, "needed": LEAST_SKILL},
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "temperature": self.temperature,
+            "settings": list(self.settings),
+        }
+
+
+def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: int, folds: npt.ArrayLike) -> UntrustedJudgement:
+    """Judge given labels by the given labels of other images.
+
+    Parameters
+    ----------
+    views : sequence of ndarray of float64, length V, shape (N, D_v)
+        Features of the images, one view or several of them, scaled (:func:`bccp.models.logistic_regression.fit_scaling`).
+    given : array-like of int, shape (N,)
+        0 to K - 1. Classes may be missing.
+    n_classes : int
+        K, at least 2.
+    folds : array-like of int, shape (N,)
+        0 to F - 1, F at least 2, each of them taken; duplicates in one fold.
+
+    Returns
+    -------
+    UntrustedJudgement
+        Permuting the images permutes it and changes nothing else but by rounding.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 classes, labels that are none, or folds that are not as above.
+    """
+    labels, fold = np.asarray(given, np.int64), np.asarray(folds, np.int64)
+    _check(views, labels, n_classes, fold)
+    pool = judges_out_of_fold(views, labels, n_classes, fold)
+    pooled = mean_stack(len(pool), n_classes)(member.found.scores for member in pool)
+    uniform, matrix = fit_uniform_noise(pooled, labels), fit_matrix_noise(pooled, labels)
+    again = [_fitted_under(matrix.noise_matrix, member, views[member.view], labels, fold) for member in pool]
+    regressions = [(member.found.scores, scores) for member, scores in zip(pool, again, strict=True) if not member.has_temperature]
+    z, gain = _retraining_gain(regressions, matrix.noise_matrix, labels)
+    likelier = matrix.log_likelihood > uniform.log_likelihood
+    accepted = likelier and z >= LEAST_Z and gain >= LEAST_GAIN
+    retrained = mean_stack(len(pool), n_classes)(again)
+    found = fit_matrix_noise(retrained, labels)
+    scores, counts = (retrained, found) if accepted else (pooled, uniform)
+    at_least = float(1 - given_probability(counts.posterior, labels).mean())
+    disagreed = float((pooled.argmax(axis=1) != labels).mean())
+    return UntrustedJudgement(
+        scores=scores,
+        probs=_probabilities(scores, counts),
+        posterior=counts.posterior,
+        uniform_posterior=uniform.posterior,
+        matrix_posterior=found.posterior,
+        uniform_probs=_probabilities(pooled, uniform),
+        noise_matrix=counts.noise_matrix,
+        temperature=counts.temperature,
+        matrix_accepted=accepted,
+        retraining_z=z,
+        retraining_gain=gain,
+        log_likelihoods={"uniform": uniform.log_likelihood, "matrix": matrix.log_likelihood},
+        skill=judge_skill(pooled, labels),
+        at_least=at_least,
+        at_most=max(at_least, disagreed),
+        settings=tuple(member.found.setting for member in pool),
+    )
+
+
+def judge_skill(scores: Float, given: Index) -> float:
+    """Measure what a judge knows of the classes beyond their shares.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (N, K)
+        Of images that the judge was not fitted to.
+    given : ndarray of int64, shape (N,)
+
+    Returns
+    -------
+    float
+        The mean gain in log probability of given labels over the classes' shares, in standard errors; scores at their best temperature.
+    """
+    probs = softmax(scores / best_temperature(scores, given)[0], axis=1)
+    shares = np.bincount(given, minlength=scores.shape[1]) / len(given)
+    gains = np.log(np.maximum(given_probability(probs, given), _LEAST_PROBABILITY)) - np.log(shares[given])
+    return float(gains.mean() / (gains.std() / np.sqrt(len(gains)) + 1e-12))
+
+
+def _fitted_under(noise: Float, member: Member, view: Float, given: Index, folds: Index) -> Float:
+    """Scores (N, K) out of fold: of a regression fitted anew under a noise matrix, of any other judge as they are."""
+    if member.has_temperature:
+        return member.found.scores
+    judges: list[Judge] = []
+    for k, start in enumerate(member.found.judges):
+        if not isinstance(start, LogisticRegression):
+            raise TypeError(f"{type(start).__name__} has no coefficients to start from")
+        others = folds != k
+        judges.append(logistic_regression.fit_under_noise(view[others], given[others], noise, strength=member.found.setting, start=start))
+    return scores_out_of_fold(judges, view, folds, len(noise))
+
+
+def _retraining_gain(regressions: Sequence[tuple[Float, Float]], noise: Float, given: Index) -> tuple[float, float]:
+    """The gain of each view's later scores (N, K) over the earlier ones, a mean over views: standard errors, and nats."""
+    gains = np.mean([_log_chances(after, noise, given) - _log_chances(before, noise, given) for before, after in regressions], axis=0)
+    total = float(gains.sum())
+    return total / float(gains.std() * np.sqrt(len(gains)) + 1e-9), total
+
+
+def _log_chances(scores: Float, noise: Float, given: Index) -> Float:
+    """Log P(y | x) under a noise matrix, shape (N,), at the temperature at which the labels are likeliest."""
+    likelihood = noise.T[given]
+    by_temperature = (np.log((softmax(scores / t, axis=1) * likelihood).sum(axis=1) + 1e-300) for t in TEMPERATURES.tolist())
+    return max(by_temperature, key=np.sum)
+
+
+def _probabilities(scores: Float, noise: NoiseOverTemperatures) -> Float:
+    return np.asarray(softmax(scores / noise.temperature, axis=1), np.float64)
+
+
+def _check(views: Sequence[Float], given: Index, n_classes: int, folds: Index) -> None:
+    if n_classes < 2:
+        raise ValueError(f"n_classes={n_classes}: labels can only be judged beside another class, so at least 2 are needed")
+    if not views or any(len(view) != len(given) for view in views) or folds.shape != given.shape or given.ndim != 1:
+        raise ValueError(f"views {[view.shape for view in views]}, given {given.shape} and folds {folds.shape} do not go together")
+    if not len(given) or not 0 <= given.min() <= given.max() < n_classes:
+        raise ValueError(f"given labels must be 0 to {n_classes - 1}, and there must be some")
+    if not np.array_equal(np.unique(folds), np.arange(max(2, n_folds(folds)))):
+        raise ValueError("folds must be 0 to F - 1, F at least 2, each of them with an image")
