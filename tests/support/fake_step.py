@@ -19,7 +19,7 @@ RESOLVED: dict[str, dict[str, Any]] = {
     "segregation": {**DAY, "label_source": "simulated"},
     "noisy_labels": {"source": "simulated", "user_accuracy": 0.7, "noise": "uniform"},
     "preprocessing": {"image_size": 32, "resize": "stretch"},
-    "bayes_cutoff": {**DAY, **RECIPE, "refine": "student"},
+    "bayes_cutoff": {**DAY, **RECIPE, "refine": "student", "judge": "network", "folds": 3, "rounds": 1},
     "train": DAY | RECIPE,
     "cp_sampling": DAY,
 }

@@ -123,7 +123,7 @@ def resolve_days(config: Config, *, has_days: bool, rest_is_trusted: bool) -> No
         If Tuesday is to be cut from class folders whose names are doubtful: the other half would be trusted.
     """
     set_target_day(config, "tuesday" if has_days or rest_is_trusted else "monday")
-    automatic_models.resolve_refine(config.bayes_cutoff)
+    automatic_models.resolve_judge(config.bayes_cutoff)
     if config.segregation.corruption == "auto":
         config.segregation.corruption = "none" if has_days else "mixed"
     if config.segregation.target_day == "tuesday" and not folders_are_truth(config.segregation) and not has_days:
@@ -147,7 +147,7 @@ def waiting_for_days(config: Config) -> set[str]:
 
 def unresolved(config: Config) -> set[str]:
     """The keys that wait for the data: for its days, for the sizes of its images, or for both."""
-    both = {"bayes_cutoff.refine"} if config.bayes_cutoff.refine == "auto" else set()
+    both = {f"bayes_cutoff.{key}" for key in automatic_models.JUDGE_KEYS if getattr(config.bayes_cutoff, key) == "auto"}
     return waiting_for_days(config) | automatic_models.waiting(config) | both
 
 
@@ -178,7 +178,8 @@ def implied(config: Mapping[str, Any]) -> dict[str, Any]:
     day, corruption = _implied_by_source(source, built_in=built_in)
     of_days = {"main.target_day": day, "segregation.corruption": corruption}
     found |= {key: value for key, value in of_days.items() if value}
-    return found | automatic_models.implied_refine(config) | automatic_models.implied(config, built_in="data" in config and built_in)
+    known = {"built_in": "data" in config and built_in}
+    return found | automatic_models.implied_judge(config, **known) | automatic_models.implied(config, **known)
 
 
 def refuse_idle_simulation(config: Config) -> None:
@@ -221,6 +222,21 @@ def registration_refused(name: str) -> str:
     return (
         f"test.registered_model_name={name} would register a model that was trained on labels drawn wrong on purpose "
         "(noisy_labels.source=simulated): leave the simulation out, or set test.register_simulated=true"
+    )
+
+
+def judge_sentence(config: Config) -> str:
+    """Say in one sentence what ``bayes_cutoff.judge=auto`` has become; empty where trusted images or the section decide."""
+    section = config.bayes_cutoff
+    if section.target_day != "monday" or not section.enabled or section.label == "ground_truth":
+        return ""
+    if section.judge == "network":
+        trained = f"{section.model} is trained on {section.folds} held-out folds, and with {section.rounds} round(s) of refinement"
+        return f"bayes_cutoff.judge=network: no label is trusted, and {trained}"
+    seen = f"the features of {section.model}" if section.freeze_backbone else "the pixels of these small images"
+    return (
+        f"bayes_cutoff.judge=features: no label is trusted, so {section.folds} held-out folds judge one another by {seen}, and no network "
+        "is trained for it (bayes_cutoff.judge=network trains one)"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bccp.core.config_schema import AUTO
+from bccp.core.config_schema import AUTO, FEATURE_METHODS
 from bccp.core.errors import BCCPError
 from bccp.core.registries import BACKBONES
 
@@ -40,6 +40,12 @@ PRETRAINED, PRETRAINED_PX = "efficientnet_lite0", 224
 
 SMALL_PX, ENLARGED_PX = 28, 48
 """Up to the first median shorter side a small network is trained from scratch; above the second it is given images of 64 px and not 32."""
+
+JUDGE_OPTIONS = {"folds": {"features": 5, "network": 3}, "rounds": {"features": 0, "network": 1}}
+"""Options of ``bayes_cutoff`` that go with its judge, with what ``auto`` is for each."""
+
+JUDGE_KEYS = ("refine", "judge", *JUDGE_OPTIONS)
+"""Options of ``bayes_cutoff`` that wait for the days of the data and, by way of the model, for its images."""
 
 STEPWISE = {"loss": "cross_entropy", "mixup_alpha": 0, "find_learning_rate": False}
 """Options that nobody changes but for a head that learns step by step, with the values that ask for nothing."""
@@ -221,20 +227,72 @@ def choose_refine(section: Any) -> str:
         return str(section.refine)
     if section.freeze_backbone is False or section.target_day == "monday" or section.method != "label_posterior":
         return "student"
+    if getattr(section, "judge", AUTO) == "network":  # records of earlier versions have none
+        return "student"
     return AUTO if AUTO in (section.freeze_backbone, section.target_day) else "stack"
 
 
-def resolve_refine(section: BayesCutoff) -> None:
-    """Resolve ``refine`` of the section ``bayes_cutoff`` in place, as far as it can be.
+def choose_judge(section: Any, shorter_side: float | None) -> str:
+    """Resolve ``bayes_cutoff.judge``.
+
+    Parameters
+    ----------
+    section : BayesCutoff
+        With a ``refine`` that is resolved as far as it can be.
+    shorter_side : float or None
+        As for :func:`choose_model`.
+
+    Returns
+    -------
+    str
+        ``features`` where there are some: a frozen backbone's, and where nothing is trusted also small images' own pixels. ``network``
+        where one is named that learns as a whole, or a method is about its passes. Still ``auto`` where it is not known yet whether Monday
+        is trusted, the backbone frozen, or the images are small.
+    """
+    if section.judge != AUTO:
+        return str(section.judge)
+    if section.method not in FEATURE_METHODS or not section.enabled or section.label == "ground_truth":
+        return "network"
+    if section.target_day == "monday":
+        if section.freeze_backbone is False and shorter_side is not None:
+            return "features" if shorter_side <= SMALL_PX else "network"
+        return "features" if section.freeze_backbone is True else AUTO
+    if AUTO in (section.target_day, section.refine):
+        return AUTO
+    return "features" if section.refine == "stack" else "network"
+
+
+def resolve_judge(section: BayesCutoff, shorter_side: float | None = None) -> None:
+    """Resolve ``refine``, ``judge``, ``folds`` and ``rounds`` of the section ``bayes_cutoff`` in place, as far as they can be.
+
+    Parameters
+    ----------
+    section : BayesCutoff
+    shorter_side : float, optional
+        As for :func:`choose_model`.
 
     Raises
     ------
     BCCPError
-        If ``stack`` was asked for, and it has turned out that there is nothing to stack.
+        If judges of features were asked for, and it has turned out that there are none.
     """
     section.refine = choose_refine(section)
-    if section.enabled and section.label != "ground_truth":
-        section.refuse_stack()
+    section.judge = choose_judge(section, shorter_side)
+    chosen: Any = section
+    for key, values in JUDGE_OPTIONS.items():
+        if getattr(chosen, key) == AUTO and section.judge != AUTO:
+            setattr(chosen, key, values[section.judge])
+    if not section.enabled or section.label == "ground_truth":
+        return
+    section.refuse_stack()
+    trusted = section.target_day == "tuesday"
+    large = shorter_side is not None and shorter_side > SMALL_PX
+    if section.judge == "features" and section.freeze_backbone is False and (large or trusted) and section.target_day != AUTO:
+        beside = "beside trusted images" if trusted else "of images of this size"
+        raise BCCPError(
+            f"bayes_cutoff.judge=features {beside} looks at the features of a frozen backbone, and bayes_cutoff.freeze_backbone is false: "
+            "set it to true, or bayes_cutoff.judge=network"
+        )
 
 
 def resolve_recipe(recipe: Recipe, shorter_side: float | None) -> None:
@@ -327,7 +385,7 @@ def resolve(config: Config, shorter_side: float | None, input_size: Callable[[st
             )
         resolve_recipe(recipe, shorter_side)
         check_head(name, recipe)
-    resolve_refine(config.bayes_cutoff)
+    resolve_judge(config.bayes_cutoff, shorter_side)
     resolve_size(config.preprocessing, config.train.model, config.train.weights, shorter_side, input_size)
 
 
@@ -340,8 +398,15 @@ def waiting(config: Config) -> set[str]:
 def waiting_in(section: Any) -> set[str]:
     """The same of one section, such as ``model`` or ``monday_model.weights``."""
     own = {item.name for item in dataclasses.fields(section) if item.metadata.get("auto") and getattr(section, item.name) == AUTO}
+    own -= JUDGE_OPTIONS.keys()  # they wait for the judge
+    own |= {"judge"} if getattr(section, "judge", "") == AUTO and _goes_by_size(section) else set()
     recipe = getattr(section, "monday_model", None)
     return own | ({f"monday_model.{key}" for key in waiting_in(recipe)} if dataclasses.is_dataclass(recipe) else set())
+
+
+def _goes_by_size(section: BayesCutoff) -> bool:
+    """Return True where it is known that the sizes of the images alone decide on the judge, and not by way of the model."""
+    return section.target_day == "monday" and section.freeze_backbone is False and choose_judge(section, None) == AUTO
 
 
 def sentence(config: Config, waited: Collection[str], shorter_side: float) -> str:
@@ -355,6 +420,11 @@ def sentence(config: Config, waited: Collection[str], shorter_side: float) -> st
         What :func:`waiting` gave before.
     shorter_side : float
         Median over the images of their shorter side, in px.
+
+    Returns
+    -------
+    str
+        Empty where neither ``train.model`` nor the images' size had been left open.
     """
     train, chosen = config.train, []
     if "train.model" in waited:
@@ -363,6 +433,8 @@ def sentence(config: Config, waited: Collection[str], shorter_side: float) -> st
         scratch = train.weights is None and train.init == "scratch"
         chosen.append(f"train.model={train.model} ({'trained from scratch' if scratch else f'{start}, {learns}'})")
     chosen += [f"{key}={operator.attrgetter(key)(config)}" for key in ("preprocessing.image_size", "preprocessing.resize") if key in waited]
+    if not chosen:
+        return ""
     size = f"{shorter_side:g} px or {'less' if shorter_side <= SMALL_PX else 'more'}"
     otherwise = "any of these options" if len(chosen) > 1 else "this option"
     return f"half of the images have a shorter side of {size}, so {', '.join(chosen)}: give {otherwise} to choose otherwise"
@@ -397,19 +469,29 @@ def implied(config: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
     return found
 
 
-def implied_refine(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of ``bayes_cutoff.refine`` that ``auto`` stands for, by its key; empty where it was not known yet, or in earlier versions.
+def implied_judge(config: Mapping[str, Any], *, built_in: bool) -> dict[str, Any]:
+    """Values of ``bayes_cutoff.refine``, ``judge``, ``folds`` and ``rounds`` that ``auto`` stands for, by key.
 
     Parameters
     ----------
-    config : mapping
+    config, built_in
         As for :func:`implied`.
+
+    Returns
+    -------
+    dict of str to object
+        Without what was not known yet, what small images have decided, and what earlier versions had not.
     """
     section = _selected(config, "bayes_cutoff")
     if not {"refine", "freeze_backbone", "target_day", "method"} <= section.keys():
         return {}
-    value = choose_refine(SimpleNamespace(**{**section, "refine": AUTO}))
-    return {} if value == AUTO else {"bayes_cutoff.refine": value}
+    refine = choose_refine(SimpleNamespace(**{**section, "judge": AUTO, "refine": AUTO}))
+    found = {} if refine == AUTO else {"bayes_cutoff.refine": refine}
+    if "judge" not in section:
+        return found
+    judge = choose_judge(SimpleNamespace(**{**section, "judge": AUTO}), BUILT_IN_PX if built_in else None)
+    found |= {} if judge == AUTO else {"bayes_cutoff.judge": judge}
+    return found | {f"bayes_cutoff.{key}": values[section["judge"]] for key, values in JUDGE_OPTIONS.items() if section["judge"] in values}
 
 
 def _resolves_to(recipes: Mapping[str, Mapping[str, Any]], size: Mapping[str, Any], left: set[str], shorter_side: float | None) -> bool:

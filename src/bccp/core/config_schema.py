@@ -349,6 +349,9 @@ _TRAINED_JUDGE = {
 }  # fmt: skip
 """Options of ``bayes_cutoff`` that say how a judge is trained and asked, of which ``refine=stack`` needs none."""
 
+FEATURE_METHODS = ("label_posterior", "cleanlab")
+"""Methods of ``bayes_cutoff`` that convex judges of features will do for; the others are about the passes of a network."""
+
 
 @dataclass(kw_only=True)
 class BayesCutoff(Recipe):
@@ -356,25 +359,31 @@ class BayesCutoff(Recipe):
 
     enabled: bool = field()
     method: str = _choice("label_posterior", *POSTERIOR_FREE_METHODS)
+    judge: str = _choice(AUTO, "features", "network")
     cutoff: str = _choice("auto", "percentile", "threshold")
     percentile: float = _number(0, 100)
     threshold: float = _number(0, 1)
     action: str = _choice("soft", "relabel", "drop")
     passes: int = _number(1, 10_000)
-    folds: int = _number(2, 100)
+    folds: int = _number(2, 100, auto=True)
     audit_file: str | None = _path()
     max_class_ratio: float | None = _number(1)
-    rounds: int = _number(0, 100)
+    rounds: int = _number(0, 100, auto=True)
     refine: str = _choice(AUTO, "stack", "student", "cross_fit")
     refine_epochs: int = _number(1)
     label: str = _choice("user_feedback", "ground_truth")
     target_day: str = _choice(*TARGET_DAYS)
 
     def check(self) -> None:
-        """Refuse what a method without a posterior cannot do, and a stack of judges without features or trusted images."""
+        """Refuse what a method without a posterior cannot do, and judges of features without features, or beside another judge."""
         if not self.enabled or self.label == "ground_truth":
             return
         self.refuse_stack()
+        if self.judge == "features" and self.method not in FEATURE_METHODS:
+            raise BCCPError(
+                f"bayes_cutoff.method={self.method} is about the passes of a network, and bayes_cutoff.judge=features trains none: use "
+                "bayes_cutoff.judge=network, or leave it out"
+            )
         if self.method not in POSTERIOR_FREE_METHODS:
             return
         for key, value in (("cutoff", "threshold"), ("action", "relabel")):
@@ -399,14 +408,29 @@ class BayesCutoff(Recipe):
         if self.schedule != "exponential":
             moot |= {"decay"}
         moot |= _moot_at_once(self)
+        if self.target_day == "tuesday":
+            moot |= {"judge"}  # refine says which
         if self.refine == "stack":
             moot |= _TRAINED_JUDGE
+        elif self.judges_features_alone():
+            moot |= (_TRAINED_JUDGE - {"folds"}) | {"refine", "max_class_ratio"}
+            moot |= set() if self.freeze_backbone else {"model", "weights", "normalization"}  # pixels are looked at
         return _without(_flat(self), moot)
 
+    def judges_features_alone(self) -> bool:
+        """Return True where nothing is trusted, and convex judges of features (or pixels) do without a network."""
+        return self.judge == "features" and self.target_day == "monday"
+
     def refuse_stack(self) -> None:
-        """Refuse ``refine=stack`` where it is known that there are no features of a frozen backbone, no trusted images or no posterior."""
+        """Refuse ``refine=stack`` where it is known that there are no features of a frozen backbone, no trusted images or no posterior, or
+        that a network is to judge.
+        """
         if self.refine != "stack":
             return
+        if self.judge == "network":
+            raise BCCPError(
+                "bayes_cutoff.judge=network trains a network, and bayes_cutoff.refine=stack judges without: leave one of the two out"
+            )
         wanted = {"freeze_backbone": (False, "true"), "target_day": ("monday", "tuesday")}
         for key, (refused, needed) in wanted.items():
             if getattr(self, key) == refused:

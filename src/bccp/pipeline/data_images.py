@@ -107,3 +107,5 @@ def resolve_alone(section: Any, inputs: Mapping[str, str], ledger: Ledger) -> No
     for recipe in (section, getattr(section, "monday_model", None)):
         if isinstance(recipe, config_schema.Recipe):
             automatic_models.resolve_recipe(recipe, side)
+    if isinstance(section, config_schema.BayesCutoff):
+        automatic_models.resolve_judge(section, side)

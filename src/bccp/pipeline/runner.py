@@ -244,11 +244,15 @@ class PipelineRunner(Plan):
 
             data_days.resolve(self.config, self.ledger.fetch(qualified("raw_data", raw)))
             said += [automatic.target_day_sentence(self.config)] if "main.target_day" in waiting else []
-        if automatic_models.waiting(self.config) and "preprocessing" in self.needed(self.asked):
+        needed = self.needed(self.asked)
+        sized = automatic_models.waiting(self.config) - (set() if "bayes_cutoff" in needed else {"bayes_cutoff.judge"})
+        if sized and "preprocessing" in needed:
             from bccp.pipeline import data_images
 
             said.append(data_images.resolve(self.config, raw, self.ledger, self.context))
             self.unchecked = True  # the models that were chosen
+        if "bayes_cutoff.judge" in waiting and "bayes_cutoff" in needed:
+            said.append(automatic.judge_sentence(self.config))
         resolved = waiting - automatic.unresolved(self.config)
         if not resolved:
             return

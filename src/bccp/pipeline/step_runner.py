@@ -190,7 +190,7 @@ def _run_alone(run: Run, name: str) -> None:
     if isinstance(section, config_schema.Recipe):
         automatic_models.check_head(config_schema.section_name(name), section)
     if isinstance(section, config_schema.BayesCutoff):
-        automatic_models.resolve_refine(section)
+        automatic_models.resolve_judge(section)
     key, parts = cache_keys.step_key(
         name, section, inputs, isolated=cache_keys.started_by() != "local", resolved=resolve_external_refs(name, section, ledger)
     )

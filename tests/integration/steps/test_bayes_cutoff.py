@@ -25,6 +25,7 @@ from support.judged_data import CLASSES, make_data
 SECTION = {
     "enabled": True,
     "method": "label_posterior",
+    "judge": "network",
     "cutoff": "auto",
     "percentile": 90.0,
     "threshold": 0.5,

@@ -23,6 +23,7 @@ SECTION = {
     "method": "label_posterior",
     "action": "soft",
     "passes": 3,
+    "judge": "network",
     "folds": 2,
     "epochs": 6,
     "learning_rate": 0.005,

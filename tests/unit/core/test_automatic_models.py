@@ -327,6 +327,105 @@ def test_a_frozen_backbone_beside_trusted_images_is_judged_by_a_stack(
         assert (implied["bayes_cutoff.refine"] == expected) == ("bayes_cutoff.refine" not in changes)
 
 
+@pytest.mark.parametrize(
+    ("day", "shorter_side", "changes", "expected"),
+    [
+        ("monday", 213, {}, ("features", 5, 0)),
+        ("monday", 8, {}, ("features", 5, 0)),
+        ("monday", 213, {"bayes_cutoff.method": "cleanlab"}, ("features", 5, 0)),
+        ("monday", 213, {"bayes_cutoff.method": "mutual_information"}, ("network", 3, 1)),
+        ("monday", 213, {"train.model": "resnet_small"}, ("network", 3, 1)),
+        ("monday", 28, {"train.model": "resnet_small"}, ("features", 5, 0)),
+        ("monday", 213, {"bayes_cutoff.judge": "network", "bayes_cutoff.folds": 7}, ("network", 7, 1)),
+        ("monday", 213, {"noisy_labels.label": "ground_truth"}, ("network", 3, 1)),
+        ("tuesday", 8, {}, ("network", 3, 1)),
+        ("tuesday", 213, {}, ("features", 5, 0)),
+        ("tuesday", 213, {"bayes_cutoff.refine": "cross_fit"}, ("network", 3, 1)),
+        ("tuesday", 213, {"bayes_cutoff.judge": "network"}, ("network", 3, 1)),
+    ],
+)
+def test_features_judge_where_nothing_is_trusted_and_no_network_is_named(
+    root: Path, day: str, shorter_side: float, changes: dict[str, Any], expected: tuple[str, int, int]
+) -> None:
+    checked = load(root, **changes)
+    automatic.resolve_days(checked, has_days=day == "tuesday", rest_is_trusted=False)
+    automatic_models.resolve(checked, shorter_side)
+    assert not automatic.unresolved(checked)
+    section = checked.bayes_cutoff
+    assert (section.judge, section.folds, section.rounds) == expected
+    command = {one.key: one.value for one in provenance.differences(dataclasses.asdict(checked))}
+    again = load(root, **{key: value for key, value in command.items() if not key.startswith("data.")})
+    automatic.resolve_days(again, has_days=day == "tuesday", rest_is_trusted=False)
+    automatic_models.resolve(again, shorter_side)
+    assert again.bayes_cutoff == section, "the command of a report repeats the judge"
+
+
+def test_the_line_about_the_judge_says_what_it_looks_at_or_trains(root: Path) -> None:
+    def said(shorter_side: float, **changes: Any) -> str:
+        checked = load(root, **{"main.target_day": "monday"} | changes)
+        automatic_models.resolve(checked, shorter_side)
+        return automatic.judge_sentence(checked)
+
+    assert "judge=features: no label is trusted, so 5 held-out folds judge one another by the features of efficientnet_lite0" in said(213)
+    assert "by the pixels of these small images" in said(8)
+    assert "resnet_small is trained on 3 held-out folds" in said(213, **{"train.model": "resnet_small"})
+    assert not said(213, **{"noisy_labels.label": "ground_truth"})
+
+
+def test_only_a_network_of_ones_own_makes_the_judge_wait_for_the_images(root: Path) -> None:
+    given = {"train.model": "resnet_small", "preprocessing.image_size": 48, "preprocessing.resize": "crop"}
+    checked = load(root, **given)
+    automatic.resolve_days(checked, has_days=False, rest_is_trusted=False)
+    assert automatic_models.waiting(checked) == {"bayes_cutoff.judge"}
+    automatic_models.resolve(checked, 213)
+    assert not automatic.unresolved(checked)
+    of_days = load(root, **given)
+    automatic.resolve_days(of_days, has_days=True, rest_is_trusted=False)
+    assert not automatic.unresolved(of_days)
+
+
+@pytest.mark.parametrize("option", ["passes", "epochs", "rounds", "refine", "max_class_ratio", "dropout"])
+def test_no_option_of_a_network_is_in_the_key_of_a_judge_of_features(root: Path, option: str) -> None:
+    def key(**changes: Any) -> dict[str, Any]:
+        checked = load(root, **{"main.target_day": "monday"} | changes)
+        automatic_models.resolve(checked, 213)
+        return config_schema.relevant(checked.bayes_cutoff)
+
+    other = {"refine": "cross_fit", "max_class_ratio": None, "dropout": 0.1}.get(option, 7)
+    assert key() == key(**{f"bayes_cutoff.{option}": other})
+    by_network = {"bayes_cutoff.judge": "network", "bayes_cutoff.head": "sgd"}
+    assert key(**by_network) != key(**by_network, **{f"bayes_cutoff.{option}": other})
+    assert key() != key(**{"bayes_cutoff.folds": 7})
+    assert key() != key(**by_network)
+
+
+def test_the_model_is_not_in_the_key_of_a_judge_of_pixels(root: Path) -> None:
+    def key(model: str) -> dict[str, Any]:
+        checked = load(root, **{"main.target_day": "monday", "bayes_cutoff.model": model})
+        automatic_models.resolve(checked, 8)
+        return config_schema.relevant(checked.bayes_cutoff)
+
+    assert key("small_cnn") == key("resnet_small") != key("efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.freeze_backbone": False}, "of images of this size looks at the features of a frozen backbone"),
+        ({"train.freeze_backbone": False, "main.target_day": "tuesday", "noisy_labels.source": "simulated"}, "beside trusted images looks"),
+        ({"bayes_cutoff.method": "logit_variance"}, "logit_variance is about the passes of a network"),
+    ],
+)
+def test_judges_of_features_without_any_are_refused(root: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(BCCPError, match=said):
+        automatic_models.resolve(load(root, **{"bayes_cutoff.judge": "features", "main.target_day": "monday"} | changes), 213)
+
+
+def test_a_network_as_judge_beside_a_stack_is_refused(root: Path) -> None:
+    with pytest.raises(BCCPError, match=r"bayes_cutoff.judge=network trains a network, and bayes_cutoff.refine=stack judges without"):
+        load(root, **{"bayes_cutoff.judge": "network", "bayes_cutoff.refine": "stack"})
+
+
 def test_what_waits_for_days_and_images_is_unresolved_until_both_are_known(root: Path) -> None:
     checked = load(root)
     assert checked.bayes_cutoff.refine == "auto"
