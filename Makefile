@@ -49,8 +49,9 @@ benchmark-photographs: .venv/.dev  ## a pretrained backbone on photographs: spli
 why: .venv/.run  ## why a step would run, without running anything: STEP=train, and OPTIONS as for run
 	@bccp why "$(STEP)" "$$OPTIONS"
 
-export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or summary.json (else the newest finished run), FORMAT=, APPLY=yes
-	@bccp export-data --out "$(OUT)" --run "$(RUN)" $(if $(FORMAT),--format "$(FORMAT)") $(if $(filter yes,$(APPLY)),--apply)
+export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or summary.json (else the newest finished run), FORMAT=, ACTION=, MIN_CONFIDENCE=
+	@bccp export-data --out "$(OUT)" --run "$(RUN)" $(if $(FORMAT),--format "$(FORMAT)") \
+	  $(if $(ACTION),--action "$(ACTION)") $(if $(MIN_CONFIDENCE),--min-confidence "$(MIN_CONFIDENCE)") $(if $(filter yes,$(APPLY)),--apply)
 
 check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
 	@bccp check-new --data "$(DATA)" --reference "$(REFERENCE)" $(if $(filter yes,$(ACCEPT)),--accept) -- "$$OPTIONS"

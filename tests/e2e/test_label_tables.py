@@ -47,8 +47,8 @@ def test_from_a_table_to_the_export(home: Path, kaggle: Path, tmp_path: Path) ->
     exported = {path.relative_to(place).as_posix() for path in place.rglob("*.png")}
     wanted = {f"{row.split(',')[1]}/{row.split(',')[0]}.png" for row in (kaggle / "train.csv").read_text().splitlines()[1:]}
     assert exported == wanted
-    listed = tables.read(place / "cleansed.csv")
-    assert listed.loc[listed["action"] == "left_out", "image"].tolist() == ["train.csv"]
+    listed = tables.read(place / "labels.csv")
+    assert {Path(image).name for image in listed["image"]} == {Path(file).name for file in wanted}
     settings = summary["config"]
     assert (settings["noisy_labels"]["source"], settings["main"]["target_day"]) == ("folder", "monday")  # nothing is trusted
 

@@ -26,23 +26,20 @@ from bccp.pipeline import export_dataset
 from bccp.pipeline.exports import targets
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from support.exported_artifacts import COLUMNS, make_artifacts, record
+from support.exported_artifacts import COLUMNS, make_artifacts, parts_of, record
 
-LISTS = {"folder": "cleansed.csv", "jsonl": "metadata.jsonl", "webdataset": "index.json"}
-WRITTEN = {"cat/1.png": b"one", "dog/1.png": b"three", "mon/dog/5.png": b"five", "test/6.png": b"six"}
+LISTS = {"folder": "labels.csv", "jsonl": "metadata.jsonl", "webdataset": "index.json"}
+WRITTEN = {"cat/1.png": b"one", "cat/2.png": b"two", "dog/1.png": b"three", "mon/dog/5.png": b"five", "test/6.png": b"six"}
 ABOUT = [
-    {"label": "cat", "given_label": "cat", "p_wrong": 0.125, "action": "keep", "day": "tuesday", "split": "train", "source": "cat/1.png"},
-    {"label": "cat", "given_label": "dog", "p_wrong": 0.5, "action": "relabel", "day": "tuesday", "split": "train", "source": "dog/1.png"},
-    {
-        "label": "dog",
-        "given_label": "dog",
-        "p_wrong": None,
-        "action": "trusted",
-        "day": "monday",
-        "split": "train",
-        "source": "mon/dog/5.png",
-    },
-    {"label": "cat", "given_label": "cat", "p_wrong": None, "action": "trusted", "day": "tuesday", "split": "test", "source": "test/6.png"},
+    {"label": label, "given_label": given, "p_wrong": wrong, "suggested_label": suggested, "p_suggested": right, "action": action}
+    | {"day": day, "split": split, "source": source}
+    for label, given, wrong, suggested, right, action, day, split, source in [
+        ("cat", "cat", 0.125, "cat", 0.875, "keep", "tuesday", "train", "cat/1.png"),
+        ("dog", "dog", 0.75, "cat", 0.7, "keep", "tuesday", "train", "cat/2.png"),
+        ("cat", "dog", 0.96, "cat", 0.95, "relabel", "tuesday", "train", "dog/1.png"),
+        ("dog", "dog", None, None, None, "trusted", "monday", "train", "mon/dog/5.png"),
+        ("cat", "cat", None, None, None, "trusted", "tuesday", "test", "test/6.png"),
+    ]
 ]
 
 
@@ -56,15 +53,14 @@ def soften(folders: dict[str, Path]) -> None:
     rows = [
         ["cat/1.png", "cat", 0.1, 0.1, False, "soften", "cat", 1.0],
         ["cat/2.png", "dog", 0.9, 0.75, True, "soften", "cat", 1.0],
-        ["dog/1.png", "dog", 0.8, 0.5, True, "soften", "cat", 1.0],
+        ["dog/1.png", "dog", 0.95, 0.96, True, "soften", "cat", 1.0],
     ]
-    posterior = np.array([[0.9, 0.1], [0.75, 0.25], [0.5, 0.5]], np.float32)
+    posterior = np.array([[0.9, 0.1], [0.75, 0.25], [0.96, 0.04]], np.float32)
     label_files.write_cleansed_labels(folders["cleansed_labels"], pd.DataFrame(rows, columns=COLUMNS), posterior)
 
 
 def write(out: Path | str, folders: dict[str, Path], format_name: str, **options: int) -> export_dataset.Exported:
-    parts = {"raw": folders["raw_data"], "segregated": folders["segregated_data"], "cleansed": folders["cleansed_labels"]}
-    return export_dataset.export(targets.find(str(out)), **parts, format_name=format_name, **options)
+    return export_dataset.export(targets.find(str(out)), **parts_of(folders), format_name=format_name, **options)  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +76,7 @@ def test_jsonl_has_each_image_under_a_number_and_a_line_with_all_that_is_known(f
     files = contents(tmp_path / "out")
     rows = lines(files.pop("metadata.jsonl"))
     names = [row.pop("file_name") for row in rows]
-    assert names == [f"images/00000000{number}.png" for number in range(4)]
+    assert names == [f"images/00000000{number}.png" for number in range(5)]
     assert rows == ABOUT
     assert files == dict(zip(names, WRITTEN.values(), strict=True))
     assert exported.list_file == str(tmp_path / "out" / "metadata.jsonl")
@@ -98,7 +94,7 @@ def test_soft_labels_come_with_the_probability_of_each_class(folders: dict[str, 
     assert {row["source"]: row["probabilities"] for row in rows} == {
         "cat/1.png": {"cat": 0.9, "dog": 0.1},
         "cat/2.png": {"cat": 0.75, "dog": 0.25},
-        "dog/1.png": {"cat": 0.5, "dog": 0.5},
+        "dog/1.png": {"cat": 0.96, "dog": 0.04},
         "mon/dog/5.png": None,
         "test/6.png": None,
     }
@@ -114,9 +110,9 @@ def test_webdataset_reads_back_and_its_index_tells_each_shard(folders: dict[str,
     write(tmp_path / "out", folders, "webdataset", shard_bytes=10_240)
     files = contents(tmp_path / "out")
     index = json.loads(files.pop("index.json"))
-    assert (index["samples"], index["classes"]) == (4, ["cat", "dog"])
+    assert (index["samples"], index["classes"]) == (5, ["cat", "dog"])
     # a sample takes three headers and three blocks, of 512 bytes each: three of them and the end fill 10 240 bytes
-    assert [(shard["file"], shard["samples"]) for shard in index["shards"]] == [("shard-000000.tar", 3), ("shard-000001.tar", 1)]
+    assert [(shard["file"], shard["samples"]) for shard in index["shards"]] == [("shard-000000.tar", 3), ("shard-000001.tar", 2)]
     samples: dict[str, dict[str, bytes]] = {}
     for shard in index["shards"]:
         content = files.pop(shard["file"])
@@ -126,9 +122,9 @@ def test_webdataset_reads_back_and_its_index_tells_each_shard(folders: dict[str,
                 key, _, ending = name.partition(".")
                 samples.setdefault(key, {})[ending] = member(tar, name)
     assert files == {}
-    assert list(samples) == [f"00000000{number}" for number in range(4)]
+    assert list(samples) == [f"00000000{number}" for number in range(5)]
     assert [sample["png"] for sample in samples.values()] == list(WRITTEN.values())
-    assert [sample["cls"] for sample in samples.values()] == [b"0", b"0", b"1", b"0"]
+    assert [sample["cls"] for sample in samples.values()] == [b"0", b"1", b"0", b"1", b"0"]
     assert [json.loads(sample["json"]) for sample in samples.values()] == ABOUT
 
 
@@ -139,7 +135,7 @@ def test_no_shard_is_larger_than_asked_for_unless_one_sample_is(folders: dict[st
             archive.writestr(name, bytes(6000))
     write(tmp_path / "out", folders, "webdataset", shard_bytes=shard_bytes)
     index = json.loads((tmp_path / "out" / "index.json").read_bytes())
-    assert [shard["samples"] for shard in index["shards"]] == ([2, 2] if shard_bytes == 20_480 else [1, 1, 1, 1])
+    assert [shard["samples"] for shard in index["shards"]] == ([2, 2, 1] if shard_bytes == 20_480 else [1] * 5)
     assert all(shard["bytes"] <= max(shard_bytes, 10_240) for shard in index["shards"])
 
 
@@ -164,7 +160,8 @@ def test_an_image_gets_the_ending_that_readers_know(folders: dict[str, Path], tm
         for name in ("a.JPG", "b.jfif", "c", "d.scan"):
             archive.writestr(name, picture.getvalue())
     names = ["a.JPG", "b.jfif", "c", "d.scan"]
-    tables.write(pd.DataFrame({"image": names}), folders["raw_data"] / "files.csv")
+    no_rows = label_files.read_cleansed_labels(folders["cleansed_labels"])
+    label_files.write_cleansed_labels(folders["cleansed_labels"], no_rows.table[:0], np.array(no_rows.targets[:0]))
     splits = pd.DataFrame({"image": names, "day": "monday", "split": "train", "label": "cat"})
     tables.write(splits, folders["segregated_data"] / "splits.csv")
     write(tmp_path / "out", folders, "jsonl")
@@ -324,13 +321,14 @@ def test_the_command_writes_a_format_to_a_url_and_tells_it(
     words = ["export-data", "--out", "memory://bucket/one", "--format", "webdataset", "--shard-bytes", "10240"]
     assert call([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    actions = {"trusted": 2, "left_out": 2, "keep": 1, "drop": 1, "relabel": 1}
+    actions = {"keep": 2, "trusted": 2, "left_out": 2, "relabel": 1}
+    labels = {"changed": 1, "dropped": 0, "left": 2, "expected_wrong_changes": 0.05, "expected_right_drops": 0.0}
     index = "memory://bucket/one/index.json"
-    assert told == {"folder": "memory://bucket/one", "list": index, "from": f"run {run}", "files": 4, "actions": actions}
+    assert told == {"folder": "memory://bucket/one", "list": index, "from": f"run {run}", "files": 5, "actions": actions} | labels
     assert len(json.loads(memory.cat(index))["shards"]) == 2
     assert call(words) == 1
     assert "OUT=memory://bucket/one is not an empty folder" in capsys.readouterr().err
     assert call(["export-data", "--out", "memory://bucket/two", "--format", "jsonl"]) == 0
-    said = "4 of 7 files in 2 classes (1 drop, 1 keep, 2 left_out, 1 relabel, 2 trusted): memory://bucket/two, from run "
+    said = "5 of 7 images in 2 classes (2 keep, 2 left_out, 1 relabel, 2 trusted): memory://bucket/two, from run "
     assert said in (out := capsys.readouterr().out)
-    assert out.endswith("; metadata.jsonl lists what was written\n")
+    assert "; metadata.jsonl lists what was written\nlabels: 1 changed" in out

@@ -4,59 +4,87 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING
 
 import click
 
-from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, emit, handle_errors, json_option, split, talk, words_argument
+from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, WrongCall, emit, handle_errors, json_option, split, talk, words_argument
+
+if TYPE_CHECKING:
+    from bccp.labels.confident_changes import Action
 
 SIMULATED = click.option("--simulated", is_flag=True, help="Take a run on your own images although its labels were simulated.")
+
+
+def _refuse_apply(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Tell what has taken the place of an option that is gone."""
+    if value:
+        raise WrongCall(
+            "--apply is gone: surely wrong labels are changed without it; --min-confidence 0 gives every image its likeliest class", ctx
+        )
 
 
 @click.command("export-data")
 @click.option("--out", required=True, metavar="PLACE", help="Folder to make, or a URL of one; it must not exist, or be empty.")
 @click.option("--run", type=RUN, default="", help="A finished run.  [default: the newest with cleansed labels]")
+@click.option(
+    "--action",
+    type=click.Choice(["relabel", "drop", "keep"]),
+    default="relabel",
+    show_default=True,
+    help="For labels that are surely wrong: relabel (to the suggested class), drop (the image) or keep.",
+)
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    help="Least P(wrong) and, for relabel, least P(suggested label); 0 gives every image its likeliest class.",
+)
 @click.option("--format", "format_name", type=EXPORT_FORMAT, default="folder", show_default=True, help="folder, jsonl or webdataset.")
 @click.option(
     "--shard-bytes", type=click.IntRange(min=1), default=500_000_000, show_default=True, help="Largest size of a shard (webdataset), bytes."
 )
-@click.option("--apply", "apply_it", is_flag=True, help="Move files to the suggested labels also where no label of the run is trusted.")
+@click.option("--apply", is_flag=True, hidden=True, expose_value=False, callback=_refuse_apply)
 @SIMULATED
 @json_option
 @handle_errors
-def export_data(out: str, run: str, format_name: str, shard_bytes: int, apply_it: bool, simulated: bool, as_json: bool) -> None:
+def export_data(
+    out: str, run: str, action: Action, min_confidence: float, format_name: str, shard_bytes: int, simulated: bool, as_json: bool
+) -> None:
     """Write the cleaned data set: the original files with their final labels.
 
-    folder has class folders by final label, jsonl is for Hugging Face's datasets, webdataset has tar shards. URLs are those that fsspec
-    opens, such as s3://bucket/cleaned. Where no label of the run is trusted, files keep the labels that they came with and the list has the
-    suspects; --apply moves them. RUN is a run's id or its first 6 digits, a run folder or its name, or a summary.json.
+    A label is changed, or its image dropped, only where it is surely wrong; all else stays as it was given. What somebody has checked is
+    applied, and images of no class are dropped. It tells how many labels were changed, dropped and left, and how many of the changes are
+    expected to be wrong.
+
+    folder has class folders by final label, and labels.csv, every image with the worst first; jsonl is for Hugging Face's datasets,
+    webdataset has tar shards. URLs are those that fsspec opens, such as s3://bucket/cleaned. RUN is a run's id or its first 6 digits, a run
+    folder or its name, or a summary.json.
 
     \b
     Example:
       bccp export-data --out cleaned
     """
-    from bccp.pipeline.export_dataset import export_run, export_sentence, suspects_sentence
+    from bccp.pipeline.export_dataset import emptied_sentence, export_run, export_sentence
+    from bccp.pipeline.exports.label_changes import Rule
 
     with talk(as_json):
-        exported, shown = export_run(out, run, format_name, shard_bytes, apply=apply_it, simulated=simulated)
-    table = exported.table
+        exported, shown = export_run(out, run, format_name, shard_bytes, rule=Rule(action, min_confidence), simulated=simulated)
+    table, changes = exported.table, exported.changes
+    notes = [line for line in (changes.note, emptied_sentence(table)) if line]
     if as_json:
         counts = {str(action): int(n) for action, n in table["action"].value_counts().items()}
         files = int((table["file"] != "").sum())
         emit(
-            {
-                "folder": exported.place,
-                "list": exported.list_file,
-                "from": shown,
-                "files": files,
-                "actions": counts,
-            }
-            | ({} if exported.applied else {"applied": False})
+            {"folder": exported.place, "list": exported.list_file, "from": shown, "files": files, "actions": counts}
+            | changes.figures()
+            | ({"notes": notes} if notes else {})
         )
     else:
         name, listed = exported.list_file.rpartition("/")[2], "every image" if format_name == "folder" else "what was written"
         print(f"{export_sentence(table, format_name)}: {exported.place}, from {shown}; {name} lists {listed}", flush=True)
-        if said := suspects_sentence(exported):
-            print(said, flush=True)
+        print("\n".join([changes.sentence(), *notes]), flush=True)
 
 
 @click.command("check-new", context_settings=HYDRA_WORDS)

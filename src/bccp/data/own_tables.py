@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 HEAD_BYTES = 64
 """So much of a file tells."""
 
-_BEGINNINGS = {".csv": b"image,", ".jsonl": b'{"file_name":'}
-"""How the tables begin: the list of exported files, predictions, users' labels, checked labels, reports."""
+_BEGINNINGS = {".csv": (b"image,", b"rank,image,"), ".jsonl": (b'{"file_name":',)}
+"""How the tables begin: the list of exported images, predictions, users' labels, checked labels, reports."""
 
 
 def may_be_own_table(name: str) -> bool:
@@ -28,8 +28,8 @@ def is_own_table(name: str, head: bytes) -> bool:
 
     Examples
     --------
-    >>> is_own_table("cleaned/cleansed.csv", b"image,given,final"), is_own_table("cat/1.csv", b"x,y")
+    >>> is_own_table("cleaned/labels.csv", b"rank,image,given_label"), is_own_table("cat/1.csv", b"x,y")
     (True, False)
     """
-    beginning = _BEGINNINGS.get(PurePosixPath(name).suffix.lower())
-    return beginning is not None and head.removeprefix(b"\xef\xbb\xbf").startswith(beginning)
+    beginnings = _BEGINNINGS.get(PurePosixPath(name).suffix.lower(), ())
+    return head.removeprefix(b"\xef\xbb\xbf").startswith(beginnings)

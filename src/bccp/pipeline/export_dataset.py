@@ -1,7 +1,8 @@
 """The cleaned data set as files (``bccp export-data``): the originals, byte by byte, with their final labels.
 
-Nothing is judged here: labels are those that a finished run left in ``cleansed_labels``. How files are laid out is a matter of
-:mod:`bccp.pipeline.exports.formats`, where they go one of :mod:`bccp.pipeline.exports.targets`.
+Nothing is judged here: which labels change is decided by :mod:`bccp.pipeline.exports.label_changes` from what a finished run left in
+``cleansed_labels``. How files are laid out is a matter of :mod:`bccp.pipeline.exports.formats`, where they go one of
+:mod:`bccp.pipeline.exports.targets`.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
-from bccp.core.errors import BCCPError
+from bccp.core.errors import BCCPError, few
 from bccp.core.registries import EXPORT_FORMATS
-from bccp.data import label_files, tables
+from bccp.data import label_files
 from bccp.pipeline.exports import targets
 from bccp.pipeline.exports.dataset import Dataset
-from bccp.pipeline.exports.formats import LIST
+from bccp.pipeline.exports.label_changes import LabelChanges, Rule, label_changes
+from bccp.pipeline.exports.labels_list import LIST, labels_table
 from bccp.pipeline.exports.targets import Target
 from bccp.tracking import finished_runs
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
 
-NEEDED = ("raw_data", "segregated_data", "cleansed_labels")
+NEEDED = ("raw_data", "clean_data", "segregated_data", "cleansed_labels")
 """The artifacts that an export is made of."""
 
 SHARD_BYTES = 500_000_000
@@ -46,61 +47,35 @@ class Exported:
     Attributes
     ----------
     table : DataFrame
-        As of :func:`decide_files`.
+        As of :func:`place_files`.
     place, list_file : str
         The target and the list in it, for the user.
-    applied : bool
-        False where no label is trusted, and files lie under the labels that they came with.
+    changes : LabelChanges
+        What became of the labels.
     """
 
     table: pd.DataFrame
     place: str
     list_file: str
-    applied: bool
+    changes: LabelChanges
 
 
-def decide_files(files: Sequence[str], splits: pd.DataFrame, cleansed: pd.DataFrame, *, apply: bool = True) -> pd.DataFrame:
-    """Decide under which label each original file is written.
+def place_files(listed: pd.DataFrame) -> pd.DataFrame:
+    """Give each image that has a final label a path of its own.
 
     Parameters
     ----------
-    files : sequence of str
-        The ids of all that was fetched.
-    splits : DataFrame
-        ``image, label``; a label that is not empty is trusted.
-    cleansed : DataFrame
-        ``image, given_label, p_wrong, action, final_label``, all text, and ``above_cutoff``.
-    apply : bool, default True
-        Otherwise judged images keep their given labels, and those that the run would relabel or drop are suspects.
+    listed : DataFrame
+        As of :func:`bccp.pipeline.exports.labels_list.labels_table`.
 
     Returns
     -------
     DataFrame
-        ``image, given, final, p_wrong, action, file``, sorted by image; without ``apply`` ``suggested`` too, the run's final label, empty
-        where it drops the image. ``action`` is that of ``cleansed_labels`` (``keep``, ``soften``, ``relabel``, ``drop``; without
-        ``apply``: ``keep``, ``suspect``), ``trusted`` (under its own label), or ``left_out``: unreadable, without any label, or in no
-        split. ``final`` and ``file``, a path that no other file has, are empty where nothing is written.
+        The same rows and columns, and ``file``, a path that no other image has, empty where nothing is written.
     """
-    judged = cleansed.assign(final=cleansed["final_label"], suggested=cleansed["final_label"])
-    if not apply:
-        suspect = cleansed["above_cutoff"] | (cleansed["final_label"] != cleansed["given_label"])
-        judged = judged.assign(final=cleansed["given_label"], action=np.where(suspect, "suspect", "keep"))
-    columns = ["image", "given_label", "final", "suggested", "p_wrong", "action"]
-    decided = {row[0]: row[1:] for row in judged[columns].itertuples(index=False)}
-    trusted = {image: label for image, label in zip(splits["image"], splits["label"], strict=True) if label}
-    rows = []
-    for image in sorted(files):
-        if image in decided:
-            rows.append((image, *decided[image]))
-        elif image in trusted:
-            rows.append((image, trusted[image], trusted[image], trusted[image], "", "trusted"))
-        else:
-            rows.append((image, "", "", "", "", "left_out"))
-    table = pd.DataFrame(rows, columns=["image", "given", "final", "suggested", "p_wrong", "action"])
-    table = table.drop(columns="suggested") if apply else table
     # an image that is dropped has an empty final label already; a class cannot be named so
-    written = table[table["final"] != ""]
-    return table.assign(file=table["image"].map(file_names(written["image"].tolist(), written["final"].tolist())).fillna(""))
+    written = listed[listed["final_label"] != ""]
+    return listed.assign(file=listed["image"].map(file_names(written["image"].tolist(), written["final_label"].tolist())).fillna(""))
 
 
 def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
@@ -138,11 +113,12 @@ def export(
     target: Target,
     *,
     raw: Path,
+    clean: Path,
     segregated: Path,
     cleansed: Path,
     format_name: str = "folder",
     shard_bytes: int = SHARD_BYTES,
-    apply: bool = False,
+    rule: Rule | None = None,
 ) -> Exported:
     """Write the cleaned data set; nothing passes for it before it is whole.
 
@@ -150,14 +126,14 @@ def export(
     ----------
     target : Target
         A place that does not exist, or is empty.
-    raw, segregated, cleansed : Path
-        Folders of ``raw_data``, ``segregated_data`` and ``cleansed_labels``, which belong together.
+    raw, clean, segregated, cleansed : Path
+        Folders of ``raw_data``, ``clean_data``, ``segregated_data`` and ``cleansed_labels``, which belong together.
     format_name : str
         As in :data:`bccp.core.registries.EXPORT_FORMATS`, or the dotted name of a user's own function.
     shard_bytes : int
         Largest size of a shard, for formats that have any.
-    apply : bool, default False
-        Where no label is trusted, files go under the run's final labels only with this, else under the labels that they came with.
+    rule : Rule, optional
+        Which labels are changed; by default those that are surely wrong.
 
     Raises
     ------
@@ -165,13 +141,11 @@ def export(
         If the format is unknown, or the place holds something or cannot be written.
     """
     write = EXPORT_FORMATS.find(format_name)
-    judged = label_files.read_cleansed_labels(cleansed)
-    splits = tables.read(segregated / "splits.csv")
-    applied = apply or bool((splits["label"] != "").any())
-    table = decide_files(tables.read(raw / "files.csv")["image"].tolist(), splits, judged.table, apply=applied)
+    changes = label_changes(cleansed, rule or Rule())
+    table = place_files(labels_table(clean, segregated, changes))
     with target.writing(), zipfile.ZipFile(raw / "images.zip") as archive:
-        name = write(Dataset(table, archive, segregated, judged, shard_bytes), target)
-    return Exported(table, target.shown, target.path(name), applied)
+        name = write(Dataset(table, archive, segregated, label_files.read_cleansed_labels(cleansed), shard_bytes), target)
+    return Exported(table, target.shown, target.path(name), changes)
 
 
 def versions_of(run: str | None, ledger: Ledger, *, simulated: bool = True) -> tuple[str, dict[str, str]]:
@@ -214,26 +188,21 @@ def versions_of(run: str | None, ledger: Ledger, *, simulated: bool = True) -> t
 
 
 def export_sentence(table: pd.DataFrame, format_name: str = "folder") -> str:
-    """Count the files that were written, and all by action, in one line."""
+    """Count the images that were written, and all by action, in one line."""
     written = table[table["file"] != ""]
     counts = ", ".join(f"{n} {action}" for action, n in sorted(Counter(table["action"]).items()))
     classes = "class folders" if format_name == "folder" else "classes"
-    return f"{len(written)} of {len(table)} files in {written['final'].nunique()} {classes} ({counts})"
+    return f"{len(written)} of {len(table)} images in {written['final_label'].nunique()} {classes} ({counts})"
 
 
-def suspects_sentence(exported: Exported) -> str:
-    """Say what a run suggests and the export did not do; empty where it did all or there is nothing to do."""
-    n_suspects = int((exported.table["action"] == "suspect").sum())
-    if exported.applied or not n_suspects:
-        return ""
-    return (
-        f"no label of this run is trusted, so files lie under the labels that they came with; {n_suspects} of them are suspects, with "
-        "suggested labels in the list: look at them, then move files to the suggested labels with --apply"
-    )
+def emptied_sentence(table: pd.DataFrame) -> str:
+    """Name the classes that had images and have none any more; empty where there is no such class."""
+    lost = sorted(set(table["given_label"]) - set(table.loc[table["file"] != "", "final_label"]) - {""})
+    return f"warning: no image is left of {few(lost)}" if lost else ""
 
 
 def export_run(
-    out: str, run: str, format_name: str = "folder", shard_bytes: int = SHARD_BYTES, *, apply: bool = False, simulated: bool = False
+    out: str, run: str, format_name: str = "folder", shard_bytes: int = SHARD_BYTES, *, rule: Rule | None = None, simulated: bool = False
 ) -> tuple[Exported, str]:
     """Export what a finished run has made.
 
@@ -243,7 +212,7 @@ def export_run(
         Where to, a local path or a URL; it must not exist, or be empty.
     run : str
         As for :func:`bccp.tracking.finished_runs.find`; empty: the newest with cleansed labels.
-    format_name, shard_bytes, apply
+    format_name, shard_bytes, rule
         As for :func:`export`.
     simulated : bool, default False
         Export a run on a user's own data although its labels were simulated.
@@ -269,9 +238,9 @@ def export_run(
         print(note, flush=True)
     ledger = Ledger(uri)
     shown, versions = versions_of(run or None, ledger, simulated=simulated)
-    raw, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
-    parts = {"raw": raw, "segregated": segregated, "cleansed": cleansed}
-    return export(target, **parts, format_name=format_name, shard_bytes=shard_bytes, apply=apply), shown
+    raw, clean, segregated, cleansed = (ledger.fetch(qualified(name, versions[name])) for name in NEEDED)
+    parts = {"raw": raw, "clean": clean, "segregated": segregated, "cleansed": cleansed}
+    return export(target, **parts, format_name=format_name, shard_bytes=shard_bytes, rule=rule), shown
 
 
 def _one_name(path: str) -> str:

@@ -518,6 +518,7 @@ def test_images_that_nothing_can_be_learned_from_are_refused_by_name(tmp_path: P
 
 def test_tables_of_this_package_beside_the_images_are_none_of_them(tmp_path: Path) -> None:
     own = {
+        "labels.csv": b"rank,image,given_label,p_wrong\n",
         "cleansed.csv": b"image,given,final,p_wrong,action,file\n",
         "my answers.CSV": b"\xef\xbb\xbfimage,label\n",
         "metadata.jsonl": b'{"file_name": "images/1.png", "label": "cat"}\n',

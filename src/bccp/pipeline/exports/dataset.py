@@ -35,8 +35,8 @@ class Sample:
     label : str
         Its final label.
     about : dict
-        ``given_label``, ``p_wrong``, ``action``, ``day`` and ``split``, None where unknown. Where a sample of the data set has the action
-        ``soften``, all have ``probabilities`` too: by class, or None.
+        ``given_label``, ``p_wrong``, ``suggested_label``, ``p_suggested``, ``action``, ``day`` and ``split``, None where unknown. Where
+        the run has softened its labels, all have ``probabilities`` too: by class, or None where no label was judged.
     """
 
     image: str
@@ -53,7 +53,7 @@ class Dataset:
     Attributes
     ----------
     table : DataFrame
-        As of :func:`bccp.pipeline.export_dataset.decide_files`: every file that was fetched, with what becomes of it.
+        As of :func:`bccp.pipeline.export_dataset.place_files`: every image, with what becomes of it.
     archive : ZipFile
         The original files.
     segregated : Path
@@ -81,24 +81,27 @@ class Dataset:
 
     def samples(self) -> Iterator[Sample]:
         """Go through the images that are written, sorted by id."""
-        written = self.table[self.table["file"] != ""]
+        written = self.table[self.table["file"] != ""].sort_values("image")
         splits = tables.read(self.segregated / "splits.csv").set_index("image")
         places = dict(zip(splits.index, splits[["day", "split"]].itertuples(index=False, name=None), strict=True))
-        softened = (written["action"] == "soften").any()
+        softened = (self.cleansed.table["action"] == "soften").any()
         rows = {image: row for row, image in enumerate(self.cleansed.table["image"])}
-        columns = written[["image", "given", "final", "p_wrong", "action"]]
-        for number, (image, given, final, p_wrong, action) in enumerate(columns.itertuples(index=False, name=None)):
+        columns = ["image", "final_label", "given_label", "p_wrong", "suggested_label", "p_suggested", "action"]
+        for number, (image, final, *known) in enumerate(written[columns].itertuples(index=False, name=None)):
+            given, p_wrong, suggested, p_suggested, action = known
             day, split = places.get(image, (None, None))
             about = {
                 "given_label": given or None,
                 "p_wrong": float(p_wrong) if p_wrong else None,
+                "suggested_label": suggested or None,
+                "p_suggested": float(p_suggested) if p_suggested else None,
                 "action": action,
                 "day": day,
                 "split": split,
             }
             if softened:
                 # through text: the shortest number that is this float32, 0.1 and not 0.10000000149011612
-                shares = [float(str(share)) for share in self.cleansed.targets[rows[image]]] if action == "soften" else None
+                shares = [float(str(share)) for share in self.cleansed.targets[rows[image]]] if image in rows else None
                 about["probabilities"] = dict(zip(self.classes, shares, strict=True)) if shares else None
             yield Sample(image, f"{number:09d}", self._ending(image), final, about)
 

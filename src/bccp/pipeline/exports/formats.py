@@ -16,22 +16,19 @@ from operator import itemgetter
 from typing import IO, Any, cast
 
 from bccp.core.home import scratch
-from bccp.data import tables
 from bccp.pipeline.exports.dataset import Dataset, Sample
+from bccp.pipeline.exports.labels_list import LIST, write_labels_list
 from bccp.pipeline.exports.targets import Sink, Target
-
-LIST = "cleansed.csv"
-"""The table beside the class folders: ``image, given, final, p_wrong, action, file``, and ``suggested`` where files keep their labels."""
 
 
 def write_folder(dataset: Dataset, target: Target) -> str:
-    """Write class folders by final label, and :data:`LIST`, which has every file that was fetched."""
+    """Write class folders by final label, and :data:`~bccp.pipeline.exports.labels_list.LIST`, which has every image."""
     for image, file in zip(dataset.table["image"], dataset.table["file"], strict=True):
         if file:
             with target.create(file) as sink:
                 dataset.copy(image, sink)
     with scratch("export") as place:
-        tables.write(dataset.table, place / LIST)
+        write_labels_list(dataset.table, place / LIST)
         target.put_list(LIST, (place / LIST).read_bytes())
     return LIST
 
