@@ -33,6 +33,7 @@ def test_to_reach_the_confidence_is_enough_and_to_keep_changes_nothing() -> None
     for confidence, action in ((0.7, "keep"), (0.6, "relabel")):
         found = choose_changes(GIVEN, P_WRONG, SUGGESTED, P_SUGGESTED, action="relabel", min_confidence=confidence)
         assert found.actions[2] == action
+    assert choose_changes(GIVEN, P_WRONG, SUGGESTED, P_SUGGESTED, action="drop", min_confidence=0.7).actions[2] == "drop"
     kept = choose_changes(GIVEN, P_WRONG, SUGGESTED, P_SUGGESTED, action="keep", min_confidence=0.0)
     assert set(kept.actions) == {"keep"}
     assert kept.expected_wrong_changes == 0
