@@ -12,7 +12,7 @@ temperature here, which :mod:`bccp.labels.anchored_noise` has; so posteriors are
 A matrix explains a judge's own confusions as easily as people's. Its likelihood alone says nothing of which they are
 (:mod:`bccp.labels.untrusted_judge` puts that to the test).
 
-Memory: four arrays (N, K) of float64, whatever the grid. EM sums by label, N · K steps a round.
+Memory: some five arrays (N, K) of float64 and as many (K, K), whatever the grid. EM sums by label, in N · K steps a round.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 150
 
 TOLERANCE = 1e-6
 """Gain of a round per image, in nats, under which EM ends."""
+
+_TINY = 1e-300
+"""In place of a probability that was rounded to 0."""
 
 _NEGLIGIBLE = 1e-6
 """Weight, as a share of the greatest, under which a temperature is left out of the average."""
@@ -125,30 +128,33 @@ def fit_matrix_noise(scores: Float, given: Index) -> NoiseOverTemperatures:
     """
     order = np.argsort(given, kind="stable")
     labelled, blocks = scores[order], list(_blocks(given, scores.shape[1]))
-    fits = [_expect_and_maximise(softmax(labelled / t, axis=1), blocks) for t in TEMPERATURES.tolist()]
-    reached = np.array([fit.log_likelihood for fit in fits])
-    best = int(reached.argmax())
-    weights = np.exp(reached - reached[best])
+    fits: list[_MatrixFit] = []
+    for temperature in TEMPERATURES.tolist():
+        fits.append(_expect_and_maximise(labelled, temperature, blocks))
+        best = max(fits, key=lambda fit: fit.log_likelihood)
+        fits = [fit for fit in fits if fit.log_likelihood > best.log_likelihood + np.log(_NEGLIGIBLE)]
     posterior = np.zeros(scores.shape)
-    for i in np.flatnonzero(weights > _NEGLIGIBLE).tolist():
-        joint = softmax(labelled / TEMPERATURES[i], axis=1)
+    for fit in fits:
+        joint = softmax(labelled / fit.temperature, axis=1)
         for label, rows in blocks:
-            joint[rows] *= fits[i].by_label[label]
-        joint *= weights[i] / np.maximum(joint.sum(axis=1, keepdims=True), 1e-300)
+            joint[rows] *= fit.by_label[label]
+        joint *= np.exp(fit.log_likelihood - best.log_likelihood) / np.maximum(joint.sum(axis=1, keepdims=True), _TINY)
         posterior[order] += joint
     posterior /= posterior.sum(axis=1, keepdims=True)
-    return NoiseOverTemperatures(posterior, float(reached[best]), float(TEMPERATURES[best]), np.ascontiguousarray(fits[best].by_label.T))
+    return NoiseOverTemperatures(posterior, best.log_likelihood, best.temperature, np.ascontiguousarray(best.by_label.T))
 
 
 class _MatrixFit(NamedTuple):
-    """Noise matrix with a row a label, shape (K, K), and the likelihood that leaves each label out, in nats."""
+    """A temperature, the noise matrix with a row a label, shape (K, K), and the likelihood that leaves each label out, in nats."""
 
+    temperature: float
     by_label: Float
     log_likelihood: float
 
 
-def _expect_and_maximise(probs: Float, blocks: list[tuple[int, slice]]) -> _MatrixFit:
+def _expect_and_maximise(scores: Float, temperature: float, blocks: list[tuple[int, slice]]) -> _MatrixFit:
     """EM at one temperature, of images sorted by label."""
+    probs = softmax(scores / temperature, axis=1)
     n_images, n_classes = probs.shape
     errors, last = FIRST_ERRORS, -np.inf
     by_label = uniform_noise(1 - errors, n_classes)
@@ -157,9 +163,9 @@ def _expect_and_maximise(probs: Float, blocks: list[tuple[int, slice]]) -> _Matr
     for done in range(MOST_ROUNDS):
         for label, rows in blocks:
             np.dot(probs[rows], by_label[label], out=evidence[rows])
-            np.dot(1 / np.maximum(evidence[rows], 1e-300), probs[rows], out=counts[label])
+            np.dot(1 / np.maximum(evidence[rows], _TINY), probs[rows], out=counts[label])
         counts *= by_label
-        value, total = float(np.log(np.maximum(evidence, 1e-300)).sum()), float(counts.sum())
+        value, total = float(np.log(np.maximum(evidence, _TINY)).sum()), float(counts.sum())
         errors = min(max((total - float(np.trace(counts))) / (n_images + ERROR_PRIOR), LEAST_ERRORS), MOST_ERRORS)
         pseudo = SMOOTHING * uniform_noise(1 - errors, n_classes)
         by_label = counts + pseudo
@@ -171,10 +177,10 @@ def _expect_and_maximise(probs: Float, blocks: list[tuple[int, slice]]) -> _Matr
     n_of_class, left_out = counts.sum(axis=0), 0.0
     for label, rows in blocks:
         joint = probs[rows] * by_label[label]
-        joint /= np.maximum(joint.sum(axis=1, keepdims=True), 1e-300)  # the posterior
+        joint /= np.maximum(joint.sum(axis=1, keepdims=True), _TINY)  # the posterior
         others = np.maximum(counts[label] - joint, 1e-12) / (n_of_class - joint)
         left_out += float(np.log((probs[rows] * others).sum(axis=1)).sum())
-    return _MatrixFit(by_label, left_out + ERROR_PRIOR * float(np.log1p(-errors)))
+    return _MatrixFit(temperature, by_label, left_out + ERROR_PRIOR * float(np.log1p(-errors)))
 
 
 def _blocks(given: Index, n_classes: int) -> Iterator[tuple[int, slice]]:
