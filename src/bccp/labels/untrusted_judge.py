@@ -22,6 +22,7 @@ Memory: some ten arrays (N, K) of float64, the features and a copy of them witho
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,11 +31,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from bccp.data.array_types import Float, Index
+from bccp.data.array_types import Float, Index, Mask
 from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, scores_out_of_fold
 from bccp.labels.judge_stack import mean_stack
 from bccp.labels.posterior import given_probability
-from bccp.labels.untrusted_noise import TEMPERATURES, NoiseOverTemperatures, fit_matrix_noise, fit_uniform_noise
+from bccp.labels.untrusted_noise import TEMPERATURES, fit_matrix_noise, fit_uniform_noise
 from bccp.models import logistic_regression
 from bccp.models.logistic_regression import LogisticRegression
 
@@ -48,6 +49,9 @@ LEAST_FOUND = 0.01
 """Share of wrong labels under which none stands out."""
 
 _LEAST_PROBABILITY = 1e-12
+
+_NEVER = -1000.0
+"""Score of a class that no judge knows."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class UntrustedJudgement:
         Share of the labels that the pool, as first fitted, disagrees with; never below ``at_least``.
     settings : tuple of float
         Of the judges: the penalty of each view's regression, the shrinkage, the number of neighbours.
+    taught : ndarray of bool, shape (N,)
+        Other folds have images of the label, too. Where they do not, as of a class with one image, no judge knows the class: the label
+        counts as wrong as often as all others do, and decides on nothing. A class without such images has no part in the noise, either.
     """
 
     scores: Float
@@ -104,6 +111,7 @@ class UntrustedJudgement:
     at_least: float
     at_most: float
     settings: tuple[float, ...]
+    taught: Mask
 
     @property
     def verdict(self) -> Literal["blind", "nothing", "found"]:
@@ -124,6 +132,7 @@ class UntrustedJudgement:
             "at_most": self.at_most,
             "temperature": self.temperature,
             "settings": list(self.settings),
+            "n_not_taught": int((~self.taught).sum()),
         }
 
 
@@ -153,36 +162,121 @@ def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: 
     """
     labels, fold = np.asarray(given, np.int64), np.asarray(folds, np.int64)
     _check(views, labels, n_classes, fold)
-    pool = judges_out_of_fold(views, labels, n_classes, fold)
-    pooled = mean_stack(len(pool), n_classes)(member.found.scores for member in pool)
+    in_fold = np.zeros((n_classes, n_folds(fold)), np.bool_)
+    in_fold[labels, fold] = True
+    taught = (in_fold.sum(axis=1) > 1)[labels]
+    classes = np.unique(labels[taught])
+    if len(classes) < 2:
+        return _nothing_taught(labels, n_classes)
+    known, others = ([view[rows] for view in views] for rows in (taught, ~taught))
+    places = np.searchsorted(classes, labels[taught])
+    found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
+    if taught.all() and len(classes) == n_classes:
+        return found
+    return _among_all(found, scores, labels, taught, classes, n_classes)
+
+
+def _judge(
+    views: Sequence[Float], labels: Index, n_classes: int, folds: Index, others: Sequence[Float]
+) -> tuple[UntrustedJudgement, Float]:
+    """Judge labels all of which other folds have, too; beside the judgement, the scores (n, K) of the features of other images."""
+    pool = judges_out_of_fold(views, labels, n_classes, folds)
+    stack = mean_stack(len(pool), n_classes)
+    pooled = stack(member.found.scores for member in pool)
     uniform, matrix = fit_uniform_noise(pooled, labels), fit_matrix_noise(pooled, labels)
-    again = [_fitted_under(matrix.noise_matrix, member, views[member.view], labels, fold) for member in pool]
+    again = [_fitted_under(matrix.noise_matrix, member, views[member.view], labels, folds) for member in pool]
     regressions = [(member.found.scores, scores) for member, scores in zip(pool, again, strict=True) if not member.has_temperature]
     z, gain = _retraining_gain(regressions, matrix.noise_matrix, labels)
-    likelier = matrix.log_likelihood > uniform.log_likelihood
-    accepted = likelier and z >= LEAST_Z and gain >= LEAST_GAIN
-    retrained = mean_stack(len(pool), n_classes)(again)
+    accepted = matrix.log_likelihood > uniform.log_likelihood and z >= LEAST_Z and gain >= LEAST_GAIN
+    retrained = stack(again)
     found = fit_matrix_noise(retrained, labels)
-    scores, counts = (retrained, found) if accepted else (pooled, uniform)
-    at_least = float(1 - given_probability(counts.posterior, labels).mean())
-    disagreed = float((pooled.argmax(axis=1) != labels).mean())
-    return UntrustedJudgement(
+    scores, chosen = (retrained, found) if accepted else (pooled, uniform)
+    at_least = float(1 - given_probability(chosen.posterior, labels).mean())
+    judgement = UntrustedJudgement(
         scores=scores,
-        probs=_probabilities(scores, counts),
-        posterior=counts.posterior,
+        probs=softmax(scores / chosen.temperature, axis=1),
+        posterior=chosen.posterior,
         uniform_posterior=uniform.posterior,
         matrix_posterior=found.posterior,
-        uniform_probs=_probabilities(pooled, uniform),
-        noise_matrix=counts.noise_matrix,
-        temperature=counts.temperature,
+        uniform_probs=softmax(pooled / uniform.temperature, axis=1),
+        noise_matrix=chosen.noise_matrix,
+        temperature=chosen.temperature,
         matrix_accepted=accepted,
         retraining_z=z,
         retraining_gain=gain,
         log_likelihoods={"uniform": uniform.log_likelihood, "matrix": matrix.log_likelihood},
         skill=judge_skill(pooled, labels),
         at_least=at_least,
-        at_most=max(at_least, disagreed),
+        at_most=max(at_least, float((pooled.argmax(axis=1) != labels).mean())),
         settings=tuple(member.found.setting for member in pool),
+        taught=np.ones(len(labels), np.bool_),
+    )
+    return judgement, stack(member.found.whole.scores(others[member.view]) / member.found.temperature for member in pool)
+
+
+def _among_all(found: UntrustedJudgement, scores: Float, given: Index, taught: Mask, classes: Index, n_classes: int) -> UntrustedJudgement:
+    """Give images and classes that no judge knows their places.
+
+    Parameters
+    ----------
+    found : UntrustedJudgement
+        Of images that ``taught`` (N,) is true of, in the classes ``classes`` (K',).
+    scores : ndarray of float64, shape (n, K')
+        Of the others.
+    given : ndarray of int64, shape (N,)
+    """
+
+    def placed(rows: Float, others: Float, never: float = 0.0) -> Float:
+        table = np.full((len(taught), n_classes), never)
+        table[np.ix_(taught, classes)], table[np.ix_(~taught, classes)] = rows, others
+        return table
+
+    def undecided(posterior: Float) -> Float:
+        """Put a label beside p as if it was wrong as often as those that are judged."""
+        wrong = float(1 - given_probability(posterior, np.searchsorted(classes, given[taught])).mean())
+        table = placed(posterior, wrong * softmax(scores / found.temperature, axis=1))
+        table[~taught, given[~taught]] += 1 - wrong
+        return table
+
+    uniform_posterior, matrix_posterior = undecided(found.uniform_posterior), undecided(found.matrix_posterior)
+    noise = np.eye(n_classes)
+    noise[np.ix_(classes, classes)] = found.noise_matrix
+    others = softmax(scores / found.temperature, axis=1)
+    return dataclasses.replace(
+        found,
+        scores=placed(found.scores, scores, _NEVER),
+        probs=placed(found.probs, others),
+        posterior=matrix_posterior if found.matrix_accepted else uniform_posterior,
+        uniform_posterior=uniform_posterior,
+        matrix_posterior=matrix_posterior,
+        uniform_probs=placed(found.uniform_probs, others),
+        noise_matrix=noise,
+        at_most=found.at_most * float(taught.mean()) + float((~taught).mean()),
+        taught=taught,
+    )
+
+
+def _nothing_taught(given: Index, n_classes: int) -> UntrustedJudgement:
+    """Judge labels of one class alone, or of classes that one fold alone has: nothing is known of any."""
+    as_given, even = np.eye(n_classes)[given], np.full((len(given), n_classes), 1 / n_classes)
+    return UntrustedJudgement(
+        scores=np.zeros(even.shape),
+        probs=even,
+        posterior=as_given,
+        uniform_posterior=as_given,
+        matrix_posterior=as_given,
+        uniform_probs=even,
+        noise_matrix=np.eye(n_classes),
+        temperature=1.0,
+        matrix_accepted=False,
+        retraining_z=0.0,
+        retraining_gain=0.0,
+        log_likelihoods={},
+        skill=0.0,
+        at_least=0.0,
+        at_most=1.0,
+        settings=(),
+        taught=np.zeros(len(given), np.bool_),
     )
 
 
@@ -231,10 +325,6 @@ def _log_chances(scores: Float, noise: Float, given: Index) -> Float:
     likelihood = noise.T[given]
     by_temperature = (np.log((softmax(scores / t, axis=1) * likelihood).sum(axis=1) + 1e-300) for t in TEMPERATURES.tolist())
     return max(by_temperature, key=np.sum)
-
-
-def _probabilities(scores: Float, noise: NoiseOverTemperatures) -> Float:
-    return np.asarray(softmax(scores / noise.temperature, axis=1), np.float64)
 
 
 def _check(views: Sequence[Float], given: Index, n_classes: int, folds: Index) -> None:

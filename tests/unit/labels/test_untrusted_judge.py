@@ -177,6 +177,36 @@ def test_one_name_for_all_images_is_no_skill():
     assert np.isfinite(found.posterior).all()
 
 
+def test_the_only_image_of_a_class_is_as_doubtful_as_any_other_and_leaves_the_rest_as_it_is(noisy):
+    views, _, given, before = noisy
+    odd = [np.concatenate([view, -view[:1]]) for view in views]  # the only one of its class
+    found = judge(odd, np.append(given, K), K + 1, np.append(folds_of(len(given)), 0))
+    assert found.taught.sum() == len(given)
+    assert p_wrong(found.posterior, np.append(given, K))[-1] == pytest.approx(found.at_least)
+    assert found.at_least == pytest.approx(before.at_least, abs=0.02)
+    np.testing.assert_allclose(found.posterior[:-1, :K], before.posterior, atol=0.05)
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
+    assert found.posterior.shape == found.probs.shape == (len(given) + 1, K + 1)
+
+
+def test_a_class_of_two_images_is_judged_where_they_lie_in_different_folds(noisy):
+    views, _, given, _ = noisy
+    far = [np.concatenate([view, np.full((2, view.shape[1]), 3.0)]) for view in views]
+    found = judge(far, np.append(given, [K, K]), K + 1, np.append(folds_of(len(given)), [0, 1]))
+    assert found.taught.all()
+    assert np.isfinite(found.posterior).all()
+    assert (found.posterior[:-2].argmax(axis=1) < K).all()
+
+
+def test_where_every_image_has_a_label_of_its_own_nothing_is_said():
+    views, _ = photographs(12)
+    found = judge(views, np.arange(12), 12)
+    assert found.verdict == "blind"
+    assert (found.posterior.argmax(axis=1) == np.arange(12)).all()
+    assert not found.taught.any()
+    assert json.loads(json.dumps(found.numbers()))["n_not_taught"] == 12
+
+
 def test_skill_is_measured_beyond_the_shares_of_the_classes():
     given = np.repeat([0, 1], [90, 10])
     assert abs(judge_skill(np.tile(np.log([0.9, 0.1]), (100, 1)), given)) < 3
