@@ -391,15 +391,14 @@ def fit_by_folds(
     table, wanted, share = _checked(features, targets, weights)
     folds = np.asarray(fold, np.int64)
     n_folds = int(folds.max()) + 1
-    within = [np.flatnonzero(folds == k) for k in range(n_folds)]
-    others = [(table[rest], wanted[rest], share[rest]) for rest in (np.flatnonzero(folds != k) for k in range(n_folds))]
+    within, others = ([np.flatnonzero((folds == k) == inside) for k in range(n_folds)] for inside in (True, False))
 
     def attempts() -> Iterator[_Attempt]:
         models: list[LogisticRegression | None] = [None] * n_folds
         for strength in strengths:
             scores, fitted = np.empty(wanted.shape), []
-            for k, (rows, soft, weight) in enumerate(others):
-                model = fit(rows, soft, strength=strength, weights=weight, start=models[k])
+            for k, rest in enumerate(others):  # one fold's rows are copied at a time
+                model = fit(table[rest], wanted[rest], strength=strength, weights=share[rest], start=models[k])
                 models[k], scores[within[k]] = model, model.scores(table[within[k]])
                 fitted.append(model)
             yield strength, scores, tuple(fitted)
