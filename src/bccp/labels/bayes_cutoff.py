@@ -305,6 +305,7 @@ def decide(
     action: str,
     posterior: npt.ArrayLike | None = None,
     audited: npt.ArrayLike | None = None,
+    no_class: npt.ArrayLike | None = None,
 ) -> Decision:
     """Say what becomes of each given label.
 
@@ -328,6 +329,8 @@ def decide(
         P(z = j | x, y); needed by ``soft`` and ``relabel``.
     audited : array-like of bool, shape (N,), optional
         Images whose true label is known: a wrong one gives way to it under any action.
+    no_class : array-like of bool, shape (N,), optional
+        Images known to be of none of the classes: they are dropped under any action.
 
     Returns
     -------
@@ -355,6 +358,9 @@ def decide(
             final = np.where(replaced, best, labels)
             actions = np.where(cut & ~replaced, "drop", np.where(final != labels, "relabel", "keep"))
             targets = np.eye(len(classes), dtype=np.float32)[final]
+    if no_class is not None and np.any(no_class):
+        foreign = np.asarray(no_class, np.bool_)
+        cut, actions, targets = cut | foreign, np.where(foreign, "drop", actions), np.where(foreign[:, np.newaxis], own, targets)
     dropped = actions == "drop"
     return Decision(_table(images, labels, classes, score, p_wrong, cut, actions, final, dropped), targets, believed)
 

@@ -36,7 +36,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,7 @@ from bccp.core.errors import BCCPError
 from bccp.data.array_types import Float, Index, Mask
 from bccp.data.label_tables import grids
 from bccp.data.label_tables.columns import Columns
+from bccp.data.label_tables.reading import Answer
 from bccp.data.layout import KnownNames
 from bccp.labels import feedback
 from bccp.labels.posterior import expected_f1_cutoff
@@ -67,6 +68,10 @@ NO_CLASS = -1
 SUSPECT, RANDOM, UNKNOWN = "suspect", "random", "unknown"
 """How a checked image was chosen: by its score, at random, or nobody knows (which is treated as by its score)."""
 
+LABELLED, UNSURE, OF_NO_CLASS = "label", "unsure", "none"
+"""Verdicts on an image that somebody looked at: its label stands in the row; no answer, so that it counts as not checked; it is of none of
+the classes, so that its given label is wrong."""
+
 MAX_HOLE = 0.2
 """A stretch of the scores that holds a greater share of the images, and no checked one, counts as not looked at."""
 
@@ -88,21 +93,45 @@ class Audit:
     ----------
     labels : dict of str to str
         The checked label by image id, sorted; judged images only.
+    no_class : frozenset of str
+        Judged images that are of none of the classes.
     chosen : dict of str to str
-        How each of these images was chosen: ``suspect``, ``random`` or ``unknown``.
+        How each of these images, labelled or of no class, was chosen: ``suspect``, ``random`` or ``unknown``.
+    n_unsure : int
+        Judged images of which somebody was unsure: they count as not checked.
     n_random_blank : int
-        Rows said to be random that have no label.
+        Rows said to be random that have no answer, or an unsure one.
     n_blank : int
-        Rows without a label: images that were not checked.
+        Rows without an answer: images that were not checked.
     problems : dict of str to list of str
-        For each of ``feedback.PROBLEMS``, and for ``not_judged``, a description of every such row.
+        For each of ``feedback.PROBLEMS``, for ``unknown_verdict`` and for ``not_judged``, a description of every such row.
     """
 
     labels: Mapping[str, str]
+    no_class: frozenset[str]
     chosen: Mapping[str, str]
+    n_unsure: int
     n_random_blank: int
     n_blank: int
     problems: Mapping[str, list[str]]
+
+    @property
+    def answers(self) -> dict[str, str | None]:
+        """The checked label by image id, None for an image of no class; sorted."""
+        return dict(sorted({**self.labels, **dict.fromkeys(self.no_class)}.items()))
+
+    def encoded(self, ids: Sequence[str], classes: Sequence[str]) -> tuple[Index, Index]:
+        """Find the checked images among sorted ids (N,).
+
+        Returns
+        -------
+        places, labels : ndarray of int64, shape (M,)
+            Their positions, rising, and what was checked, as positions in ``classes`` or ``NO_CLASS``.
+        """
+        number: dict[str | None, int] = {name: k for k, name in enumerate(classes)} | {None: NO_CLASS}
+        answers = self.answers
+        places = [i for i, image in enumerate(ids) if image in answers]
+        return np.array(places, np.int64), np.array([number[answers[ids[i]]] for i in places], np.int64)
 
 
 class Calibration(NamedTuple):
@@ -158,8 +187,9 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
 
     It may have further columns, so that a ``label_report.csv`` with filled-in labels will do. A column ``user`` says who gave the label
     that was checked, and is not looked at. A column ``chosen`` says how the image was chosen (``suspect`` or ``random``; anything else, and
-    a file without it: unknown). Rows without a label are images that were not checked. All else is as in feedback files
-    (:func:`bccp.labels.feedback.sort_out`): equal rows count once, contradicting ones not at all.
+    a file without it: unknown). A column ``verdict`` says what came of a look at the image: ``label`` or nothing, where the label stands in
+    the row; ``unsure``; ``none``, of none of the classes. Rows without label and verdict are images that were not checked. All else is as
+    in feedback files (:func:`bccp.labels.feedback.sort_out`): equal rows count once, contradicting ones not at all.
 
     Parameters
     ----------
@@ -174,53 +204,94 @@ def read_audit(path: Path, *, images: Collection[str], judged: Collection[str], 
     Returns
     -------
     Audit
-        At least one label.
+        At least one image that is labelled or of no class.
 
     Raises
     ------
     BCCPError
         If the file cannot be read, or no row of it is of any use.
     """
-    file = read_file(path)
-    blank = [row.image.strip() != "" and not row.label.strip() for row in file.rows]
-    n_blank = sum(blank)
-    if n_blank and n_blank == len(blank):
-        raise BCCPError(f"none of the {n_blank} rows of the audit file {path} has a label: fill in the column label of the checked images")
-    rows = [replace(row, user="") for row, is_blank in zip(file.rows, blank, strict=True) if not is_blank]
-    said = feedback.sort_out(replace(file, rows=rows, has_users=False), images=images, classes=classes)
+    file, further = read_file(path), _further_columns(path)
+    unsure, of_no_class = (_word_apart(f"({word})", classes) for word in (UNSURE, "of no class"))
+    answers: list[Answer] = []
+    origins: dict[str, str] = {}
+    n_blank = n_random_blank = 0
+    unknown_verdicts: list[str] = []
+    contradictions: list[str] = []
+    for row in file.rows:
+        origin, verdict = further.get(row.place, (UNKNOWN, LABELLED))
+        if verdict not in (LABELLED, UNSURE, OF_NO_CLASS):
+            unknown_verdicts.append(f"{verdict!r} for {row.image}: {LABELLED}, {UNSURE} and {OF_NO_CLASS} are accepted")
+        elif verdict == OF_NO_CLASS and row.label.strip():
+            contradictions.append(f"{row.place}: {row.image} as {row.label.strip()!r} and of no class")
+        elif verdict == LABELLED and not row.label.strip() and row.image.strip():
+            n_blank, n_random_blank = n_blank + 1, n_random_blank + (origin == RANDOM)
+        else:
+            n_random_blank += verdict == UNSURE and origin == RANDOM
+            if verdict != LABELLED and row.image.strip():  # without a label it is no answer to the reader
+                row = replace(row, label=unsure if verdict == UNSURE else of_no_class, problem="")
+            answers.append(replace(row, user=""))
+            origins[row.place] = origin
+    if file.rows and not answers:
+        _refuse_without_answers(path, len(file.rows), unknown_verdicts + contradictions)
+    apart = [unsure, of_no_class]
+    said = feedback.sort_out(replace(file, rows=answers, has_users=False), images=images, classes=classes, beside=apart)
     of_use = frozenset(judged)
-    labels = {image: label for (image, _), label in said.votes.items() if image in of_use}
-    origins = _origins(path)
-    n_random_blank = sum(is_blank and origins.get(row.place) == RANDOM for row, is_blank in zip(file.rows, blank, strict=True))
+    votes = {image: label for (image, _), label in said.votes.items() if image in of_use}
+    labels = {image: label for image, label in votes.items() if label not in apart}
+    no_class = frozenset(image for image, label in votes.items() if label == of_no_class)
     chosen: dict[str, str] = {}
     known = KnownNames(of_use)
-    for row in rows:
-        image = known.find(row.image) or row.image
-        origin = origins.get(row.place, UNKNOWN)
+    for answer in answers:
+        image, origin = known.find(answer.image) or answer.image, origins[answer.place]
         chosen[image] = origin if chosen.get(image, origin) == origin else UNKNOWN
     not_judged = [image for image, _ in said.votes if image not in of_use]
-    if not labels:
+    if not votes:
         raise BCCPError(
             f"none of the {len(not_judged)} images in the audit file {path} is among the {len(of_use)} whose labels are judged "
             f"(e.g. {not_judged[0]!r} is not): check some of those, e.g. {min(of_use, default='')!r}"
         )
-    problems = {**said.problems, "not_judged": not_judged}
-    return Audit(labels, {image: chosen[image] for image in labels}, n_random_blank, n_blank, problems)
+    if not labels and not no_class:
+        raise BCCPError(
+            f"the audit file {path} has no label: its {len(votes)} answer(s) are {UNSURE}, which counts as not checked; "
+            "give at least one label"
+        )
+    problems = {**said.problems, "unknown_verdict": unknown_verdicts, "not_judged": not_judged}
+    problems["conflicting"] = contradictions + problems["conflicting"]
+    checked = {image: chosen[image] for image in votes if image in labels or image in no_class}
+    return Audit(labels, no_class, checked, len(votes) - len(checked), n_random_blank, n_blank, problems)
 
 
-def _origins(path: Path) -> dict[str, str]:
-    """Read how the image of each row was chosen, by the row's place in the file; nothing without the column ``chosen``."""
+def _word_apart(word: str, classes: Collection[str]) -> str:
+    """The word, in as many brackets as it takes to be no class."""
+    while KnownNames(classes).find(word) is not None:
+        word = f"({word})"
+    return word
+
+
+def _refuse_without_answers(path: Path, n_rows: int, refused: Sequence[str]) -> NoReturn:
+    if refused:
+        raise BCCPError(f"none of the {n_rows} rows of the audit file {path} can be used: e.g. {refused[0]}")
+    raise BCCPError(f"none of the {n_rows} rows of the audit file {path} has a label: fill in the column label of the checked images")
+
+
+def _further_columns(path: Path) -> dict[str, tuple[str, str]]:
+    """Read how the image of each row was chosen, and the verdict in lower case, by the row's place in the file."""
     text = grids.decoded(path.read_bytes())
     data = grids.parsed_json(text)
     grid = grids.grid_of_csv(text) if data is None else grids.grid_of_json(data)
-    names = [name.casefold() for name in grid.names]
-    if names.count("chosen") != 1:
-        return {}
-    column = names.index("chosen")
-    words = [cells[column].strip().casefold() if column < len(cells) else "" for cells in grid.rows]
+    names = [name.strip().casefold() for name in grid.names]
+
+    def words(name: str) -> list[str]:
+        if names.count(name) != 1:
+            return [""] * len(grid.rows)
+        column = names.index(name)
+        return [cells[column].strip().casefold() if column < len(cells) else "" for cells in grid.rows]
+
     # people write "suspect 3" or "Random"
-    kinds = [next((kind for kind in (SUSPECT, RANDOM) if word.startswith(kind)), UNKNOWN) for word in words]
-    return dict(zip(grid.places, kinds, strict=True))
+    kinds = [next((kind for kind in (SUSPECT, RANDOM) if word.startswith(kind)), UNKNOWN) for word in words("chosen")]
+    verdicts = [word or LABELLED for word in words("verdict")]
+    return dict(zip(grid.places, zip(kinds, verdicts, strict=True), strict=True))
 
 
 def trusted_origins(chosen: Sequence[str], n_random_blank: int) -> tuple[list[str], str]:
@@ -250,21 +321,24 @@ def trusted_origins(chosen: Sequence[str], n_random_blank: int) -> tuple[list[st
     return [UNKNOWN if kind == RANDOM else kind for kind in chosen], note
 
 
-def origins_sentence(chosen: Sequence[str]) -> str:
-    """Count checked images by how they were chosen.
+def audit_sentence(audit: Audit, chosen: Sequence[str]) -> str:
+    """Count what an audit file says, and how its images were chosen (:func:`trusted_origins`).
 
     Examples
     --------
-    >>> origins_sentence(["suspect", "random", "suspect", "unknown"])
-    '2 suspects, 1 at random, 1 chosen nobody knows how'
+    >>> audit = Audit({"1.png": "cat", "2.png": "dog"}, frozenset({"3.png"}), {}, 2, 0, 5, {})
+    >>> audit_sentence(audit, ["suspect", "random", "unknown"])
+    '3 checked images (1 suspect, 1 at random, 1 chosen nobody knows how), 1 of them of no class; 2 unsure, which count as not checked'
     """
     counts = Counter(chosen)
-    said = {
+    origins = {
         SUSPECT: f"{counts[SUSPECT]} suspect{'s' * (counts[SUSPECT] != 1)}",
         RANDOM: f"{counts[RANDOM]} at random",
         UNKNOWN: f"{counts[UNKNOWN]} chosen nobody knows how",
     }
-    return ", ".join(sentence for kind, sentence in said.items() if counts[kind])
+    said = f"{len(chosen)} checked images ({', '.join(words for kind, words in origins.items() if counts[kind])})"
+    said += f", {len(audit.no_class)} of them of no class" if audit.no_class else ""
+    return said + (f"; {audit.n_unsure} unsure, which count{'s' * (audit.n_unsure == 1)} as not checked" if audit.n_unsure else "")
 
 
 def calibrate(

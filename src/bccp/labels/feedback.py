@@ -137,7 +137,14 @@ def read_configured(section: Segregation) -> FeedbackFile:
     return read_feedback(Path(str(section.feedback_file)), layout=section.feedback_format, columns=columns)
 
 
-def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection[str] | None, unreadable: Collection[str] = ()) -> Feedback:
+def sort_out(
+    file: FeedbackFile,
+    *,
+    images: Collection[str],
+    classes: Collection[str] | None,
+    unreadable: Collection[str] = (),
+    beside: Collection[str] = (),
+) -> Feedback:
     """Turn rows into votes.
 
     Which image a cell means is said by :func:`bccp.data.label_tables.image_names.find_images`. Blanks around a label do not count, unless
@@ -153,6 +160,8 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
         The names of the classes; None: the file says which there are.
     unreadable : collection of str, optional
         The ids of files that were put aside: rows that name them name no other image.
+    beside : collection of str, optional
+        Labels that are votes, too, and no classes; messages do not offer them.
 
     Returns
     -------
@@ -168,11 +177,11 @@ def sort_out(file: FeedbackFile, *, images: Collection[str], classes: Collection
     found = [image if image in known_images or image == AMBIGUOUS else None for image in found]
     if classes is None:
         classes = _classes_of(file, found)
-    known, known_names = KnownNames(classes), KnownNames(images)
+    known, accepted, known_names = KnownNames(classes), KnownNames([*classes, *beside]), KnownNames(images)
     problems: dict[str, list[str]] = {kind: [] for kind in PROBLEMS}
     ballots: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for row, image in zip(file.rows, found, strict=True):
-        label = known.find(row.label)
+        label = accepted.find(row.label)
         if row.problem:
             several = f": {row.label or 'no class'} for {row.image}" if row.problem == "several_classes" else ""
             problems[row.problem].append(row.place + several)

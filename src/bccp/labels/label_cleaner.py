@@ -154,8 +154,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         given_labels : array-like of str or int, shape (N,)
             In the order of the rows of ``probs``; where both are pandas objects, with the same index.
         audited : mapping of int to label, optional
-            Labels that an expert has checked, by position (0 to N - 1): they are taken as true and calibrate P(wrong) of the others
-            (:func:`bccp.labels.expert_labels.calibrate`).
+            Labels that an expert has checked, by position (0 to N - 1), None for an image of none of the classes: they are taken as true
+            and calibrate P(wrong) of the others (:func:`bccp.labels.expert_labels.calibrate`).
         chosen : {"suspect", "random"} or mapping of int to these, optional
             How the checked images were chosen, all of them or by position: by their score, as the worst are, or at random. None, and
             positions that are left out: unknown, which counts as ``suspect``. At least 10 drawn at random tell of all scores.
@@ -181,10 +181,11 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         names = _one_dimensional(given_labels, "given_labels")
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
-        places, truth_names = _audited({} if audited is None else audited, len(table))
+        places, truth_names, of_a_class = _audited({} if audited is None else audited, len(table))
         at_random = _drawn_at_random(chosen, places)
         self.classes_ = _classes(self.classes, _column_names(probs), names, truth_names, table.shape[1])
-        given, truth = _positions(names, self.classes_, "given_labels"), _positions(truth_names, self.classes_, "audited")
+        given, truth = _positions(names, self.classes_, "given_labels"), np.full(len(places), expert_labels.NO_CLASS)
+        truth[of_a_class] = _positions(truth_names, self.classes_, "audited")
 
         pure = table if self.trusted else posterior.without_noise(table, given)
         most = self.max_temperature
@@ -231,8 +232,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         if self.max_class_ratio is not None:
             above = bayes_cutoff.hold_back(wrong, given, above, len(self.classes_), max_ratio=self.max_class_ratio).above
         above[places] = truth != given[places]  # what an expert has found is not held back
-        audited = np.zeros(len(given), np.bool_)
-        audited[places] = True
+        audited, no_class = np.zeros((2, len(given)), np.bool_)
+        audited[places], no_class[places] = True, truth == expert_labels.NO_CLASS
         numbers = [str(k) for k in range(len(self.classes_))]
         decided = bayes_cutoff.decide(
             [""] * len(given),
@@ -243,6 +244,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
             action=self.action,
             posterior=self.posterior_,
             audited=audited,
+            no_class=no_class,
         ).table
         self.is_wrong_, self.kept_ = above, (decided["action"] != "drop").to_numpy()
         # a dropped image has no final label: here it stays as it was given
@@ -343,7 +345,8 @@ def _one_dimensional(values: Any, name: str) -> npt.NDArray[Any]:
     return labels
 
 
-def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any]]:
+def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDArray[Any], Mask]:
+    """Positions of the checked images (M,), the labels of those that are of a class, and which these are (M,)."""
     if not hasattr(audited, "keys"):  # a Series has them
         raise ValueError(f"audited={audited!r} is no mapping: give a dict of labels by position, as {{17: 'cat'}}")
     checks = dict(audited)
@@ -351,7 +354,9 @@ def _audited(audited: Mapping[int, Any], n_images: int) -> tuple[Index, npt.NDAr
     for place in places:
         if not isinstance(place, (int, np.integer)) or isinstance(place, bool) or not 0 <= place < n_images:
             raise ValueError(f"audited names the position {place!r}: 0 to {n_images - 1} are accepted")
-    return np.array(places, np.int64), _one_dimensional(list(checks.values()), "audited")
+    of_a_class = [label is not None for label in checks.values()]
+    names = _one_dimensional([label for label in checks.values() if label is not None], "audited")
+    return np.array(places, np.int64), names, np.array(of_a_class, np.bool_)
 
 
 def _drawn_at_random(chosen: Mapping[int, str] | str | None, places: Index) -> Mask:

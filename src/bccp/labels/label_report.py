@@ -138,7 +138,7 @@ def report_table(
     posterior: npt.ArrayLike | None = None,
     votes: pd.DataFrame | None = None,
     nearest_trusted: Mapping[str, str] | None = None,
-    audited: Mapping[str, str] | None = None,
+    audited: Mapping[str, str | None] | None = None,
     chosen: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -155,8 +155,8 @@ def report_table(
         ``image, user, label``: who said what.
     nearest_trusted : mapping of str to str, optional
         For suspects the trusted image that they look most like.
-    audited : mapping of str to str, optional
-        Labels that an expert has given before, so that they are not lost when the report is fed back.
+    audited : mapping of str to (str or None), optional
+        Labels that an expert has given before, so that they are not lost when the report is fed back; None for an image of no class.
     chosen : mapping of str to str, optional
         How these images were chosen then; it is not lost either.
     seed : int
@@ -167,7 +167,8 @@ def report_table(
     DataFrame
         The columns :data:`REPORT_COLUMNS`, all text but ``rank``, sorted by image. ``rank`` is 1 for the highest score, equal ones by
         image; audited images come last. ``chosen`` names the group of the images to check next: ``suspect`` for the highest ranks,
-        ``random`` for a sample. What is not known is empty; probabilities have 6 decimals.
+        ``random`` for a sample. What is not known is empty; probabilities have 6 decimals. Where an image is of no class there is a
+        column ``verdict``, too, as :func:`bccp.labels.expert_labels.read_audit` takes it.
     """
     images, given = decided["image"].tolist(), decided["given_label"].tolist()
     known = audited or {}
@@ -182,13 +183,17 @@ def report_table(
         believed = np.asarray(posterior, np.float64)
         suggested = [classes[k] for k in believed.argmax(axis=1)]
         probability = [f"{p:.6f}" for p in believed.max(axis=1)]
+    no_class = {image for image, label in known.items() if label is None}
+    suggested, probability = (
+        ["" if image in no_class else cell for image, cell in zip(images, cells, strict=True)] for cells in (suggested, probability)
+    )
     users: dict[tuple[str, str], set[str]] = {}
     if votes is not None:
         for image, user, label in votes[["image", "user", "label"]].itertuples(index=False):
             users.setdefault((image, label), set()).add(user)
     columns = {
         "image": images,
-        "label": [known.get(image, "") for image in images],
+        "label": [known.get(image) or "" for image in images],
         "chosen": [groups.get(image, "") for image in images],
         "given_label": given,
         "p_wrong": ["" if p == "" else f"{float(p):.6f}" for p in decided["p_wrong"]],
@@ -198,7 +203,16 @@ def report_table(
         "nearest_trusted": [(nearest_trusted or {}).get(image, "") for image in images],
         "rank": [rank[image] for image in images],
     }
-    return pd.DataFrame(columns, columns=list(REPORT_COLUMNS)).sort_values("image").reset_index(drop=True)
+    table = pd.DataFrame(columns, columns=list(REPORT_COLUMNS))
+    if no_class:
+        verdicts = [(expert_labels.OF_NO_CLASS if i in no_class else expert_labels.LABELLED) if i in known else "" for i in images]
+        table.insert(2, "verdict", verdicts)
+    return table.sort_values("image").reset_index(drop=True)
+
+
+def unchecked(report: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a report that nobody has checked."""
+    return report[(report["label"] == "") & (report.get("verdict", "") != expert_labels.OF_NO_CLASS)]
 
 
 def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str]:
@@ -214,7 +228,7 @@ def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str
 
 
 def make_report(
-    step: Step, days: Days, decision: Decision, audited: Mapping[str, str], chosen: Mapping[str, str] | None = None
+    step: Step, days: Days, decision: Decision, audited: Mapping[str, str | None], chosen: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """The report of the step's decision; see :func:`report_table`.
 
@@ -224,8 +238,8 @@ def make_report(
         Of ``bayes_cutoff``; its input ``true_labels`` is not looked at.
     days : Days
     decision : Decision
-    audited : mapping of str to str
-        What is checked stays checked when this report is fed back.
+    audited : mapping of str to (str or None)
+        What is checked stays checked when this report is fed back; None for an image of no class.
     chosen : mapping of str to str, optional
         How each of these was chosen.
 
@@ -261,8 +275,8 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
     place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
     # the ledger's own file is not to be changed: its version would no longer be what it is
     step.emit(_invitation(place / "label_report.csv", report, step.config.method))
-    unchecked = set(report.loc[report["label"] == "", "image"])
-    suspects = [image for image in _suspects(decision) if image in unchecked]
+    open_images = set(unchecked(report)["image"])
+    suspects = [image for image in _suspects(decision) if image in open_images]
     worst = report[report["image"].isin(suspects)].sort_values("rank")[:_MOST_DRAWN]
     if len(worst):
         with scratch("suspects") as folder:
@@ -276,8 +290,8 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
 
 def _invitation(path: Path, report: pd.DataFrame, method: str) -> str:
     """Advise in one line how to get better labels."""
-    unchecked = report.loc[report["label"] == "", "chosen"]
-    n_suspects, n_random = (int((unchecked == kind).sum()) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM))
+    groups_left = unchecked(report)["chosen"]
+    n_suspects, n_random = (int((groups_left == kind).sum()) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM))
     if not n_suspects + n_random:
         return f"all labels are checked: {path} lists them"
     groups = [f"the {n_suspects} rows with chosen=suspect, which find the most wrong labels"] if n_suspects else []

@@ -93,12 +93,12 @@ class ExpertLabels(NamedTuple):
 
     Attributes
     ----------
-    said : mapping of str to str
-        The true label by image id.
+    said : mapping of str to (str or None)
+        The true label by image id; None for an image of none of the classes.
     places : ndarray of int64, shape (M,)
         Positions of the checked images.
     labels : ndarray of int64, shape (M,)
-        Their true labels.
+        Their true labels; ``expert_labels.NO_CLASS`` for an image of none.
     chosen : mapping of str to str
         How each was chosen, by image id.
     at_random : ndarray of bool, shape (M,)
@@ -107,7 +107,7 @@ class ExpertLabels(NamedTuple):
         What ``cutoff.json`` says of the file.
     """
 
-    said: Mapping[str, str]
+    said: Mapping[str, str | None]
     places: Index
     labels: Index
     chosen: Mapping[str, str]
@@ -127,8 +127,8 @@ class LabelQualityResult(NamedTuple):
         p(z = j | x) that it rests on, at the temperature where there is one; rows sum to 1.
     users : DataFrame or None
         The report of the users, where they are told apart and there is a posterior.
-    audited : mapping of str to str
-        The checked labels by image id.
+    audited : mapping of str to (str or None)
+        The checked labels by image id; None for an image of none of the classes.
     chosen : mapping of str to str
         How each of these images was chosen.
     metrics : dict of str to float
@@ -138,7 +138,7 @@ class LabelQualityResult(NamedTuple):
     about: dict[str, Any]
     probs: Float
     users: pd.DataFrame | None
-    audited: Mapping[str, str]
+    audited: Mapping[str, str | None]
     chosen: Mapping[str, str]
     metrics: dict[str, float]
 
@@ -205,13 +205,14 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
     if config.method != "cleanlab" or plan.cutoff != "auto":
         cutoff = bayes_cutoff.cut_off(score, plan.cutoff, percentile=config.percentile, threshold=config.threshold)
         above = score > cutoff
-    audited = np.zeros(len(ids), np.bool_)
+    audited, no_class = np.zeros((2, len(ids)), np.bool_)
     if judges_labels and config.max_class_ratio is not None:
         held = bayes_cutoff.hold_back(score, given, above, len(days.classes), max_ratio=config.max_class_ratio)
         above = held.above
         about["given_back"] = dict(zip(days.classes, held.given_back.tolist(), strict=True))
     if checked is not None:
         audited[checked.places] = True
+        no_class[checked.places] = checked.labels == expert_labels.NO_CLASS
         above[checked.places] = checked.labels != given[checked.places]
     share = _share(score, at_least) if p_posterior is not None else ""
     step.emit(_sentence(tier, share, belief, cutoff, above, held, plan.action))
@@ -222,7 +223,15 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
             + "give checked labels with bayes_cutoff.audit_file"
         )
     decision = bayes_cutoff.decide(
-        ids, given, days.classes, score=score, above=above, action=plan.action, posterior=p_posterior, audited=audited
+        ids,
+        given,
+        days.classes,
+        score=score,
+        above=above,
+        action=plan.action,
+        posterior=p_posterior,
+        audited=audited,
+        no_class=no_class,
     )
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
@@ -392,20 +401,18 @@ def _read_votes(step: Step, days: Days, ids: list[str]) -> Votes | None:
 def _read_audit(step: Step, days: Days, ids: list[str]) -> ExpertLabels:
     config: BayesCutoff = step.config
     said = expert_labels.read_audit(Path(str(config.audit_file)), images=set(days.splits.index), judged=ids, classes=days.classes)
-    places = np.array([i for i, image in enumerate(ids) if image in said.labels], np.int64)
+    places, labels = said.encoded(ids, days.classes)
     chosen, note = expert_labels.trusted_origins([said.chosen[ids[i]] for i in places], said.n_random_blank)
     wrong_rows = problems_sentence(said.problems)
-    step.emit(
-        f"audit file: {len(places)} checked images ({expert_labels.origins_sentence(chosen)})" + (f"; {wrong_rows}" if wrong_rows else "")
-    )
+    step.emit(f"audit file: {expert_labels.audit_sentence(said, chosen)}" + (f"; {wrong_rows}" if wrong_rows else ""))
     if note:
         step.emit(f"audit file: {note}")
-    about = {"images": len(places), "blank": said.n_blank, "problems": feedback.problem_counts(said.problems)}
+    about: dict[str, Any] = {"images": len(places), "no_class": len(said.no_class), "unsure": said.n_unsure, "blank": said.n_blank}
+    about |= {"problems": feedback.problem_counts(said.problems)}
     about |= {"chosen": {kind: chosen.count(kind) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM, expert_labels.UNKNOWN)}}
     at_random = np.array([kind == expert_labels.RANDOM for kind in chosen], np.bool_)
-    labels = days.encode([said.labels[ids[i]] for i in places])
     kept = {image: "" if kind == expert_labels.UNKNOWN else kind for image, kind in said.chosen.items()}
-    return ExpertLabels(said.labels, places, labels, kept, at_random, about)
+    return ExpertLabels(said.answers, places, labels, kept, at_random, about)
 
 
 def _seed(random_seed: int, purpose: str) -> int:

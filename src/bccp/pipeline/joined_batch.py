@@ -21,7 +21,7 @@ from bccp.core import provenance
 from bccp.core.errors import BCCPError
 from bccp.data import label_files, layout, tables
 from bccp.labels import feedback
-from bccp.labels.expert_labels import UNKNOWN
+from bccp.labels.expert_labels import OF_NO_CLASS, UNKNOWN
 from bccp.tracking.finished_runs import Pipeline
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
@@ -56,7 +56,7 @@ class KnownLabels:
     votes : DataFrame
         ``image, label, user``: what users said, as far as that is what images were judged by.
     audits : DataFrame
-        ``image, label, chosen``: what a person has checked.
+        ``image, label, chosen``: what a person has checked; with a column ``verdict`` where images of no class are among them.
     settings : dict of str to str
         The text of each key of the run's configuration.
     """
@@ -130,7 +130,7 @@ def labels_of_run(pipeline: Pipeline, ledger: Ledger) -> KnownLabels:
     else:
         trusted = on_monday
     images = manifest.assign(trusted=trusted & (manifest["label"] != ""))
-    return KnownLabels(images, votes, _audits(places.get("cleansed_labels")), pipeline.config | pipeline.tracking)
+    return KnownLabels(images, votes, audits_of(places.get("cleansed_labels")), pipeline.config | pipeline.tracking)
 
 
 _READ = ("clean_data", "segregated_data", "feedback", "given_labels", "cleansed_labels")
@@ -150,14 +150,16 @@ def _target_day(segregated: Path, settings: Mapping[str, str]) -> str:
     return str(about.get("target_day", settings.get("main.target_day", "monday")))
 
 
-def _audits(cleansed: Path | None) -> pd.DataFrame:
+def audits_of(cleansed: Path | None) -> pd.DataFrame:
     """Labels that a person has checked, as the report of a run keeps them."""
     path = cleansed / "label_report.csv" if cleansed else None
     if path is None or not path.exists():
         return no_audits()
     report = tables.read(path)
-    report = report[report["label"] != ""]
-    return report.assign(chosen=report.get("chosen", ""))[["image", "label", "chosen"]]
+    if "verdict" not in report:  # only where an image is of no class
+        report = report[report["label"] != ""]
+        return report.assign(chosen=report.get("chosen", ""))[["image", "label", "chosen"]]
+    return report.loc[(report["label"] != "") | (report["verdict"] == OF_NO_CLASS), ["image", "label", "chosen", "verdict"]]
 
 
 def labels_of_images(clean: Path) -> KnownLabels:

@@ -318,6 +318,26 @@ def test_audited_labels_are_true_whatever_the_action(tmp_path, run_step, action)
     assert about["audit"]["problems"]["unknown_image"]["count"] == 1
 
 
+@pytest.mark.parametrize("options", [{"action": "soft"}, {"method": "cleanlab"}])
+def test_an_image_of_no_class_is_trained_on_by_nobody_and_unsure_ones_are_counted(tmp_path, run_step, options):
+    data = make_data(tmp_path / "data")
+    images = tables.read(data["given_labels"] / "given_labels.csv")["image"].tolist()
+    verdicts = dict(zip(images, ["none", "unsure", "unsure", "label"], strict=False))
+    rows = [f"{image},{'a' * (verdict == 'label')},{verdict},suspect,1" for image, verdict in verdicts.items()]
+    (tmp_path / "checked.csv").write_text("\n".join(["image,label,verdict,chosen,rank", *rows]) + "\n")
+    step = run_step(data, "out", audit_file=str(tmp_path / "checked.csv"), **options)
+    words = "audit file: 2 checked images (2 suspects), 1 of them of no class; 2 unsure, which count as not checked"
+    assert any(line.startswith(words) for line in step.said)
+    table = tables.read(step.folders["cleansed_labels"] / "cleansed_labels.csv").set_index("image")
+    assert table.loc[images[0], ["action", "final_label", "weight", "above_cutoff"]].tolist() == ["drop", "", "0.0", "True"]
+    assert float(table.at[images[0], "p_wrong"]) == pytest.approx(1)
+    assert not (table.loc[images[1:3], "p_wrong"].isin(["0.0", "1.0"])).any()
+    report = tables.read(step.folders["cleansed_labels"] / "label_report.csv").set_index("image")
+    assert report.loc[images[:4], "verdict"].tolist() == ["none", "", "", "label"]
+    about = json.loads(content(step)["cutoff.json"])["audit"]
+    assert (about["images"], about["no_class"], about["unsure"]) == (2, 1, 2)
+
+
 def test_cleanlab_learns_from_checked_labels_too(tmp_path, run_step):
     data = make_data(tmp_path / "data")
     given = tables.read(data["given_labels"] / "given_labels.csv").set_index("image")["label"]

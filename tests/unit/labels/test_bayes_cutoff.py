@@ -109,6 +109,19 @@ def test_drop_keeps_the_rest_as_given(posterior):
     assert (table["p_wrong"].tolist() == [""] * 4) == (posterior is None)
 
 
+@pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
+def test_images_of_no_class_are_dropped_whatever_the_action(action):
+    given = POSTERIOR.argmin(axis=1)
+    foreign = [False, True, False, True]
+    table, targets, _ = bayes_cutoff.decide(
+        list("wxyz"), given, CLASSES, score=[0.1] * 4, above=[False] * 4, action=action, posterior=POSTERIOR, no_class=foreign
+    )
+    assert (table["action"] == "drop").tolist() == foreign == table["above_cutoff"].tolist()
+    assert table["final_label"][[1, 3]].tolist() == ["", ""]
+    assert table["weight"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    np.testing.assert_array_equal(targets[[1, 3]], np.eye(len(CLASSES), dtype=np.float32)[given[[1, 3]]])
+
+
 def test_without_a_posterior_nothing_can_be_softened():
     with pytest.raises(ValueError, match="action=soft needs a posterior"):
         decide("soft", [True] * 4, None)

@@ -9,7 +9,7 @@ import pytest
 
 from bccp.core.errors import BCCPError
 from bccp.labels import calibration, expert_labels, posterior
-from bccp.labels.expert_labels import calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
+from bccp.labels.expert_labels import NO_CLASS, calibrate, fit_logistic, judge_features, log_loss, read_audit, sigmoid
 
 IMAGES = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
 JUDGED = ["a/1.png", "b/1.png"]
@@ -56,9 +56,55 @@ def test_contradicting_checks_count_for_nothing(tmp_path: Path) -> None:
     assert len(said.problems["conflicting"]) == 2
 
 
+def test_a_verdict_says_what_came_of_a_look_at_an_image(tmp_path: Path) -> None:
+    rows = "a/1.png,,none,suspect,1\nb/1.png,a,label,random,2\nb/2.png,b,,random,3\na/2.png,,Unsure,random,4\n"
+    path = tmp_path / "checked.csv"
+    path.write_text("image,label,verdict,chosen,rank\n" + rows)
+    said = read_audit(path, images=IMAGES, judged=IMAGES, classes=["a", "b"])
+    assert said.labels == {"b/1.png": "a", "b/2.png": "b"}
+    assert said.no_class == {"a/1.png"}
+    assert said.n_unsure == 1
+    assert said.chosen == {"a/1.png": "suspect", "b/1.png": "random", "b/2.png": "random"}
+    assert said.answers == {"a/1.png": None, "b/1.png": "a", "b/2.png": "b"}
+    places, labels = said.encoded(IMAGES, ["a", "b"])
+    assert (places.tolist(), labels.tolist()) == ([0, 2, 3], [NO_CLASS, 0, 1])
+    assert said.n_random_blank == 1  # whoever was unsure left no random sample
+    assert said.n_blank == 0
+    assert not any(said.problems.values())
+
+
+def test_classes_may_be_called_as_verdicts_are(tmp_path: Path) -> None:
+    path = tmp_path / "checked.csv"
+    path.write_text("image,label,verdict\na/1.png,none,\nb/1.png,(unsure),label\nb/2.png,,none\n")
+    said = read_audit(path, images=IMAGES, judged=IMAGES, classes=["none", "(unsure)", "(of no class)"])
+    assert said.labels == {"a/1.png": "none", "b/1.png": "(unsure)"}
+    assert said.no_class == {"b/2.png"}
+
+
+def test_contradicting_and_unknown_verdicts_count_for_nothing(tmp_path: Path) -> None:
+    rows = "a/1.png,a,label\na/1.png,,none\na/2.png,a,none\nb/1.png,,none\nb/1.png,,none\nb/2.png,b,maybe\ngone.png,,unsure\n"
+    path = tmp_path / "checked.csv"
+    path.write_text("image,label,verdict\n" + rows)
+    said = read_audit(path, images=IMAGES, judged=IMAGES, classes=["a", "b"])
+    assert (said.labels, said.no_class, said.n_unsure) == ({}, {"b/1.png"}, 0)
+    assert said.problems["conflicting"] == [
+        "line 4: a/2.png as 'a' and of no class",
+        "line 2: a/1.png as 'a' and '(of no class)'",
+        "line 3: a/1.png as 'a' and '(of no class)'",
+    ]
+    assert said.problems["unknown_verdict"] == ["'maybe' for b/2.png: label, unsure and none are accepted"]
+    assert said.problems["repeated"] == ["line 6: b/1.png"]
+    assert said.problems["unknown_image"] == ["gone.png"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ("image,label,verdict\na/1.png,,unsure\nb/1.png,,unsure\n", "its 2 answer(s) are unsure, which counts as not checked"),
+        ("image,label,verdict\na/1.png,a,sure\n", "can be used: e.g. 'sure' for a/1.png: label, unsure and none are accepted"),
+        ("image,label,verdict\na/1.png,a,none\n", "can be used: e.g. line 2: a/1.png as 'a' and of no class"),
+        ("image,label,verdict\na/1.png,,label\n", "none of the 1 rows of the audit file"),
+        ("image,label,verdict\na/1.png,cow,label\n", "'cow' for a/1.png is no class; the classes are 'a', 'b'"),
         ("image,label\na/1.png,\nb/1.png, \n", "none of the 2 rows of the audit file"),
         ("image,label\nb/2.png,b\n", "'b/2.png' is not): check some of those, e.g. 'a/1.png'"),
         ("image,label\na/1.png,cow\n", "'cow' for a/1.png is no class"),
@@ -281,6 +327,20 @@ def test_one_sided_and_tiny_audits_give_probabilities(n_checked: int, verdict: s
         assert found.p_wrong[rest].mean() > before[rest].mean() - 1e-6  # one label that was sure to be wrong teaches nothing
     else:
         assert found.p_wrong[rest].mean() < before[rest].mean() + 1e-6
+
+
+def test_an_image_of_no_class_counts_as_wrong_and_gets_no_class() -> None:
+    probs, believed, given, true = overconfident(600)
+    places = np.arange(80)
+    checked = true[places].copy()
+    checked[:2] = NO_CLASS
+    found = calibrate(probs, believed, given, places, checked)
+    assert found.p_wrong[:2].tolist() == [1, 1]
+    np.testing.assert_array_equal(found.posterior[[0, 1], given[:2]], 0)
+    assert (found.posterior[:2] > 0).sum() > 2  # the other classes stay as likely as they were, side by side
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1)
+    otherwise_wrong = np.where(checked == NO_CLASS, (given[places] + 1) % 4, checked)
+    np.testing.assert_array_equal(found.p_wrong, calibrate(probs, believed, given, places, otherwise_wrong).p_wrong)
 
 
 def test_certainty_stays_finite():

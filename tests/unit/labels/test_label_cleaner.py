@@ -89,6 +89,15 @@ def test_checked_labels_are_taken_as_true(action: str) -> None:
     assert not np.array_equal(cleaner.p_wrong_[120:], LabelCleaner().fit(probs, given).p_wrong_[120:])
 
 
+@pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
+def test_a_checked_image_of_no_class_is_dropped(action: str) -> None:
+    probs, given, true = draw(300)
+    cleaner = LabelCleaner(action=action, classes=NAMES).fit(probs, NAMES[given], audited={0: None, 1: NAMES[true[1]]})
+    assert (cleaner.is_wrong_[0], cleaner.kept_[0], cleaner.kept_[1]) == (True, False, True)
+    assert cleaner.p_wrong_[0] == pytest.approx(1)
+    assert cleaner.labels_[0] == NAMES[given[0]]
+
+
 def test_the_worst_by_score_are_not_taken_for_a_random_sample() -> None:
     probs, given, true = draw(800)
     before = LabelCleaner().fit(probs, given)

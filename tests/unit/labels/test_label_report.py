@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bccp.data import galleries
-from bccp.labels import bayes_cutoff, label_report
+from bccp.labels import bayes_cutoff, expert_labels, label_report
 from bccp.labels.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
@@ -106,6 +106,21 @@ def test_a_report_that_is_fed_back_keeps_its_groups_and_fills_up_the_sample() ->
         assert again.loc[checked, "chosen"].equals(first.loc[checked, "chosen"])
         assert (again["chosen"] == "random").sum() == 50
         assert (again.drop(index=checked)["chosen"] == "suspect").sum() == 40
+
+
+def test_an_image_of_no_class_stays_checked_when_the_report_is_fed_back(tmp_path: Path) -> None:
+    checked, chosen = {"y": None, "x": "bee"}, {"y": "random", "x": "suspect"}
+    table = label_report.report_table(decided().table, CLASSES, posterior=POSTERIOR, audited=checked, chosen=chosen).set_index("image")
+    assert table.loc["y", ["label", "verdict", "chosen", "suggested_label", "posterior"]].tolist() == ["", "none", "random", "", ""]
+    assert table.loc["x", ["label", "verdict"]].tolist() == ["bee", "label"]
+    assert table.loc["w", ["label", "verdict"]].tolist() == ["", ""]
+    assert sorted(table.index[table["rank"] > 2]) == ["x", "y"]
+    assert sorted(label_report.unchecked(table.reset_index())["image"]) == ["w", "z"]
+    table.to_csv(tmp_path / "report.csv")
+    said = expert_labels.read_audit(tmp_path / "report.csv", images=list("wxyz"), judged=list("wxyz"), classes=CLASSES)
+    assert said.answers == {"x": "bee", "y": None}
+    assert said.chosen == {"x": "suspect", "y": "random"}
+    assert "verdict" not in label_report.report_table(decided().table, CLASSES, posterior=POSTERIOR, audited={"x": "bee"})
 
 
 def test_without_a_posterior_nothing_is_suggested_and_equal_scores_rank_by_image() -> None:

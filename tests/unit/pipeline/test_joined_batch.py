@@ -73,6 +73,19 @@ def test_labels_are_trusted_that_the_run_trusted(
     assert known.audits.to_numpy().tolist() == [[sorted(images)[0], "b", "random"]]
 
 
+def test_checked_images_of_no_class_go_along(tmp_path: Path) -> None:
+    run_of(tmp_path / "first", FLAT, source="folder", target_day="monday")
+    path = tmp_path / "first" / "cleansed_labels" / "label_report.csv"
+    tables.write(tables.read(path).assign(verdict=["label", "none"]), path)
+    known = joined_batch.audits_of(path.parent)
+    assert known.to_dict("list") == {
+        "image": ["a/1.png", "a/2.png"],
+        "label": ["b", ""],
+        "chosen": ["random", "suspect"],
+        "verdict": ["label", "none"],
+    }
+
+
 def known_labels(rows: list[tuple[str, str, str, bool]], **others: pd.DataFrame) -> KnownLabels:
     images = pd.DataFrame(rows, columns=["image", "label", "day", "trusted"])
     return KnownLabels(images, others.get("votes", no_votes()), others.get("audits", no_audits()))
