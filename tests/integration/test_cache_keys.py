@@ -96,6 +96,7 @@ PLATFORM_NAMES = {
     "core.paths.ROOT",
     "core.paths.expanded",
     "core.paths.where_relative",
+    "core.progress.each",
     "core.progress.on_terminal",
     "core.progress.show",
     "core.proxies.proxy_note",

@@ -25,6 +25,7 @@ from typing import IO, Any, TypeVar
 
 from filelock import FileLock
 
+from bccp.core import progress
 from bccp.core.digests import file_digest, folder_digest
 from bccp.core.errors import BCCPError
 from bccp.core.proxies import proxy_note
@@ -36,6 +37,8 @@ TIMEOUT_SECONDS = 10
 """How long a server may be silent."""
 
 ATTEMPTS = 2
+
+_MEGABYTE = 1_000_000
 
 _PROXY_STATUSES = (407, 502, 503, 504)
 """Answers that a proxy may give in the place of a server."""
@@ -266,6 +269,8 @@ def _download(url: str, fresh: Path, kept: Mapping[str, Any] | None, limits: Lim
                 if count > limits.max_bytes:
                     raise too_large(limits.shown, limits.max_bytes)
                 stream.write(chunk)
+                if length is not None:
+                    progress.show("MB downloaded", count // _MEGABYTE, length // _MEGABYTE)
     if length is not None and count != length:
         raise _NetworkError(f"the server broke off after {count} of {length} bytes")
     return said

@@ -595,7 +595,7 @@ def _write_rows(
     with path.open("wb") as file:
         _write_header(file, 0, image_size)
         for n, (image, outcome) in enumerate(zip(images, outcomes, strict=True), start=1):
-            progress.show("files", n, len(images))
+            progress.show("files read", n, len(images))
             where = found.placing.place(image)
             if where is not None and not (isinstance(outcome, str) and PurePosixPath(image).suffix.lower() in TEXT_SUFFIXES):
                 day, _, label = where

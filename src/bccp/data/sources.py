@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bccp.core import user_code
+from bccp.core import progress, user_code
 from bccp.core.digests import digest_once, file_digest
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.home import scratch
@@ -121,7 +121,8 @@ def pack(files: Sequence[File], archive: Path, *, shown: str, empty_folders: Seq
 
     rows: list[tuple[str, int, str]] = []
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
-        for file in files:
+        for number, file in enumerate(files, start=1):
+            progress.show("files copied", number, len(files))
             entry = zipfile.ZipInfo(file.name, _DATE)
             entry.create_system = 3  # Unix, also where it is made on another system
             entry.external_attr = 0o100644 << 16

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bccp.core import progress
 from bccp.data.array_types import Float, Index
 from bccp.labels.anchored_noise import NoiseChoice, anchor, choose_noise_and_offsets, matrix_cost
 from bccp.labels.feature_judges import (
@@ -241,7 +242,7 @@ def _second_round(sides: Sides, pool: Sequence[Member], taught: Sequence[npt.NDA
     def cross_fit(member: Member, setting: float, starts: Sequence[Judge]) -> tuple[Float, list[Judge]]:
         view, judges = sides.views[member.view], []
         scores = np.empty((len(view), sides.targets.shape[1]))
-        for k, soft in enumerate(taught):
+        for k, soft in enumerate(progress.each("retrained fold", taught)):
             others = sides.folds != k
             targets = np.concatenate([sides.targets[others[:n_trusted]], soft[others[n_trusted:]]])
             judges.append(member.fit(view[others], targets, setting, starts[k]))

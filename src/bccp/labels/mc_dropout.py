@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bccp.core import progress
 from bccp.core.config_schema import MondayModel
 from bccp.data.dataset import Days
 from bccp.labels.bayes_cutoff import McDropoutSummary, summarise
@@ -114,7 +115,7 @@ def held_out_passes(
     soft, folds = np.asarray(targets, np.float32), np.asarray(fold, np.int64)
     known = one_hot(days.labels(trusted), len(days.classes))
     parts, order = [], []
-    for number in np.unique(folds):
+    for number in progress.each("fold", np.unique(folds).tolist()):
         others, own = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
         model, _ = fit_recipe(
             days,

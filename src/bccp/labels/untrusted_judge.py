@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
+from bccp.core import progress
 from bccp.data.array_types import Float, Index, Mask
 from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, scores_out_of_fold
 from bccp.labels.judge_stack import mean_stack
@@ -305,7 +306,7 @@ def _fitted_under(noise: Float, member: Member, view: Float, given: Index, folds
     if member.has_temperature:
         return member.found.scores
     judges: list[Judge] = []
-    for k, start in enumerate(member.found.judges):
+    for k, start in enumerate(progress.each("retrained fold", member.found.judges)):
         if not isinstance(start, LogisticRegression):
             raise TypeError(f"{type(start).__name__} has no coefficients to start from")
         others = folds != k

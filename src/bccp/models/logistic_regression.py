@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.linalg import eigh, svd
 from scipy.optimize import minimize
 
+from bccp.core import progress
 from bccp.data.array_types import Float
 
 STRENGTHS = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
@@ -348,7 +349,7 @@ def fit_by_validation(
 
     def attempts() -> Iterator[_Attempt]:
         model = None
-        for strength in strengths:
+        for strength in progress.each("penalty", strengths):
             model = fit(table, wanted, strength=strength, weights=share, start=model)
             yield strength, model.scores(held[0]), (model,)
 
@@ -395,9 +396,9 @@ def fit_by_folds(
 
     def attempts() -> Iterator[_Attempt]:
         models: list[LogisticRegression | None] = [None] * n_folds
-        for strength in strengths:
+        for strength in progress.each("penalty", strengths):
             scores, fitted = np.empty(wanted.shape), []
-            for k, rest in enumerate(others):  # one fold's rows are copied at a time
+            for k, rest in enumerate(progress.each("left-out part", others)):  # one fold's rows are copied at a time
                 model = fit(table[rest], wanted[rest], strength=strength, weights=share[rest], start=models[k])
                 models[k], scores[within[k]] = model, model.scores(table[within[k]])
                 fitted.append(model)
