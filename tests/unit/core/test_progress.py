@@ -158,6 +158,14 @@ def test_the_time_left_counts_down_between_two_turns_and_grows_where_one_takes_l
     assert late.left(100) == "about 2 min left"
 
 
+def test_a_loop_that_starts_again_is_another_one(clock: Clock, printed: list[str]) -> None:
+    with progress.display("train", done=0, total=1):
+        for seconds, epoch in ((1, 0), (10, 1), (1, 0), (31, 1)):  # the first one has stopped without a word
+            clock.now += seconds
+            progress.show("epochs", epoch, 3)
+    assert printed == ["  epochs 1 of 3, about 60 s left"]
+
+
 def test_a_loop_that_is_left_early_is_over(clock: Clock, printed: list[str]) -> None:
     with progress.display("train", done=0, total=1):
         for number in progress.each("try", range(5)):
