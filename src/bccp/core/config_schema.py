@@ -145,6 +145,7 @@ class Data:
 
     source: str = _entry(registries.SOURCES)
     path: str | None = _path(source=("folder", "archive"))
+    trusted: str | None = _path()
     subfolder: str | None = field()
     layout: str = _choice("auto", "classes", "subfolders")
     table: str | None = field()
@@ -160,6 +161,8 @@ class Data:
         entry = registries.SOURCES.entries.get(self.source)
         if entry is not None and entry.needs_path and not self.path:
             raise BCCPError(f"data.source={self.source} needs data.path: say where the images are")
+        if self.trusted is not None and entry is not None and not entry.needs_path:
+            raise BCCPError(f"data.trusted is for images of your own, and data.source={self.source} has none beside it: leave it out")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
             raise BCCPError(f"data.sha256={self.sha256!r} is no SHA-256 checksum: give 64 hexadecimal digits")
         if self.zip_encoding is not None:
@@ -167,7 +170,13 @@ class Data:
 
     def relevant(self) -> dict[str, Any]:
         """``path`` counts as what it holds (see ``bccp.data.sources.source_fingerprint``)."""
-        return {"source": self.source, "subfolder": self.subfolder, "max_bytes": self.max_bytes, "zip_encoding": self.zip_encoding}
+        trusted = {"trusted": True} if self.trusted else {}  # what it holds is a part of the fingerprint
+        return {
+            "source": self.source,
+            "subfolder": self.subfolder,
+            "max_bytes": self.max_bytes,
+            "zip_encoding": self.zip_encoding,
+        } | trusted
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bccp.core import progress, user_code
 from bccp.core.digests import digest_once, file_digest
-from bccp.core.errors import BCCPError, nearest
+from bccp.core.errors import BCCPError, few, nearest
 from bccp.core.home import scratch
 from bccp.core.paths import expanded, where_relative
 from bccp.core.redaction import redact_url
 from bccp.core.registries import SOURCES
 from bccp.data import archives, downloads
 from bccp.data.archives import File, Listing
+from bccp.data.layout import day_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     from bccp.core.config_schema import Data
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can hold
+
+_LOCAL = ("archive ", "folder ")
+"""How fingerprints of what lies on this machine begin."""
+
+_TRUSTED, _NEW = "monday/", "tuesday/"
+""":data:`bccp.data.layout.DAYS` as folders."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +99,69 @@ def fetch(
     to = FetchContext(cache, fetch_ledger, fetch_wandb)
     with source(data).bring(to) as brought, _opened(brought, data, cache) as (listing, verified):
         files = listing.finished(data.subfolder)
-        table = pack(files, archive, shown=listing.shown, empty_folders=listing.empty_folders(files))
+        empty = listing.empty_folders(files)
+        if data.trusted:
+            files, empty = beside_trusted(files, Path(data.trusted), data.max_bytes), []
+        table = pack(files, archive, shown=listing.shown, empty_folders=empty)
     if data.sha256 and not verified:
-        _verify(files_digest(table["image"].tolist(), table["sha256"].tolist()), data.sha256, listing.shown)
+        own = table[table["image"].str.startswith(_NEW)] if data.trusted else table
+        names = own["image"].str.removeprefix(_NEW) if data.trusted else own["image"]
+        _verify(files_digest(names.tolist(), own["sha256"].tolist()), data.sha256, listing.shown)
     return Fetched(table, dict(listing.left_out_names.most_common()))
+
+
+def beside_trusted(files: Sequence[File], trusted: Path, max_bytes: int) -> list[File]:
+    """Put the images of a folder whose labels are right under ``monday/``, and all others under ``tuesday/``.
+
+    Parameters
+    ----------
+    files : sequence of File
+        Of a source; those that lie in ``trusted`` themselves are taken for trusted only.
+    trusted : Path
+    max_bytes : int
+        What the trusted ones may sum up to.
+
+    Returns
+    -------
+    list of File
+        Sorted by name.
+
+    Raises
+    ------
+    BCCPError
+        If the folder cannot be read, nothing is left beside it, or the source has days of its own.
+    """
+    shown = f"data.trusted={trusted}"
+    root = trusted.resolve()
+    if not root.is_dir():
+        raise missing(trusted, shown, "a folder of class folders") if not root.exists() else BCCPError(f"{shown} is a file: give a folder")
+    others = [file for file in files if file.path is None or not file.path.resolve().is_relative_to(root)]
+    if not others:
+        raise BCCPError(f"{shown} holds all images there are, so that no label is left to judge: give a folder of trusted images only")
+    if days := sorted({top for file in others if day_name(top := file.name.partition("/")[0])}):
+        raise BCCPError(f"{shown} is one too many, as the data has days of its own ({few(days)}): leave data.trusted out")
+    right = archives.list_folder(root, shown, max_bytes).finished()
+    return [
+        *(replace(file, name=f"{_TRUSTED}{file.name}") for file in right),
+        *(replace(file, name=f"{_NEW}{file.name}") for file in others),
+    ]
+
+
+def refuse_change(data: Data, fingerprint: str) -> None:
+    """Refuse local data that were changed while they were read, and so are neither what they were nor what they have become.
+
+    Parameters
+    ----------
+    data : Data
+    fingerprint : str
+        Of :func:`source_fingerprint`, before anything was read.
+
+    Raises
+    ------
+    BCCPError
+    """
+    if fingerprint.startswith(_LOCAL) and source_fingerprint(data) != fingerprint:
+        raise BCCPError(f"{_shown(data)} was changed while it was read: run again once nothing writes to it any more")
 
 
 def pack(files: Sequence[File], archive: Path, *, shown: str, empty_folders: Sequence[str] = ()) -> pd.DataFrame:
@@ -192,7 +258,13 @@ def source_fingerprint(data: Data) -> str:
     BCCPError
         If a local source is not there or cannot be read, or a server does not answer.
     """
-    return source(data).fingerprint()
+    found = source(data).fingerprint()
+    if data.trusted:
+        root = Path(data.trusted)
+        if not root.is_dir():
+            raise missing(root, f"data.trusted={root}", "a folder of class folders")
+        found += f" beside {_folder_digest(root, replace(data, path=data.trusted))}"
+    return found
 
 
 def source(data: Data) -> Source:
@@ -280,7 +352,7 @@ class _Placed:
     def fingerprint(self) -> str:
         """Of local data by their content, of remote ones by checksum, version or address."""
         if (local := self.local()) is not None:
-            return f"archive {file_digest(local)}" if local.is_file() else f"folder {_folder_digest(local, self.data)}"
+            return f"{_LOCAL[0]}{file_digest(local)}" if local.is_file() else f"{_LOCAL[1]}{_folder_digest(local, self.data)}"
         if self.data.sha256:
             return f"sha256 {self.data.sha256.lower()}"
         version, address = self.version(), self.address()
@@ -308,7 +380,7 @@ class Folder(_Placed):
         path = _existing(self.place, self.shown, "a folder")
         if not path.is_dir():
             raise BCCPError(f"{self.shown} is a file: set data.source=archive if it is a zip or tar file, or give a folder")
-        if inside := _sole_archive(path):
+        if inside := sole_archive(path):
             raise BCCPError(f"{self.shown} holds nothing but the archive {inside.name!r}: set data.source=archive data.path={inside}")
         return path
 
@@ -480,7 +552,7 @@ def missing(path: Path, shown: str, wanted: str) -> BCCPError:
     return BCCPError(f"{shown} does not exist{nearest(path.name, siblings)}{base}: give {wanted} that does")
 
 
-def _sole_archive(folder: Path) -> Path | None:
+def sole_archive(folder: Path) -> Path | None:
     """The archive in a folder that holds nothing else, if that is so; of a ``raw_data`` it is that of the images."""
     if (folder / "files.csv").is_file() and (folder / "images.zip").is_file():
         return folder / "images.zip"
@@ -494,7 +566,7 @@ def _opened(brought: Path | Listing, data: Data, cache: Path) -> Iterator[tuple[
     if isinstance(brought, Listing):
         yield brought, False
         return
-    archive = brought if brought.is_file() else _sole_archive(brought)
+    archive = brought if brought.is_file() else sole_archive(brought)
     if archive is None:
         yield archives.list_folder(brought, _shown(data), data.max_bytes), False
         return

@@ -104,6 +104,10 @@ def execute(
         step = RunningStep(name, section, dict(inputs), context, ledger, run_id, mirror, checkpoint=checkpoint)
         with step._watch.going(True):
             run(step)
+        if name == "fetch_data":
+            from bccp.data.sources import refuse_change  # only this step's environment has what it imports
+
+            refuse_change(section, str(key_parts["parameters"].get("path", "")))
         missing = [output for output in SPECS[name].outputs if output not in step.outputs]
         if missing:
             raise RuntimeError(f"the step {name} ended without its output {missing[0]}")

@@ -33,7 +33,7 @@ IDS = ["Full  level/0.png", "Full  level/1 a.png", "Größe/notes.txt", "Größe
 
 def config(source: str, path: object = None, **changes: Any) -> Data:
     settings: dict[str, Any] = {"subfolder": None, "layout": "auto", "sha256": None, "refresh": False, "max_bytes": 1_000_000}
-    settings |= {"zip_encoding": None, "table": "auto", "columns": None}
+    settings |= {"zip_encoding": None, "table": "auto", "columns": None, "trusted": None}
     return Data(source=source, path=None if path is None else str(path), **(settings | changes))
 
 
@@ -327,7 +327,7 @@ def test_a_fingerprint_needs_no_heavy_package(tmp_path: Path, folder: Path) -> N
     code = (
         "import sys; from bccp.data import sources; from bccp.core.config_schema import Data\n"
         f"for source, path in (('digits', None), ('folder', {str(folder)!r})):\n"
-        "    settings = dict(subfolder=None, layout='auto', sha256=None, refresh=False, max_bytes=10**6, zip_encoding=None)\n"
+        "    settings = dict(trusted=None, subfolder=None, layout='auto', sha256=None, refresh=False, max_bytes=10**6, zip_encoding=None)\n"
         "    settings |= dict(table=None, columns=None)\n"
         "    sources.source_fingerprint(Data(source=source, path=path, **settings))\n"
         "print(sorted({'torch', 'pandas', 'sklearn', 'numpy', 'mlflow', 'wandb', 'fsspec', 'gdown', 'kagglehub'} & set(sys.modules)))"
@@ -335,3 +335,56 @@ def test_a_fingerprint_needs_no_heavy_package(tmp_path: Path, folder: Path) -> N
     source = paths.PACKAGE.parent
     shown = run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(source)})
     assert shown.stdout.strip() == "[]"
+
+
+def test_trusted_images_are_monday_and_all_others_tuesday(tmp_path: Path, folder: Path) -> None:
+    right = tmp_path / "right" / "wrapper"
+    for name in ("Größe/1.png", "Full  level/2.png"):
+        (right / name).parent.mkdir(parents=True)
+        (right / name).write_bytes(name.encode())
+    data = config("folder", folder, trusted=str(right))
+    fetched, _ = fetch(tmp_path, data)
+    assert fetched.files["image"].tolist() == [
+        *(f"monday/{n}" for n in ("Full  level/2.png", "Größe/1.png")),
+        *(f"tuesday/{n}" for n in IDS),
+    ]
+    before = sources.source_fingerprint(data)
+    assert before != sources.source_fingerprint(config("folder", folder))
+    (right / "Größe" / "3.png").write_bytes(b"one more")
+    assert sources.source_fingerprint(data) != before
+
+
+def test_trusted_images_may_lie_among_the_others(tmp_path: Path, folder: Path) -> None:
+    data = config("folder", folder, trusted=str(folder / "w" / "Größe"))
+    (folder / "w" / "Größe" / "class").mkdir()
+    (folder / "w" / "Größe" / "class" / "3.png").write_bytes(b"3")
+    fetched, _ = fetch(tmp_path, data)
+    tops = fetched.files["image"].str.partition("/")[0]
+    assert tops.tolist() == ["monday"] * 3 + ["tuesday"] * 2
+    assert not fetched.files["image"].str.startswith("tuesday/Größe").any()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "days", "said"),
+    [
+        ("data", False, "so that no label is left to judge"),
+        ("right", True, r"is one too many, as the data has days of its own \('Monday'\)"),
+    ],
+)
+def test_trusted_images_that_leave_nothing_to_judge_are_refused(tmp_path: Path, folder: Path, trusted: str, days: bool, said: str) -> None:
+    (tmp_path / "right" / "a").mkdir(parents=True)
+    (tmp_path / "right" / "a" / "1.png").write_bytes(b"1")
+    if days:
+        (folder / "w").rename(folder / "Monday")
+    with pytest.raises(BCCPError, match=said):
+        fetch(tmp_path, config("folder", folder, trusted=str(tmp_path / trusted)))
+
+
+def test_a_folder_that_changed_while_it_was_read_is_refused(folder: Path) -> None:
+    data = config("folder", folder)
+    before = sources.source_fingerprint(data)
+    sources.refuse_change(data, before)
+    (folder / "w" / "Größe" / "水.jpg").write_bytes(b"another picture")
+    with pytest.raises(BCCPError, match=r"data\.path=.* was changed while it was read: run again once nothing writes to it"):
+        sources.refuse_change(data, before)
+    sources.refuse_change(config("digits"), "digits of an earlier release")  # what is not of this machine cannot be compared
