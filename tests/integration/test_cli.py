@@ -67,7 +67,7 @@ def test_help_lists_every_command_and_how_to_complete_them(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["comapre"], "bccp has no command 'comapre' (did you mean 'compare'?): use one of run, sweep, step"),
+        (["comapre"], "bccp has no command 'comapre' (did you mean 'compare'?): use one of run, clean, sweep, step"),
         (["wandb", "snyc"], "bccp wandb has no command 'snyc' (did you mean 'sync'?): use one of sync, dashboard"),
         (["gc", "--delet"], "bccp gc has no option --delet (did you mean '--delete'?): see bccp gc --help"),
         (["gc", "--keep-days", "x"], "invalid value for '--keep-days': 'x' is not a valid integer"),

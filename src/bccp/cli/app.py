@@ -22,6 +22,7 @@ from bccp.core.runtime.extras import needed_by
 
 COMMANDS = {
     "run": "bccp.cli.runs:run_command",
+    "clean": "bccp.cli.cleaning:clean_command",
     "sweep": "bccp.cli.runs:sweep",
     "step": "bccp.cli.runs:step",
     "why": "bccp.cli.runs:why_command",
