@@ -9,7 +9,7 @@ export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 unexport MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID  # of somebody's other work; `mlflow run` takes no experiment's id beside its name
 
-.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted why export clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
+.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@uri="$$(python -m bccp.tracking.store)" && \
@@ -55,6 +55,10 @@ why: .venv/.run  ## why a step would run, without running anything: STEP=train, 
 export: .venv/.run  ## the cleaned data set: OUT=folder or URL, RUN=run id or summary.json (else the newest finished run), FORMAT=, ACTION=, MIN_CONFIDENCE=
 	@bccp export-data --out "$(OUT)" --run "$(RUN)" $(if $(FORMAT),--format "$(FORMAT)") \
 	  $(if $(ACTION),--action "$(ACTION)") $(if $(MIN_CONFIDENCE),--min-confidence "$(MIN_CONFIDENCE)") $(if $(filter yes,$(APPLY)),--apply)
+
+clean-images: .venv/.run  ## wrong labels in one folder, archive or URL: DATA=; OUT=folder; AUDIT=, FEEDBACK=csv; TRUSTED=folder; ACTION=, MIN_CONFIDENCE=; OPTIONS as for run
+	@bccp clean "$(DATA)" $(if $(OUT),--out "$(OUT)") $(if $(AUDIT),--audit "$(AUDIT)") $(if $(FEEDBACK),--feedback "$(FEEDBACK)") \
+	  $(if $(TRUSTED),--trusted "$(TRUSTED)") $(if $(ACTION),--action "$(ACTION)") $(if $(MIN_CONFIDENCE),--min-confidence "$(MIN_CONFIDENCE)") -- "$$OPTIONS"
 
 check-new: .venv/.run  ## check incoming images and keep them apart: DATA=folder or archive; REFERENCE=run; ACCEPT=yes; OPTIONS as for run
 	@bccp check-new --data "$(DATA)" --reference "$(REFERENCE)" $(if $(filter yes,$(ACCEPT)),--accept) -- "$$OPTIONS"
