@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -40,6 +41,14 @@ def suffix(image: str) -> str:
 
 def files_below(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_classes_that_differ_in_case_get_folders_that_no_system_takes_for_one() -> None:
+    images = ["1.png", "2.png", "3.png"]
+    names = export_dataset.file_names(images, ["bee", "Bee", "ant"])
+    assert names == export_dataset.file_names(images[::-1], ["ant", "Bee", "bee"])
+    assert (names["2.png"], names["3.png"]) == ("Bee/2.png", "ant/3.png")  # the first in the order of names keeps its own
+    assert re.fullmatch(r"bee-[0-9a-f]{8}/1\.png", names["1.png"])
 
 
 def test_originals_lie_in_folders_by_final_label_and_every_image_is_listed_the_worst_first(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -93,10 +93,11 @@ def file_names(images: Sequence[str], finals: Sequence[str]) -> dict[str, str]:
     dict of str to str
         By image. Those that would share a path, also where upper and lower case or forms of Unicode are one, all get a suffix that is
         made of their ids, so that the order does not matter. No path leads out of the folder or is that of :data:`LIST`; labels and names
-        that would, or that a file system does not take, are changed, and get a suffix of their own.
+        that would, or that a file system does not take, are changed, and get a suffix of their own. So do all but the first of labels
+        that some system takes for one folder.
     """
     digests = {image: hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest() for image in images}
-    folders = {final: _safe(final) for final in set(finals)}
+    folders = _folder_names(set(finals))
     final_of = dict(zip(images, finals, strict=True))
     n_digits = dict.fromkeys(images, 0)
     while True:
@@ -255,7 +256,24 @@ def _safe(name: str) -> str:
     kept = kept.encode("utf-8", "replace")[:_LONGEST_NAME].decode("utf-8", "ignore")
     if kept == name and name.casefold() != LIST:
         return name
-    return f"{kept}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return f"{kept}-{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _folder_names(labels: Collection[str]) -> dict[str, str]:
+    """A folder for each label that is no other label's on any system."""
+    taken: set[str] = set()
+    found = {}
+    for label in sorted(labels):
+        folder = _safe(label)
+        if _one_name(folder) in taken:
+            folder = f"{folder}-{_digest(label)}"
+        taken.add(_one_name(folder))
+        found[label] = folder
+    return found
 
 
 def _named(image: str, suffix: str) -> str:
