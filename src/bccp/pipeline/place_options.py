@@ -2,8 +2,8 @@
 
 A person who only cleans names a folder, an archive or a URL. Its kind tells the source, its files the layout
 (:mod:`bccp.data.layout`): class folders, splits over or below them, ``monday/`` beside ``tuesday/``, a table of users' answers named
-:data:`FEEDBACK_NAME`. Nothing is trusted but what is said to be: ``monday/``, or a folder that was named so. Names of folders are the labels
-to be judged, unless a feedback file gives these.
+:data:`FEEDBACK_NAME`. Nothing is trusted but what is said to be: ``monday/``, or a folder that was named so. Names of folders are labels to
+be judged, unless a feedback file gives these.
 """
 
 from __future__ import annotations

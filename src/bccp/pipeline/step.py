@@ -7,6 +7,7 @@ The same ``run(step)`` of a step's ``run.py`` is called by the orchestrator in i
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -200,12 +201,19 @@ class RunningStep:
 
     @contextmanager
     def report(self, name: str) -> Iterator[Path]:
-        """A folder to fill with files for people to look at, logged when the block ends well; no artifact's version has it."""
+        """A folder to fill with files for people to look at, logged when the block ends well; no artifact's version has it.
+
+        A copy of them lies in the run folder, by the step's name, where people look for it.
+        """
         with _folder(name) as folder:
             yield folder
             with self._watch.going(False):
                 self.ledger.client.log_artifacts(self.run_id, str(folder), artifact_path=name)
                 self.reports[name] = self.ledger.report_address(self.run_id, name)
+                if self.context.folder:
+                    place = Path(self.context.folder) / self.name
+                    shutil.copytree(folder, place, dirs_exist_ok=True)
+                    self.reports[name] = str(place)
 
     def log_table(self, name: str, rows: Sequence[Mapping[Any, Any]], pictures: Iterable[npt.NDArray[np.uint8]]) -> None:
         """Report rows of a table, each with the image (H, W, 3) that it is about; W&B shows them, the first ones only."""
