@@ -115,7 +115,9 @@ def empty(tmp_path: Path) -> Path:
 
 def test_a_wheel_holds_the_package_and_the_projects_files_and_no_tests(wheel: Path) -> None:
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    package = {f"bccp/{path.relative_to(ROOT / 'src' / 'bccp').as_posix()}" for path in (ROOT / "src" / "bccp").rglob("*.py")}
+    sources = [path for kind in ("py", "js", "css") for path in (ROOT / "src" / "bccp").rglob(f"*.{kind}")]
+    package = {f"bccp/{path.relative_to(ROOT / 'src' / 'bccp').as_posix()}" for path in sources}
+    assert {f"bccp/reporting/assets/review.{kind}" for kind in ("js", "css")} <= package
     steps = {f"{step}/{name}" for step in step_graph.STEPS for name in ("MLproject", "conda.yml", "run.py")}
     options = {path.relative_to(ROOT).as_posix() for name in ("dashboards", "data_sets", "experiments") for path in (ROOT / name).iterdir()}
     project = {"MLproject", "conda.yml", "config.yaml", "main.py"} | steps | options

@@ -15,7 +15,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "rect"):
+        if tag not in ("meta", "img", "input", "rect"):
             self.open.append(tag)
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
         if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attrs:

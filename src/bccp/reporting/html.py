@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from typing import Any
 
 _STATUSES = ("finished", "failed", "unfinished", "not started", "ran", "reused", "skipped", "left out", "not reached")
 
@@ -88,6 +90,17 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     text = f"{hours}_h {minutes}_min" if hours else f"{minutes}_min {rest}_s" if minutes else f"{seconds:.1f}_s"
     return text.replace("_", "\N{NO-BREAK SPACE}")
+
+
+def json_text(value: Any) -> str:
+    """JSON in ASCII, in which a browser finds no HTML: for an element ``script`` that holds data.
+
+    Examples
+    --------
+    >>> json_text({"name": "</script>"})
+    '{"name":"\\\\u003c/script\\\\u003e"}'
+    """
+    return json.dumps(value, separators=(",", ":")).translate({ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&"})
 
 
 def percent(value: float) -> str:

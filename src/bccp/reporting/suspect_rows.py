@@ -1,0 +1,167 @@
+"""Rows of a page on which labels are checked: their choice, their order, and what the page's script is given of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from PIL import Image
+
+from bccp.core import progress
+from bccp.labels.expert_labels import RANDOM, SUSPECT
+from bccp.labels.findings import Finding
+from bccp.reporting.embedded_pictures import PICTURE_SIZES, EmbeddedPictures, PictureSize
+from bccp.reporting.html import json_text
+
+Row = Mapping[str, Any]
+
+_SAMPLED_ROWS = 24
+_SLACK = 1.05
+"""Of the size that is estimated from the rows that are sampled."""
+
+_MOST_BETWEEN = 4
+"""Suspects between two images drawn at random."""
+
+_NEIGHBOURS = (("suggested", "nearest_suggested"), ("given", "nearest_given"), ("trusted", "nearest_trusted"))
+"""What an image beside another one is of, and the column that has its id."""
+
+
+def order_rows(rows: pd.DataFrame, finding: Finding) -> pd.DataFrame:
+    """Choose the rows that a page should have, the most important ones first.
+
+    Parameters
+    ----------
+    rows, finding
+        As for :func:`bccp.reporting.suspects_page.write_suspects_page`.
+
+    Returns
+    -------
+    DataFrame
+        Images drawn at random; then, unless the judge is blind, the first ceil(upper end · N) ranks and whatever else was chosen as a
+        suspect, by rank; then what was checked before. ``chosen`` is ``random`` or ``suspect``; of what was checked it stays as it is.
+        ``label`` and ``verdict`` are there, and of what was checked ``verdict`` is not empty.
+    """
+    nothing = pd.Series("", index=rows.index)
+    label, verdict = rows.get("label", nothing), rows.get("verdict", nothing)
+    verdict = verdict.where((verdict != "") | (label == ""), "label")
+    is_random, is_checked = rows["chosen"] == RANDOM, verdict != ""
+    upper = finding.at_least if finding.at_most is None else finding.at_most
+    n_listed = math.ceil(upper * len(rows) - 1e-9)
+    is_suspect = ((rows["rank"] <= n_listed) | (rows["chosen"] == SUSPECT)) & (finding.verdict != "blind")
+    importance = is_checked * 2 + ~is_random * 1
+    chosen = rows["chosen"].where((is_checked & (rows["chosen"] != "")) | is_random, SUSPECT)
+    ordered = rows.assign(chosen=chosen, label=label, verdict=verdict, importance=importance)[is_random | is_suspect | is_checked]
+    return ordered.sort_values(["importance", "rank", "image"]).drop(columns="importance").reset_index(drop=True)
+
+
+class SuspectRows:
+    """Rows as the page's script takes them, with the pictures that they need.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        Of :func:`order_rows`.
+    classes : sequence of str
+    originals : callable
+        As for :class:`EmbeddedPictures`.
+    folder : str
+        The address of the folder that images lie in by their ids; empty where there is none.
+
+    Attributes
+    ----------
+    told : list of dict
+        The rows that were taken, of the first records.
+    pictures : EmbeddedPictures
+    size : PictureSize
+    """
+
+    def __init__(
+        self, records: Sequence[Row], classes: Sequence[str], originals: Callable[[str], Image.Image], folder: str, room: int
+    ) -> None:
+        self._records, self._originals, self._folder = records, originals, folder.rstrip("/")
+        self._class_place = {name: place for place, name in enumerate(classes)}
+        self._own = {row["image"] for row in records}
+        self.size = self._estimated_size(room)
+        while not self._take(records, room) and self.size != PICTURE_SIZES[-1]:  # the sample was of smaller pictures than the rest
+            self.size = PICTURE_SIZES[PICTURE_SIZES.index(self.size) + 1]
+
+    def _estimated_size(self, room: int) -> PictureSize:
+        """Choose how pictures are embedded, from a sample of rows."""
+        sample = self._records[:: max(1, len(self._records) // _SAMPLED_ROWS)]
+        for size in PICTURE_SIZES:
+            self.size = size
+            self._take(sample, None)
+            n_bytes = self.pictures.n_bytes() + sum(len(json_text(row)) + 1 for row in self.told)
+            if not sample or n_bytes / len(sample) * len(self._records) * _SLACK <= room:
+                break
+        return self.size
+
+    def _take(self, records: Sequence[Row], room: int | None) -> bool:
+        """Take rows from the first one on for as long as there is room, in bytes; False where some are left out."""
+        self.told: list[dict[str, Any]] = []
+        self.pictures = EmbeddedPictures(self._originals)
+        for n, row in enumerate(records, start=1):
+            first = len(self.pictures.data)
+            told = self._told(row)
+            if room is not None:
+                progress.show("pictures", n, len(records))
+                room -= len(json_text(told)) + 1 + self.pictures.n_bytes(first)
+                if room < 0:
+                    self.pictures.forget(first)
+                    return False
+            self.told.append(told)
+        return True
+
+    def _told(self, row: Row) -> dict[str, Any]:
+        own = self._picture(row["image"])
+        labels = {
+            "suggested": row.get("suggested_label", ""),
+            "given": row["given_label"],
+            "trusted": row.get("nearest_trusted_label", ""),
+        }
+        near: list[dict[str, Any]] = []
+        for role, column in _NEIGHBOURS:
+            is_said_already = {"suggested": labels["suggested"] == labels["given"], "trusted": bool(near)}.get(role, False)
+            if (image := row.get(column, "")) and not is_said_already:
+                about = {"image": image, "label": labels[role], "role": role}
+                near.append(about | {"picture": self._picture(image), "href": self._href(image)})
+        return {
+            "image": row["image"],
+            "given": self._class_place[row["given_label"]],
+            "suggested": self._class_place.get(labels["suggested"], -1),
+            "pWrong": _number(row.get("p_wrong", "")),
+            "pSuggested": _number(row.get("posterior", "")),
+            "rank": int(row["rank"]),
+            "chosen": row["chosen"],
+            "group": row.get("group", ""),
+            "user": row.get("user", ""),
+            "href": quote(row["file"]) if row.get("file") else self._href(row["image"]),
+            "picture": own,
+            "near": near,
+            "answer": [row["verdict"], row["label"]] if row["verdict"] else None,
+        }
+
+    def _picture(self, image: str) -> int:
+        return self.pictures.add(image, self.size.own if image in self._own else self.size.near, self.size.quality)
+
+    def _href(self, image: str) -> str:
+        return f"{self._folder}/{quote(image)}" if self._folder else ""
+
+
+def in_reading_order(told: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Order rows as a person meets them: suspects by rank, one drawn at random after every few; what was checked before comes last."""
+    rows = list(told)
+    fresh = [row for row in rows if row["answer"] is None]
+    suspects, drawn = ([row for row in fresh if (row["chosen"] == RANDOM) is kind] for kind in (False, True))
+    stride = max(1, min(_MOST_BETWEEN, len(suspects) // max(1, len(drawn))))
+    mixed: list[dict[str, Any]] = []
+    for start in range(0, max(len(suspects), stride * len(drawn)), stride):
+        mixed += suspects[start : start + stride] + drawn[start // stride : start // stride + 1]
+    return [*mixed, *(row for row in rows if row["answer"] is not None)]
+
+
+def _number(text: str) -> float | None:
+    return round(float(text), 4) if text else None
