@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,26 @@ class Browser:
         """Open a file, and wait until it is read and drawn."""
         scale = 2 if phone else 1
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone)
-        self.ask("Page.navigate", url=page.as_uri())
+        self._leave("Page.navigate", url=page.as_uri())
+
+    def reload(self) -> None:
+        """Open the same file again, as it is then."""
+        self._leave("Page.reload")
+
+    def _leave(self, method: str, **parameters: Any) -> None:
+        self.run("window.isLeft = true")
+        self.ask(method, **parameters)
+        end = time.monotonic() + _SECONDS
+        while True:
+            with suppress(AssertionError):  # the page is gone while it is asked
+                if self.run("!window.isLeft && document.readyState === 'complete'"):
+                    break
+            assert time.monotonic() < end
+            time.sleep(0.02)
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the page is read and has drawn twice since."""
-        end = time.monotonic() + _SECONDS
-        while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        """Wait until the page has drawn twice, and what is to be seen then is there."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))")
 
     def press(self, *keys: str) -> None:

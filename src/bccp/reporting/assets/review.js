@@ -5,8 +5,9 @@
 "use strict";
 
 (() => {
-  const SUSPECT_PX = 240; // longer side as shown, in CSS px; the style keeps it at 200 at least
+  const SUSPECT_PX = 240; // longer side as shown, in CSS px
   const NEAR_PX = 136;
+  const LEAST_PX = 200; // width of a caption
   const CRISP_PX = 64; // smaller pictures are enlarged pixel by pixel
   const MOST_COPIES = 6; // of a group, shown before somebody asks for all
   const MOST_OPTIONS = 30; // classes up to which a select box is made with all of them at once
@@ -156,11 +157,15 @@
 
   function figures(card) {
     const place = make("div", { class: "own" });
-    const add = (rows) => rows.forEach((row) => place.append(make("figure", {},
-      picture(row.picture, SUSPECT_PX, `Image ${row.image}, given label ${facts.classes[row.given]}`),
-      make("figcaption", {}, fileName(row.image, row.href),
+    const add = (rows) => rows.forEach((row) => {
+      const shown = picture(row.picture, SUSPECT_PX, `Image ${row.image}, given label ${facts.classes[row.given]}`);
+      const figure = make("figure", {}, shown, make("figcaption", {},
+        fileName(row.image, row.href),
         card.rows.length > 1 ? make("small", { text: `given ${facts.classes[row.given]}` }) : null,
-        row.user ? make("small", { text: `said by ${row.user}` }) : null))));
+        row.user ? make("small", { text: `said by ${row.user}` }) : null));
+      figure.style.width = `${Math.max(LEAST_PX, shown.width ?? 0)}px`; // a caption is no wider than its picture
+      place.append(figure);
+    });
     add(card.rows.slice(0, MOST_COPIES));
     if (card.rows.length > MOST_COPIES) {
       const more = make("button", { type: "button", text: `Show all ${card.rows.length}`, on: { click: () => {
