@@ -66,7 +66,7 @@ def test_keys_answer_go_on_and_undo_and_answers_outlive_the_page(browser: Browse
     browser.open(made.path)
     order = [row["image"] for row in browser.run("JSON.parse(document.getElementById('facts').textContent).rows")]
     assert texts(browser, "h1") == [
-        "At least 20% of the labels are wrong, at most 50%; 2 surely (P >= 0.9); check these 50 at random to know."
+        "At least 20% of the labels are wrong, at most 50%; 2 surely (P >= 0.9); check these 4 at random to know."
     ]
     browser.press("s", "r", "u", "n", "2", "3")
     assert current(browser) == order[6]

@@ -122,9 +122,11 @@ def _introduction(finding: Finding, listed: Listed) -> list[str]:
         lines.append(f"Of {many(finding.n_images, 'image')} this page lists {', and '.join(filter(None, (suspects, drawn)))}.")
     else:
         lines.append("There is no label to check.")
-    counts = {"checked before": finding.n_audited, "unsure": finding.n_unsure, "not of any class": finding.n_no_class}
-    if any(counts.values()):
-        lines.append(f"So far: {', '.join(f'{n:,} {what}' for what, n in counts.items() if n)}.")
+    none = f" ({finding.n_no_class:,} of them not of any class)" if finding.n_no_class else ""
+    so_far = [f"{finding.n_audited:,} checked{none}"] if finding.n_audited else []
+    so_far += [f"{finding.n_unsure:,} unsure"] if finding.n_unsure else []
+    if so_far:
+        lines.append(f"So far: {', '.join(so_far)}.")
     how = "Answer by buttons, select boxes or keys, download checked.csv, and give it to the next run as its audit file"
     return [*lines, f"{how} (bccp clean PATH --audit checked.csv)."]
 

@@ -53,6 +53,14 @@ def test_a_judge_that_cannot_tell_the_classes_apart_names_no_suspects(tmp_path: 
     assert "cannot tell these classes apart" in Page(made.path).text
 
 
+def test_a_page_says_what_was_checked_so_far(tmp_path: Path) -> None:
+    finding = found(10, at_most=None, n_audited=50, n_unsure=2, n_no_class=3)
+    assert (
+        "So far: 50 checked (3 of them not of any class), 2 unsure."
+        in Page(write(tmp_path / "s.html", rows(10), finding=finding).path).text
+    )
+
+
 def test_a_page_without_rows_says_so(tmp_path: Path) -> None:
     made = write(tmp_path / "s.html", rows(4, n_random=0), finding=found(4, at_most=0.0, verdict="nothing"))
     assert (made.n_suspects, made.n_random) == (0, 0)
