@@ -9,8 +9,9 @@ N images with given labels, K classes, F folds, V views. In steps:
 3. **The test of the matrix**: a judge that confuses two classes makes a matrix as likely as people who do. So the regressions are fitted
    anew *under* the matrix. Where it is people's, they now learn from wrong labels what these mean, and the labels left out become likelier
    under it; where it is the judge's own, they learn to tell the classes apart less than before. The matrix is accepted only where it is
-   likelier than uniform noise, and the gain is no chance (``LEAST_Z``) and no trifle (``LEAST_GAIN``); the pool then has the regressions
-   that were fitted under it.
+   likelier than uniform noise, and the gain is no chance (``LEAST_Z``) and no trifle (``LEAST_GAIN``). The pool then has the regressions
+   that were fitted under it, and weights under which the given labels are likeliest (:mod:`bccp.labels.judge_stack`). Without a matrix
+   they would follow the noise, and all judges count alike.
 4. **Skill**: what the pool says of the given labels, beyond the shares of the classes. Where there is none, nothing that follows from the
    pool counts; labels drawn at random look like this, and images that the features cannot tell apart.
 
@@ -34,7 +35,7 @@ from scipy.special import softmax
 from bccp.core import progress
 from bccp.data.array_types import Float, Index, Mask
 from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, scores_out_of_fold
-from bccp.labels.judge_stack import mean_stack
+from bccp.labels.judge_stack import fit_stack, mean_stack
 from bccp.labels.posterior import given_probability
 from bccp.labels.untrusted_noise import TEMPERATURES, fit_matrix_noise, fit_uniform_noise
 from bccp.models import logistic_regression
@@ -62,7 +63,7 @@ class UntrustedJudgement:
     Attributes
     ----------
     scores : ndarray of float64, shape (N, K)
-        Of the pool: as first fitted, or with the regressions fitted under the matrix where it is accepted.
+        Of the pool: as first fitted, or, where the matrix is accepted, with the regressions fitted under it, and with weights.
     probs : ndarray of float64, shape (N, K)
         p(z = j | x): softmax of the scores at the temperature; rows sum to 1.
     posterior : ndarray of float64, shape (N, K)
@@ -71,7 +72,7 @@ class UntrustedJudgement:
     uniform_posterior : ndarray of float64, shape (N, K)
         By uniform noise, of the pool as first fitted.
     matrix_posterior : ndarray of float64, shape (N, K)
-        By the matrix, of the pool fitted under it, accepted or not.
+        By the matrix, of the pool with the regressions fitted under it, accepted or not.
     uniform_probs : ndarray of float64, shape (N, K)
         p(z = j | x) of the pool as first fitted, at the temperature of uniform noise.
     noise_matrix : ndarray of float64, shape (K, K)
@@ -91,6 +92,8 @@ class UntrustedJudgement:
         Share of the labels that the pool, as first fitted, disagrees with; never below ``at_least``.
     settings : tuple of float
         Of the judges: the penalty of each view's regression, the shrinkage, the number of neighbours.
+    weights : tuple of float
+        Of the judges, in the same order.
     taught : ndarray of bool, shape (N,)
         Other folds have images of the label, too. Where they do not, as of a class with one image, no judge knows the class: the label
         counts as wrong as often as all others do, and decides on nothing. A class without such images has no part in the noise, either.
@@ -112,6 +115,7 @@ class UntrustedJudgement:
     at_least: float
     at_most: float
     settings: tuple[float, ...]
+    weights: tuple[float, ...]
     taught: Mask
 
     @property
@@ -133,6 +137,7 @@ class UntrustedJudgement:
             "at_most": self.at_most,
             "temperature": self.temperature,
             "settings": list(self.settings),
+            "weights": list(self.weights),
             "n_not_taught": int((~self.taught).sum()),
         }
 
@@ -191,6 +196,10 @@ def _judge(
     accepted = matrix.log_likelihood > uniform.log_likelihood and z >= LEAST_Z and gain >= LEAST_GAIN
     retrained = stack(again)
     found = fit_matrix_noise(retrained, labels)
+    if accepted:  # the noise is known, so that given labels tell how far each judge is to be heeded
+        stack = fit_stack(again, labels, found.noise_matrix)
+        retrained = stack(again)
+        found = fit_matrix_noise(retrained, labels)
     scores, chosen = (retrained, found) if accepted else (pooled, uniform)
     at_least = float(1 - given_probability(chosen.posterior, labels).mean())
     judgement = UntrustedJudgement(
@@ -210,6 +219,7 @@ def _judge(
         at_least=at_least,
         at_most=max(at_least, float((pooled.argmax(axis=1) != labels).mean())),
         settings=tuple(member.found.setting for member in pool),
+        weights=tuple(stack.weights.tolist()),
         taught=np.ones(len(labels), np.bool_),
     )
     return judgement, stack(member.found.whole.scores(others[member.view]) / member.found.temperature for member in pool)
@@ -277,6 +287,7 @@ def _nothing_taught(given: Index, n_classes: int) -> UntrustedJudgement:
         at_least=0.0,
         at_most=1.0,
         settings=(),
+        weights=(),
         taught=np.zeros(len(given), np.bool_),
     )
 

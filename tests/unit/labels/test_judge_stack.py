@@ -37,6 +37,16 @@ def test_one_judge_is_calibrated(sharpness: float):
     assert np.abs(stack.offsets).max() < 0.15
 
 
+def test_given_labels_of_known_noise_calibrate_as_true_ones_do():
+    scores, labels = draw(6000)
+    noise = np.array([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]])
+    given = np.where(np.random.default_rng(2).random(6000) < 0.3, (labels + 1) % 3, labels)
+    assert fit_stack([2 * scores], given, noise).weights[0] == pytest.approx(0.5, rel=0.1)
+    assert fit_stack([2 * scores], given).weights[0] < 0.35
+    plain = fit_stack([2 * scores], labels)
+    np.testing.assert_allclose(fit_stack([2 * scores], labels, np.eye(3)).weights, plain.weights)
+
+
 def test_a_judge_of_noise_is_hardly_heeded():
     scores, labels = draw(2000)
     noise = np.random.default_rng(1).normal(size=scores.shape)
