@@ -7,12 +7,19 @@ probability that each label is wrong, the noise matrix, the cut-off and the clea
 
     cleaner = LabelCleaner(action="relabel", classes=model.classes_).fit(probs, given_labels)
     cleaner.is_wrong_, cleaner.p_wrong_, cleaner.labels_, cleaner.posterior_
+
+Where there is no such model, features of the images will do, such as embeddings of a pretrained network; judges of their own are then
+fitted to the labels of other images.
+
+    cleaner = LabelCleaner(action="relabel", cutoff=0.8).fit_features(embeddings, given_labels)
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Self
 
@@ -21,9 +28,15 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
 from bccp.data.array_types import Float, Index, Mask
-from bccp.labels import bayes_cutoff, calibration, expert_labels, posterior
+from bccp.data.duplicates import assign_folds, duplicate_groups
+from bccp.labels import bayes_cutoff, calibration, expert_labels, posterior, untrusted_audit
+from bccp.labels.untrusted_judge import UntrustedJudgement, judge_untrusted
+from bccp.models.logistic_regression import fit_scaling
 
 ACTIONS = ("soft", "relabel", "drop")
+
+FOLDS = 5
+"""Held-out folds of :meth:`LabelCleaner.fit_features`, where there are as many different images."""
 
 SUM_TOLERANCE = 1e-3
 """By how much a row of probabilities may miss 1, for those that were stored in half precision."""
@@ -42,7 +55,8 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         P(wrong) above which a label counts as wrong, in [0, 1]. ``auto``: the highest expected F1.
     trusted : bool
         Whether ``probs`` come from a model that was fitted to other images, with trusted labels. False: from cross-validation on these
-        images and their doubtful labels, each image's row by a model that saw neither it nor a duplicate of it.
+        images and their doubtful labels, each image's row by a model that saw neither it nor a duplicate of it. This parameter and the next
+        two are of :meth:`fit` alone.
     max_temperature : float or None
         The greatest temperature of ``probs`` that the given labels may ask for, above 0. 1 takes ``probs`` for calibrated or too modest, as
         a mean over dropout masks is; for an overconfident model it is the temperature that fits trusted held-out images. None: any; then
@@ -81,9 +95,20 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     estimated_accuracy_ : float
         The share of right labels among the given ones.
     estimated_accuracy_at_most_ : bool
-        Whether it is an upper bound: labels were checked, but none at some scores, where ``p_wrong_`` is what it is without checked ones.
+        Whether it is an upper bound: labels were checked, but none at some scores, where ``p_wrong_`` is what it is without checked ones;
+        after :meth:`fit_features` also where none were checked.
     n_features_in_ : int
-        K.
+        Columns of ``probs``, or of the features.
+    probs_ : ndarray of float64, shape (N, K)
+        p(class | image) by judges that saw neither the image nor a copy of it; rows sum to 1. This and the following come from
+        :meth:`fit_features` alone, ``class_offsets_`` and ``guess_share_`` from :meth:`fit` alone.
+    verdict_ : {"found", "nothing", "blind"}
+        ``nothing``: less than 1% of the labels seem wrong, so that none stands out. ``blind``: the features do not tell the classes apart,
+        and no figure means anything. In both cases no label counts as wrong but checked ones, and ``posterior_`` holds the given labels.
+    at_least_ : float
+        The share of wrong labels that can be told from errors of the judges, 1 - ``estimated_accuracy_``.
+    at_most_ : float or None
+        The share of labels that the judges disagree with. None: checked labels tell of all scores, and ``at_least_`` is an estimate.
 
     Notes
     -----
@@ -118,6 +143,10 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
     estimated_accuracy_: float
     estimated_accuracy_at_most_: bool
     n_features_in_: int
+    probs_: Float
+    verdict_: str
+    at_least_: float
+    at_most_: float | None
 
     def __init__(
         self,
@@ -176,31 +205,104 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
             If the estimated accuracy is below chance, 1 / K: the columns of ``probs`` may stand for other classes than assumed.
         """
         self._check_parameters()
-        _check_indexes(probs, given_labels, audited)
+        _check_indexes({"probs": probs, "given_labels": given_labels}, audited)
         table = _probabilities(probs)
         names = _one_dimensional(given_labels, "given_labels")
         if len(names) != len(table):
             raise ValueError(f"given_labels has {len(names)} labels, probs has {len(table)} rows: one label a row is accepted")
         places, truth_names, of_a_class = _audited({} if audited is None else audited, len(table))
         at_random = _drawn_at_random(chosen, places)
-        self.classes_ = _classes(self.classes, _column_names(probs), names, truth_names, table.shape[1])
-        given, truth = _positions(names, self.classes_, "given_labels"), np.full(len(places), expert_labels.NO_CLASS)
-        truth[of_a_class] = _positions(truth_names, self.classes_, "audited")
+        classes = _classes(self.classes, _column_names(probs), names, truth_names, table.shape[1])
+        given, truth = _positions(names, classes, "given_labels"), _checked_positions(truth_names, of_a_class, classes)
 
         pure = table if self.trusted else posterior.without_noise(table, given)
         most = self.max_temperature
         judgement = calibration.judge_by_trusted_model(pure, given, start=min(1.0, most or 1.0), most=most)
+        self._forget()
         believed, self.estimated_accuracy_at_most_ = judgement.fit.posterior, False
         if len(places):
             found = expert_labels.calibrate(judgement.probs, believed, given, places, truth, at_random=at_random)
             believed, self.estimated_accuracy_at_most_ = found.posterior, found.at_least
+        self.classes_, self.n_features_in_ = classes, table.shape[1]
         self.temperature_, self.class_offsets_, self.posterior_ = judgement.temperature, judgement.offsets, believed
         self.noise_matrix_, self.guess_share_ = judgement.fit.noise_matrix, judgement.fit.guess_share
         self.p_wrong_ = bayes_cutoff.probability_wrong(believed, given)
         self.estimated_accuracy_ = 1 - float(np.sort(self.p_wrong_).sum()) / len(given)
-        self.n_features_in_ = table.shape[1]
-        self._decide(given, places, truth)
+        self._set_cutoff()
+        above = self.p_wrong_ > self.cutoff_
+        if self.max_class_ratio is not None:
+            above = bayes_cutoff.hold_back(self.p_wrong_, given, above, len(classes), max_ratio=self.max_class_ratio).above
+        self._decide(given, above, places, truth)
         self._warn()
+        return self
+
+    def fit_features(
+        self,
+        features: npt.ArrayLike | Sequence[npt.ArrayLike],
+        given_labels: npt.ArrayLike,
+        groups: npt.ArrayLike | None = None,
+        *,
+        audited: Mapping[int, Any] | None = None,
+        chosen: Mapping[int, str] | str | None = None,
+    ) -> Self:
+        """Judge the given labels by features of the images, with nothing trusted.
+
+        Simple classifiers of several kinds are fitted to the features and given labels of four fifths of the images, and judge the fifth
+        that is left out; what they say is weighed against how often they err themselves (:mod:`bccp.labels.untrusted_judge`). No
+        probabilities are needed, and no trusted image.
+
+        Parameters
+        ----------
+        features : array-like or DataFrame, shape (N, D), or list of arrays of such shapes
+            Of the images, N at least 2: embeddings of any pretrained network, not fitted to these labels. A list holds several views of the
+            same images, such as embeddings of their mirror images; the first is the most important. Their scale does not matter.
+        given_labels : array-like of str or int, shape (N,)
+            In the order of the rows of ``features``; where both are pandas objects, with the same index. At least two different ones, or
+            ``classes`` of the cleaner.
+        groups : array-like of str or int, shape (N,), optional
+            Images of one group are copies, or nearly so: they are judged by others than themselves. Images whose features are equal are one
+            group anyway.
+        audited, chosen
+            As for :meth:`fit`. Checked labels calibrate P(wrong) of all others (:mod:`bccp.labels.untrusted_audit`).
+
+        Returns
+        -------
+        LabelCleaner
+            Itself. Permuting the images permutes the result and changes nothing else, to the bit.
+
+        Raises
+        ------
+        ValueError
+            For parameters or arrays that cannot be used.
+        """
+        self._check_parameters()
+        views = _views(features)
+        named = {
+            "features": features[0] if isinstance(features, list | tuple) else features,
+            "given_labels": given_labels,
+            "groups": groups,
+        }
+        _check_indexes(named, audited)
+        names = _one_dimensional(given_labels, "given_labels")
+        copies = np.arange(len(names)) if groups is None else _one_dimensional(groups, "groups")
+        for name, values in (("given_labels", names), ("groups", copies)):
+            if len(values) != len(views[0]):
+                raise ValueError(f"{name} has {len(values)} values, features has {len(views[0])} rows: one value a row is accepted")
+        places, truth_names, of_a_class = _audited({} if audited is None else audited, len(names))
+        at_random = _drawn_at_random(chosen, places)
+        classes = _classes_of_labels(self.classes, names)
+        given, truth = _positions(names, classes, "given_labels"), _checked_positions(truth_names, of_a_class, classes)
+
+        judgement = _judge_features(views, given, copies, len(classes))
+        found = untrusted_audit.conclude(judgement, given, places, truth, at_random=at_random)
+        self._forget()
+        self.classes_, self.n_features_in_ = classes, views[0].shape[1]
+        self.probs_, self.posterior_, self.p_wrong_ = judgement.probs, found.posterior, found.p_wrong
+        self.temperature_, self.noise_matrix_ = judgement.temperature, judgement.noise_matrix
+        self.verdict_, self.at_least_, self.at_most_ = found.verdict, found.at_least, found.at_most
+        self.estimated_accuracy_, self.estimated_accuracy_at_most_ = 1 - found.at_least, found.at_most is not None
+        self._set_cutoff()
+        self._decide(given, (self.p_wrong_ > self.cutoff_) & (found.verdict == "found"), places, truth)
         return self
 
     def fit_predict(
@@ -225,12 +327,16 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         """
         return self.fit(probs, given_labels, audited=audited, chosen=chosen).is_wrong_
 
-    def _decide(self, given: Index, places: Index, truth: Index) -> None:
-        wrong = self.p_wrong_
-        self.cutoff_ = posterior.expected_f1_cutoff(wrong) if self.cutoff == "auto" else float(self.cutoff)
-        above = wrong > self.cutoff_
-        if self.max_class_ratio is not None:
-            above = bayes_cutoff.hold_back(wrong, given, above, len(self.classes_), max_ratio=self.max_class_ratio).above
+    def _forget(self) -> None:
+        """Drop what was found before: not all of it would be replaced."""
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
+
+    def _set_cutoff(self) -> None:
+        self.cutoff_ = posterior.expected_f1_cutoff(self.p_wrong_) if self.cutoff == "auto" else float(self.cutoff)
+
+    def _decide(self, given: Index, above: Mask, places: Index, truth: Index) -> None:
+        """Decide what becomes of labels, of which some lie above the cut-off."""
         above[places] = truth != given[places]  # what an expert has found is not held back
         audited, no_class = np.zeros((2, len(given)), np.bool_)
         audited[places], no_class[places] = True, truth == expert_labels.NO_CLASS
@@ -239,7 +345,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
             [""] * len(given),
             given,
             numbers,
-            score=wrong,
+            score=self.p_wrong_,
             above=above,
             action=self.action,
             posterior=self.posterior_,
@@ -279,20 +385,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _check_indexes(probs: Any, given_labels: Any, audited: Any) -> None:
-    """Refuse pandas objects that pandas would not put side by side as they are."""
-    rows, labels = (getattr(value, "index", None) if hasattr(value, "iloc") else None for value in (probs, given_labels))
-    if rows is not None and labels is not None and not rows.equals(labels):
-        pairs = [(i, one, other) for i, (one, other) in enumerate(zip(rows.tolist(), labels.tolist(), strict=False)) if one != other]
-        differ = f"first in row {pairs[0][0]}: {pairs[0][1]!r} and {pairs[0][2]!r}" if pairs else f"{len(rows)} and {len(labels)} rows"
-        raise ValueError(
-            f"the indexes of probs and given_labels differ ({differ}): bring both into the same order, "
-            "as by given_labels.reindex(probs.index), or give arrays whose rows belong together"
-        )
-    own = rows if rows is not None else labels
+def _check_indexes(arrays: Mapping[str, Any], audited: Any) -> None:
+    """Refuse pandas objects, by name in the order of the arguments, that pandas would not put side by side as they are."""
+    indexes: dict[str, Any] = {name: value.index for name, value in arrays.items() if hasattr(value, "iloc")}
+    first = next(iter(indexes), "")
+    own: Any = indexes.get(first)
+    for name, labels in indexes.items():
+        if not own.equals(labels):
+            pairs = [(i, one, other) for i, (one, other) in enumerate(zip(own.tolist(), labels.tolist(), strict=False)) if one != other]
+            differ = f"first in row {pairs[0][0]}: {pairs[0][1]!r} and {pairs[0][2]!r}" if pairs else f"{len(own)} and {len(labels)} rows"
+            raise ValueError(
+                f"the indexes of {first} and {name} differ ({differ}): bring both into the same order, "
+                f"as by {name}.reindex({first}.index), or give arrays whose rows belong together"
+            )
     if hasattr(audited, "iloc") and own is not None and own.tolist() != list(range(len(own))):
         raise ValueError(
-            "audited is a Series, and the index of probs or given_labels is not 0, 1, 2, …, so its index may mean positions or names: "
+            f"audited is a Series, and the index of {first} is not 0, 1, 2, …, so its index may mean positions or names: "
             "give a dict of labels by position, as {17: 'cat'}"
         )
 
@@ -312,18 +420,62 @@ def _column_names(probs: Any) -> list[Any] | None:
     return None if names == list(range(len(names))) else names
 
 
-def _probabilities(probs: npt.ArrayLike) -> Float:
-    _check_unmasked(probs, "probs")
+def _numbers(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """An array of real numbers: of float64, or as it is where it is of floats."""
+    _check_unmasked(values, name)
     try:
-        if np.iscomplexobj(probs):  # NumPy would drop the imaginary part
+        if np.iscomplexobj(values):  # NumPy would drop the imaginary part
             raise ValueError("they are complex")
-        table = np.asarray(probs, np.float64)
+        array = np.asarray(values)
+        return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"probs is no table of numbers ({error})") from error
+        raise ValueError(f"{name} is no table of numbers ({error})") from error
+
+
+def _check_finite(table: npt.NDArray[Any], name: str) -> None:
+    if not np.isfinite(table).all():
+        raise ValueError(f"{name} has nan or infinite values, first in row {int(np.argmin(np.isfinite(table).all(axis=1)))}")
+
+
+def _views(features: Any) -> list[npt.NDArray[Any]]:
+    """The views of the images (N, D_v), each a table of finite numbers."""
+    several = isinstance(features, list | tuple) and len(features) > 0 and all(np.ndim(view) == 2 for view in features)
+    views = [_numbers(view, "features") for view in (features if several else [features])]
+    for view in views:
+        if view.ndim != 2 or view.shape[0] < 2 or view.shape[1] < 1:
+            raise ValueError(f"features has the shape {view.shape}: (N, D) with at least two rows and one column is accepted")
+        if len(view) != len(views[0]):
+            raise ValueError(f"the views of features have {len(views[0])} and {len(view)} rows: each is accepted with a row for each image")
+        _check_finite(view, "features")
+    return views
+
+
+def _judge_features(views: Sequence[npt.NDArray[Any]], given: Index, copies: npt.NDArray[Any], n_classes: int) -> UntrustedJudgement:
+    """Judge given labels (N,) by views of the images (N, D_v); those of one group (N,) of copies are in one fold.
+
+    Sums of floats, and the dealing of folds, depend on an order: it is that of the features' digests, which no permutation changes.
+    """
+    rows = zip(*views, strict=True)
+    digests = np.array([hashlib.sha256(np.concatenate(row, dtype=np.float64).tobytes()).hexdigest() for row in rows])
+    order = np.lexsort([given, digests])
+    _, number = np.unique(copies, return_inverse=True)
+    groups = duplicate_groups(digests[order].tolist(), [str(group) for group in number[order].tolist()])
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        raise ValueError("all images are copies of one another, by groups or by equal features: at least two different ones are accepted")
+    folds = assign_folds(groups, given[order], folds=min(FOLDS, n_groups), rng=np.random.default_rng(0))
+    scaled = [fit_scaling(view[order]).apply(view[order]) for view in views]
+    found = judge_untrusted(scaled, given[order], n_classes=n_classes, folds=folds)
+    back = np.argsort(order)
+    by_image = ("scores", "probs", "posterior", "uniform_posterior", "matrix_posterior", "uniform_probs")
+    return dataclasses.replace(found, **{name: getattr(found, name)[back] for name in by_image})
+
+
+def _probabilities(probs: npt.ArrayLike) -> Float:
+    table = np.asarray(_numbers(probs, "probs"), np.float64)
     if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
         raise ValueError(f"probs has the shape {table.shape}: (N, K) with at least one row and two columns is accepted")
-    if not np.isfinite(table).all():
-        raise ValueError(f"probs has nan or infinite values, first in row {int(np.argmin(np.isfinite(table).all(axis=1)))}")
+    _check_finite(table, "probs")
     if (table < 0).any():
         raise ValueError(f"probs has negative values, first in row {int(np.argmax((table < 0).any(axis=1)))}")
     sums = table.sum(axis=1, keepdims=True)
@@ -416,6 +568,31 @@ def _classes(
             "as column names"
         )
     return np.array(found)
+
+
+def _classes_of_labels(asked: npt.ArrayLike | None, given: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The classes, shape (K,): as asked for, or the different given labels, sorted."""
+    if asked is None:
+        found = sorted(set(given.tolist()))
+        if len(found) < 2:
+            raise ValueError(
+                f"given_labels has one label only ({_listed(found)}), and labels are judged beside those of another class: "
+                "give images of at least two classes, or say with classes= which there are"
+            )
+        return np.array(found, dtype=object if len({type(name) for name in found}) > 1 else None)
+    classes = _one_dimensional(asked, "classes")
+    if len(classes) < 2 or len(set(classes.tolist())) != len(classes):
+        raise ValueError(
+            f"classes has {len(set(classes.tolist()))} different names ({_some(classes)}): at least two, each once, are accepted"
+        )
+    return classes
+
+
+def _checked_positions(names: npt.NDArray[Any], of_a_class: Mask, classes: npt.NDArray[Any]) -> Index:
+    """Checked labels (M,) as positions in the classes, or ``NO_CLASS``; the names are of those that are of a class."""
+    found = np.full(len(of_a_class), expert_labels.NO_CLASS)
+    found[of_a_class] = _positions(names, classes, "audited")
+    return found
 
 
 def _positions(names: npt.NDArray[Any], classes: npt.NDArray[Any], what: str) -> Index:

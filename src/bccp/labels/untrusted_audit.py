@@ -12,7 +12,9 @@ never by their true label, which nobody knew before. Then
 
     share of wrong labels = (wrong ones among the checked + Σ P' of the others) / N,
 
-and never the mean over the checked images, among which the worst suspects are.
+and never the mean over the checked images, among which the worst suspects are. The worst alone say nothing of images that hardly anybody
+doubts. So :func:`conclude` takes P' only at scores where somebody has looked (:func:`bccp.labels.expert_labels.looked_at`) and P elsewhere,
+and the share stays a lower bound.
 
 References
 ----------
@@ -22,13 +24,15 @@ J. Platt: "Probabilistic Outputs for Support Vector Machines and Comparisons to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from bccp.data.array_types import Float, Index
+from bccp.data.array_types import Float, Index, Mask
 from bccp.labels.bayes_cutoff import probability_wrong
-from bccp.labels.expert_labels import NO_CLASS, consistent_posterior, fit_logistic, sigmoid
+from bccp.labels.expert_labels import NO_CLASS, consistent_posterior, fit_logistic, looked_at, sigmoid
+from bccp.labels.untrusted_judge import LEAST_FOUND, UntrustedJudgement
 
 LEVEL_SPREAD, SLOPE_SPREAD, MATRIX_SPREAD = 1.5, 0.5, 0.5
 """Standard deviations of the normal priors of a, b and c, around 0, 1 and 0."""
@@ -62,6 +66,66 @@ class AuditedPosterior:
     matrix_weight: float
 
 
+@dataclass(frozen=True)
+class UntrustedConclusion:
+    """Given labels, judged by the judge and by what was checked.
+
+    Attributes
+    ----------
+    verdict : {"blind", "nothing", "found"}
+        As :attr:`bccp.labels.untrusted_judge.UntrustedJudgement.verdict`, but that checked labels may show that some are wrong after all,
+        or none. A judge that cannot tell the classes apart stays blind.
+    posterior : ndarray of float64, shape (N, K)
+        P(z = j | x, y); rows sum to 1. Unless the verdict is "found", the given labels one-hot, but for images that were checked.
+    p_wrong : ndarray of float64, shape (N,)
+        P(given label wrong), whatever the verdict: what a list of suspects is ranked by.
+    at_least : float
+        Mean of ``p_wrong``.
+    at_most : float or None
+        Never below ``at_least``; None where checked labels tell of all scores, so that ``at_least`` is an estimate and no bound.
+    audited : AuditedPosterior
+    """
+
+    verdict: Literal["blind", "nothing", "found"]
+    posterior: Float
+    p_wrong: Float
+    at_least: float
+    at_most: float | None
+    audited: AuditedPosterior
+
+
+def conclude(
+    judgement: UntrustedJudgement, given: npt.ArrayLike, places: npt.ArrayLike, checked: npt.ArrayLike, *, at_random: Mask
+) -> UntrustedConclusion:
+    """Draw conclusions from a judgement and from what was checked.
+
+    Parameters
+    ----------
+    judgement : UntrustedJudgement
+    given, places, checked
+        As for :func:`calibrate_untrusted`.
+    at_random : ndarray of bool, shape (M,)
+        Whether each checked image was drawn at random.
+
+    Returns
+    -------
+    UntrustedConclusion
+    """
+    labels, checked_places = np.asarray(given, np.int64), np.asarray(places, np.int64)
+    tables = judgement.posterior, judgement.uniform_posterior, judgement.matrix_posterior
+    seen = looked_at(probability_wrong(judgement.posterior, labels), checked_places, at_random=at_random)
+    audited = calibrate_untrusted(*tables, labels, checked_places, checked, seen=seen)
+    verdict = judgement.verdict
+    if verdict != "blind":
+        verdict = "found" if audited.share >= LEAST_FOUND else "nothing"
+    belief = audited.posterior
+    if verdict != "found":
+        belief = np.eye(belief.shape[1])[labels]
+        belief[checked_places] = audited.posterior[checked_places]
+    at_most = None if len(checked_places) and seen.all() else max(audited.share, judgement.at_most)
+    return UntrustedConclusion(verdict, belief, audited.p_wrong, audited.share, at_most, audited)
+
+
 def calibrate_untrusted(
     posterior: npt.ArrayLike,
     uniform_posterior: npt.ArrayLike,
@@ -69,6 +133,8 @@ def calibrate_untrusted(
     given: npt.ArrayLike,
     places: npt.ArrayLike,
     checked: npt.ArrayLike,
+    *,
+    seen: Mask | None = None,
 ) -> AuditedPosterior:
     """Correct the posterior of given labels by labels that were checked.
 
@@ -84,6 +150,8 @@ def calibrate_untrusted(
     checked : array-like of int, shape (M,)
         Their true labels, 0 to K - 1, or :data:`bccp.labels.expert_labels.NO_CLASS` (-1) for an image of none of the classes, whose given
         label is wrong.
+    seen : ndarray of bool, shape (N,), optional
+        Images of whose scores the checked ones tell; of all others, P stands. By default they tell of all.
 
     Returns
     -------
@@ -105,18 +173,20 @@ def calibrate_untrusted(
     wrong = truth != labels[audited]
     # sums of floats depend on their order: take one that belongs to the values, not to the images' places
     order = np.lexsort([wrong, between[audited], odds[audited]])
-    seen, target = audited[order], wrong[order]
+    sample, target = audited[order], wrong[order]
     fit = fit_logistic(
-        np.column_stack([odds, between])[seen],
-        np.zeros(len(seen), np.int64),
+        np.column_stack([odds, between])[sample],
+        np.zeros(len(sample), np.int64),
         target,
-        offset=odds[seen],  # so that the weight of the odds is b - 1, and has its prior around 0
+        offset=odds[sample],  # so that the weight of the odds is b - 1, and has its prior around 0
         penalties=np.array([SLOPE_SPREAD, MATRIX_SPREAD]) ** -2.0,
         group_penalty=LEVEL_SPREAD**-2.0,
         n_groups=1,
     )
     (beyond, matrix_weight), level = fit.weights.tolist(), float(fit.constants[0])
     p_wrong = sigmoid(level + (1 + beyond) * odds + matrix_weight * between)
+    if seen is not None:
+        p_wrong = np.where(seen, p_wrong, accepted)
     p_wrong[audited] = wrong
     belief = consistent_posterior(tables[2], tables[0], labels, p_wrong)
     known = truth != NO_CLASS

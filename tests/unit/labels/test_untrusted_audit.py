@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
 from bccp.labels import bayes_cutoff
 from bccp.labels.expert_labels import NO_CLASS
-from bccp.labels.untrusted_audit import AuditedPosterior, calibrate_untrusted
+from bccp.labels.untrusted_audit import AuditedPosterior, calibrate_untrusted, conclude
+from bccp.labels.untrusted_judge import UntrustedJudgement
 
 
 def draw(n_images: int = 600, n_classes: int = 4, *, seed: int = 0):
@@ -89,6 +92,59 @@ def test_checked_images_are_certain_and_others_keep_the_proportions_of_the_other
         before, after = tables[0][i, others], found.posterior[i, others]
         np.testing.assert_allclose(after / after.sum(), before / before.sum())
     assert found.share == pytest.approx(found.p_wrong.mean())
+
+
+def judged(**changed) -> tuple[UntrustedJudgement, np.ndarray, np.ndarray]:
+    """A judgement that finds half of the wrong labels; given and true labels."""
+    tables, given, true = draw()
+    values = dict.fromkeys((field.name for field in dataclasses.fields(UntrustedJudgement)), tables[0])
+    values |= {"uniform_posterior": tables[1], "matrix_posterior": tables[2], "skill": 30.0, "at_least": 0.1, "at_most": 0.5}
+    return UntrustedJudgement(**values | changed), given, true
+
+
+def test_the_worst_alone_say_nothing_of_labels_that_hardly_anybody_doubts() -> None:
+    judgement, given, true = judged()
+    before = bayes_cutoff.probability_wrong(judgement.posterior, given)
+    worst = np.argsort(-before)[:40]
+    found = conclude(judgement, given, worst, true[worst], at_random=np.zeros(40, bool))
+    rest = np.setdiff1d(np.arange(600), worst)
+    np.testing.assert_array_equal(found.p_wrong[rest], before[rest])
+    assert found.at_least == pytest.approx(((given != true)[worst].sum() + before[rest].sum()) / 600)
+    assert found.at_most == 0.5
+    drawn = np.random.default_rng(0).permutation(rest)[:60]
+    both = np.append(worst, drawn)
+    at_random = np.repeat([False, True], [40, 60])
+    estimated = conclude(judgement, given, both, true[both], at_random=at_random)
+    assert estimated.at_most is None
+    assert abs(estimated.at_least - (given != true).mean()) < 0.06 < abs(found.at_least - (given != true).mean())
+    np.testing.assert_array_equal(estimated.posterior, estimated.audited.posterior)
+
+
+def test_what_was_checked_may_show_that_labels_are_wrong_after_all_or_that_none_is() -> None:
+    judgement, given, true = judged(at_least=0.001)
+    places = np.random.default_rng(2).permutation(600)[:60]
+    assert conclude(judgement, given, [], [], at_random=np.zeros(0, bool)).verdict == "found"  # by the posterior itself
+    sure = 0.999 * np.eye(4)[given] + 0.00025
+    blank = dataclasses.replace(judgement, posterior=sure, uniform_posterior=sure, matrix_posterior=sure)
+    nothing = conclude(blank, given, [], [], at_random=np.zeros(0, bool))
+    assert (nothing.verdict, nothing.at_most) == ("nothing", 0.5)
+    np.testing.assert_array_equal(nothing.posterior, np.eye(4)[given])
+    after = conclude(blank, given, places, true[places], at_random=np.ones(60, bool))
+    assert after.verdict == "found"
+    assert after.at_least > 0.1
+    right = conclude(judgement, true, places, true[places], at_random=np.ones(60, bool))
+    assert right.at_least < conclude(judgement, true, [], [], at_random=np.zeros(0, bool)).at_least
+
+
+def test_a_blind_judge_changes_what_was_checked_alone() -> None:
+    judgement, given, true = judged(skill=2.0)
+    checked = true[:30].copy()
+    checked[4] = NO_CLASS
+    found = conclude(judgement, given, np.arange(30), checked, at_random=np.ones(30, bool))
+    assert found.verdict == "blind"
+    np.testing.assert_array_equal(found.posterior[30:], np.eye(4)[given[30:]])
+    np.testing.assert_array_equal(np.delete(found.posterior[:30], 4, axis=0), np.eye(4)[np.delete(true[:30], 4)])
+    assert found.posterior[4, given[4]] == 0
 
 
 def test_nothing_checked_changes_nothing() -> None:
