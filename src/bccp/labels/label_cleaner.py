@@ -106,9 +106,10 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         ``nothing``: less than 1% of the labels seem wrong, so that none stands out. ``blind``: the features do not tell the classes apart,
         and no figure means anything. In both cases no label counts as wrong but checked ones, and ``posterior_`` holds the given labels.
     at_least_ : float
-        The share of wrong labels that can be told from errors of the judges, 1 - ``estimated_accuracy_``.
+        The share of wrong labels that can be told from errors of the judges, 1 - ``estimated_accuracy_``; 0 where these are blind.
     at_most_ : float or None
-        The share of labels that the judges disagree with. None: checked labels tell of all scores, and ``at_least_`` is an estimate.
+        The share of labels that the judges disagree with. None: checked labels tell of all scores, and ``at_least_`` is an estimate; or the
+        judges are blind.
 
     Notes
     -----
@@ -300,7 +301,7 @@ class LabelCleaner(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
         self.probs_, self.posterior_, self.p_wrong_ = judgement.probs, found.posterior, found.p_wrong
         self.temperature_, self.noise_matrix_ = judgement.temperature, judgement.noise_matrix
         self.verdict_, self.at_least_, self.at_most_ = found.verdict, found.at_least, found.at_most
-        self.estimated_accuracy_, self.estimated_accuracy_at_most_ = 1 - found.at_least, found.at_most is not None
+        self.estimated_accuracy_, self.estimated_accuracy_at_most_ = 1 - found.at_least, found.is_bound
         self._set_cutoff()
         self._decide(given, (self.p_wrong_ > self.cutoff_) & (found.verdict == "found"), places, truth)
         return self

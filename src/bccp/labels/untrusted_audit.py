@@ -80,9 +80,11 @@ class UntrustedConclusion:
     p_wrong : ndarray of float64, shape (N,)
         P(given label wrong), whatever the verdict: what a list of suspects is ranked by.
     at_least : float
-        Mean of ``p_wrong``.
+        Mean of ``p_wrong``; 0 where the judge is blind.
     at_most : float or None
-        Never below ``at_least``; None where checked labels tell of all scores, so that ``at_least`` is an estimate and no bound.
+        Never below ``at_least``; None where that is no bound, and where the judge is blind.
+    is_bound : bool
+        False where checked labels tell of all scores, so that ``at_least`` is an estimate.
     audited : AuditedPosterior
     """
 
@@ -91,6 +93,7 @@ class UntrustedConclusion:
     p_wrong: Float
     at_least: float
     at_most: float | None
+    is_bound: bool
     audited: AuditedPosterior
 
 
@@ -122,8 +125,11 @@ def conclude(
     if verdict != "found":
         belief = np.eye(belief.shape[1])[labels]
         belief[checked_places] = audited.posterior[checked_places]
-    at_most = None if len(checked_places) and seen.all() else max(audited.share, judgement.at_most)
-    return UntrustedConclusion(verdict, belief, audited.p_wrong, audited.share, at_most, audited)
+    if verdict == "blind":
+        return UntrustedConclusion(verdict, belief, audited.p_wrong, 0.0, None, True, audited)
+    is_bound = not len(checked_places) or not seen.all()
+    at_most = max(audited.share, judgement.at_most) if is_bound else None
+    return UntrustedConclusion(verdict, belief, audited.p_wrong, audited.share, at_most, is_bound, audited)
 
 
 def calibrate_untrusted(

@@ -135,7 +135,7 @@ def test_where_nothing_stands_out_nothing_changes_but_what_was_checked() -> None
 def test_features_that_do_not_tell_classes_apart_change_nothing() -> None:
     features, given, _ = draw(apart=0.0)
     cleaner = LabelCleaner(cutoff=0.0).fit_features(features, given)
-    assert cleaner.verdict_ == "blind"
+    assert (cleaner.verdict_, cleaner.at_least_, cleaner.at_most_) == ("blind", 0.0, None)
     np.testing.assert_array_equal(cleaner.labels_, given)
     constant = LabelCleaner().fit_features(np.ones((240, 4)) * np.arange(240)[:, None] // 120, np.arange(240) % 2)
     assert constant.verdict_ == "blind"

@@ -115,7 +115,7 @@ def test_the_worst_alone_say_nothing_of_labels_that_hardly_anybody_doubts() -> N
     both = np.append(worst, drawn)
     at_random = np.repeat([False, True], [40, 60])
     estimated = conclude(judgement, given, both, true[both], at_random=at_random)
-    assert estimated.at_most is None
+    assert (estimated.at_most, estimated.is_bound, found.is_bound) == (None, False, True)
     assert abs(estimated.at_least - (given != true).mean()) < 0.06 < abs(found.at_least - (given != true).mean())
     np.testing.assert_array_equal(estimated.posterior, estimated.audited.posterior)
 
@@ -141,7 +141,7 @@ def test_a_blind_judge_changes_what_was_checked_alone() -> None:
     checked = true[:30].copy()
     checked[4] = NO_CLASS
     found = conclude(judgement, given, np.arange(30), checked, at_random=np.ones(30, bool))
-    assert found.verdict == "blind"
+    assert (found.verdict, found.at_least, found.at_most, found.is_bound) == ("blind", 0.0, None, True)
     np.testing.assert_array_equal(found.posterior[30:], np.eye(4)[given[30:]])
     np.testing.assert_array_equal(np.delete(found.posterior[:30], 4, axis=0), np.eye(4)[np.delete(true[:30], 4)])
     assert found.posterior[4, given[4]] == 0
