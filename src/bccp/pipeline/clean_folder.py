@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from bccp.core import provenance
+from bccp.core import progress, provenance
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import first_flag
 from bccp.core.paths import expanded
@@ -198,7 +198,8 @@ def clean_place(request: CleanRequest) -> Cleaned:
     folder = new_run_folder()
     composed = compose([*told.overrides(request.words), *options])
     summary = run_composed(composed, folder)
-    return _conclude(request, summary, folder, Ledger(ledger_uri(composed.tracking.mlflow_uri)[0]), target)
+    with progress.display("list and page", done=0, total=1):
+        return _conclude(request, summary, folder, Ledger(ledger_uri(composed.tracking.mlflow_uri)[0]), target)
 
 
 def _refuse_words(words: Sequence[str]) -> None:
@@ -272,13 +273,13 @@ def _conclude(request: CleanRequest, summary: Summary, folder: Path, ledger: Led
 
 def _copy_originals(archive: Path, placed: pd.DataFrame, folder: Path) -> None:
     """Copy each image that has a final label to its place, byte by byte."""
+    written = placed.loc[placed["file"] != "", ["image", "file"]]
     with zipfile.ZipFile(archive) as packed:
-        for image, file in zip(placed["image"], placed["file"], strict=True):
-            if file:
-                place = folder / file
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with packed.open(image) as source, place.open("xb") as copy:
-                    shutil.copyfileobj(source, copy, archives.CHUNK_BYTES)
+        for image, file in progress.each("image", list(written.itertuples(index=False, name=None))):
+            place = folder / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with packed.open(image) as source, place.open("xb") as copy:
+                shutil.copyfileobj(source, copy, archives.CHUNK_BYTES)
 
 
 def _minutes(n_images: int) -> str:

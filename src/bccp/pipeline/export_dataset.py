@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from bccp.core import progress
 from bccp.core.errors import BCCPError, few
 from bccp.core.registries import EXPORT_FORMATS
 from bccp.data import label_files
@@ -144,7 +145,8 @@ def export(
     write = EXPORT_FORMATS.find(format_name)
     changes = label_changes(cleansed, rule or Rule())
     table = place_files(labels_table(clean, segregated, changes))
-    with target.writing(), zipfile.ZipFile(raw / "images.zip") as archive:
+    shown = progress.display("export-data", done=0, total=1)
+    with shown, target.writing(), zipfile.ZipFile(raw / "images.zip") as archive:
         name = write(Dataset(table, archive, segregated, label_files.read_cleansed_labels(cleansed), shard_bytes), target)
     return Exported(table, target.shown, target.path(name), changes)
 

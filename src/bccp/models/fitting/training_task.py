@@ -85,6 +85,7 @@ class Task(pl.LightningModule):
     def on_train_start(self) -> None:
         """Go on from where a training that was killed has got to."""
         self.resume(self.trainer.optimizers[0], self.lr_schedulers())
+        progress.show("epochs", self.n_epochs, self.options.epochs)  # from now on, so that the first one tells how long one takes
 
     def on_train_epoch_start(self) -> None:
         """Start the sums."""

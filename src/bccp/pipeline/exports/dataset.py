@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from bccp.core import progress
 from bccp.data import tables
 from bccp.data.label_files import CleansedLabels
 from bccp.pipeline.exports.targets import Sink
@@ -87,7 +88,8 @@ class Dataset:
         softened = (self.cleansed.table["action"] == "soften").any()
         rows = {image: row for row, image in enumerate(self.cleansed.table["image"])}
         columns = ["image", "final_label", "given_label", "p_wrong", "suggested_label", "p_suggested", "action"]
-        for number, (image, final, *known) in enumerate(written[columns].itertuples(index=False, name=None)):
+        samples = list(written[columns].itertuples(index=False, name=None))
+        for number, (image, final, *known) in enumerate(progress.each("image", samples)):
             given, p_wrong, suggested, p_suggested, action = known
             day, split = places.get(image, (None, None))
             about = {

@@ -15,6 +15,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import IO, Any, cast
 
+from bccp.core import progress
 from bccp.core.home import scratch
 from bccp.pipeline.exports.dataset import Dataset, Sample
 from bccp.pipeline.exports.labels_list import LIST, write_labels_list
@@ -23,10 +24,10 @@ from bccp.pipeline.exports.targets import Sink, Target
 
 def write_folder(dataset: Dataset, target: Target) -> str:
     """Write class folders by final label, and :data:`~bccp.pipeline.exports.labels_list.LIST`, which has every image."""
-    for image, file in zip(dataset.table["image"], dataset.table["file"], strict=True):
-        if file:
-            with target.create(file) as sink:
-                dataset.copy(image, sink)
+    written = dataset.table.loc[dataset.table["file"] != "", ["image", "file"]]
+    for image, file in progress.each("image", list(written.itertuples(index=False, name=None))):
+        with target.create(file) as sink:
+            dataset.copy(image, sink)
     with scratch("export") as place:
         write_labels_list(dataset.table, place / LIST)
         target.put_list(LIST, (place / LIST).read_bytes())

@@ -15,9 +15,10 @@ import pandas as pd
 
 from bccp.core.errors import BCCPError
 from bccp.data import label_files, tables
+from bccp.labels import expert_labels
 from bccp.labels.confident_changes import ACTIONS, MIN_CONFIDENCE, Action, Changes, choose_changes
 
-CHECKED, OF_NO_CLASS = "checked", "checked: of no class"
+CHECKED, CHECKED_OF_NO_CLASS = "checked", "checked: of no class"
 """Reasons of what somebody has looked at."""
 
 
@@ -92,7 +93,7 @@ class LabelChanges:
         n_changed, n_dropped = changes.count("relabel"), changes.count("drop")
         wrong = f" (of which {changes.expected_wrong_changes:.1f} are expected to be wrong)" if n_changed else ""
         right = f" (of which {changes.expected_right_drops:.1f} are expected to be right)" if n_dropped else ""
-        is_checked = self.table["reason"].isin([CHECKED, OF_NO_CLASS]) & (self.table["action"] != "keep")
+        is_checked = self.table["reason"].isin([CHECKED, CHECKED_OF_NO_CLASS]) & (self.table["action"] != "keep")
         checked = f", {is_checked.sum()} of that because somebody has checked them" if is_checked.any() else ""
         return (
             f"labels: {n_changed} changed{wrong}, {n_dropped} dropped{right}, {changes.count('keep')} left as given{checked} ({self.rule})"
@@ -116,7 +117,7 @@ def label_changes(cleansed: Path, rule: Rule) -> LabelChanges:
     """
     judged = label_files.read_cleansed_table(cleansed).sort_values("image", ignore_index=True)
     report = _report(cleansed, judged["image"])
-    checked, no_class = report["label"] != "", report["verdict"] == "none"
+    checked, no_class = report["label"] != "", report["verdict"] == expert_labels.OF_NO_CLASS
     p_wrong = pd.to_numeric(judged["p_wrong"]).to_numpy(float)
     suggested = report["label"].where(checked, report["suggested_label"])
     p_suggested = pd.to_numeric(report["posterior"]).to_numpy(float)
@@ -142,7 +143,7 @@ def label_changes(cleansed: Path, rule: Rule) -> LabelChanges:
             "p_suggested": p_suggested,
             "action": changes.actions,
             "final_label": np.where(changes.actions == "drop", "", changes.final),
-            "reason": np.where(no_class, OF_NO_CLASS, np.where(checked, CHECKED, np.where(unknown, suspect, ""))),
+            "reason": np.where(no_class, CHECKED_OF_NO_CLASS, np.where(checked, CHECKED, np.where(unknown, suspect, ""))),
             "rank": _ranks(judged, report["rank"]),
         }
     )
