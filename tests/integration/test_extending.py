@@ -30,7 +30,7 @@ from bccp.models.fitting import losses
 from bccp.pipeline import export_dataset, preflight
 from bccp.pipeline.exports import targets
 from bccp.pipeline.step_runner import resolve_external_refs
-from support.exported_artifacts import make_artifacts
+from support.exported_artifacts import make_artifacts, parts_of
 
 WRONG = """
 
@@ -204,13 +204,13 @@ def test_the_filter_of_the_documentation_is_applied_in_its_place(my_module: Path
 
 
 def test_the_format_of_the_documentation_writes_files_and_then_their_list(my_module: Path, tmp_path: Path) -> None:
-    parts = dict(zip(("raw", "segregated", "cleansed"), make_artifacts(tmp_path / "artifacts").values(), strict=True))
+    parts = parts_of(make_artifacts(tmp_path / "artifacts"))
     exported = export_dataset.export(targets.find(str(tmp_path / "out")), **parts, format_name="my_module.write_names")
     assert exported.list_file == str(tmp_path / "out" / "labels.txt")
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    labels = b"000000000 cat\n000000001 cat\n000000002 dog\n000000003 cat\n"
+    labels = b"000000000 cat\n000000001 dog\n000000002 cat\n000000003 dog\n000000004 cat\n"
     assert written.pop("labels.txt") == labels
-    assert [written[name] for name in sorted(written)] == [b"one", b"three", b"five", b"six"]
+    assert [written[name] for name in sorted(written)] == [b"one", b"two", b"three", b"five", b"six"]
 
 
 def test_a_filter_is_packed_with_a_registered_model_which_answers_without_the_users_file(
