@@ -23,6 +23,7 @@ from bccp.core import progress, provenance
 from bccp.core.errors import BCCPError
 from bccp.core.overrides import first_flag
 from bccp.core.paths import expanded
+from bccp.core.redaction import redact_url
 from bccp.core.run_summary import PAGE, Summary
 from bccp.core.shell_commands import shell_command
 from bccp.data import archives, tables
@@ -45,9 +46,6 @@ IMAGES = "images"
 
 SECONDS_AN_IMAGE = 5
 """It takes a person to check one, for the estimate of what an audit costs."""
-
-ENOUGH_AUDITED = 50
-"""Images checked at random from which on no more are asked for."""
 
 _OPTIONS_OF_CLEAN = {
     "main.execute_steps": "the steps up to bayes_cutoff are run: use bccp run for others",
@@ -86,7 +84,8 @@ class CleanRequest:
     def command(self, **changed: str) -> str:
         """Write the command for a shell, with other values of its options."""
         options = {f"--{name}": changed.get(name) or getattr(self, name) for name in ("feedback", "trusted", "audit", "out")}
-        parts = ["clean", self.place, *(part for name, value in options.items() if value for part in (name, value))]
+        place = redact_url(self.place) if "://" in self.place else self.place
+        parts = ["clean", place, *(part for name, value in options.items() if value for part in (name, value))]
         if self.rule != Rule():
             parts += ["--action", self.rule.action, "--min-confidence", f"{self.rule.min_confidence:g}"]
         parts += ["--", *self.words] if self.words else []
@@ -151,18 +150,14 @@ class Cleaned:
         checked = f"{finding.n_audited} labels were checked" if finding.n_audited else "no label was checked"
         unsure = f", of {finding.n_unsure} more nobody was sure" if finding.n_unsure else ""
         trust = "some images are trusted" if finding.trusted else "no image is trusted"
-        ends = (
-            "so the share is an estimate"
-            if finding.at_most is None
-            else "so the share lies between two ends, and only checking can tell where"
-        )
+        ends = "it is an estimate" if finding.at_most is None else "the share lies between two ends, and only checking can tell where"
         return f"{trust} and {checked}{unsure}, so {ends}"
 
     def _next(self) -> str:
-        request, blind = self.request, self.finding is not None and self.finding.verdict == "blind"
-        if blind and not request.trusted:
+        request, finding = self.request, self.finding
+        if finding and finding.verdict == "blind" and not finding.trusted:
             return f"give a folder of images whose labels are right, a folder a class: {request.command(trusted='FOLDER')}"
-        if self.finding and self.finding.n_audited >= ENOUGH_AUDITED and not self.n_random:
+        if not self.n_random + self.n_suspects or (finding and finding.n_audited and finding.at_most is None):  # enough was checked
             if self.out is None:
                 return f"write the cleaned folder: {request.command(out='cleaned')}"
             images = provenance.override("data.path", str(self.out / IMAGES))
