@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bccp.core.errors import BCCPError
+from bccp.core.paths import ROOT
 from bccp.pipeline.exports import own_folder
 from bccp.pipeline.exports.own_folder import MANIFEST, OwnFolder
 
@@ -141,3 +145,48 @@ def test_the_manifest_lists_every_other_file(tmp_path: Path) -> None:
     listed = json.loads((tmp_path / "cleaned" / MANIFEST).read_text())["files"]
     assert listed.keys() == files(tmp_path / "cleaned").keys()
     assert all(len(one["sha256"]) == 64 for one in listed.values())
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from bccp.pipeline.exports.own_folder import OwnFolder
+
+out, text, rounds, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+for _ in range(rounds):
+    with OwnFolder(out).writing() as folder:
+        for name in ("a", "b", "c"):
+            (folder / name).write_text(text)
+        print("written", flush=True)
+        time.sleep(pause)
+"""
+
+
+def writer(out: Path, text: str, *, rounds: int = 1, pause: float = 0.0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(out), text, str(rounds), str(pause)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_the_folder_and_is_cleared_up_after(tmp_path: Path) -> None:
+    out = tmp_path / "cleaned"
+    write(out)
+    with writer(out, "killed", pause=60) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+    assert files(out)["images/cat/1.png"] == "first"
+    assert len(beside(out)) == 1  # what the process had written so far
+    write(out, "second")
+    assert files(out)["images/cat/1.png"] == "second"
+    assert not beside(out)
+
+
+def test_processes_that_write_to_one_place_at_once_leave_the_whole_result_of_one(tmp_path: Path) -> None:
+    out = tmp_path / "cleaned"
+    running = [writer(out, text, rounds=20) for text in ("one", "two", "three")]
+    assert [process.wait(60) for process in running] == [0, 0, 0]
+    assert [process.communicate()[0].count("written") for process in running] == [20, 20, 20]
+    assert len(set(files(out).values())) == 1
+    assert files(out).keys() == {"a", "b", "c"}
+    assert not beside(out)
+    OwnFolder(out).check()
