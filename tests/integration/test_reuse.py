@@ -113,6 +113,16 @@ print(sorted({"torch", "lightning", "torchvision"} & set(sys.modules)))
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_labels_are_judged_without_what_only_training_and_networks_of_others_need() -> None:
+    script = """
+import sys
+from bccp.labels import label_report, label_scoring
+print(sorted({"lightning", "torchvision", "torch._dynamo", "scipy.stats", "sklearn"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_only_what_the_asked_steps_will_use_is_looked_at_beforehand(stubs: Stubs) -> None:
     run(FEW, "train.model=resnet_smal", "bayes_cutoff.audit_file=none.csv")
     run("main.execute_steps=[bayes_cutoff,cp_sampling]", "cp_sampling.type=random", "cp_sampling.embedding=mobilenet")

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from bccp.core.errors import BCCPError
 from bccp.core.registries import BACKBONES
-from bccp.models import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
-
-import torchvision.models as torchvision_models  # isort: skip
+from bccp.models.torchvision_compat import networks
 
 AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 """Side classifiers that exist only for training from scratch, by the start of their names; they are left out."""
@@ -220,7 +218,7 @@ class ResidualBlock(nn.Module):
 
 def names() -> list[str]:
     """Every name that :func:`bccp.models.classifier.build_classifier` accepts."""
-    return [*BACKBONES, *torchvision_models.list_models(module=torchvision_models)]
+    return [*BACKBONES, *networks().list_models(module=networks())]
 
 
 class Parts(NamedTuple):
@@ -281,10 +279,10 @@ def torchvision_parts(name: str, image_size: int, published: Any) -> Parts:
     if name in AUXILIARY and published is None:
         options |= {"aux_logits": False, "init_weights": True}
     try:
-        network = torchvision_models.get_model(name, weights=published, progress=False, **options)
+        network = networks().get_model(name, weights=published, progress=False, **options)
     except (ValueError, RuntimeError, OSError, AssertionError) as error:
         raise BCCPError(why_not(name, image_size, error, published)) from error
-    transforms = torchvision_models.get_model_weights(name).DEFAULT.transforms() if published is None else published.transforms()
+    transforms = networks().get_model_weights(name).DEFAULT.transforms() if published is None else published.transforms()
     normalisation = (transforms.mean, transforms.std)
     if name in AUXILIARY:
         network.aux_logits = False

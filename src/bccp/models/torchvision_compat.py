@@ -8,9 +8,11 @@ for, without a body. It has to be imported before any of the three.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -46,3 +48,8 @@ def _declare_operators() -> Any:
 # the declarations live as long as this object
 DECLARED: Any = None if _operators_load() else _declare_operators()
 """The declared operators, or None where torchvision's own are there."""
+
+
+def networks() -> ModuleType:
+    """``torchvision.models``, imported when one of its networks is asked for: it brings torch's compiler, which takes over a second."""
+    return importlib.import_module("torchvision.models")

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from bccp.core.errors import BCCPError, nearest
 from bccp.core.registries import BACKBONES, found_at
-from bccp.models import torchvision_compat  # noqa: F401 - torchvision imports only after torchvision_compat
 from bccp.models.architectures import AUXILIARY, ImageClassifier, Parts
-
-import torchvision.models as torchvision_models  # isort: skip
+from bccp.models.torchvision_compat import networks
 
 State = dict[str, Tensor]
 
@@ -31,7 +29,7 @@ def published_weights(name: str, weights: str) -> Any:
                 + nearest(weights, ["DEFAULT"])
             )
         return found_at(place)()
-    choices = torchvision_models.get_model_weights(name)
+    choices = networks().get_model_weights(name)
     short = weights.removeprefix(f"{choices.__name__}.")
     if short not in choices.__members__:
         raise BCCPError(
@@ -125,6 +123,6 @@ def input_sides(name: str, published: Any) -> tuple[int, int]:
     own, least : int
         The side that they were evaluated at, and the smallest that they can take.
     """
-    member = published or torchvision_models.get_model_weights(name).DEFAULT
+    member = published or networks().get_model_weights(name).DEFAULT
     (own,) = member.transforms().crop_size
     return own, max(member.meta["min_size"])
