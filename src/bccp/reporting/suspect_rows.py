@@ -19,6 +19,9 @@ from bccp.reporting.html import json_text
 Row = Mapping[str, Any]
 
 _SAMPLED_ROWS = 24
+_PLENTY_BYTES = 50_000
+"""Room for a row with which photographs are embedded at their best without an estimate."""
+
 _SLACK = 1.05
 """Of the size that is estimated from the rows that are sampled."""
 
@@ -89,13 +92,15 @@ class SuspectRows:
             self.size = PICTURE_SIZES[PICTURE_SIZES.index(self.size) + 1]
 
     def _estimated_size(self, room: int) -> PictureSize:
-        """Choose how pictures are embedded, from a sample of rows."""
+        """Choose how pictures are embedded, from a sample of rows where there are many."""
+        if len(self._records) * _PLENTY_BYTES <= room:
+            return PICTURE_SIZES[0]
         sample = self._records[:: max(1, len(self._records) // _SAMPLED_ROWS)]
         for size in PICTURE_SIZES:
             self.size = size
             self._take(sample, None)
             n_bytes = self.pictures.n_bytes() + sum(len(json_text(row)) + 1 for row in self.told)
-            if not sample or n_bytes / len(sample) * len(self._records) * _SLACK <= room:
+            if n_bytes / len(sample) * len(self._records) * _SLACK <= room:
                 break
         return self.size
 

@@ -18,6 +18,7 @@
   const facts = JSON.parse(document.getElementById("facts").textContent);
   const storageKey = `bccp-review:${facts.key}`;
   const list = document.getElementById("cards");
+  const number = (n) => n.toLocaleString("en");
   const percent = (p) => (p > 0.99 && p < 1 ? "> 99%" : p > 0 && p < 0.01 ? "< 1%" : `${Math.round(100 * p)}%`);
 
   // ---- answers: one of "label", "unsure", "none" and "" (not checked) for each image -------------------------------------------------
@@ -33,16 +34,20 @@
   const answerOf = (row) => answers.get(row.image) ?? NOT_CHECKED;
   const isAnswered = (row) => answerOf(row).verdict !== "";
 
+  const writtenAnswer = (row) => row.answer?.join(" ") ?? ""; // of an earlier run, which the page came with
+
+  /** Answers of an earlier run, and those given here since: what was given before the run read other ones does not count. */
   function readAnswers() {
     answers.clear();
+    const rows = new Map(facts.rows.map((row) => [row.image, row]));
     for (const row of facts.rows) {
       if (row.answer) answers.set(row.image, { verdict: row.answer[0], label: row.answer[1] });
     }
     try {
       const kept = JSON.parse(localStorage.getItem(storageKey) ?? "{}");
-      const images = new Set(facts.rows.map((row) => row.image));
-      for (const [image, verdict, label] of kept.answers ?? []) {
-        if (images.has(image) && isKnown(verdict, label)) answers.set(image, { verdict, label });
+      for (const [image, verdict, label, written] of kept.answers ?? []) {
+        const row = rows.get(image);
+        if (row && written === writtenAnswer(row) && isKnown(verdict, label)) answers.set(image, { verdict, label });
       }
       apart = new Set(kept.apart ?? []);
     } catch {
@@ -52,9 +57,10 @@
 
   function keepAnswers() {
     isDownloaded = false;
-    const kept = { answers: [...answers].map(([image, { verdict, label }]) => [image, verdict, label]), apart: [...apart] };
+    const given = facts.rows.filter((row) => answers.has(row.image));
+    const kept = given.map((row) => [row.image, answerOf(row).verdict, answerOf(row).label, writtenAnswer(row)]);
     try {
-      localStorage.setItem(storageKey, JSON.stringify(kept));
+      localStorage.setItem(storageKey, JSON.stringify({ answers: kept, apart: [...apart] }));
     } catch {
       isKept = false;
     }
@@ -92,15 +98,15 @@
     else if (document.readyState === "loading") waiting.push([image, picture]);
   }
 
-  function picture(number, px, alt) {
-    if (number < 0) return make("p", { class: "missing", text: "no picture: its file cannot be read here" });
-    const [width, height] = facts.pictures[number];
+  function picture(place, px, alt) {
+    if (place < 0) return make("p", { class: "missing", text: "no picture: its file cannot be read here" });
+    const [width, height] = facts.pictures[place];
     const longer = Math.max(width, height);
     const isCrisp = longer <= CRISP_PX;
     const scale = isCrisp ? Math.ceil(px / longer) : px / longer;
     const size = { width: Math.max(1, Math.round(width * scale)), height: Math.max(1, Math.round(height * scale)) };
     const image = make("img", { alt, ...size, class: isCrisp ? "crisp" : undefined, decoding: "async" });
-    show(image, number);
+    show(image, place);
     return image;
   }
 
@@ -140,11 +146,13 @@
 
   function heading(card) {
     const [row] = card.rows;
-    const isRandom = card.rows.some((one) => one.chosen === "random");
-    const many = card.rows.length > 1 ? `${card.rows.length} near copies, one decision` : "";
+    const n = card.rows.length;
+    const drawn = card.rows.filter((one) => one.chosen === "random").length;
+    const first = drawn === n ? "Drawn at random" : `Suspect, rank ${number(row.rank)}`;
     return make("h2", { id: `card-${card.place}` },
-      make("span", { text: isRandom ? "Drawn at random" : `Suspect, rank ${row.rank.toLocaleString("en")}`, class: isRandom ? "badge random" : "badge" }),
-      many ? make("span", { class: "badge", text: many }) : null);
+      make("span", { class: drawn === n ? "badge random" : "badge", text: first }),
+      n > 1 ? make("span", { class: "badge", text: `${number(n)} near copies, one decision` }) : null,
+      drawn && drawn < n ? make("span", { class: "badge random", text: `${number(drawn)} of them drawn at random` }) : null);
   }
 
   function doubt(row) {
@@ -168,7 +176,7 @@
     });
     add(card.rows.slice(0, MOST_COPIES));
     if (card.rows.length > MOST_COPIES) {
-      const more = make("button", { type: "button", text: `Show all ${card.rows.length}`, on: { click: () => {
+      const more = make("button", { type: "button", text: `Show all ${number(card.rows.length)}`, on: { click: () => {
         more.remove();
         add(card.rows.slice(MOST_COPIES));
       } } });
@@ -253,7 +261,7 @@
         doubt(row),
         make("div", { class: "choices", role: "group", "aria-label": "Answer" },
           button(`label ${row.given}`, `Right: ${given}`, "r", "label", given),
-          suggested ? button(`label ${row.suggested}`, `It is ${suggested}`, "s", "label", suggested) : null,
+          suggested ? button(`label ${row.suggested}`, `Suggested: ${suggested}`, "s", "label", suggested) : null,
           button("unsure", "Unsure", "u", "unsure", ""),
           button("none", "Not of any class", "n", "none", ""),
           card.select,
@@ -386,7 +394,7 @@
     }
     const n = shown().length;
     document.getElementById("nothing").hidden = n > 0;
-    say(`${n} shown`);
+    say(`${number(n)} shown`);
   }
 
   function fillPairs() {
@@ -396,7 +404,7 @@
     filter("pair").append(...ordered.map(([pair, n]) => {
       const [given, suggested] = pair.split(" ").map(Number);
       const to = suggested < 0 ? "no suggestion" : suggested === given ? "the same" : facts.classes[suggested];
-      return make("option", { value: pair, text: `${facts.classes[given]} \u2192 ${to} (${n})` });
+      return make("option", { value: pair, text: `${facts.classes[given]} \u2192 ${to} (${number(n)})` });
     }));
   }
 
@@ -405,11 +413,11 @@
     const done = (rows) => rows.filter(isAnswered).length;
     const [suspects, random] = [of("suspect"), of("random")];
     const parts = [];
-    if (suspects.length) parts.push(`${done(suspects)} of ${suspects.length} suspects checked`);
+    if (suspects.length) parts.push(`${number(done(suspects))} of ${number(suspects.length)} suspects checked`);
     if (random.length) {
       const judged = random.filter((row) => ["label", "none"].includes(answerOf(row).verdict));
       const wrong = judged.filter((row) => answerOf(row).label !== facts.classes[row.given]).length;
-      parts.push(`${done(random)} of ${random.length} at random` + (judged.length ? `, ${wrong} wrong` : ""));
+      parts.push(`${number(done(random))} of ${number(random.length)} at random` + (judged.length ? `, ${number(wrong)} wrong` : ""));
     }
     document.getElementById("progress-text").textContent = parts.join("; ");
     const progress = document.getElementById("progress");
@@ -460,7 +468,7 @@
   });
   document.addEventListener("keydown", onKey);
   new ResizeObserver(leaveRoomForBar).observe(document.querySelector(".bar"));
-  document.addEventListener("DOMContentLoaded", () => waiting.splice(0).forEach(([image, number]) => show(image, number)));
+  document.addEventListener("DOMContentLoaded", () => waiting.splice(0).forEach((one) => show(...one)));
   window.addEventListener("storage", (event) => {
     if (event.key !== storageKey) return; // another window of the same page
     readAnswers();
