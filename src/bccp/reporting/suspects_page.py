@@ -182,7 +182,7 @@ def pages_for_run(folder: Path, ledger: Ledger, *, into: Path | None = None) -> 
         archive = ledger.fetch(qualified("raw_data", versions["raw_data"])) / "images.zip" if "raw_data" in versions else None
     except BCCPError:  # it was cleared away; the pictures that were judged are left
         archive = None
-    with _originals(days, places["clean_data"], archive) as originals:
+    with open_originals(days, places["clean_data"], archive) as originals:
         made = write_suspects_page(
             target / SUSPECTS_PAGE,
             finding=Finding.from_json(about["finding"]),
@@ -228,7 +228,7 @@ def _links(folder: Path, target: Path, config: Mapping[str, Any], images: Sequen
 
 
 @contextmanager
-def _originals(days: Days, clean: Path, archive: Path | None) -> Iterator[Callable[[str], Image.Image]]:
+def open_originals(days: Days, clean: Path, archive: Path | None) -> Iterator[Callable[[str], Image.Image]]:
     """Give what opens an image for its picture: its file, or, where that has gone or was corrupted for a trial, what was judged."""
     report = json.loads((clean / "report.json").read_text(encoding="utf-8"))
     longest_px = PICTURE_SIZES[0].own
