@@ -167,7 +167,7 @@ def _outliers(far: Outliers | None, groups: Index, listed: Any) -> FolderCheck:
     if not n_found:
         return FolderCheck("outliers", 0, f"no image stands out as of no class{unjudged}")
     said = f"{_many(n_found, 'image')} {'stands' if n_found == 1 else 'stand'} out as of no class"
-    why = f"as far from all others chance brings at most {EXPECTED:g} images of such a folder"
+    why = f"chance would bring at most {EXPECTED:g} images of such a folder as far from all others"
     return FolderCheck("outliers", n_found, f"{said}: {why}{unjudged}")
 
 

@@ -137,8 +137,8 @@ def folder_checks_for_run(folder: Path, ledger: Ledger, *, into: Path | None = N
 
 def _first_sentence(found: FolderChecks) -> str:
     troubles = [HEADINGS[one.check].lower() for one in found.checks if one.found]
-    of = f"Of {html.many(found.n_images, 'image')}, {found.n_pictures:,} of them different"
-    return f"{of}: {', '.join(troubles)}." if troubles else f"{of}: nothing was found beside the labels."
+    looked = f"{html.many(found.n_images, 'image')}, {found.n_pictures:,} of them different."
+    return f"{looked} Found: {', '.join(troubles)}." if troubles else f"{looked} Nothing was found beside the labels."
 
 
 def _verdicts(checks: Sequence[FolderCheck]) -> str:

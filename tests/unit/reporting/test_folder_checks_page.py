@@ -66,6 +66,6 @@ def test_the_page_may_load_and_run_nothing(tmp_path: Path) -> None:
 
 def test_a_clean_folder_shows_the_farthest_images_and_says_that_nothing_was_found(tmp_path: Path) -> None:
     page = written(tmp_path, checks({}, [("farthest", 0, 1, "a.jpg", "cat", "3.2")]))
-    assert "Of 500 images, 470 of them different: nothing was found beside the labels." in page.text
+    assert "500 images, 470 of them different. Nothing was found beside the labels." in page.text
     assert "The farthest images" in page.text
     assert "cat; expected by chance: 3.2" in page.text
