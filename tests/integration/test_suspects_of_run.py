@@ -19,7 +19,10 @@ from PIL import Image
 
 from bccp.core.errors import BCCPError
 from bccp.data import tables
+from bccp.data.folder_checks import FolderCheck, FolderChecks
+from bccp.reporting.folder_checks_page import folder_checks_for_run
 from bccp.reporting.suspects_page import pages_for_run
+from support.html_page import Page
 from support.judged_data import make_data
 
 NAMES = ["raw_data", "clean_data", "segregated_data", "cleansed_labels"]
@@ -137,3 +140,22 @@ def test_a_run_that_has_judged_nothing_gets_no_page(tmp_path: Path) -> None:
     run = Run(tmp_path, None)
     assert pages_for_run(run.folder, run.ledger) is None
     assert {path.name for path in run.folder.iterdir()} == {"summary.json"}
+
+
+def test_what_else_the_folder_hides_has_a_page_of_its_own_and_each_links_to_the_other(run: Run, tmp_path: Path) -> None:
+    assert folder_checks_for_run(run.folder, run.ledger) is None  # no features, no checks
+    rows = [("farthest", 0, 1, run.doubted[1], "a", "3.1"), ("dark", 0, 1, run.doubted[0], "a", "1")]
+    checks = (FolderCheck("outliers", 0, "no image stands out"), FolderCheck("dark", 1, "1 image is dark"))
+    table = pd.DataFrame(rows, columns=["check", "group", "rank", "image", "label", "value"])
+    FolderChecks(36, 36, checks, table).write(run.places["cleansed_labels"])
+    out = tmp_path / "out"
+    out.mkdir()
+    path = folder_checks_for_run(run.folder, run.ledger, into=out)
+    assert path == out / "checks.html"
+    page = Page(path)
+    assert "36 images, 36 of them different. Found: dark pictures." in page.text
+    assert "no picture" in page.text  # its file is no image
+    (picture,) = [address for address in page.addresses if address.startswith("data:")]
+    assert Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).size == (40, 20)
+    assert "suspects.html" in page.addresses
+    assert 'href="checks.html"' in (pages_for_run(run.folder, run.ledger, into=out) or path).read_text(encoding="utf-8")

@@ -36,6 +36,7 @@ from bccp.pipeline.exports.labels_list import LIST, labels_table, write_labels_l
 from bccp.pipeline.exports.own_folder import OwnFolder
 from bccp.pipeline.place_options import read_place
 from bccp.pipeline.runner import new_run_folder, run_composed
+from bccp.reporting.folder_checks_page import folder_checks_for_run
 from bccp.reporting.suspects_page import pages_for_run
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -103,6 +104,8 @@ class Cleaned:
     changes : LabelChanges
     page, labels : Path
         What to open: the page of suspects, or where there is none the run's report; and the list of all images.
+    checks : Path or None
+        The page on what else the folder hides, where features have judged.
     folder : Path
         Of the run.
     out : Path or None
@@ -115,6 +118,7 @@ class Cleaned:
     finding: Finding | None
     changes: LabelChanges
     page: Path
+    checks: Path | None
     labels: Path
     folder: Path
     out: Path | None
@@ -123,10 +127,16 @@ class Cleaned:
 
     def document(self) -> dict[str, Any]:
         """For ``--json``."""
-        places = {"page": str(self.page), "labels": str(self.labels), "run": str(self.folder), "out": str(self.out) if self.out else None}
+        places = {
+            "page": str(self.page),
+            "checks": str(self.checks) if self.checks else None,
+            "labels": str(self.labels),
+            "run": str(self.folder),
+            "out": str(self.out) if self.out else None,
+        }
         finding = self.finding.to_json() if self.finding else None
         to_check = {"random": self.n_random, "suspects": self.n_suspects}
-        return {"finding": finding, **places, **self.changes.figures(), "to_check": to_check, **self._told()}
+        return {"finding": finding, **self.changes.figures(), "to_check": to_check, **self._told(), **places}
 
     def lines(self) -> list[str]:
         """Five lines for the user: what was found, how sure that is, where to look, what to do next, and what that costs."""
@@ -134,7 +144,7 @@ class Cleaned:
         return [f"{name + ':':<{max(map(len, told)) + 1}} {said}" for name, said in told.items()]
 
     def _told(self) -> dict[str, str]:
-        return {"found": self._found(), "sure": self._sure(), "page": str(self.page), "next": self._next(), "cost": self._cost()}
+        return {"found": self._found(), "sure": self._sure(), "page": self._pages(), "next": self._next(), "cost": self._cost()}
 
     def _found(self) -> str:
         if self.finding:
@@ -152,6 +162,9 @@ class Cleaned:
         trust = "some images are trusted" if finding.trusted else "no image is trusted"
         ends = "it is an estimate" if finding.at_most is None else "the share lies between two ends, and only checking can tell where"
         return f"{trust} and {checked}{unsure}, so {ends}"
+
+    def _pages(self) -> str:
+        return f"{self.page}, and on what else the folder hides {self.checks}" if self.checks else str(self.page)
 
     def _next(self) -> str:
         request, finding = self.request, self.finding
@@ -239,6 +252,7 @@ def _conclude(request: CleanRequest, summary: Summary, folder: Path, ledger: Led
     listed = labels_table(clean, segregated, changes)
     if target is None:
         write_labels_list(listed, folder / LIST)
+        checks = folder_checks_for_run(folder, ledger)  # to which the other page has a link
         page = pages_for_run(folder, ledger)
         place = folder
     else:
@@ -247,6 +261,7 @@ def _conclude(request: CleanRequest, summary: Summary, folder: Path, ledger: Led
         with target.writing() as fresh:
             _copy_originals(raw / "images.zip", placed, fresh)
             write_labels_list(placed, fresh / LIST)
+            checks = folder_checks_for_run(folder, ledger, into=fresh)
             page = pages_for_run(folder, ledger, into=fresh)
         place = target.place
     about = json.loads((cleansed / "cutoff.json").read_text(encoding="utf-8"))
@@ -258,6 +273,7 @@ def _conclude(request: CleanRequest, summary: Summary, folder: Path, ledger: Led
         finding=finding,
         changes=changes,
         page=place / page.name if page else folder / PAGE,
+        checks=place / checks.name if checks else None,
         labels=place / LIST,
         folder=folder,
         out=target.place if target else None,

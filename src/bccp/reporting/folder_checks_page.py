@@ -7,6 +7,7 @@ class away, copies, and pictures that are dark, bright, blurred and the like.
 from __future__ import annotations
 
 import base64
+import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -23,12 +24,13 @@ from bccp.data.dataset import open_days
 from bccp.data.folder_checks import FARTHEST, FOLDER_CHECKS, FolderCheck, FolderChecks
 from bccp.reporting import html
 from bccp.reporting.embedded_pictures import encode_picture
+from bccp.reporting.review_document import CHECKS_LINK, LABELS_LINK
 from bccp.reporting.suspects_page import SUSPECTS_PAGE, open_originals
 from bccp.tracking import finished_runs
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
 
-FOLDER_CHECKS_PAGE = "checks.html"
+FOLDER_CHECKS_PAGE = CHECKS_LINK
 
 MOST_PICTURES, MOST_GROUPS, MOST_OF_GROUP = 12, 12, 4
 """Pictures of a check, groups of copies or cues, and pictures of such a group."""
@@ -128,9 +130,11 @@ def folder_checks_for_run(folder: Path, ledger: Ledger, *, into: Path | None = N
     except BCCPError:  # it was cleared away; the pictures that were judged are left
         archive = None
     target = into or folder
-    links = {"Labels to check": SUSPECTS_PAGE, "All labels (labels.csv)": "labels.csv", "Report": PAGE}
+    is_listed = "finding" in json.loads((cleansed / "cutoff.json").read_text(encoding="utf-8"))  # the other page is there, or will be
+    links = {"All labels (labels.csv)": LABELS_LINK, "Report": PAGE}
     with open_originals(open_days(segregated, clean), clean, archive) as originals:
-        beside = {words: name for words, name in links.items() if (target / name).exists()}
+        beside = {"Labels to check": SUSPECTS_PAGE} if is_listed else {}
+        beside |= {words: name for words, name in links.items() if (target / name).exists()}
         write_folder_checks_page(target / FOLDER_CHECKS_PAGE, FolderChecks.read(cleansed), originals, links=beside)
     return target / FOLDER_CHECKS_PAGE
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from bccp.labels.findings import Finding, finding_sentence
 from bccp.reporting.html import json_text, many
 
-REPORT_LINK, LABELS_LINK, IMAGES_LINK = "report", "labels.csv", "images"
-"""Names of the links of a page; the last is the folder that images lie in by their ids."""
+REPORT_LINK, LABELS_LINK, IMAGES_LINK, CHECKS_LINK = "report", "labels.csv", "images", "checks.html"
+"""Names of the links of a page; of images, it is the folder that they lie in by their ids."""
 
 _HARMLESS = ("http://", "https://", "file://")
 
@@ -51,7 +51,7 @@ def review_document(
     finding : Finding
     listed : Listed
     links : mapping of str to str
-        Addresses by :data:`LABELS_LINK` and :data:`REPORT_LINK`.
+        Addresses by :data:`LABELS_LINK`, :data:`CHECKS_LINK` and :data:`REPORT_LINK`.
     facts : mapping
         What the script reads: ``key, classes, rows, pictures, carried``.
     pictures : sequence of str
@@ -108,7 +108,7 @@ def _header(finding: Finding, listed: Listed, links: Mapping[str, str]) -> str:
     if listed.left_out:
         left = f"To stay within its size this page leaves out {many(listed.left_out, 'image')}, the least suspect ones"
         parts.append(f'<p class="said-once">{left}{"; labels.csv lists them all" if LABELS_LINK in links else ""}.</p>\n')
-    shown = [(LABELS_LINK, "All labels (labels.csv)"), (REPORT_LINK, "Report")]
+    shown = [(LABELS_LINK, "All labels (labels.csv)"), (CHECKS_LINK, "What else this folder hides"), (REPORT_LINK, "Report")]
     anchors = [f'<a href="{escape(link_address(links[name]))}">{words}</a>' for name, words in shown if name in links]
     return "".join([*parts, f'<nav aria-label="Files">{" ".join(anchors)}</nav>' if anchors else "", "</header>\n"])
 

@@ -30,7 +30,7 @@ from bccp.data.decoding.image_files import MAX_PIXELS, UnreadableImageError, pil
 from bccp.labels.expert_labels import RANDOM
 from bccp.labels.findings import Finding
 from bccp.reporting.embedded_pictures import PICTURE_SIZES, PictureSize, decode_small
-from bccp.reporting.review_document import IMAGES_LINK, LABELS_LINK, REPORT_LINK, Listed, link_address, review_document
+from bccp.reporting.review_document import CHECKS_LINK, IMAGES_LINK, LABELS_LINK, REPORT_LINK, Listed, link_address, review_document
 from bccp.reporting.suspect_rows import Row, SuspectRows, in_reading_order, order_rows
 from bccp.tracking import finished_runs
 from bccp.tracking.store import Ledger
@@ -101,8 +101,8 @@ def write_suspects_page(
         Gives an image by its id: RGB and upright, its longer side at least that of the first of :data:`PICTURE_SIZES`, or as long as it
         is. Raises ``KeyError``, ``OSError`` or ``ValueError`` where there is none.
     links : mapping of str to str
-        Where :data:`LABELS_LINK`, :data:`REPORT_LINK` and :data:`IMAGES_LINK` (the folder that images lie in by their ids) are, as far as
-        they exist: paths relative to the page, or addresses.
+        Where :data:`LABELS_LINK`, :data:`CHECKS_LINK`, :data:`REPORT_LINK` and :data:`IMAGES_LINK` (the folder that images lie in by their
+        ids) are, as far as they exist: paths relative to the page, or addresses.
     limit_bytes : int
         At least 100,000 or so: less has no room for images.
 
@@ -217,7 +217,7 @@ def _rows_of_run(places: Mapping[str, Path], days: Days, target: Path) -> pd.Dat
 
 def _links(folder: Path, target: Path, config: Mapping[str, Any], images: Sequence[str]) -> dict[str, str]:
     """Links to what lies there."""
-    links = {LABELS_LINK: LABELS_LINK} if (target / LABELS_LINK).exists() else {}
+    links = {name: name for name in (LABELS_LINK, CHECKS_LINK) if (target / name).exists()}
     if (folder / PAGE).exists():
         links[REPORT_LINK] = PAGE if target == folder else (folder / PAGE).resolve().as_uri()
     data = config.get("data") or {}
