@@ -70,6 +70,7 @@ def test_the_judge_and_its_rivals_have_their_lines_and_a_second_call_measures_no
 
 def test_what_holds_of_every_run_is_counted_with_exact_intervals() -> None:
     shared = {"wrong": 0.1, "right before": 0.9, "right at 0.5": 0.9, "at most": 0.2, "sure": 10.0, "sure and wrong": 9.0, "blind": 0.0}
+    shared |= {"audited share off": 0.01, "sample mean off": 0.03, "audited ECE": 0.04}
     lines = []
     for seed, (said, after, auroc) in enumerate([(0.1, 0.92, 0.95), (0.14, 0.89, 0.88)]):
         lines.append({"seed": seed, "judge": JUDGE, "at least": said, "right at 0.8": after, "AUROC": auroc} | shared)
@@ -84,6 +85,14 @@ def test_what_holds_of_every_run_is_counted_with_exact_intervals() -> None:
     assert against.reached is False
     assert rows["labels with P(wrong) ≥ 0.9 that are wrong"].measured.startswith("90.0% (18 of 20;")
     assert "least -1.0" in rows["right labels after changes at 0.8 at least as many"].measured
+    assert rows["after 50 random audits: share off, points"] == (
+        "after 50 random audits: share off, points",
+        "the mean of the checked: 3.0",
+        "2",
+        "1.0",
+        True,
+    )
+    assert rows["after 50 random audits: ECE, points"].reached is False
     assert rows["the upper end at least the truth"].reached is None
 
 
