@@ -139,7 +139,7 @@ def check_names(name: str, weights: str | None) -> Any:
     BCCPError
         If there is no such architecture, or no such file and no such weights of it.
     """
-    if name not in names():
+    if name not in BACKBONES and name not in names():  # in this order: the names of torchvision's networks take a second to import
         raise BCCPError(
             f"model {name!r} is unknown: use {', '.join(BACKBONES)} or a torchvision classification model{nearest(name, names())}"
         )
