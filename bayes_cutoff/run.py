@@ -3,7 +3,8 @@
 Reads ``clean_data``, ``segregated_data``, ``given_labels`` and, only to measure what was already decided and written,
 ``true_labels``. Writes ``cleansed_labels``: ``cleansed_labels.csv``, ``posterior.npy`` (the training target of each of its rows) and
 ``cutoff.json``; where labels are judged also ``probabilities.npy`` (p(true | image) of each row), ``label_report.csv``, which a person can
-fill in, ``users.csv`` where users are told apart, and a picture of the worst suspects.
+fill in, ``users.csv`` where users are told apart, ``neighbours.csv`` (what each listed image looks like) where features have judged, and a
+picture of the worst suspects.
 """
 
 import json
@@ -32,10 +33,12 @@ def run(step: Step) -> None:
     if judged:
         from bccp.labels import label_report  # torch, which takes a second to import, is needed from here on only
         from bccp.labels.label_scoring import score_labels
+        from bccp.labels.neighbours import confident_neighbours
 
         verdict = score_labels(step, days, ids, given)
         decision, about = verdict.decision, verdict.about
-        to_check = label_report.make_report(step, days, decision, verdict.audited, verdict.chosen)
+        to_check = label_report.make_report(step, days, decision, verdict.audited, verdict.chosen, verdict.finding)
+        near = None if verdict.groups is None else confident_neighbours(step, days, decision, to_check, verdict.groups)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
@@ -47,11 +50,13 @@ def run(step: Step) -> None:
             tables.write(to_check, folder / "label_report.csv")
             if verdict.users is not None:
                 tables.write(verdict.users, folder / "users.csv")
+            if near is not None:
+                tables.write(near, folder / "neighbours.csv")
     step.log_metrics({"images": len(ids)})
     if judged:
         step.log_metrics(verdict.metrics)
         report(step, days, decision)
-        label_report.log_suspects(step, days, to_check, decision)
+        label_report.log_suspects(step, days, to_check, decision, verdict.finding)
 
 
 def report(step: Step, days: Days, decision: bayes_cutoff.Decision) -> None:

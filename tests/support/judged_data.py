@@ -43,3 +43,32 @@ def make_data(place: Path, *, target_day: str = "tuesday", permuted: bool = Fals
         table = pd.DataFrame({"image": names, "label": np.array(CLASSES)[values]})
         table.iloc[order][doubtful[order]].to_csv(folders[name] / f"{name}.csv", index=False)
     return folders
+
+
+def make_folder(place: Path, given: list[int], true: list[int], *, classes: int = 3, look: list[int] | None = None) -> dict[str, Path]:
+    """Artifacts of small images all of which are Monday's, in colours, and none of which is trusted.
+
+    ``look`` numbers the pictures: images of one number are copies; by default all differ.
+    """
+    rng, size, n_images = np.random.default_rng(5), 8, len(true)
+    names = [f"{i:04d}.png" for i in range(n_images)]
+    noise = rng.normal(0, 40, (n_images, size, size, 3))
+    number = np.arange(n_images) if look is None else np.asarray(look)
+    colours = 60 + 140 * np.eye(max(3, classes))[:, :3][np.asarray(true)]
+    pixels = np.clip(colours[:, None, None, :] + noise[number], 0, 255).astype(np.uint8)
+    folders = {name: place / name for name in ("clean_data", "segregated_data", "given_labels", "true_labels")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    np.save(folders["clean_data"] / "images.npy", pixels)
+    hashes = {"image": names, "sha256": [str(k) for k in number.tolist()], "phash": "", "mode": "RGB"}
+    tables.write(pd.DataFrame(hashes), folders["clean_data"] / "manifest.csv")
+    split = np.where(np.arange(n_images) % 6 == 5, "val", "train")
+    about = {"image": names, "row": range(n_images), "day": "monday", "split": split, "label": "", "corruption": "", "corrupted_row": -1}
+    tables.write(pd.DataFrame(about), folders["segregated_data"] / "splits.csv")
+    named = [chr(ord("a") + k) for k in range(classes)]
+    tables.write(pd.DataFrame({"label": named}), folders["segregated_data"] / "classes.csv")
+    facts = {"clean_data": "0" * 64, "truth_known": True, "target_day": "monday"}
+    (folders["segregated_data"] / "clean_data.json").write_text(json.dumps(facts), encoding="utf-8")
+    for name, values in (("given_labels", given), ("true_labels", true)):
+        tables.write(pd.DataFrame({"image": names, "label": [named[k] for k in values]}), folders[name] / f"{name}.csv")
+    return folders

@@ -7,6 +7,7 @@ and the table is then read as ``bayes_cutoff.audit_file``.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,9 @@ from bccp.data import label_files
 from bccp.data.array_types import Float32, Index
 from bccp.data.dataset import Days
 from bccp.data.galleries import UNWRITTEN, Tile, gallery, writable
-from bccp.labels import expert_labels
+from bccp.labels import expert_labels, findings
 from bccp.labels.bayes_cutoff import UNCERTAINTIES, Decision
+from bccp.labels.findings import Finding
 from bccp.models import classifier
 from bccp.models.embeddings import shared_features
 from bccp.models.feature_cache import shared_inputs, view_features
@@ -30,15 +32,16 @@ from bccp.models.monday_model import build_by_recipe, open_monday_model
 
 REPORT_COLUMNS = ("image", "label", "chosen", "given_label", "p_wrong", "suggested_label", "posterior", "user", "nearest_trusted", "rank")
 
-N_SUSPECTS, N_RANDOM = 40, 50
-"""Images that a person is asked to check: the worst by score, and others at random, of all that nobody has checked; in small sets at most
-a third is drawn at random."""
+N_SUSPECTS = 40
+"""Images that a person is asked to check, the worst by score of all that nobody has checked, beside others at random
+(:func:`bccp.labels.findings.random_sample_size`)."""
 
 _MOST_DRAWN = 40
 """Suspects in the picture."""
 
-_MOST_COMPARED = 1000
-"""Suspects that get a nearest trusted image: more than anybody looks at, and all that 50,000 trusted images leave time for."""
+MOST_LISTED = 1000
+"""Suspects that are listed, and that get a nearest trusted image: more than anybody looks at, and all that 50,000 trusted images leave
+time for."""
 
 _ROWS_AT_ONCE = 128
 _NEARLY = 1e-5
@@ -95,7 +98,9 @@ def draw_suspects(worst: Sequence[Suspect], classes: Sequence[str], path: Path, 
     gallery(rows, path, title=title + ("" if all(written[name] == name for name in classes) else UNWRITTEN))
 
 
-def nearest_by_cosine(vectors: npt.ArrayLike, references: npt.ArrayLike, *, rows_at_once: int = _ROWS_AT_ONCE) -> Index:
+def nearest_by_cosine(
+    vectors: npt.ArrayLike, references: npt.ArrayLike, *, apart: tuple[Index, Index] | None = None, rows_at_once: int = _ROWS_AT_ONCE
+) -> Index:
     """Find for each vector the reference at the smallest angle.
 
     Parameters
@@ -104,13 +109,16 @@ def nearest_by_cosine(vectors: npt.ArrayLike, references: npt.ArrayLike, *, rows
         Finite; may be memory-mapped.
     references : array-like of float, shape (M, D)
         Finite, at least one. A copy of them is held.
+    apart : tuple of ndarray of int64, shape (N,) and (M,), optional
+        Groups of the vectors and of the references: what is in one group is no neighbour.
     rows_at_once : int
         Vectors whose M cosines are held at once; changes nothing but time and memory.
 
     Returns
     -------
     ndarray of int64, shape (N,)
-        Positions in ``references``; of equally near ones the smallest. A zero vector has the cosine 0 to everything.
+        Positions in ``references``; of equally near ones the smallest, and -1 where all are in the vector's own group. A zero vector has
+        the cosine 0 to everything.
 
     Notes
     -----
@@ -122,12 +130,17 @@ def nearest_by_cosine(vectors: npt.ArrayLike, references: npt.ArrayLike, *, rows
     for start in range(0, len(rows), rows_at_once):
         block = _directions(rows[start : start + rows_at_once])
         cosine = block @ known.T  # (n, M)
+        alone = np.zeros(len(block), np.bool_)
+        if apart is not None:
+            cosine[apart[0][start : start + rows_at_once, np.newaxis] == apart[1]] = -np.inf
+            alone = np.isneginf(cosine.max(axis=1))
         row, candidate = np.nonzero(cosine >= cosine.max(axis=1, keepdims=True) - _NEARLY)
         first = np.arange(len(row)) - np.searchsorted(row, row) < _CANDIDATES
         row, candidate = row[first], candidate[first]
         exact = np.round((block[row].astype(np.float64) * known[candidate]).sum(axis=1), 6)
         order = np.lexsort((candidate, -exact, row))
-        found[start : start + len(block)] = candidate[order][np.searchsorted(row, np.arange(len(block)))]
+        nearest = candidate[order][np.searchsorted(row, np.arange(len(block)))]
+        found[start : start + len(block)] = np.where(alone, -1, nearest)
     return found
 
 
@@ -140,6 +153,7 @@ def report_table(
     nearest_trusted: Mapping[str, str] | None = None,
     audited: Mapping[str, str | None] | None = None,
     chosen: Mapping[str, str] | None = None,
+    n_suspects: int = N_SUSPECTS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Put together what a person needs to check labels.
@@ -159,6 +173,8 @@ def report_table(
         Labels that an expert has given before, so that they are not lost when the report is fed back; None for an image of no class.
     chosen : mapping of str to str, optional
         How these images were chosen then; it is not lost either.
+    n_suspects : int
+        Length of the list of suspects.
     seed : int
         Of the random sample, which depends on it and on the images' ids alone.
 
@@ -176,8 +192,8 @@ def report_table(
     ranked = ranked.sort_values(["checked", "score", "image"])
     rank = {image: place for place, image in enumerate(ranked["image"], start=1)}
     before = {image: (chosen or {}).get(image, "") for image in known}
-    n_random = max(0, min(N_RANDOM, len(images) // 3) - list(before.values()).count(expert_labels.RANDOM))
-    groups = before | _groups([image for image in ranked["image"] if image not in known], n_random=n_random, seed=seed)
+    n_random = max(0, findings.random_sample_size(len(images)) - list(before.values()).count(expert_labels.RANDOM))
+    groups = before | _groups([image for image in ranked["image"] if image not in known], n_random, n_suspects, seed=seed)
     suggested, probability = [""] * len(images), [""] * len(images)
     if posterior is not None and len(images):
         believed = np.asarray(posterior, np.float64)
@@ -215,7 +231,7 @@ def unchecked(report: pd.DataFrame) -> pd.DataFrame:
     return report[(report["label"] == "") & (report.get("verdict", "") != expert_labels.OF_NO_CLASS)]
 
 
-def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str]:
+def _groups(ranked: Sequence[str], n_random: int, n_suspects: int, *, seed: int) -> dict[str, str]:
     """Choose the images to check next, of those that nobody has checked, the worst first.
 
     The sample is drawn first, from all of them, and not from what the worst leave: so it stays the same whatever the scores say. It only
@@ -224,11 +240,16 @@ def _groups(ranked: Sequence[str], *, n_random: int, seed: int) -> dict[str, str
     by_chance = sorted(ranked, key=lambda image: hashlib.sha256(f"{seed}:audit:{image}".encode("utf-8", "surrogateescape")).digest())
     groups = dict.fromkeys(by_chance[:n_random], expert_labels.RANDOM)
     worst = [image for image in ranked if image not in groups]
-    return groups | dict.fromkeys(worst[:N_SUSPECTS], expert_labels.SUSPECT)
+    return groups | dict.fromkeys(worst[:n_suspects], expert_labels.SUSPECT)
 
 
 def make_report(
-    step: Step, days: Days, decision: Decision, audited: Mapping[str, str | None], chosen: Mapping[str, str] | None = None
+    step: Step,
+    days: Days,
+    decision: Decision,
+    audited: Mapping[str, str | None],
+    chosen: Mapping[str, str] | None = None,
+    finding: Finding | None = None,
 ) -> pd.DataFrame:
     """The report of the step's decision; see :func:`report_table`.
 
@@ -242,6 +263,8 @@ def make_report(
         What is checked stays checked when this report is fed back; None for an image of no class.
     chosen : mapping of str to str, optional
         How each of these was chosen.
+    finding : Finding, optional
+        Where no image is trusted, its upper end says how long the list of suspects is; a judge who cannot tell has none.
 
     Returns
     -------
@@ -255,11 +278,22 @@ def make_report(
         nearest_trusted=_nearest_trusted(step, days, _suspects(decision)),
         audited=audited,
         chosen=chosen,
+        n_suspects=N_SUSPECTS if finding is None else list_length(finding),
         seed=step.config.random_seed,
     )
 
 
-def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decision) -> None:
+def list_length(finding: Finding) -> int:
+    """The number of suspects that a finding asks to look at, at most ``MOST_LISTED``."""
+    if finding.trusted:
+        return N_SUSPECTS
+    if finding.verdict == "blind":
+        return 0
+    upper = finding.at_least if finding.at_most is None else finding.at_most
+    return min(MOST_LISTED, math.ceil(upper * finding.n_images - 1e-9))
+
+
+def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decision, finding: Finding | None = None) -> None:
     """Draw the worst suspects and say where the report lies, once it is published.
 
     Parameters
@@ -271,17 +305,22 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
         From :func:`make_report`.
     decision : Decision
         That it is made of.
+    finding : Finding, optional
+        As for :func:`make_report`.
     """
     place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
     # the ledger's own file is not to be changed: its version would no longer be what it is
     step.emit(_invitation(place / "label_report.csv", report, step.config.method))
     open_images = set(unchecked(report)["image"])
-    suspects = [image for image in _suspects(decision) if image in open_images]
+    ranked = finding is not None and not finding.trusted
+    doubted = report.loc[report["chosen"] == expert_labels.SUSPECT, "image"] if ranked else _suspects(decision)
+    suspects = [image for image in doubted if image in open_images]
     worst = report[report["image"].isin(suspects)].sort_values("rank")[:_MOST_DRAWN]
     if len(worst):
         with scratch("suspects") as folder:
             path = folder / "worst_suspects.png"
-            title = f"{len(worst)} most suspect of {len(suspects)} labels above the cut-off, {len(report)} judged"
+            where = "that are listed" if ranked else "above the cut-off"
+            title = f"{len(worst)} most suspect of {len(suspects)} labels {where}, {len(report)} judged"
             draw_suspects(_drawn(worst, days), days.classes, path, title=title)
             step.log_picture(path, pixels=True)
         columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
@@ -311,7 +350,7 @@ def _suspects(decision: Decision) -> list[str]:
 
 def _nearest_trusted(step: Step, days: Days, suspects: list[str]) -> dict[str, str]:
     """Monday's training image that each of the worst suspects looks most like, where Monday is trusted."""
-    suspects = suspects[:_MOST_COMPARED]
+    suspects = suspects[:MOST_LISTED]
     if days.target_day != "tuesday" or not suspects:
         return {}
     recipe, trusted = step.config.monday_model(), days.ids("monday", "train")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bccp.core.config_schema import BayesCutoff
-from bccp.core.home import scratch
+from bccp.core.errors import BCCPError
 from bccp.core.step_context import Step
 from bccp.data import label_files
 from bccp.data.array_types import Float, Index, Mask
@@ -25,13 +25,18 @@ from bccp.data.label_tables.votes import problems_sentence
 from bccp.labels import annotators, bayes_cutoff, calibration, expert_labels, feedback, posterior
 from bccp.labels.anchored_noise import MATRIX_SMOOTHING
 from bccp.labels.bayes_cutoff import Decision, GuardrailResult, McDropoutSummary
+from bccp.labels.findings import Finding, Verdict, count_sure, finding_sentence
 from bccp.labels.frozen_judge import SEPARATED
 from bccp.labels.frozen_scoring import judge_on_features
-from bccp.labels.mc_dropout import held_out_passes, stochastic_passes
+from bccp.labels.network_scoring import fold_passes, monday_passes
 from bccp.labels.student import student_probabilities
-from bccp.models.feature_cache import shared_inputs, view_features
-from bccp.models.monday_model import build_by_recipe, open_monday_model
-from bccp.models.training_set import copies, one_hot
+from bccp.labels.untrusted_audit import calibrate_untrusted
+from bccp.labels.untrusted_judge import LEAST_FOUND, UntrustedJudgement
+from bccp.labels.untrusted_noise import SMOOTHING
+from bccp.labels.untrusted_scoring import judge_without_trust
+from bccp.models.feature_cache import view_features
+from bccp.models.monday_model import build_by_recipe
+from bccp.models.training_set import copies
 
 MOST_CUT_OFF = 0.9
 """A greater share above the cut-off says more about the judge than about the labels."""
@@ -132,6 +137,10 @@ class LabelQualityResult(NamedTuple):
     chosen : mapping of str to str
         How each of these images was chosen.
     metrics : dict of str to float
+    finding : Finding or None
+        None where there is no posterior.
+    groups : ndarray of int64, shape (N,), or None
+        Judged images of one group are copies, where features have judged.
     """
 
     decision: Decision
@@ -141,6 +150,8 @@ class LabelQualityResult(NamedTuple):
     audited: Mapping[str, str | None]
     chosen: Mapping[str, str]
     metrics: dict[str, float]
+    finding: Finding | None
+    groups: Index | None
 
 
 class _Judged(NamedTuple):
@@ -157,6 +168,10 @@ class _Judged(NamedTuple):
     validation_temperature: float | None
     chosen: dict[str, Any]
     """What ``cutoff.json`` says of choices between models."""
+    alone: UntrustedJudgement | None = None
+    """Of convex judges, where nothing is trusted."""
+    groups: Index | None = None
+    """Copies, where features have judged; shape (N,)."""
 
 
 def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQualityResult:
@@ -174,7 +189,7 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
 
     Returns
     -------
-    Verdict
+    LabelQualityResult
 
     Raises
     ------
@@ -192,57 +207,127 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
     cutoff, held, at_least = None, None, False
     about: dict[str, Any] = {}
     if checked is not None and p_posterior is not None:
-        found = expert_labels.calibrate(judged.probs, p_posterior, given, checked.places, checked.labels, at_random=checked.at_random)
-        p_posterior, score, at_least = found.posterior, found.p_wrong, found.at_least
-        about = {"audit": checked.about | {"at_least": at_least}}
+        p_posterior, score, at_least, about = _heed_checked(judged, p_posterior, given, checked)
         tier += f", {len(checked.places)} audited images"
     elif config.method == "cleanlab":
         p_posterior = None
     if belief is not None:
         about = _parameters(belief, score, days.classes, judged.validation_temperature) | judged.chosen | about
     elif checked is not None:
-        about = {"estimated_user_accuracy": 1 - float(score.mean())} | about
+        about = {"estimated_user_accuracy": 1 - float(score.mean())} | judged.chosen | about
+    else:
+        about = judged.chosen | about
     if config.method != "cleanlab" or plan.cutoff != "auto":
         cutoff = bayes_cutoff.cut_off(score, plan.cutoff, percentile=config.percentile, threshold=config.threshold)
         above = score > cutoff
     audited, no_class = np.zeros((2, len(ids)), np.bool_)
-    if judges_labels and config.max_class_ratio is not None:
+    if judges_labels and judged.alone is None and config.max_class_ratio is not None:
         held = bayes_cutoff.hold_back(score, given, above, len(days.classes), max_ratio=config.max_class_ratio)
         above = held.above
         about["given_back"] = dict(zip(days.classes, held.given_back.tolist(), strict=True))
+    finding = None
+    if p_posterior is not None or _is_blind(judged.alone):
+        finding = _finding(judged, score, given, checked, trusted=days.target_day == "tuesday", at_least=at_least)
+    unchanged = judged.alone is not None and finding is not None and finding.verdict != "found"
+    if unchanged:
+        above = np.zeros(len(ids), np.bool_)
+    if _is_blind(judged.alone):
+        about.pop("estimated_user_accuracy", None)
+        p_posterior = None if checked is None else p_posterior
     if checked is not None:
         audited[checked.places] = True
         no_class[checked.places] = checked.labels == expert_labels.NO_CLASS
         above[checked.places] = checked.labels != given[checked.places]
-    share = _share(score, at_least) if p_posterior is not None else ""
-    step.emit(_sentence(tier, share, belief, cutoff, above, held, plan.action))
-    if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
-        step.emit(
-            f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too little: "
-            + ("" if config.refine == "stack" else "raise bayes_cutoff.epochs, or ")
-            + "give checked labels with bayes_cutoff.audit_file"
-        )
-    decision = bayes_cutoff.decide(
-        ids,
-        given,
-        days.classes,
-        score=score,
-        above=above,
-        action=plan.action,
-        posterior=p_posterior,
-        audited=audited,
-        no_class=no_class,
-    )
+    if judged.alone is not None:
+        _tell_alone(step, tier, finding, above, plan.action, unchanged=unchanged)
+    else:
+        share = _share(score, at_least) if p_posterior is not None else ""
+        step.emit(_sentence(tier, share, belief, cutoff, above, held, plan.action))
+        if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
+            step.emit(
+                f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too "
+                + ("little: " if config.refine == "stack" else "little: raise bayes_cutoff.epochs, or ")
+                + "give checked labels with bayes_cutoff.audit_file"
+            )
+    how: dict[str, Any] = {"score": score, "above": above, "audited": audited, "no_class": no_class}
+    if unchanged:
+        decision = _keep_given(ids, given, days.classes, p_posterior, checked, how)
+    else:
+        decision = bayes_cutoff.decide(ids, given, days.classes, action=plan.action, posterior=p_posterior, **how)
     what = {"method": config.method, "tier": tier, "cutoff": plan.cutoff, "cutoff_value": cutoff, "action": plan.action}
+    if finding is not None:
+        about["finding"] = finding.to_json()
     metrics = {} if held is None else {"given_back": float(held.given_back.sum())}
     users = None if belief is None else belief.users
     said, chosen = ({}, {}) if checked is None else (checked.said, checked.chosen)
-    return LabelQualityResult(decision, what | about, judged.probs, users, said, chosen, metrics)
+    return LabelQualityResult(decision, what | about, judged.probs, users, said, chosen, metrics, finding, judged.groups)
+
+
+def _heed_checked(judged: _Judged, before: Float, given: Index, checked: ExpertLabels) -> tuple[Float, Float, bool, dict[str, Any]]:
+    """Correct the posterior by what was checked: posterior, P(wrong), whether its mean is a lower bound, and what ``cutoff.json`` says."""
+    if judged.alone is None or judged.belief is None:
+        found = expert_labels.calibrate(judged.probs, before, given, checked.places, checked.labels, at_random=checked.at_random)
+        return found.posterior, found.p_wrong, found.at_least, {"audit": checked.about | {"at_least": found.at_least}}
+    if before.shape[1] < 2:
+        raise BCCPError("bayes_cutoff.audit_file says which labels are wrong, and with one class none can be: leave it out")
+    uniform, matrix = judged.alone.uniform_posterior, judged.alone.matrix_posterior
+    fit = calibrate_untrusted(before, uniform, matrix, given, checked.places, checked.labels)
+    at_least = not expert_labels.looked_at(judged.score, checked.places, at_random=checked.at_random).all()
+    about = checked.about | {"at_least": at_least, "level": fit.level, "slope": fit.slope, "matrix_weight": fit.matrix_weight}
+    return fit.posterior, fit.p_wrong, at_least, {"audit": about}
+
+
+def _is_blind(alone: UntrustedJudgement | None) -> bool:
+    return alone is not None and alone.verdict == "blind"
+
+
+def _finding(judged: _Judged, score: Float, given: Index, checked: ExpertLabels | None, *, trusted: bool, at_least: bool) -> Finding:
+    """What is known of the labels; ``at_least``: what was checked does not tell of all labels alike."""
+    share = float(score.mean()) if len(score) else 0.0
+    about = {} if checked is None else checked.about
+    counts = {f"n_{mine}": int(about.get(key, 0)) for mine, key in (("audited", "images"), ("unsure", "unsure"), ("no_class", "no_class"))}
+    if _is_blind(judged.alone):
+        return Finding("blind", 0.0, None, len(score), 0, trusted=trusted, **counts)
+    upper = None
+    if not trusted and (checked is None or at_least):
+        disagreed = float((judged.probs.argmax(axis=1) != given).mean()) if judged.alone is None else judged.alone.at_most
+        upper = max(share, disagreed)
+    verdict: Verdict = "nothing" if share < LEAST_FOUND else "found"
+    return Finding(verdict, share, upper, len(score), count_sure(score), trusted=trusted, **counts)
+
+
+def _keep_given(
+    ids: list[str], given: Index, classes: list[str], p_posterior: Float | None, checked: ExpertLabels | None, how: dict[str, Any]
+) -> Decision:
+    """Keep every label as it was given, but for what was checked; what is known of P(wrong) is told all the same."""
+    kept = np.eye(len(classes))[given]
+    if checked is not None:
+        known = checked.labels != expert_labels.NO_CLASS
+        kept[checked.places[known]] = np.eye(len(classes))[checked.labels[known]]
+    decision = bayes_cutoff.decide(ids, given, classes, action="relabel", posterior=kept, **how)
+    p_wrong = "" if p_posterior is None else bayes_cutoff.probability_wrong(p_posterior, given)
+    return decision._replace(table=decision.table.assign(p_wrong=p_wrong), posterior=p_posterior)
+
+
+def _tell_alone(step: Step, tier: str, finding: Finding | None, above: Mask, action: str, *, unchanged: bool) -> None:
+    """Say what was found without a trusted image, and what becomes of the labels."""
+    if finding is not None:
+        step.emit(finding_sentence(finding))
+    n_changed = int(above.sum())
+    if unchanged:
+        becomes = "for training, too, all labels stay as they were given" + (f" but for {n_changed} that were checked" if n_changed else "")
+    elif action == "soft":
+        becomes = "training weighs the classes of each image by what is known of its label (action=soft)"
+    else:
+        becomes = f"for training, {n_changed} of {len(above)} labels are doubted (action={action})"
+    step.emit(f"{tier}: {becomes}")
 
 
 def _judge(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
     """Judge by the method that the section names, before anything that was checked is looked at."""
     config: BayesCutoff = step.config
+    if config.judges_features_alone():
+        return _alone(step, days, ids, given)
     if config.method == "label_posterior" and config.refine == "stack":
         return _stacked(step, days, ids, given)
     tier, passes, start = (_trusted_day if days.target_day == "tuesday" else _held_out_folds)(step, days, ids, given)
@@ -265,6 +350,29 @@ def _of_posterior(tier: str, belief: LabelPosterior, given: Index, start: float 
     return _Judged(tier, belief.probs, belief.posterior, score, belief, np.empty(0, np.bool_), start, chosen)
 
 
+def _alone(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
+    """Tier 3 on features: by convex judges of the other folds (:mod:`bccp.labels.untrusted_judge`)."""
+    config: BayesCutoff = step.config
+    found, held_out = judge_without_trust(step, days, ids, given, seed=_seed(config.random_seed, "folds"))
+    seen = "features" if config.freeze_backbone else "pixels"
+    tier = f"nothing trusted, {held_out.n_folds} held-out folds of {seen}, {'matrix' if found.matrix_accepted else 'uniform'} noise"
+    chosen = {"judge": found.numbers()}
+    if config.method == "cleanlab":
+        if _is_blind(found):
+            score, above = 1 - posterior.given_probability(found.probs, given), np.zeros(len(ids), np.bool_)
+        else:
+            score, above = bayes_cutoff.confident_learning(found.probs, given)
+        return _Judged(tier, found.probs, found.probs, score, None, above, None, chosen, found, held_out.groups)
+    votes = None if _is_blind(found) else _read_votes(step, days, ids)
+    if votes is not None:
+        belief = _pool(found.uniform_probs, votes, start=1.0, most=None)
+    else:
+        likelihood, offsets = _likelihood(found.posterior, found.probs), np.zeros(len(days.classes))
+        how = found.temperature, offsets, SMOOTHING, 0.0, None, None
+        belief = LabelPosterior(found.probs, likelihood, found.posterior, found.noise_matrix, *how)
+    return _of_posterior(tier, belief, given, None, chosen)._replace(alone=found, groups=held_out.groups)
+
+
 def _stacked(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
     """Tier 1 on a frozen backbone: by convex judges of its features (:mod:`bccp.labels.frozen_judge`)."""
     config: BayesCutoff = step.config
@@ -275,51 +383,32 @@ def _stacked(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
             f"drift: features tell the new images from the trusted ones (area under the ROC curve {found.separability:.2f}; alike: 0.5), "
             f"so the trusted ones count as {found.anchor_worth:.0f} where they say how overconfident the judges are"
         )
-    tier = f"trusted day, {len(found.settings)} judges of features{', two rounds' * found.accepted}, {found.noise.estimate.model}"
-    estimate, votes = found.noise.estimate, _read_votes(step, days, ids)
+    tier = f"trusted day, {found.n_judges} judges of features{', two rounds' * found.accepted}, {found.noise_model}"
+    votes = _read_votes(step, days, ids)
     if votes is not None:
         belief = _pool(found.probs, votes, start=1.0, most=None)
-        belief = belief._replace(temperature=belief.temperature * estimate.temperature, offsets=belief.offsets + found.noise.offsets)
-        return _of_posterior(tier, belief, given, None, {"judge": found.numbers()})
-    likelihood = _likelihood(found.posterior, found.probs)
-    how = estimate.temperature, found.noise.offsets / estimate.temperature, MATRIX_SMOOTHING, estimate.guess_share, estimate.softness
-    belief = LabelPosterior(found.probs, likelihood, found.posterior, estimate.noise_matrix, *how, None)
-    return _of_posterior(tier, belief, given, None, {"judge": found.numbers()})
+        belief = belief._replace(temperature=belief.temperature * found.temperature, offsets=belief.offsets + found.offsets)
+    else:
+        likelihood = _likelihood(found.posterior, found.probs)
+        how = found.temperature, found.offsets / found.temperature, MATRIX_SMOOTHING, found.guess_share, found.softness, None
+        belief = LabelPosterior(found.probs, likelihood, found.posterior, found.noise_matrix, *how)
+    return _of_posterior(tier, belief, given, None, {"judge": found.numbers})._replace(groups=found.groups)
 
 
 def _trusted_day(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, float | None]:
     """Tier 1: by Monday's model, with the temperature that fits Monday's validation."""
     config: BayesCutoff = step.config
-    seed = _seed(config.random_seed, "dropout")
-    model, inputs = open_monday_model(step, days, config.monday_model()), shared_inputs(step, days)
-    passes = stochastic_passes(model, days, ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
+    passes, val_probs = monday_passes(step, days, ids, seed=_seed(config.random_seed, "dropout"))
     if config.method != "label_posterior":
         return "trusted day", passes, None
-    val_ids = days.ids("monday", "val")
-    val_passes = stochastic_passes(model, days, val_ids, passes=config.passes, seed=seed, device=step.device, inputs=inputs)
-    return "trusted day", passes, calibration.fit_temperature(val_passes.mean_probs, days.labels(val_ids))
+    return "trusted day", passes, calibration.fit_temperature(val_probs, days.labels(days.ids("monday", "val")))
 
 
 def _held_out_folds(step: Step, days: Days, ids: list[str], given: Index) -> tuple[str, McDropoutSummary, None]:
-    """Tier 3: by models that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
+    """Tier 3: by networks that are fitted to the other folds' given labels, whose noise is then taken out of what they say."""
     config: BayesCutoff = step.config
-    fold, recipe = _folds(step, days, ids, given, "folds"), config.monday_model()
-    own = one_hot(given, len(days.classes))
-    seed = _seed(config.random_seed, "dropout")
-    with scratch("folds") as folder:
-        passes = held_out_passes(
-            days,
-            ids,
-            own,
-            fold,
-            recipe,
-            trusted=[],
-            passes=config.passes,
-            seed=seed,
-            device=step.device,
-            folder=folder,
-            inputs=shared_inputs(step, days),
-        )
+    fold = _folds(step, days, ids, given, "folds")
+    passes = fold_passes(step, days, ids, given, fold, seed=_seed(config.random_seed, "dropout"))
     if config.method == "label_posterior":
         passes = passes._replace(mean_probs=posterior.without_noise(passes.mean_probs, given))
     return f"nothing trusted, {config.folds} held-out folds", passes, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def shared_monday_model(step: Step, days: Days, recipe: MondayModel) -> Path:
             checkpoint=step.checkpoint,
         )
 
-    key = {"recipe": recipe.relevant() | {"weights": _by_content(recipe.weights)}, "data": data_digest(days)}
+    key = {"recipe": recipe_key(recipe), "data": data_digest(days)}
     return step.shared("monday_model", key, compute)
 
 
@@ -217,6 +218,11 @@ def _check_trusted(days: Days) -> None:
         raise BCCPError(
             "monday_model needs trusted labels, and with main.target_day=monday there are none: use it with main.target_day=tuesday"
         )
+
+
+def recipe_key(recipe: MondayModel) -> dict[str, Any]:
+    """The part of a key that a recipe is: what it depends on, a file of weights by what it holds."""
+    return recipe.relevant() | {"weights": _by_content(recipe.weights)}
 
 
 def _by_content(weights: str | None) -> str | None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,79 +14,12 @@ from bccp.core.config_schema import BayesCutoff
 from bccp.core.errors import BCCPError
 from bccp.data import tables
 from bccp.data.dataset import open_days
-from bccp.labels import bayes_cutoff, label_scoring, mc_dropout
+from bccp.labels import bayes_cutoff, label_scoring, mc_dropout, network_scoring
 from bccp.models import monday_model
 from bccp.models.fitting import training
-from support.fake_step import FakeStep, load_run
+from support.fake_step import load_run
 from support.judged_data import CLASSES, make_data
-
-SECTION = {
-    "enabled": True,
-    "method": "label_posterior",
-    "judge": "network",
-    "cutoff": "auto",
-    "percentile": 90.0,
-    "threshold": 0.5,
-    "action": "soft",
-    "passes": 4,
-    "dropout": 0.2,
-    "folds": 2,
-    "audit_file": None,
-    "max_class_ratio": None,
-    "rounds": 0,
-    "refine": "student",
-    "refine_epochs": 6,
-    "label": "user_feedback",
-    "target_day": "tuesday",
-    "model": "small_cnn",
-    "weights": None,
-    "freeze_backbone": False,
-    "head": "sgd",
-    "normalization": "auto",
-    "epochs": 6,
-    "learning_rate": 0.005,
-    "optimizer": "adamw",
-    "schedule": "one_cycle",
-    "decay": 0.95,
-    "batch_size": 16,
-    "augmentation": "none",
-    "mirror": "never",
-    "mixup_alpha": 0.0,
-    "ema_decay": 0.0,
-    "random_seed": 7,
-}
-
-
-class JudgingStep(FakeStep):
-    """Has what this step needs besides."""
-
-    device = "cpu"
-
-    def __init__(self, name: str, place: Path, inputs: dict[str, Path], known: dict[str, Path], new: Callable[[str], Path]) -> None:
-        super().__init__(name, place, inputs)
-        self._known, self._new, self.pictures = known, new, 0
-        self.ledger = SimpleNamespace(fetch=lambda version: self.folders[version.split(":")[0]])
-        self.outputs = {"cleansed_labels": "0" * 64}
-
-    def has_input(self, name: str) -> bool:
-        return name in self.inputs
-
-    def shared(self, name: str, key: dict, compute: Callable[[Path], None]) -> Path:
-        """Compute once a key, as the ledger does."""
-        text = json.dumps([name, key])
-        if text not in self._known:
-            folder = self._new(name)
-            compute(folder)
-            self._known[text] = folder
-        return self._known[text]
-
-    def log_picture(self, path: Path, *, pixels: bool = False) -> None:
-        assert pixels
-        assert path.stat().st_size
-        self.pictures += 1
-
-    def log_table(self, name: str, rows: list[dict], pictures: Iterable[np.ndarray]) -> None:
-        assert len(rows) == len(list(pictures))
+from support.judging_step import SECTION, JudgingStep, content
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +40,6 @@ def run_step(tmp_path: Path, tmp_path_factory, monkeypatch: pytest.MonkeyPatch, 
         return step
 
     return run
-
-
-def content(step: FakeStep) -> dict[str, bytes]:
-    folder = step.folders["cleansed_labels"]
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
@@ -247,7 +173,7 @@ def test_equal_and_nearly_equal_pictures_lie_in_one_fold(tmp_path, run_step, mon
     if refine:
         fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "student_probabilities", rounds=1, refine=refine)
     else:
-        fold = dealt_folds(run_step, monkeypatch, data, label_scoring, "held_out_passes", target_day="monday")
+        fold = dealt_folds(run_step, monkeypatch, data, network_scoring, "held_out_passes", target_day="monday")
     assert len(fold) == len(ids)
     assert len(set(fold[:20])) == 1
     assert len(set(fold)) == 3

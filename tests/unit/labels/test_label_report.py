@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bccp.data import galleries
-from bccp.labels import bayes_cutoff, expert_labels, label_report
+from bccp.labels import bayes_cutoff, expert_labels, findings, label_report
 from bccp.labels.label_report import Suspect
 
 CLASSES = ["ant", "bee", "cow"]
@@ -86,9 +86,9 @@ def test_the_worst_and_a_sample_are_proposed_for_checking_and_the_sample_does_no
     scores = np.random.default_rng(0).random(300)
     one, other = (label_report.report_table(many_decided(values), CLASSES, seed=1) for values in (scores, 1 - scores))
     drawn = one["chosen"] == "random"
-    assert drawn.sum() == label_report.N_RANDOM
+    assert drawn.sum() == findings.N_RANDOM
     assert (other["chosen"] == "random").equals(drawn)
-    assert one.loc[one["chosen"] == "suspect", "rank"].max() <= label_report.N_SUSPECTS + label_report.N_RANDOM
+    assert one.loc[one["chosen"] == "suspect", "rank"].max() <= label_report.N_SUSPECTS + findings.N_RANDOM
     left = one[~drawn].sort_values("rank")
     assert (left["chosen"] == "suspect").tolist() == [True] * label_report.N_SUSPECTS + [False] * (250 - label_report.N_SUSPECTS)
     assert not (label_report.report_table(many_decided(scores), CLASSES, seed=2)["chosen"] == "random").equals(drawn)
