@@ -173,7 +173,7 @@ def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: 
     taught = (in_fold.sum(axis=1) > 1)[labels]
     classes = np.unique(labels[taught])
     if len(classes) < 2:
-        return _nothing_taught(labels, n_classes)
+        return judge_knowing_nothing(labels, n_classes)
     known, others = ([view[rows] for view in views] for rows in (taught, ~taught))
     places = np.searchsorted(classes, labels[taught])
     found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
@@ -267,8 +267,8 @@ def _among_all(found: UntrustedJudgement, scores: Float, given: Index, taught: M
     )
 
 
-def _nothing_taught(given: Index, n_classes: int) -> UntrustedJudgement:
-    """Judge labels of one class alone, or of classes that one fold alone has: nothing is known of any."""
+def judge_knowing_nothing(given: Index, n_classes: int) -> UntrustedJudgement:
+    """Judge labels (N,) of one class alone, or of classes that one fold alone has: nothing is known of any, and all are kept."""
     as_given, even = np.eye(n_classes)[given], np.full((len(given), n_classes), 1 / n_classes)
     return UntrustedJudgement(
         scores=np.zeros(even.shape),

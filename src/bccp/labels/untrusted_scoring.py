@@ -23,7 +23,7 @@ from bccp.data.array_types import Index
 from bccp.data.dataset import Days, ImageView
 from bccp.data.duplicates import assign_folds
 from bccp.labels.stored_arrays import blocks, read_record, rows_digest, write_record
-from bccp.labels.untrusted_judge import UntrustedJudgement, judge_untrusted
+from bccp.labels.untrusted_judge import UntrustedJudgement, judge_knowing_nothing, judge_untrusted
 from bccp.models.feature_cache import judge_views, view_features
 from bccp.models.logistic_regression import Rows, fit_scaling
 from bccp.models.monday_model import build_by_recipe
@@ -120,7 +120,7 @@ def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *,
         groups = copies(step.input("clean_data"), ids, features)
         n_folds = min(config.folds, len(np.unique(groups)))
         if n_folds < 2 or n_classes < 2:
-            n_folds, judgement = 0, _know_nothing(given, n_classes)
+            n_folds, judgement = 0, judge_knowing_nothing(given, n_classes)
         else:
             fold = assign_folds(groups, given, folds=n_folds, rng=np.random.default_rng(seed))
             scaled = [fit_scaling(view).apply(view) for view in views]
@@ -141,28 +141,3 @@ def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *,
     }
     folder = step.shared("untrusted_judgement", key, compute)
     return read_record(folder / "judgement", UntrustedJudgement), read_record(folder / "held_out", HeldOut)
-
-
-def _know_nothing(given: Index, n_classes: int) -> UntrustedJudgement:
-    """The judgement of somebody who has never seen an image: all labels may be right."""
-    counts = np.bincount(given, minlength=n_classes)
-    probs = np.tile((counts + 1) / (counts.sum() + n_classes), (len(given), 1))
-    kept = np.eye(n_classes)[given]
-    return UntrustedJudgement(
-        scores=np.log(probs),
-        probs=probs,
-        posterior=kept,
-        uniform_posterior=kept,
-        matrix_posterior=kept,
-        uniform_probs=probs,
-        noise_matrix=np.eye(n_classes),
-        temperature=1.0,
-        matrix_accepted=False,
-        retraining_z=0.0,
-        retraining_gain=0.0,
-        log_likelihoods={},
-        skill=0.0,
-        at_least=0.0,
-        at_most=1.0,
-        settings=(),
-    )
