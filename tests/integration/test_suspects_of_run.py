@@ -113,6 +113,7 @@ def test_neighbours_list_and_report_are_used_where_they_are(run: Run, tmp_path: 
     assert {row["group"] for image, row in told.items() if image not in suspects} == {""}
     assert [near["role"] for near in told[suspects[1]]["near"]] == (["suggested", "given"] if told[suspects[1]]["given"] else ["given"])
     assert told[suspects[1]]["href"] == f"images/a%20b/{suspects[1]}"
+    assert told[suspects[1]]["near"][-1]["href"] == f"images/a%20b/{run.doubted[21]}"
     text = path.read_text(encoding="utf-8")
     assert 'href="labels.csv"' in text
     assert f'href="{(run.folder / "report.html").resolve().as_uri()}"' in text

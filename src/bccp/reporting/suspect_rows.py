@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 import pandas as pd
 from PIL import Image
@@ -28,8 +27,7 @@ _SLACK = 1.05
 _MOST_BETWEEN = 4
 """Suspects between two images drawn at random."""
 
-_NEIGHBOURS = (("suggested", "nearest_suggested"), ("given", "nearest_given"), ("trusted", "nearest_trusted"))
-"""What an image beside another one is of, and the column that has its id."""
+_ROWS_AT_ONCE = 32
 
 
 def order_rows(rows: pd.DataFrame, finding: Finding) -> pd.DataFrame:
@@ -70,90 +68,114 @@ class SuspectRows:
     classes : sequence of str
     originals : callable
         As for :class:`EmbeddedPictures`.
-    folder : str
-        The address of the folder that images lie in by their ids; empty where there is none.
+    address : callable
+        Gives the address of an image's file by its id, relative to the page or whole; empty where it has none.
+    room : int
+        Bytes that rows and pictures may take.
 
     Attributes
     ----------
     told : list of dict
-        The rows that were taken, of the first records.
+        The rows that there is room for, of the first records.
     pictures : EmbeddedPictures
     size : PictureSize
     """
 
     def __init__(
-        self, records: Sequence[Row], classes: Sequence[str], originals: Callable[[str], Image.Image], folder: str, room: int
+        self,
+        records: Sequence[Row],
+        classes: Sequence[str],
+        originals: Callable[[str], Image.Image],
+        address: Callable[[str], str],
+        room: int,
     ) -> None:
-        self._records, self._originals, self._folder = records, originals, folder.rstrip("/")
+        self._originals, self._address = originals, address
         self._class_place = {name: place for place, name in enumerate(classes)}
         self._own = {row["image"] for row in records}
-        self.size = self._estimated_size(room)
+        self.size = self._estimated_size(records, room)
         while not self._take(records, room) and self.size != PICTURE_SIZES[-1]:  # the sample was of smaller pictures than the rest
             self.size = PICTURE_SIZES[PICTURE_SIZES.index(self.size) + 1]
 
-    def _estimated_size(self, room: int) -> PictureSize:
+    def _estimated_size(self, records: Sequence[Row], room: int) -> PictureSize:
         """Choose how pictures are embedded, from a sample of rows where there are many."""
-        if len(self._records) * _PLENTY_BYTES <= room:
+        if len(records) * _PLENTY_BYTES <= room:
             return PICTURE_SIZES[0]
-        sample = self._records[:: max(1, len(self._records) // _SAMPLED_ROWS)]
+        sample = records[:: max(1, len(records) // _SAMPLED_ROWS)]
         for size in PICTURE_SIZES:
             self.size = size
             self._take(sample, None)
             n_bytes = self.pictures.n_bytes() + sum(len(json_text(row)) + 1 for row in self.told)
-            if n_bytes / len(sample) * len(self._records) * _SLACK <= room:
+            if n_bytes / len(sample) * len(records) * _SLACK <= room:
                 break
         return self.size
 
     def _take(self, records: Sequence[Row], room: int | None) -> bool:
         """Take rows from the first one on for as long as there is room, in bytes; False where some are left out."""
         self.told: list[dict[str, Any]] = []
-        self.pictures = EmbeddedPictures(self._originals)
-        for n, row in enumerate(records, start=1):
-            first = len(self.pictures.data)
-            told = self._told(row)
+        self.pictures = EmbeddedPictures(self._originals, self.size)
+        for start in range(0, len(records), _ROWS_AT_ONCE):
+            some = records[start : start + _ROWS_AT_ONCE]
+            images = [image for row in some for image in (row["image"], *(near.image for near in neighbours(row)))]
+            self.pictures.encode({image: self.size.own if image in self._own else self.size.near for image in images})
+            for row in some:
+                first = len(self.pictures.data)
+                told = self._told(row)
+                if room is not None:
+                    room -= len(json_text(told)) + 1 + self.pictures.n_bytes(first)
+                    if room < 0:
+                        self.pictures.forget(first)
+                        return False
+                self.told.append(told)
             if room is not None:
-                progress.show("pictures", n, len(records))
-                room -= len(json_text(told)) + 1 + self.pictures.n_bytes(first)
-                if room < 0:
-                    self.pictures.forget(first)
-                    return False
-            self.told.append(told)
+                progress.show("pictures", start + len(some), len(records))
         return True
 
     def _told(self, row: Row) -> dict[str, Any]:
-        own = self._picture(row["image"])
-        labels = {
-            "suggested": row.get("suggested_label", ""),
-            "given": row["given_label"],
-            "trusted": row.get("nearest_trusted_label", ""),
-        }
-        near: list[dict[str, Any]] = []
-        for role, column in _NEIGHBOURS:
-            is_said_already = {"suggested": labels["suggested"] == labels["given"], "trusted": bool(near)}.get(role, False)
-            if (image := row.get(column, "")) and not is_said_already:
-                about = {"image": image, "label": labels[role], "role": role}
-                near.append(about | {"picture": self._picture(image), "href": self._href(image)})
+        image = row["image"]
         return {
-            "image": row["image"],
+            "image": image,
             "given": self._class_place[row["given_label"]],
-            "suggested": self._class_place.get(labels["suggested"], -1),
+            "suggested": self._class_place.get(row.get("suggested_label", ""), -1),
             "pWrong": _number(row.get("p_wrong", "")),
             "pSuggested": _number(row.get("posterior", "")),
             "rank": int(row["rank"]),
             "chosen": row["chosen"],
             "group": row.get("group", ""),
             "user": row.get("user", ""),
-            "href": quote(row["file"]) if row.get("file") else self._href(row["image"]),
-            "picture": own,
-            "near": near,
+            "href": self._address(image),
+            "picture": self.pictures.add(image),
+            "near": [
+                near._asdict() | {"picture": self.pictures.add(near.image), "href": self._address(near.image)} for near in neighbours(row)
+            ],
             "answer": [row["verdict"], row["label"]] if row["verdict"] else None,
         }
 
-    def _picture(self, image: str) -> int:
-        return self.pictures.add(image, self.size.own if image in self._own else self.size.near, self.size.quality)
 
-    def _href(self, image: str) -> str:
-        return f"{self._folder}/{quote(image)}" if self._folder else ""
+class Neighbour(NamedTuple):
+    """An image to compare a suspect with.
+
+    Attributes
+    ----------
+    image : str
+        Its id.
+    label : str
+        Its class.
+    role : {"suggested", "given", "trusted"}
+        What it shows: the suspect's suggested class, its given one, or the nearest trusted image, of whatever class.
+    """
+
+    image: str
+    label: str
+    role: str
+
+
+def neighbours(row: Row) -> list[Neighbour]:
+    """The images that stand beside a suspect: of each class one, or the trusted one where no others are known."""
+    given, suggested = row["given_label"], row.get("suggested_label", "")
+    found = [Neighbour(row.get("nearest_suggested", ""), suggested, "suggested")] if suggested != given else []
+    found = [near for near in (*found, Neighbour(row.get("nearest_given", ""), given, "given")) if near.image]
+    trusted = Neighbour(row.get("nearest_trusted", ""), row.get("nearest_trusted_label", ""), "trusted")
+    return found or [near for near in (trusted,) if near.image]
 
 
 def in_reading_order(told: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from PIL import Image
@@ -99,7 +100,7 @@ def write_suspects_page(
     classes : sequence of str, length K
     originals : callable
         Gives an image by its id: RGB and upright, its longer side at least that of the first of :data:`PICTURE_SIZES`, or as long as it
-        is. Raises ``KeyError``, ``OSError`` or ``ValueError`` where there is none.
+        is. Raises ``KeyError``, ``OSError`` or ``ValueError`` where there is none. It is called from several threads.
     links : mapping of str to str
         Where :data:`LABELS_LINK`, :data:`CHECKS_LINK`, :data:`REPORT_LINK` and :data:`IMAGES_LINK` (the folder that images lie in by their
         ids) are, as far as they exist: paths relative to the page, or addresses.
@@ -123,7 +124,7 @@ def write_suspects_page(
     room = limit_bytes - len(review_document(finding, listed._replace(left_out=len(records)), links, facts=facts)) - 20 * len(records)
     if room < _LEAST_ROOM:
         raise BCCPError(f"a page of {limit_bytes} bytes has no room for images: {limit_bytes - room + _LEAST_ROOM} are the least")
-    taken = SuspectRows(records[:MOST_ROWS], classes, originals, link_address(links.get(IMAGES_LINK, "")), room)
+    taken = SuspectRows(records[:MOST_ROWS], classes, originals, _addresses(rows, links.get(IMAGES_LINK, "")), room)
     n_taken = len(taken.told)
     on_page = {row["image"] for row in taken.told}
     facts["rows"] = shown = in_reading_order(taken.told)
@@ -247,6 +248,18 @@ def open_originals(days: Days, clean: Path, archive: Path | None) -> Iterator[Ca
                     raise ValueError(str(error)) from error
 
             yield opened
+
+
+def _addresses(rows: pd.DataFrame, folder: str) -> Callable[[str], str]:
+    """Give what finds an image's file: beside the page, or else in the folder that images lie in by their ids."""
+    files = dict(zip(rows["image"], rows["file"], strict=True)) if "file" in rows else {}
+    place = link_address(folder.rstrip("/"))
+
+    def address(image: str) -> str:
+        file = files.get(image, "")
+        return quote(file) if file else f"{place}/{quote(image)}" if place else ""
+
+    return address
 
 
 def _listed(ordered: pd.DataFrame, n_left_out: int) -> Listed:

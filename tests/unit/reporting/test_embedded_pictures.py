@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bccp.data.decoding.image_files import UnreadableImageError, pillow_limits
-from bccp.reporting.embedded_pictures import EmbeddedPictures, decode_small, encode_picture
+from bccp.reporting.embedded_pictures import PICTURE_SIZES, EmbeddedPictures, decode_small, encode_picture
 
 LEFT_RED = Image.fromarray(np.repeat(np.array([[[220, 20, 20], [20, 20, 220]]], np.uint8), 150, axis=1).repeat(200, axis=0))
 
@@ -72,9 +72,10 @@ def test_a_tiny_picture_keeps_every_pixel() -> None:
 
 
 def test_pictures_are_forgotten_where_there_is_no_room() -> None:
-    pictures = EmbeddedPictures(lambda image: Image.new("RGB", (10 + len(image), 10)))
-    assert [pictures.add(image, 240, 50) for image in ("a", "bb", "a")] == [0, 1, 0]
+    pictures = EmbeddedPictures(lambda image: Image.new("RGB", (10 + len(image), 10)), PICTURE_SIZES[0])
+    pictures.encode(dict.fromkeys(("a", "bb", "ccc"), 240))
+    assert [pictures.add(image) for image in ("a", "bb", "a")] == [0, 1, 0]
     assert pictures.n_bytes() > pictures.n_bytes(1) > 0
     pictures.forget(1)
     assert pictures.sizes == [(11, 10)]
-    assert [pictures.add(image, 240, 50) for image in ("ccc", "a", "bb")] == [1, 0, 2]
+    assert [pictures.add(image) for image in ("ccc", "a", "bb")] == [1, 0, 2]
