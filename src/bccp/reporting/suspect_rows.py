@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,9 +42,10 @@ def order_rows(rows: pd.DataFrame, finding: Finding) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Images drawn at random; then, unless the judge is blind, the first ceil(upper end · N) ranks and whatever else was chosen as a
-        suspect, by rank; then what was checked before. ``chosen`` is ``random`` or ``suspect``; of what was checked it stays as it is.
-        ``label`` and ``verdict`` are there, and of what was checked ``verdict`` is not empty.
+        Images drawn at random, in an order that has nothing to do with their ranks; then, unless the judge is blind, the first
+        ceil(upper end · N) ranks and whatever else was chosen as a suspect, by rank; then what was checked before. ``chosen`` is ``random``
+        or ``suspect``; of what was checked it stays as it is. ``label`` and ``verdict`` are there, and of what was checked ``verdict`` is
+        not empty.
     """
     nothing = pd.Series("", index=rows.index)
     label, verdict = rows.get("label", nothing), rows.get("verdict", nothing)
@@ -54,8 +56,15 @@ def order_rows(rows: pd.DataFrame, finding: Finding) -> pd.DataFrame:
     is_suspect = ((rows["rank"] <= n_listed) | (rows["chosen"] == SUSPECT)) & (finding.verdict != "blind")
     importance = is_checked * 2 + ~is_random * 1
     chosen = rows["chosen"].where((is_checked & (rows["chosen"] != "")) | is_random, SUSPECT)
-    ordered = rows.assign(chosen=chosen, label=label, verdict=verdict, importance=importance)[is_random | is_suspect | is_checked]
-    return ordered.sort_values(["importance", "rank", "image"]).drop(columns="importance").reset_index(drop=True)
+    # whoever stops half-way through the random ones is to have seen some of all ranks
+    place = rows["image"].map(_by_chance).where(is_random, rows["rank"].map("{:09d}".format))
+    wanted = rows.assign(chosen=chosen, label=label, verdict=verdict, importance=importance, place=place)
+    ordered = wanted[is_random | is_suspect | is_checked].sort_values(["importance", "place", "image"])
+    return ordered.drop(columns=["importance", "place"]).reset_index(drop=True)
+
+
+def _by_chance(image: str) -> str:
+    return hashlib.sha256(f"order:{image}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class SuspectRows:

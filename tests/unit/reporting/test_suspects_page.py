@@ -43,8 +43,17 @@ def test_a_page_lists_the_ranks_up_to_the_upper_end_and_the_random_images(tmp_pa
     assert page.open == []
     assert "At least 20% of the labels are wrong, at most 41%" in page.text
     assert "Of 10 images this page lists 5 suspects, the most suspect first, and 2 images drawn at random" in page.text
-    shown = [(row["rank"], row["chosen"]) for row in facts(made.path)["rows"]]
-    assert shown == [(1, "suspect"), (2, "suspect"), (9, "random"), (3, "suspect"), (4, "suspect"), (10, "random"), (5, "suspect")]
+    shown = [(row["chosen"], row["rank"]) for row in facts(made.path)["rows"]]
+    kinds = ["suspect", "suspect", "random", "suspect", "suspect", "random", "suspect"]
+    assert [kind for kind, _ in shown] == kinds
+    assert [rank for kind, rank in shown if kind == "suspect"] == [1, 2, 3, 4, 5]
+
+
+def test_random_images_stand_in_no_order_of_their_ranks() -> None:
+    ordered = order_rows(rows(60, n_random=30), found(60, at_most=0.0))
+    ranks = ordered["rank"].tolist()
+    assert sorted(ranks) == list(range(31, 61))
+    assert abs(pd.Series(ranks).corr(pd.Series(range(30)))) < 0.4
 
 
 def test_a_judge_that_cannot_tell_the_classes_apart_names_no_suspects(tmp_path: Path) -> None:
