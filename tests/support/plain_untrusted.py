@@ -41,6 +41,7 @@ def uniform_noise(scores: np.ndarray, given: np.ndarray) -> PlainNoise:
     n_images, n_classes = scores.shape
     last = len(RATES) - 1
     widths = [(RATES[min(j + 1, last)] - RATES[max(j - 1, 0)]) / (2 if 0 < j < last else 1) for j in range(len(RATES))]
+    widths[0] += 3 / 6  # odds of 3 that none is wrong, beside a prior (1 - e)^5, whose integral is a sixth
     cells = []
     for t in TEMPERATURES:
         probs = softmax(scores / t, axis=1)
@@ -156,7 +157,7 @@ def judge(views: list[np.ndarray], given: np.ndarray, n_classes: int, folds: np.
     shares = np.bincount(given, minlength=n_classes) / len(given)
     chances = softmax(tempered_pool, axis=1)[np.arange(len(given)), given]
     known = np.log(np.maximum(chances, 1e-12) / shares[given])
-    accepted = bool(first.log_likelihood > uniform.log_likelihood and z >= 3 and gain.sum() >= 3)
+    accepted = bool(first.log_likelihood > uniform.log_likelihood and z >= 4 and gain.sum() >= 10)
     second = matrix_noise(_pool(retrained + others), given)
     skill = float(known.mean() / (known.std() / math.sqrt(len(given))))
     return PlainJudgement(pooled, uniform, second, float(z), float(gain.sum()), accepted, skill, settings)
