@@ -271,8 +271,9 @@ def _heed_checked(judged: _Judged, before: Float, given: Index, checked: ExpertL
     if before.shape[1] < 2:
         raise BCCPError("bayes_cutoff.audit_file says which labels are wrong, and with one class none can be: leave it out")
     uniform, matrix = judged.alone.uniform_posterior, judged.alone.matrix_posterior
-    fit = calibrate_untrusted(before, uniform, matrix, given, checked.places, checked.labels)
-    at_least = not expert_labels.looked_at(judged.score, checked.places, at_random=checked.at_random).all()
+    seen = expert_labels.looked_at(judged.score, checked.places, at_random=checked.at_random)
+    fit = calibrate_untrusted(before, uniform, matrix, given, checked.places, checked.labels, seen=seen)
+    at_least = not seen.all()
     about = checked.about | {"at_least": at_least, "level": fit.level, "slope": fit.slope, "matrix_weight": fit.matrix_weight}
     return fit.posterior, fit.p_wrong, at_least, {"audit": about}
 

@@ -212,6 +212,8 @@ def test_random_checks_turn_the_bounds_into_an_estimate(data, run_step, tmp_path
     worst = before.loc[before["rank"].astype(int) <= 5, "image"].tolist()
     few = run_step(data, "few", audit_file=checked_file(tmp_path / "few.csv", {image: truth[image] for image in worst}, kind="suspect"))
     assert about(few)["finding"]["at_most"] is not None, "the worst alone tell nothing of the others"
+    other = ~before["image"].isin(worst)
+    assert table(few, "label_report").loc[other, "p_wrong"].tolist() == before.loc[other, "p_wrong"].tolist()
 
 
 def test_a_blind_judge_changes_what_was_checked_alone(tmp_path, run_step):
