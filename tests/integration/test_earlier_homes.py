@@ -140,7 +140,7 @@ def test_the_cleansed_data_are_exported(options: list[str], tmp_path: Path, caps
     assert call(words) == 1
     assert "whose labels and images were simulated" in capsys.readouterr().err  # as own data was in those days
     assert call([*words, "--simulated"]) == 0
-    assert " of 48 files in 3 class folders" in capsys.readouterr().out
+    assert " of 48 images in 3 class folders" in capsys.readouterr().out
     assert len(tables.read(tmp_path / "exported" / export_dataset.LIST)) == 48
 
 
