@@ -1,0 +1,146 @@
+"""``bccp clean``: one folder with some wrong labels becomes a list, a page and a cleaned folder, and again after somebody has checked some."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import bccp
+from bccp.cli.app import call
+from bccp.core.errors import BCCPError
+from bccp.core.home import home as the_home
+from bccp.data import sources, tables
+
+QUIET = ["main.threads=1"]
+COLUMNS = ["rank", "image", "given_label", "p_wrong", "suggested_label", "p_suggested", "action", "final_label", "reason"]
+MOVED = [f"{number:03d}.png" for number in range(6)]
+
+
+@pytest.fixture
+def photos(home: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three classes of small images, two of which differ in case only; six of the first lie in the second, and a file is no image."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = image_folder({"Bee": 40, "bee": 40, "wasp": 40})
+    for name in MOVED:
+        (folder / "Bee" / name).rename(folder / "bee" / f"moved_{name}")
+    (folder / "wasp" / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def clean(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> list[str]:
+    """The lines that the command prints, or those of its error."""
+    assert call(["clean", *words]) == status
+    said = capsys.readouterr()
+    return (said.err if status else said.out).splitlines()
+
+
+def listed(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_is_cleaned_and_cleaned_again_with_what_somebody_has_checked(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, out = contents(photos), tmp_path / "cleaned"
+    lines = clean(capsys, str(photos), "--out", str(out), "--", *QUIET)
+    assert [line.partition(":")[0] for line in lines[-5:]] == ["found", "sure", "page", "next", "cost"]
+    assert lines[-5].startswith("found: at least ")
+    assert str(out / "suspects.html") in lines[-3]
+    assert f"bccp clean {photos} --audit checked.csv --out {out} -- main.threads=1" in lines[-2]
+    assert "images, 5 seconds each" in lines[-1]
+    assert contents(photos) == before
+
+    table = listed(out / "labels.csv")
+    assert list(table.columns) == [*COLUMNS, "file"]
+    assert len(table) == 121
+    wrong = {f"bee/moved_{name}" for name in MOVED}
+    assert set(table["image"][:6]) == wrong
+    assert (table["rank"][:6].tolist(), table["image"].iloc[-1]) == (list("123456"), "wasp/broken.png")
+    assert table["reason"].iloc[-1]
+    changed = table[table["action"] == "relabel"]
+    assert set(changed["image"]) <= wrong
+    assert set(changed["final_label"]) <= {"Bee"}
+    written = table[table["file"] != ""]
+    assert len(written) == 120
+    for image, file in zip(written["image"], written["file"], strict=True):
+        assert (out / file).read_bytes() == before[image]
+    assert {folder.name.casefold() for folder in (out / "images").iterdir()} > {"bee", "wasp"}
+    assert len({folder.name.casefold() for folder in (out / "images").iterdir()}) == 3
+    first = contents(out)
+
+    checked = pd.DataFrame({"image": table["image"][:9], "label": table["suggested_label"][:9], "verdict": "label", "chosen": "suspect"})
+    checked.loc[7, ["label", "verdict"]] = ["", "none"]
+    checked.loc[8, ["label", "verdict"]] = ["", "unsure"]
+    checked.to_csv(tmp_path / "my checks.csv", index=False)
+    lines = clean(capsys, str(photos), "--audit", str(tmp_path / "my checks.csv"), "--out", str(out), "--", *QUIET)
+    assert sum(": reused (" in line for line in lines) == 4
+    assert "bayes_cutoff: runs" in lines
+    again = listed(out / "labels.csv").set_index("image")
+    assert (again.loc[sorted(wrong), "final_label"] == "Bee").all()
+    assert (again.loc[checked["image"][7], ["action", "final_label", "file"]] == ["drop", "", ""]).all()
+    assert len([name for name in contents(out) if name.startswith("images/")]) == 119
+
+    assert clean(capsys, str(photos), "--out", str(out), "--", *QUIET)[-5].startswith("found: at least ")
+    assert {name: text for name, text in contents(out).items() if name != "suspects.html"}.keys() == first.keys() - {"suspects.html"}
+    assert (out / "labels.csv").read_bytes() == first["labels.csv"]
+
+    (out / "notes.txt").write_text("mine")
+    runs = len(list((the_home() / "outputs").iterdir()))
+    (line,) = clean(capsys, str(photos), "--out", str(out), status=1)
+    assert "was changed since bccp clean wrote it ('notes.txt' is new): choose another folder, or move this one away first" in line
+    assert len(list((the_home() / "outputs").iterdir())) == runs
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_without_a_folder_to_write_list_and_page_lie_in_the_run_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = json.loads("\n".join(clean(capsys, str(photos), "--json", *QUIET)))
+    folder = Path(said["run"])
+    assert folder.parent == the_home() / "outputs"
+    assert (said["page"], said["labels"]) == (str(folder / "suspects.html"), str(folder / "labels.csv"))
+    assert listed(folder / "labels.csv").columns.tolist() == COLUMNS
+    assert said["finding"]["verdict"] == "found"
+    assert not list(the_home().glob("wandb/offline-run-*"))  # nobody has asked for them
+
+
+def test_trusted_images_beside_it_are_kept_and_never_judged(
+    photos: Path, image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = photos / "right"
+    for label in ("Bee", "bee", "wasp"):
+        (right / label).mkdir(parents=True)
+        for file in sorted((photos / label).glob("0*.png"))[-12:]:
+            file.rename(right / label / file.name)
+    quick = ["bayes_cutoff.epochs=1", "bayes_cutoff.rounds=0"]
+    clean(capsys, str(photos), "--trusted", str(right), "--out", str(tmp_path / "out"), "--", *QUIET, *quick)
+    table = listed(tmp_path / "out" / "labels.csv").set_index("image")
+    trusted = table[table["action"] == "trusted"]
+    assert len(trusted) == 36
+    assert trusted.index.str.startswith("monday/").all()
+    assert "tuesday/bee/moved_000.png" in table.index
+
+
+def test_images_that_change_while_they_are_read_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = sources.pack
+
+    def packed(*given: object, **options: object) -> pd.DataFrame:
+        (photos / "bee" / "late.png").write_bytes(b"a copy that is still going on")
+        return pack(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sources, "pack", packed)
+    options = ["main.execute_steps=[fetch_data]", "data.source=folder", f"data.path={photos}", "tracking.wandb=disabled"]
+    with pytest.raises(BCCPError, match=r"data\.path=.* was changed while it was read: run again once nothing writes to it any more"):
+        bccp.run(options)
+    monkeypatch.undo()
+    monkeypatch.setenv("BCCP_HOME", str(the_home()))
+    summary = bccp.run(options)
+    assert summary["steps"][0]["status"] == "ran"  # what was read before is not taken for what lies there now
+    (raw,) = the_home().glob("artifacts/*/artifacts/raw_data")
+    assert "bee/late.png" in set(tables.read(raw / "files.csv")["image"])
