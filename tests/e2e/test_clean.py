@@ -1,4 +1,4 @@
-"""``bccp clean``: one folder with some wrong labels becomes a list, a page and a cleaned folder, and again after somebody has checked some."""
+"""``bccp clean``: a folder with some wrong labels becomes a list, a page and a cleaned folder, and again after somebody has checked some."""
 
 from __future__ import annotations
 

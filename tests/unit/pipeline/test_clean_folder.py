@@ -27,9 +27,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def said(finding: Finding | None, *, n_random: int = 50, n_suspects: int = 441, out: Path | None = None, **request: Any) -> dict[str, str]:
     """The five lines by their names."""
     asked = CleanRequest(**{"place": "photos", "out": str(out) if out else None, **request})
-    cleaned = Cleaned(
-        asked, finding, cast(Any, None), Path("/run/p.html"), Path("/run/labels.csv"), Path("/run"), out, n_random, n_suspects
-    )
+    places = {"page": Path("/run/p.html"), "checks": None, "labels": Path("/run/labels.csv"), "folder": Path("/run"), "out": out}
+    cleaned = Cleaned(asked, finding, cast(Any, None), **places, n_random=n_random, n_suspects=n_suspects)
     lines = cleaned.lines()
     assert [line.partition(":")[0] for line in lines] == ["found", "sure", "page", "next", "cost"]
     return {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines}
