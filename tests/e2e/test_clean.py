@@ -1,4 +1,4 @@
-"""``bccp clean``: a folder with some wrong labels becomes a list, a page and a cleaned folder, and again after somebody has checked some."""
+"""``bccp clean``: a folder with wrong labels becomes a list, a page and a cleaned folder, and again after somebody has checked some."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.core.home import home as the_home
 from bccp.data import sources, tables
+from bccp.tracking.backends import ledger_uri
+from bccp.tracking.store import Ledger
 
 QUIET = ["main.threads=1"]
 COLUMNS = ["rank", "image", "given_label", "p_wrong", "suggested_label", "p_suggested", "action", "final_label", "reason"]
-MOVED = [f"{number:03d}.png" for number in range(6)]
+MOVED = {
+    f"{wrong}/from_{right}_{number:03d}.png": right
+    for right, wrong in (("Bee", "bee"), ("bee", "wasp"), ("wasp", "Bee"))
+    for number in range(5)
+}
+"""The class that each image in the wrong folder is of."""
 
 
 @pytest.fixture
 def photos(home: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three classes of small images, two of which differ in case only; six of the first lie in the second, and a file is no image."""
+    """Three classes of small images, two of which differ in case only; 15 of 150 lie in the wrong folder, and a file is no image."""
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    folder = image_folder({"Bee": 40, "bee": 40, "wasp": 40})
-    for name in MOVED:
-        (folder / "Bee" / name).rename(folder / "bee" / f"moved_{name}")
+    folder = image_folder({"Bee": 50, "bee": 50, "wasp": 50})
+    for wrong, right in MOVED.items():
+        (folder / right / wrong[-7:]).rename(folder / wrong)
     (folder / "wasp" / "broken.png").write_bytes(b"no image")
     return folder
 
@@ -60,33 +67,31 @@ def test_a_folder_is_cleaned_and_cleaned_again_with_what_somebody_has_checked(
 
     table = listed(out / "labels.csv")
     assert list(table.columns) == [*COLUMNS, "file"]
-    assert len(table) == 121
-    wrong = {f"bee/moved_{name}" for name in MOVED}
-    assert set(table["image"][:6]) == wrong
-    assert (table["rank"][:6].tolist(), table["image"].iloc[-1]) == (list("123456"), "wasp/broken.png")
-    assert table["reason"].iloc[-1]
-    changed = table[table["action"] == "relabel"]
-    assert set(changed["image"]) <= wrong
-    assert set(changed["final_label"]) <= {"Bee"}
+    assert (len(table), table["image"].iloc[-1], table["reason"].iloc[-1] != "") == (151, "wasp/broken.png", True)
+    assert table["rank"][:150].tolist() == [str(rank) for rank in range(1, 151)]
+    assert set(table["image"][: len(MOVED)]) == MOVED.keys()
+    changed = table[table["action"] == "relabel"].set_index("image")["final_label"]
+    assert changed.to_dict().items() <= MOVED.items()
     written = table[table["file"] != ""]
-    assert len(written) == 120
+    assert len(written) == 150
     for image, file in zip(written["image"], written["file"], strict=True):
         assert (out / file).read_bytes() == before[image]
     assert {folder.name.casefold() for folder in (out / "images").iterdir()} > {"bee", "wasp"}
     assert len({folder.name.casefold() for folder in (out / "images").iterdir()}) == 3
     first = contents(out)
 
-    checked = pd.DataFrame({"image": table["image"][:9], "label": table["suggested_label"][:9], "verdict": "label", "chosen": "suspect"})
-    checked.loc[7, ["label", "verdict"]] = ["", "none"]
-    checked.loc[8, ["label", "verdict"]] = ["", "unsure"]
+    looked_at = table["image"][: len(MOVED) + 2]
+    checked = pd.DataFrame({"image": looked_at, "label": looked_at.map(MOVED), "verdict": "label", "chosen": "suspect"})
+    checked.loc[len(MOVED), ["label", "verdict"]] = ["", "none"]
+    checked.loc[len(MOVED) + 1, ["label", "verdict"]] = ["", "unsure"]
     checked.to_csv(tmp_path / "my checks.csv", index=False)
     lines = clean(capsys, str(photos), "--audit", str(tmp_path / "my checks.csv"), "--out", str(out), "--", *QUIET)
     assert sum(": reused (" in line for line in lines) == 4
     assert "bayes_cutoff: runs" in lines
     again = listed(out / "labels.csv").set_index("image")
-    assert (again.loc[sorted(wrong), "final_label"] == "Bee").all()
-    assert (again.loc[checked["image"][7], ["action", "final_label", "file"]] == ["drop", "", ""]).all()
-    assert len([name for name in contents(out) if name.startswith("images/")]) == 119
+    assert again.loc[list(MOVED), "final_label"].to_dict() == MOVED
+    assert (again.loc[looked_at.iloc[-2], ["action", "final_label", "file"]] == ["drop", "", ""]).all()
+    assert len([name for name in contents(out) if name.startswith("images/")]) == 149
 
     assert clean(capsys, str(photos), "--out", str(out), "--", *QUIET)[-5].startswith("found: at least ")
     assert {name: text for name, text in contents(out).items() if name != "suspects.html"}.keys() == first.keys() - {"suspects.html"}
@@ -116,15 +121,15 @@ def test_trusted_images_beside_it_are_kept_and_never_judged(
     right = photos / "right"
     for label in ("Bee", "bee", "wasp"):
         (right / label).mkdir(parents=True)
-        for file in sorted((photos / label).glob("0*.png"))[-12:]:
+        for file in sorted((photos / label).glob("0*.png"))[-15:]:
             file.rename(right / label / file.name)
     quick = ["bayes_cutoff.epochs=1", "bayes_cutoff.rounds=0"]
     clean(capsys, str(photos), "--trusted", str(right), "--out", str(tmp_path / "out"), "--", *QUIET, *quick)
     table = listed(tmp_path / "out" / "labels.csv").set_index("image")
     trusted = table[table["action"] == "trusted"]
-    assert len(trusted) == 36
+    assert len(trusted) == 45
     assert trusted.index.str.startswith("monday/").all()
-    assert "tuesday/bee/moved_000.png" in table.index
+    assert "tuesday/bee/from_Bee_000.png" in table.index
 
 
 def test_images_that_change_while_they_are_read_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,5 +147,5 @@ def test_images_that_change_while_they_are_read_are_refused(photos: Path, monkey
     monkeypatch.setenv("BCCP_HOME", str(the_home()))
     summary = bccp.run(options)
     assert summary["steps"][0]["status"] == "ran"  # what was read before is not taken for what lies there now
-    (raw,) = the_home().glob("artifacts/*/artifacts/raw_data")
+    raw = Ledger(ledger_uri(None)[0]).fetch(f"raw_data:{summary['steps'][0]['outputs']['raw_data']}")
     assert "bee/late.png" in set(tables.read(raw / "files.csv")["image"])
