@@ -139,12 +139,12 @@ def test_images_that_change_while_they_are_read_are_refused(photos: Path, monkey
         (photos / "bee" / "late.png").write_bytes(b"a copy that is still going on")
         return pack(*given, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sources, "pack", packed)
     options = ["main.execute_steps=[fetch_data]", "data.source=folder", f"data.path={photos}", "tracking.wandb=disabled"]
-    with pytest.raises(BCCPError, match=r"data\.path=.* was changed while it was read: run again once nothing writes to it any more"):
-        bccp.run(options)
-    monkeypatch.undo()
-    monkeypatch.setenv("BCCP_HOME", str(the_home()))
+    told = r"data\.path=.* was changed while it was read: run again once nothing writes to it any more"
+    with monkeypatch.context() as while_read:
+        while_read.setattr(sources, "pack", packed)
+        with pytest.raises(BCCPError, match=told):
+            bccp.run(options)
     summary = bccp.run(options)
     assert summary["steps"][0]["status"] == "ran"  # what was read before is not taken for what lies there now
     raw = Ledger(ledger_uri(None)[0]).fetch(f"raw_data:{summary['steps'][0]['outputs']['raw_data']}")
