@@ -93,6 +93,39 @@ def test_a_cue_of_half_a_class_or_one_that_wrong_labels_blur_is_found_in_files_a
     assert found_in(images, manifest) == {}
 
 
+def test_weak_cues_are_not_told_of_and_neither_are_strong_ones_that_chance_makes() -> None:
+    images, manifest = folder()
+    manifest["format"] = np.where(np.arange(90) % 30 < 12 * (GIVEN == 0), "PNG", "JPEG")  # 12 of 30, and no other: sure, and weak
+    assert found_in(images, manifest) == {}
+    small, draws = np.repeat([0, 1], 10), np.random.default_rng(2)
+    for _ in range(20):
+        measured = pd.DataFrame({name: draws.normal(size=20) for name in CUES})
+        assert find_cues(measured, small, np.arange(20), n_classes=2) == []
+
+
+def test_the_area_is_that_of_a_plain_loop_over_held_out_pictures() -> None:
+    shift, draws = 1.8 * (GIVEN == 1), np.random.default_rng(4)
+    measured = pd.DataFrame({name: draws.normal(size=90) for name in CUES}).assign(size=draws.normal(size=90) + shift)
+    (found,) = find_cues(measured, GIVEN, np.arange(90), n_classes=3)
+    assert (found.cue, found.label, found.words) == ("size", 1, "larger")
+    fold = np.random.default_rng(0).permutation(90) % 5
+    edges = np.quantile(measured["size"], np.arange(1, 12) / 12, method="inverted_cdf")
+    field = [sum(edge < value for edge in edges) for value in measured["size"]]
+    assert len(set(field)) == 12
+    won = pairs = 0.0
+    for held in range(5):
+        share = {}
+        for place in set(field):
+            known = [GIVEN[i] == 1 for i in range(90) if fold[i] != held and field[i] == place]
+            prior = sum(GIVEN[i] == 1 for i in range(90) if fold[i] != held) / sum(fold != held)
+            share[place] = (sum(known) + prior) / (len(known) + 1)
+        for i in np.flatnonzero((fold == held) & (GIVEN == 1)):
+            for j in np.flatnonzero((fold == held) & (GIVEN != 1)):
+                one, other = share[field[i]], share[field[j]]
+                pairs, won = pairs + 1, won + (one > other) + (one == other) / 2
+    assert found.auc == pytest.approx(won / pairs, abs=0.02)  # equal shares of different fields are parted by the order of the fields
+
+
 def test_copies_count_once_and_small_classes_not_at_all() -> None:
     images, manifest = folder()
     manifest.loc[GIVEN == 0, "format"] = "PNG"
