@@ -3,8 +3,8 @@
 Reads ``clean_data``, ``segregated_data``, ``given_labels`` and, only to measure what was already decided and written,
 ``true_labels``. Writes ``cleansed_labels``: ``cleansed_labels.csv``, ``posterior.npy`` (the training target of each of its rows) and
 ``cutoff.json``; where labels are judged also ``probabilities.npy`` (p(true | image) of each row), ``label_report.csv``, which a person can
-fill in, ``users.csv`` where users are told apart, ``neighbours.csv`` (what each listed image looks like) where features have judged, and a
-picture of the worst suspects.
+fill in, ``users.csv`` where users are told apart, ``neighbours.csv`` (what each listed image looks like), ``folder_checks.json`` and
+``folder_checks.csv`` (what the images hide beside wrong labels) where features have judged, and a picture of the worst suspects.
 """
 
 import json
@@ -32,6 +32,7 @@ def run(step: Step) -> None:
     judged = config.enabled and config.label != "ground_truth"
     if judged:
         from bccp.labels import label_report  # torch, which takes a second to import, is needed from here on only
+        from bccp.labels.folder_checking import check_folder, copy_checks
         from bccp.labels.label_scoring import score_labels
         from bccp.labels.neighbours import confident_neighbours
 
@@ -39,6 +40,7 @@ def run(step: Step) -> None:
         decision, about = verdict.decision, verdict.about
         to_check = label_report.make_report(step, days, decision, verdict.audited, verdict.chosen, verdict.finding)
         near = None if verdict.groups is None else confident_neighbours(step, days, decision, to_check, verdict.groups)
+        hidden = None if verdict.groups is None or not ids else check_folder(step, days, ids, given, verdict.groups)
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")
@@ -52,6 +54,8 @@ def run(step: Step) -> None:
                 tables.write(verdict.users, folder / "users.csv")
             if near is not None:
                 tables.write(near, folder / "neighbours.csv")
+            if hidden is not None:
+                copy_checks(hidden, folder)
     step.log_metrics({"images": len(ids)})
     if judged:
         step.log_metrics(verdict.metrics)

@@ -12,6 +12,9 @@ from bccp.data import tables
 
 CLASSES = ["a", "b", "c"]
 
+FILES = {"width": 20, "height": 20, "format": "PNG"}
+"""What a manifest says of all files."""
+
 
 def make_data(place: Path, *, target_day: str = "tuesday", permuted: bool = False) -> dict[str, Path]:
     """Artifacts of 54 images of Monday and 36 of Tuesday, three colours, every fourth given label wrong."""
@@ -33,8 +36,9 @@ def make_data(place: Path, *, target_day: str = "tuesday", permuted: bool = Fals
     for folder in folders.values():
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", pixels[order])
-    hashes = {"image": names, "sha256": [str(i) for i in range(n_images)], "phash": ["" for _ in names], "mode": "RGB"}
+    hashes = {"image": names, "sha256": [str(i) for i in range(n_images)], "phash": ["" for _ in names], "mode": "RGB"} | FILES
     pd.DataFrame(hashes).iloc[order].to_csv(folders["clean_data"] / "manifest.csv", index=False)
+    (folders["clean_data"] / "report.json").write_text('{"resize": "stretch"}', encoding="utf-8")
     splits.iloc[order].to_csv(folders["segregated_data"] / "splits.csv", index=False)
     tables.write(pd.DataFrame({"label": CLASSES}), folders["segregated_data"] / "classes.csv")
     about = {"clean_data": "0" * 64, "truth_known": True, "target_day": target_day}
@@ -60,8 +64,9 @@ def make_folder(place: Path, given: list[int], true: list[int], *, classes: int 
     for folder in folders.values():
         folder.mkdir(parents=True)
     np.save(folders["clean_data"] / "images.npy", pixels)
-    hashes = {"image": names, "sha256": [str(k) for k in number.tolist()], "phash": "", "mode": "RGB"}
+    hashes = {"image": names, "sha256": [str(k) for k in number.tolist()], "phash": "", "mode": "RGB"} | FILES
     tables.write(pd.DataFrame(hashes), folders["clean_data"] / "manifest.csv")
+    (folders["clean_data"] / "report.json").write_text('{"resize": "stretch"}', encoding="utf-8")
     split = np.where(np.arange(n_images) % 6 == 5, "val", "train")
     about = {"image": names, "row": range(n_images), "day": "monday", "split": split, "label": "", "corruption": "", "corrupted_row": -1}
     tables.write(pd.DataFrame(about), folders["segregated_data"] / "splits.csv")

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from bccp.data.array_types import Float, Float32, Index, Mask
 
@@ -118,17 +118,17 @@ def measure_outliers(features: Features, given: Index, groups: Index) -> Outlier
         relative[chosen] = distance[chosen] / max(float(np.median(distance[first[given[first] == label]])), _PRECISION)
     for count in np.unique(asked[asked > 0]).tolist():
         chosen, away = asked == count, means[:, count - 1]
-        expected[chosen] = norm.sf(_standardized(away, away[first]))[chosen]
+        expected[chosen] = ndtr(-_standardized(away, away[first]))[chosen]
     judged = first[np.isfinite(relative[first])]
     if len(judged):
-        expected = len(first) * np.maximum(expected, norm.sf(_standardized(relative, relative[judged])))
+        expected = len(first) * np.maximum(expected, ndtr(-_standardized(relative, relative[judged])))
     return Outliers(distance, expected)
 
 
 def _standardized(values: Float, reference: Float) -> Float:
     """Values in widths above the reference's median; the widest of what :data:`BULK` tells."""
     median, *upper = np.quantile(reference, [0.5, *BULK])
-    width = max(float(q - median) / float(norm.ppf(share)) for q, share in zip(upper, BULK, strict=True))
+    width = max(float(q - median) / float(ndtri(share)) for q, share in zip(upper, BULK, strict=True))
     return (values - median) / width if width > 0 else np.zeros(len(values))
 
 

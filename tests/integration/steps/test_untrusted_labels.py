@@ -13,7 +13,8 @@ import pytest
 from bccp.core.config_schema import BayesCutoff
 from bccp.core.errors import BCCPError
 from bccp.data import tables
-from bccp.labels import frozen_scoring, network_scoring, untrusted_scoring
+from bccp.data.folder_checks import FolderChecks
+from bccp.labels import folder_checking, frozen_scoring, network_scoring, untrusted_scoring
 from bccp.labels.findings import Finding, finding_sentence
 from bccp.models.fitting import training
 from support.fake_step import load_run
@@ -136,6 +137,26 @@ def test_where_nothing_is_found_every_label_stays_as_it_was_given(tmp_path, run_
         assert "estimated_user_accuracy" not in step.metrics | about(step)
     else:
         assert rows["p_wrong"].astype(float).mean() < 0.01
+
+
+def test_what_else_the_folder_hides_is_written_once_for_all_that_is_decided_afterwards(data, run_step, monkeypatch):
+    calls = counted(monkeypatch, folder_checking, "find_folder_checks")
+    manifest = tables.read(data["clean_data"] / "manifest.csv")
+    tables.write(manifest.assign(format=np.where(GIVEN == 1, "JPEG", "PNG")), data["clean_data"] / "manifest.csv")
+    step = run_step(data, "first")
+    checks = {one.check: one for one in FolderChecks.read(step.folders["cleansed_labels"]).checks}
+    assert checks["outliers"].verdict == "no image stands out as of no class"
+    (said,) = [cue for cue in checks["cues"].cues if "format" in cue]
+    n_jpeg = (GIVEN == 1).sum()
+    assert (
+        said
+        == f"the format alone gives 'b' away: all {n_jpeg} different pictures of it are JPEG, and no other (it tells 100% of pairs apart)"
+    )
+    assert sum(line.startswith("beside wrong labels: ") for line in step.said) == 1
+    other = run_step(data, "other", action="drop")
+    assert calls == ["find_folder_checks"]
+    for name in ("folder_checks.json", "folder_checks.csv"):
+        assert content(step)[name] == content(other)[name]
 
 
 def test_no_judge_is_fitted_again_for_what_is_decided_afterwards(data, run_step, monkeypatch, tmp_path):
