@@ -415,7 +415,7 @@ def every_run(found: pd.DataFrame) -> list[Row]:
     rows = []
     for name, wanted in ((ON_VIEW, 0.98), (ON_POOL, 0.95)):
         rival = by_judge.get(f"{CLEANLAB} {name}")
-        if rival is not None:
+        if rival is not None and "AUROC" in found:
             gain = (judge["AUROC"] - rival["AUROC"]).dropna()
             least = f"; least {100 * gain.min():+.1f}" if len(gain) else ""
             rows.append(_counted(f"AUROC at least cleanlab's {name}, less 0.5", gain >= -0.005, wanted, least, gain.min() >= -0.015))

@@ -68,6 +68,22 @@ def test_the_judge_and_its_rivals_have_their_lines_and_a_second_call_measures_no
     assert len(text.splitlines()) == 2 + 5
 
 
+def test_users_are_pooled_beside_the_judge_of_their_majority() -> None:
+    seen, rng = blobs(), np.random.default_rng(1)
+    says = {user: untrusted.uniform(seen.true, K, 0.3, rng) for user in ("u1", "u2", "u3")}
+    rows = [(seen.images[i], seen.classes[says[user][i]], user) for i in range(N) for user in says]
+    found = untrusted.judge_users(seen, pd.DataFrame(rows, columns=["image", "label", "user"]), 0, N)
+    judge, pooled = found[JUDGE], found["users' model, pool's p"]
+    assert judge["right before"] == pooled["right before"] > 0.7  # of the majority
+    assert pooled["right at 0.5"] >= judge["right before"]
+
+
+def test_the_time_is_told_by_size() -> None:
+    header, _, line = untrusted.speed(["60x3"]).splitlines()
+    assert header.count("|") == line.count("|")
+    assert line.startswith("| 60 | 3 | ")
+
+
 def test_what_holds_of_every_run_is_counted_with_exact_intervals() -> None:
     shared = {"wrong": 0.1, "right before": 0.9, "right at 0.5": 0.9, "at most": 0.2, "sure": 10.0, "sure and wrong": 9.0, "blind": 0.0}
     shared |= {"audited share off": 0.01, "sample mean off": 0.03, "audited ECE": 0.04}
