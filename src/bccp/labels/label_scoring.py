@@ -30,7 +30,7 @@ from bccp.labels.frozen_judge import SEPARATED
 from bccp.labels.frozen_scoring import judge_on_features
 from bccp.labels.network_scoring import fold_passes, monday_passes
 from bccp.labels.student import student_probabilities
-from bccp.labels.untrusted_audit import calibrate_untrusted
+from bccp.labels.untrusted_audit import conclude
 from bccp.labels.untrusted_judge import LEAST_FOUND, UntrustedJudgement
 from bccp.labels.untrusted_noise import SMOOTHING
 from bccp.labels.untrusted_scoring import judge_without_trust
@@ -270,12 +270,11 @@ def _heed_checked(judged: _Judged, before: Float, given: Index, checked: ExpertL
         return found.posterior, found.p_wrong, found.at_least, {"audit": checked.about | {"at_least": found.at_least}}
     if before.shape[1] < 2:
         raise BCCPError("bayes_cutoff.audit_file says which labels are wrong, and with one class none can be: leave it out")
-    uniform, matrix = judged.alone.uniform_posterior, judged.alone.matrix_posterior
-    seen = expert_labels.looked_at(judged.score, checked.places, at_random=checked.at_random)
-    fit = calibrate_untrusted(before, uniform, matrix, given, checked.places, checked.labels, seen=seen)
-    at_least = not seen.all()
-    about = checked.about | {"at_least": at_least, "level": fit.level, "slope": fit.slope, "matrix_weight": fit.matrix_weight}
-    return fit.posterior, fit.p_wrong, at_least, {"audit": about}
+    alone = dataclasses.replace(judged.alone, posterior=before)  # that of the users, where they are told apart
+    drawn = conclude(alone, given, checked.places, checked.labels, at_random=checked.at_random)
+    fit = drawn.audited
+    about = checked.about | {"at_least": drawn.is_bound, "level": fit.level, "slope": fit.slope, "matrix_weight": fit.matrix_weight}
+    return fit.posterior, drawn.p_wrong, drawn.is_bound, {"audit": about}
 
 
 def _is_blind(alone: UntrustedJudgement | None) -> bool:
@@ -368,7 +367,7 @@ def _alone(step: Step, days: Days, ids: list[str], given: Index) -> _Judged:
     if votes is not None:
         belief = _pool(found.uniform_probs, votes, start=1.0, most=None)
     else:
-        likelihood, offsets = _likelihood(found.posterior, found.probs), np.zeros(len(days.classes))
+        likelihood, offsets = found.noise_matrix.T[given], np.zeros(len(days.classes))
         how = found.temperature, offsets, SMOOTHING, 0.0, None, None
         belief = LabelPosterior(found.probs, likelihood, found.posterior, found.noise_matrix, *how)
     return _of_posterior(tier, belief, given, None, chosen)._replace(alone=found, groups=held_out.groups)
@@ -438,7 +437,8 @@ def _pool(mean_probs: Float, votes: Votes, *, start: float, most: float | None) 
 def _likelihood(believed: Float, probs: Float) -> Float:
     """P(y | z = j) up to a factor, from the posterior and p(z | x), all of shape (N, K)."""
     likelihood = np.divide(believed, probs, out=np.zeros_like(probs), where=probs > 0)
-    likelihood /= likelihood.max(axis=1, keepdims=True)
+    most = likelihood.max(axis=1, keepdims=True)
+    likelihood /= np.where(most > 0, most, 1.0)  # a judge may rule out the class of a label that no other image has
     return likelihood
 
 

@@ -174,13 +174,58 @@ def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: 
     taught = (in_fold.sum(axis=1) > 1)[labels]
     classes = np.unique(labels[taught])
     if len(classes) < 2:
-        return judge_knowing_nothing(labels, n_classes)
+        return nothing_taught(labels, n_classes)
     known, others = ([view[rows] for view in views] for rows in (taught, ~taught))
     places = np.searchsorted(classes, labels[taught])
     found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
     if taught.all() and len(classes) == n_classes:
         return found
     return _among_all(found, scores, labels, taught, classes, n_classes)
+
+
+def nothing_taught(given: Index, n_classes: int) -> UntrustedJudgement:
+    """Judge labels (N,) of one class alone, of classes that one fold alone has, or of one picture: nothing is known of any."""
+    as_given, even = np.eye(n_classes)[given], np.full((len(given), n_classes), 1 / n_classes)
+    return UntrustedJudgement(
+        scores=np.zeros(even.shape),
+        probs=even,
+        posterior=as_given,
+        uniform_posterior=as_given,
+        matrix_posterior=as_given,
+        uniform_probs=even,
+        noise_matrix=np.eye(n_classes),
+        temperature=1.0,
+        matrix_accepted=False,
+        retraining_z=0.0,
+        retraining_gain=0.0,
+        log_likelihoods={},
+        skill=0.0,
+        at_least=0.0,
+        at_most=1.0,
+        settings=(),
+        weights=(),
+        taught=np.zeros(len(given), np.bool_),
+    )
+
+
+def judge_skill(scores: Float, given: Index) -> float:
+    """Measure what a judge knows of the classes beyond their shares.
+
+    Parameters
+    ----------
+    scores : ndarray of float64, shape (N, K)
+        Of images that the judge was not fitted to.
+    given : ndarray of int64, shape (N,)
+
+    Returns
+    -------
+    float
+        The mean gain in log probability of given labels over the classes' shares, in standard errors; scores at their best temperature.
+    """
+    probs = softmax(scores / best_temperature(scores, given)[0], axis=1)
+    shares = np.bincount(given, minlength=scores.shape[1]) / len(given)
+    gains = np.log(np.maximum(given_probability(probs, given), _LEAST_PROBABILITY)) - np.log(shares[given])
+    return float(gains.mean() / (gains.std() / np.sqrt(len(gains)) + 1e-12))
 
 
 def _judge(
@@ -266,51 +311,6 @@ def _among_all(found: UntrustedJudgement, scores: Float, given: Index, taught: M
         at_most=found.at_most * float(taught.mean()) + float((~taught).mean()),
         taught=taught,
     )
-
-
-def judge_knowing_nothing(given: Index, n_classes: int) -> UntrustedJudgement:
-    """Judge labels (N,) of one class alone, or of classes that one fold alone has: nothing is known of any, and all are kept."""
-    as_given, even = np.eye(n_classes)[given], np.full((len(given), n_classes), 1 / n_classes)
-    return UntrustedJudgement(
-        scores=np.zeros(even.shape),
-        probs=even,
-        posterior=as_given,
-        uniform_posterior=as_given,
-        matrix_posterior=as_given,
-        uniform_probs=even,
-        noise_matrix=np.eye(n_classes),
-        temperature=1.0,
-        matrix_accepted=False,
-        retraining_z=0.0,
-        retraining_gain=0.0,
-        log_likelihoods={},
-        skill=0.0,
-        at_least=0.0,
-        at_most=1.0,
-        settings=(),
-        weights=(),
-        taught=np.zeros(len(given), np.bool_),
-    )
-
-
-def judge_skill(scores: Float, given: Index) -> float:
-    """Measure what a judge knows of the classes beyond their shares.
-
-    Parameters
-    ----------
-    scores : ndarray of float64, shape (N, K)
-        Of images that the judge was not fitted to.
-    given : ndarray of int64, shape (N,)
-
-    Returns
-    -------
-    float
-        The mean gain in log probability of given labels over the classes' shares, in standard errors; scores at their best temperature.
-    """
-    probs = softmax(scores / best_temperature(scores, given)[0], axis=1)
-    shares = np.bincount(given, minlength=scores.shape[1]) / len(given)
-    gains = np.log(np.maximum(given_probability(probs, given), _LEAST_PROBABILITY)) - np.log(shares[given])
-    return float(gains.mean() / (gains.std() / np.sqrt(len(gains)) + 1e-12))
 
 
 def _fitted_under(noise: Float, member: Member, view: Float, given: Index, folds: Index) -> Float:

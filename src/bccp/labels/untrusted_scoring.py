@@ -23,7 +23,7 @@ from bccp.data.array_types import Index
 from bccp.data.dataset import Days, ImageView
 from bccp.data.duplicates import assign_folds
 from bccp.labels.stored_arrays import blocks, read_record, rows_digest, write_record
-from bccp.labels.untrusted_judge import UntrustedJudgement, judge_knowing_nothing, judge_untrusted
+from bccp.labels.untrusted_judge import UntrustedJudgement, judge_untrusted, nothing_taught
 from bccp.models.feature_cache import judge_views, view_features
 from bccp.models.logistic_regression import Rows, fit_scaling
 from bccp.models.monday_model import build_by_recipe
@@ -108,7 +108,7 @@ def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *,
     Returns
     -------
     judgement : UntrustedJudgement
-        With fewer than two classes, or fewer than two different pictures, that of a judge who knows the shares of the classes alone.
+        With fewer than two classes, or fewer than two different pictures, that of a judge who knows nothing.
     held_out : HeldOut
     """
     config: BayesCutoff = step.config
@@ -120,7 +120,7 @@ def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *,
         groups = copies(step.input("clean_data"), ids, features)
         n_folds = min(config.folds, len(np.unique(groups)))
         if n_folds < 2 or n_classes < 2:
-            n_folds, judgement = 0, judge_knowing_nothing(given, n_classes)
+            n_folds, judgement = 0, nothing_taught(given, n_classes)
         else:
             fold = assign_folds(groups, given, folds=n_folds, rng=np.random.default_rng(seed))
             scaled = [fit_scaling(view).apply(view) for view in views]
