@@ -24,7 +24,7 @@ from bccp.core.errors import BCCPError
 from bccp.core.processes import process_start
 from bccp.data import label_files, preprocessing, tables
 from bccp.pipeline import export_dataset
-from bccp.pipeline.exports.label_changes import Rule
+from bccp.pipeline.exports.label_changes import Rule, label_changes
 from bccp.pipeline.exports.targets import find
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
@@ -105,8 +105,10 @@ def test_what_somebody_has_checked_is_applied_and_images_of_no_class_are_dropped
         ["drop", "", "checked: of no class"],
         ["keep", "dog", ""],
     ]
-    said = "labels: 1 changed (of which 0.0 are expected to be wrong), 1 dropped (of which 0.0 are expected to be right), 1 left as given, "
-    assert exported.changes.sentence() == said + "2 of that because somebody has checked them (--action=keep)"
+    said = "labels: 1 changed, 1 dropped, 1 left as given, 2 of that because somebody has checked them (--action=keep)"
+    assert exported.changes.sentence() == said
+    moved = label_changes(folders["cleansed_labels"], Rule()).sentence()
+    assert moved.startswith("labels: 2 changed (of which 0.1 are expected to be wrong), 1 dropped, 0 left as given, 2 of that because")
     assert not (tmp_path / "out" / "cat" / "2.png").exists()
 
 

@@ -90,14 +90,18 @@ class LabelChanges:
     def sentence(self) -> str:
         """Count the labels that were changed, dropped and left, with the mistakes that are expected in that."""
         changes = self.changes
-        n_changed, n_dropped = changes.count("relabel"), changes.count("drop")
-        wrong = f" (of which {changes.expected_wrong_changes:.1f} are expected to be wrong)" if n_changed else ""
-        right = f" (of which {changes.expected_right_drops:.1f} are expected to be right)" if n_dropped else ""
-        is_checked = self.table["reason"].isin([CHECKED, CHECKED_OF_NO_CLASS]) & (self.table["action"] != "keep")
-        checked = f", {is_checked.sum()} of that because somebody has checked them" if is_checked.any() else ""
-        return (
-            f"labels: {n_changed} changed{wrong}, {n_dropped} dropped{right}, {changes.count('keep')} left as given{checked} ({self.rule})"
-        )
+        is_checked = self.table["reason"].isin([CHECKED, CHECKED_OF_NO_CLASS])
+
+        def counted(action: str, done: str, expected: float, wrongly: str) -> str:
+            is_done = self.table["action"] == action
+            doubt = f" (of which {expected:.1f} are expected to be {wrongly})" if (is_done & ~is_checked).any() else ""
+            return f"{is_done.sum()} {done}{doubt}"
+
+        changed = counted("relabel", "changed", changes.expected_wrong_changes, "wrong")
+        dropped = counted("drop", "dropped", changes.expected_right_drops, "right")
+        n_checked = (is_checked & (self.table["action"] != "keep")).sum()
+        checked = f", {n_checked} of that because somebody has checked them" if n_checked else ""
+        return f"labels: {changed}, {dropped}, {changes.count('keep')} left as given{checked} ({self.rule})"
 
 
 def label_changes(cleansed: Path, rule: Rule) -> LabelChanges:
