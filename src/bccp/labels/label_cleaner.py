@@ -468,7 +468,7 @@ def _judge_features(views: Sequence[npt.NDArray[Any]], given: Index, copies: npt
     scaled = [fit_scaling(view).apply(view) for view in (view[order] for view in views)]
     found = judge_untrusted(scaled, given[order], n_classes=n_classes, folds=folds)
     back = np.argsort(order)
-    by_image = ("scores", "probs", "posterior", "uniform_posterior", "matrix_posterior", "uniform_probs")
+    by_image = ("scores", "probs", "posterior", "uniform_posterior", "matrix_posterior", "uniform_probs", "taught")
     return dataclasses.replace(found, **{name: getattr(found, name)[back] for name in by_image})
 
 
