@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +18,9 @@ import bccp
 from bccp.cli.app import call
 from bccp.core.errors import BCCPError
 from bccp.core.home import home as the_home
+from bccp.core.paths import ROOT
 from bccp.data import sources, tables
+from bccp.pipeline.exports.own_folder import OwnFolder
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -105,12 +112,32 @@ def test_a_folder_is_cleaned_and_cleaned_again_with_what_somebody_has_checked(
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
 
 
+@pytest.mark.slow
+def test_a_killed_cleaning_leaves_nothing_half_written_and_the_next_one_clears_up(photos: Path, home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cleaned"
+    command = [sys.executable, "-m", "bccp", "clean", str(photos), "--out", str(out), "--", *QUIET]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    for sent, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while process.poll() is None and not list(tmp_path.glob(".cleaned.*.partial/images")):
+                time.sleep(0.001)
+            process.send_signal(sent)
+            assert process.wait(60) == status
+        assert not out.exists()
+        assert len(list(tmp_path.glob(".cleaned.*"))) == (sent == signal.SIGKILL)
+    assert subprocess.run(command, env=environment, capture_output=True, check=True)
+    OwnFolder(out).check()
+    assert not list(tmp_path.glob(".cleaned.*"))
+
+
 def test_without_a_folder_to_write_list_and_page_lie_in_the_run_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = json.loads("\n".join(clean(capsys, str(photos), "--json", *QUIET)))
     folder = Path(said["run"])
     assert folder.parent == the_home() / "outputs"
     assert (said["page"], said["labels"]) == (str(folder / "suspects.html"), str(folder / "labels.csv"))
     assert listed(folder / "labels.csv").columns.tolist() == COLUMNS
+    assert listed(folder / "label_report.csv")["image"].tolist() == sorted(listed(folder / "labels.csv")["image"][:150])
+    assert {page.name for page in folder.glob("*/data_checks.html")} == {"data_checks.html"}
     assert said["finding"]["verdict"] == "found"
     assert not list(the_home().glob("wandb/offline-run-*"))  # nobody has asked for them
 

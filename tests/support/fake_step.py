@@ -40,7 +40,7 @@ class FakeStep:
             if isinstance(value, dict)
         }
         self.config = SimpleNamespace(**section | nested | RESOLVED.get(name, {}) | changed)
-        self.context = SimpleNamespace(config={})
+        self.context = SimpleNamespace(config={}, folder=None)
         self.inputs = {artifact: artifact[0] * 64 for artifact in inputs}
         self.folders, self.metrics, self.reports, self.said, self.threads = dict(inputs), {}, {}, [], 1
         self.pictures: dict[str, tuple[bytes, bool]] = {}

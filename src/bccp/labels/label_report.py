@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -308,9 +309,10 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
     finding : Finding, optional
         As for :func:`make_report`.
     """
-    place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
-    # the ledger's own file is not to be changed: its version would no longer be what it is
-    step.emit(_invitation(place / "label_report.csv", report, step.config.method))
+    place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}") / "label_report.csv"
+    if step.context.folder:  # where people look; and the ledger's own file is not to be changed
+        place = Path(shutil.copy(place, step.context.folder))
+    step.emit(_invitation(place, report, step.config.method))
     open_images = set(unchecked(report)["image"])
     ranked = finding is not None and not finding.trusted
     doubted = report.loc[report["chosen"] == expert_labels.SUSPECT, "image"] if ranked else _suspects(decision)
