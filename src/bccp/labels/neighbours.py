@@ -55,7 +55,9 @@ def confident_neighbours(step: Step, days: Days, decision: Decision, report: pd.
     suggested = np.array([numbers.get(name, -1) for name in listed["suggested_label"]], np.int64)
     doubt = pd.to_numeric(decision.table["p_wrong"]).fillna(1.0).to_numpy(float)
     wanted = [suggested, given[suspects]]
-    rows = judge_views_of(step, days, ids)[0] if (doubt <= MOST_DOUBT).any() and len(suspects) else np.empty((len(ids), 1), np.float32)
+    rows = (
+        judge_views_of(step, days, ids, most=1)[0] if (doubt <= MOST_DOUBT).any() and len(suspects) else np.empty((len(ids), 1), np.float32)
+    )
     near = nearest_of_classes(rows, given, doubt <= MOST_DOUBT, groups, suspects, wanted)
     smallest: dict[int, str] = {}
     for image, group in zip(ids, groups.tolist(), strict=True):

@@ -68,7 +68,7 @@ class PixelRows:
         return pixels.reshape(len(pixels), -1)
 
 
-def judge_views_of(step: Step, days: Days, ids: Sequence[str]) -> list[Rows]:
+def judge_views_of(step: Step, days: Days, ids: Sequence[str], *, most: int | None = None) -> list[Rows]:
     """The views of images that convex judges look at: two of a frozen backbone's features, or the pixels.
 
     Parameters
@@ -77,6 +77,8 @@ def judge_views_of(step: Step, days: Days, ids: Sequence[str]) -> list[Rows]:
         Of ``bayes_cutoff``.
     days : Days
     ids : sequence of str, length N
+    most : int, optional
+        Views that are wanted; by default all.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def judge_views_of(step: Step, days: Days, ids: Sequence[str]) -> list[Rows]:
     if not config.freeze_backbone:
         return [PixelRows(days.view(list(ids)))]
     model = build_by_recipe(days, config.monday_model())
-    return [view_features(step, days, model, ids, side=side, flipped=flipped) for side, flipped in judge_views(model)]
+    return [view_features(step, days, model, ids, side=side, flipped=flipped) for side, flipped in judge_views(model)[:most]]
 
 
 def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *, seed: int) -> tuple[UntrustedJudgement, HeldOut]:
