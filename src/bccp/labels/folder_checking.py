@@ -43,7 +43,7 @@ def check_folder(step: Step, days: Days, ids: list[str], given: Index, groups: I
     Path
         A folder of the files that :meth:`bccp.data.folder_checks.FolderChecks.write` makes; :func:`copy_checks` copies them.
     """
-    raw, features = step.ancestor("raw_data"), judge_views_of(step, days, ids)[0]
+    raw, features = step.ancestor("raw_data"), judge_views_of(step, days, ids, most=1)[0]
 
     def compute(folder: Path) -> None:
         clean = step.input("clean_data")
