@@ -121,6 +121,7 @@ def test_an_audit_file_of_no_use_is_refused_in_one_sentence(tmp_path: Path, cont
     assert words in str(caught.value)
     assert f"audit file {tmp_path / 'audit.csv'}" in str(caught.value)
     assert "feedback file" not in str(caught.value)
+    assert "annotator" not in str(caught.value)
     assert "user" not in str(caught.value).replace(str(tmp_path), "")
     assert "\n" not in str(caught.value)
 

@@ -314,7 +314,7 @@ def label_column(grid: Grid, image: str, asked: Columns) -> str:
     likely = [column for column in others if _may_be_classes(grid.sample(column))] or others
     if not likely:
         raise UnreadTableError(f"has no column 'label' ({_has(grid)}): add one")
-    several = f", or {asked.option(label=likely[:3])} where each is an annotator's" if len(likely) > 1 else ""
+    several = f", or {asked.option(label=likely[:3])} where each is an annotator's" if len(likely) > 1 and asked.key else ""
     raise UnreadTableError(
         f"has no column 'label' ({_has(grid)}): say which holds the labels, as in {asked.option(label=likely[0])}{several}"
     )
