@@ -101,6 +101,8 @@ def read_place(place: str, *, feedback: str | None = None, trusted: str | None =
     root = expanded(place.removeprefix("file://"), option="PATH")
     if not root.exists():
         raise missing(root, f"PATH={place}", "a folder, a zip or tar file, or a URL")
+    if not root.is_dir() and not root.is_file():
+        raise BCCPError(f"PATH={place} is neither a file nor a folder: give a folder, a zip or tar file, or a URL")
     asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words)}
     with _listed(root, place, asked.get("data.zip_encoding")) as (path, listing):
         options |= {"data.source": "folder" if path.is_dir() else "archive", "data.path": str(path)}
@@ -149,6 +151,11 @@ def _trusted_folder(named: str, place: str) -> Path:
     if "://" not in place and expanded(place, option="PATH").resolve().is_relative_to(path):
         raise BCCPError(
             f"--trusted={named} holds PATH={place}, so that no label would be left to judge: give a folder of trusted images only"
+        )
+    files = archives.list_folder(path, f"--trusted={named}", _MAX_BYTES).finished()
+    if not any("/" in file.name for file in files):
+        raise BCCPError(
+            f"--trusted={named} holds fewer than two class folders, whose names are its labels: put its images as <class>/<image>"
         )
     return path
 

@@ -136,10 +136,15 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(tmp_path: Path) -> Non
         read_place(" ")
     with pytest.raises(BCCPError, match=r"PATH=.*rigth does not exist, did you mean 'right'|PATH=.*rigth does not exist"):
         read_place(str(tmp_path / "rigth"))
+    with pytest.raises(BCCPError, match="PATH=/dev/null is neither a file nor a folder"):
+        read_place("/dev/null")
     assert "holds no files" in refusal(folder=tmp_path / "empty")
     assert "one class only, 'cat'" in refusal("cat/1.png", "cat/2.png", folder=tmp_path / "one")
     assert "--trusted=nowhere does not exist" in refusal(*PLAIN, folder=tmp_path / "a", trusted="nowhere")
     assert "no label would be left to judge" in refusal(*PLAIN, folder=tmp_path / "b", trusted=str(tmp_path))
+    assert "--trusted=" in (said := refusal(*PLAIN, folder=tmp_path / "b1", trusted=str(tmp_path / "empty")))
+    assert "holds no files" in said
+    assert "holds fewer than two class folders" in refusal(*PLAIN, folder=tmp_path / "b2", trusted=str(right / "cat"))
     assert "is one too many" in refusal(*DAYS, folder=tmp_path / "c", trusted=str(right))
     assert "--feedback=nowhere does not exist" in refusal(*PLAIN, folder=tmp_path / "d", feedback="nowhere")
     assert "would count as the truth" in refusal(*DAYS, folder=tmp_path / "e", feedback=str(answers))
