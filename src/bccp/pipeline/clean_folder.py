@@ -161,7 +161,7 @@ class Cleaned:
             return "not known: bayes_cutoff.method=label_posterior gives each label's P(wrong)"
         if finding.verdict == "blind":
             return "its answers fit these labels no better than the commonest class would: no figure of it means anything"
-        checked = f"{finding.n_audited} labels were checked" if finding.n_audited else "no label was checked"
+        checked = f"{finding.n_audited or 'no'} label{'s were' if finding.n_audited > 1 else ' was'} checked"
         unsure = f", of {finding.n_unsure} more nobody was sure" if finding.n_unsure else ""
         trust = "some images are trusted" if finding.trusted else "no image is trusted"
         ends = "it is an estimate" if finding.at_most is None else "the share lies between two ends, and only checking can tell where"
@@ -199,6 +199,7 @@ def clean_place(request: CleanRequest) -> Cleaned:
         If something in the input is wrong; before anything is run, wherever that can be told.
     """
     _refuse_words(request.words)
+    _refuse_empty(request)
     audit = _existing_audit(request.audit) if request.audit else None
     told = read_place(request.place, feedback=request.feedback, trusted=request.trusted, words=request.words)
     target = OwnFolder(request.out) if request.out else None
@@ -222,6 +223,13 @@ def _refuse_words(words: Sequence[str]) -> None:
     for word in words:
         if instead := _OPTIONS_OF_CLEAN.get(word.partition("=")[0].lstrip("+~")):
             raise BCCPError(f"bccp clean does not take {word.partition('=')[0]}: {instead}")
+
+
+def _refuse_empty(request: CleanRequest) -> None:
+    """Refuse an option that names nothing, as that of a variable without a value: what it was to do would be left out unsaid."""
+    for name in ("feedback", "trusted", "audit", "out"):
+        if getattr(request, name) is not None and not getattr(request, name).strip():
+            raise BCCPError(f"--{name} is empty: give a path, or leave the option out")
 
 
 def _without_offline_records(words: Sequence[str]) -> list[str]:

@@ -63,6 +63,7 @@ def test_a_blind_judge_asks_for_trusted_images_and_claims_nothing() -> None:
 def test_after_an_audit_the_folder_is_written_and_then_trained_on(tmp_path: Path) -> None:
     checked = dataclasses.replace(FOUND, at_most=None, n_audited=50, n_unsure=2)
     assert said(checked)["sure"] == "no image is trusted and 50 labels were checked, of 2 more nobody was sure, so it is an estimate"
+    assert "1 label was checked, so" in said(dataclasses.replace(FOUND, n_audited=1))["sure"]
     assert said(checked, audit="checked.csv")["next"] == "write the cleaned folder: bccp clean photos --audit checked.csv --out cleaned"
     out = tmp_path / "c d"
     option = shlex.quote(f"data.path='{out}/images'")
@@ -112,6 +113,8 @@ def made(file: Path) -> Path:
         ({"words": ("-m",)}, "bccp clean runs once and takes no -m"),
         ({"words": ("main.execute_steps=[train]",)}, "does not take main.execute_steps: the steps up to bayes_cutoff are run"),
         ({"words": ("bayes_cutoff.audit_file=a.csv",)}, "does not take bayes_cutoff.audit_file: give --audit"),
+        ({"out": ""}, "--out is empty: give a path, or leave the option out"),
+        ({"audit": " "}, "--audit is empty"),
         ({"audit": "nowhere.csv"}, "--audit=nowhere.csv is no file: give the checked.csv that the page"),
     ],
 )
