@@ -109,7 +109,17 @@ def report(step: Step, splits: pd.DataFrame, cut: segregation.Segregated, split:
     corrupted = int((splits["corruption"] != "").sum())
     totals = {"images": len(splits), "classes": len(cut.classes), "corrupted": corrupted, "duplicates_grouped": cut.n_duplicates}
     step.log_metrics(counts | totals | {"left_out": sum(cut.left_out.values())})
-    step.emit(", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()) + f"; {len(cut.classes)} classes")
+    days = {str(day): of["split"].value_counts() for day, of in splits.groupby("day")}
+    said = [
+        f"{automatic.day_words(day, step.config.target_day)}: "
+        + ", ".join(
+            f"{of[part]} {words}"
+            for part, words in (("train", "for training"), ("val", "for validation"), ("test", "for test"))
+            if part in of
+        )
+        for day, of in days.items()
+    ]
+    step.emit("; ".join([*said, f"{len(cut.classes)} classes"]))
     if split and set(cut.given) - {"train"}:
         parts = ", ".join(f"{n} {part}" for part, n in cut.given.items())
         step.log_metrics({"moved_to_train": cut.moved_to_train})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ MOVED = {
     for number in range(5)
 }
 """The class that each image in the wrong folder is of."""
+JARGON = r"(?i)cut[ -]off\b|given back|soften|\btier"
+"""Words of the pipeline's own, which nobody needs who only cleans."""
 
 
 @pytest.fixture
@@ -52,6 +55,12 @@ def clean(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> l
     return (said.err if status else said.out).splitlines()
 
 
+def seen(page: Path) -> str:
+    """The text of a page that a person sees: without scripts, styles, tags, and the configuration at its end."""
+    text = re.sub(r"<(script|style|pre)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"<[^>]*>", " ", text.partition("Reproduce")[0])
+
+
 def listed(file: Path) -> pd.DataFrame:
     return pd.read_csv(file, dtype=str, keep_default_na=False)
 
@@ -70,6 +79,14 @@ def test_a_folder_is_cleaned_and_cleaned_again_with_what_somebody_has_checked(
     assert str(out / "suspects.html") in lines[-3]
     assert f"bccp clean {photos} --audit checked.csv --out {out} -- main.threads=1" in lines[-2]
     assert "images, 5 seconds each" in lines[-1]
+    assert not [line for line in lines if re.search(JARGON, line)]
+    assert not [line for line in lines if "to check labels: copy" in line or "/artifacts/" in line]  # the last lines say what to do
+    report = next(iter((the_home() / "outputs").iterdir())) / "report.html"
+    for page in (report, out / "suspects.html", out / "checks.html"):
+        assert not page.exists() or not re.search(JARGON, seen(page))
+    assert "At least " in seen(report)
+    assert "At least " in seen(out / "suspects.html")
+    assert not re.search("monday|tuesday", " ".join(lines[lines.index("segregation: runs") :][:2]), re.IGNORECASE)
     assert contents(photos) == before
 
     table = listed(out / "labels.csv")
@@ -151,10 +168,17 @@ def test_trusted_images_beside_it_are_kept_and_never_judged(
         for file in sorted((photos / label).glob("0*.png"))[-15:]:
             file.rename(right / label / file.name)
     quick = ["bayes_cutoff.epochs=1", "bayes_cutoff.rounds=0"]
-    clean(capsys, str(photos), "--trusted", str(right), "--out", str(tmp_path / "out"), "--", *QUIET, *quick)
+    lines = clean(capsys, str(photos), "--trusted", str(right), "--out", str(tmp_path / "out"), "--", *QUIET, *quick)
     table = listed(tmp_path / "out" / "labels.csv").set_index("image")
     trusted = table[table["action"] == "trusted"]
     assert len(trusted) == 45
+    assert not [line for line in lines if re.search(JARGON, line)]
+    (said,) = [line for line in lines if "for training" in line]
+    assert re.match(r" *segregation: trusted images \(Monday\): \d+ for training, .*; new images \(Tuesday\): \d+ for training", said)
+    report = seen(next(iter((the_home() / "outputs").iterdir())) / "report.html")
+    assert not re.search(JARGON, report)
+    assert "trusted images (Monday)" in report
+    assert "new images (Tuesday)" in report
     assert trusted.index.str.startswith("monday/").all()
     assert "tuesday/bee/from_Bee_000.png" in table.index
 

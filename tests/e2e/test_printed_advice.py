@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bccp.cli.app import call
+from bccp.core.home import home as the_home
 from bccp.data import tables
 
 QUICK = [
@@ -36,6 +37,9 @@ def test_every_sentence_of_a_run_can_be_followed(
     said = run(capsys, *data, "bayes_cutoff.method=cleanlab", to_labels)
     (advice,) = [line for line in said if "to check labels: copy " in line]
     report, key = re.search(r"copy (\S+), .* give the copy as (bayes_cutoff\.audit_file)$", advice).groups()
+    folder = Path(report).parent
+    assert folder.parent == the_home() / "outputs"
+    assert (folder / "summary.json").exists()  # the run's own folder, and below no digest
     table = tables.read(Path(report))
     asked = table["chosen"].isin(["suspect", "random"])
     assert f"the {(table['chosen'] == 'suspect').sum()} rows with chosen=suspect" in advice
@@ -44,7 +48,7 @@ def test_every_sentence_of_a_run_can_be_followed(
     filled = [label if wanted else "" for label, wanted in zip(truth, asked, strict=True)]
     tables.write(table.assign(label=filled), tmp_path / "checked.csv")
     again = run(capsys, *data, "bayes_cutoff.method=cleanlab", f"{key}={tmp_path / 'checked.csv'}")
-    assert any("labels seem wrong" in line and "at least" not in line for line in again)
+    assert any("of the labels are wrong, as far as" in line and "at least" not in line for line in again)
     look = again[again.index("look next:") + 1 :]
     places = dict(line.split(maxsplit=1) for line in look)
     assert Path(places["summary"]).is_file()

@@ -251,7 +251,7 @@ def test_the_page_tells_what_happened_and_is_whole(tmp_path: Path, home: Path) -
     text = page(read_story(summarised(options=["train.epochs=2"]), tmp_path / "run-1", artifacts))
     parsed, said = is_whole(text), told(text)
     # 12 given labels, 4 of them wrong; 3 of 12 test images
-    assert "Of 12 given labels 4 are cut off: 4 relabelled. The new model was trained on 24 images." in said
+    assert "Of 12 given labels 4 are doubted: 4 relabelled. The new model was trained on 24 images." in said
     assert "It is right on 75.0% (46.8 to 91.1) of 12 test images." in said
     assert all(f"{name} ✓ 1.5 s" in said for name in STEPS)
     # the suspects, each beside a trusted image, and the errors
@@ -334,7 +334,7 @@ def test_where_nobody_knows_the_truth_that_is_said(tmp_path: Path, home: Path) -
     assert "verified=false" in text
     assert "test accuracy, unverified" in text
     assert "wrong in truth" not in text
-    assert "right ones cut off" not in text
+    assert "right ones doubted" not in text
 
 
 def test_no_pixel_is_seen_where_none_may_be(tmp_path: Path, home: Path) -> None:

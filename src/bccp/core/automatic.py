@@ -275,6 +275,19 @@ def is_own_data(config: Mapping[str, Any]) -> bool:
     return bool((config.get("data") or {}).get("source", BUILT_IN) != BUILT_IN)
 
 
+def day_words(day: str, target_day: str) -> str:
+    """A day's images as a user knows them, beside the name that options have for the day.
+
+    Examples
+    --------
+    >>> day_words("monday", "tuesday"), day_words("tuesday", "tuesday"), day_words("monday", "monday")
+    ('trusted images (Monday)', 'new images (Tuesday)', 'images')
+    """
+    if target_day == "monday":  # there is no other day, and nothing is trusted
+        return "images"
+    return f"{'trusted' if day == 'monday' else 'new'} images ({day.capitalize()})"
+
+
 def simulation_sentence(config: Mapping[str, Any]) -> str:
     """Say in one sentence what is simulated under a configuration (as for :func:`simulated_parts`); empty where nothing is."""
     parts = simulated_parts(config)

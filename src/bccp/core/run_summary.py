@@ -26,6 +26,9 @@ HEADLINES = (
 PAGE = "report.html"
 """In the run folder, beside ``summary.json``: see :mod:`bccp.reporting.run_report`."""
 
+SUSPECTS_PAGE = "suspects.html"
+"""Beside it, where labels were judged: see :mod:`bccp.reporting.suspects_page`."""
+
 
 @dataclass
 class StepRecord:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,8 @@ from bccp.data.array_types import Float32, Index
 from bccp.data.dataset import Days
 from bccp.data.galleries import UNWRITTEN, Tile, gallery, writable
 from bccp.labels import expert_labels, findings
-from bccp.labels.bayes_cutoff import UNCERTAINTIES, Decision
+from bccp.labels.bayes_cutoff import Decision
+from bccp.labels.checking_list import CHECKING_LIST, checking_sentence, unchecked
 from bccp.labels.findings import Finding
 from bccp.models import classifier
 from bccp.models.embeddings import shared_features
@@ -227,11 +227,6 @@ def report_table(
     return table.sort_values("image").reset_index(drop=True)
 
 
-def unchecked(report: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a report that nobody has checked."""
-    return report[(report["label"] == "") & (report.get("verdict", "") != expert_labels.OF_NO_CLASS)]
-
-
 def _groups(ranked: Sequence[str], n_random: int, n_suspects: int, *, seed: int) -> dict[str, str]:
     """Choose the images to check next, of those that nobody has checked, the worst first.
 
@@ -295,7 +290,7 @@ def list_length(finding: Finding) -> int:
 
 
 def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decision, finding: Finding | None = None) -> None:
-    """Draw the worst suspects and say where the report lies, once it is published.
+    """Draw the worst suspects, once the report is published; a step alone says where it lies.
 
     Parameters
     ----------
@@ -309,10 +304,10 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
     finding : Finding, optional
         As for :func:`make_report`.
     """
-    place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}") / "label_report.csv"
-    if step.context.folder:  # where people look; and the ledger's own file is not to be changed
-        place = Path(shutil.copy(place, step.context.folder))
-    step.emit(_invitation(place, report, step.config.method))
+    if step.context.folder is None:  # a run leaves the list in its own folder, and says so at its end
+        place = step.ledger.fetch(f"cleansed_labels:{step.outputs['cleansed_labels']}")
+        # the ledger's own file is not to be changed: its version would no longer be what it is
+        step.emit(checking_sentence(place / CHECKING_LIST, report, step.config.method))
     open_images = set(unchecked(report)["image"])
     ranked = finding is not None and not finding.trusted
     doubted = report.loc[report["chosen"] == expert_labels.SUSPECT, "image"] if ranked else _suspects(decision)
@@ -327,21 +322,6 @@ def log_suspects(step: Step, days: Days, report: pd.DataFrame, decision: Decisio
             step.log_picture(path, pixels=True)
         columns = ["image", "given_label", "suggested_label", "p_wrong", "user", "rank"]
         step.log_table("most_suspect_labels", worst[columns].to_dict("records"), (days.view([image])[0] for image in worst["image"]))
-
-
-def _invitation(path: Path, report: pd.DataFrame, method: str) -> str:
-    """Advise in one line how to get better labels."""
-    groups_left = unchecked(report)["chosen"]
-    n_suspects, n_random = (int((groups_left == kind).sum()) for kind in (expert_labels.SUSPECT, expert_labels.RANDOM))
-    if not n_suspects + n_random:
-        return f"all labels are checked: {path} lists them"
-    groups = [f"the {n_suspects} rows with chosen=suspect, which find the most wrong labels"] if n_suspects else []
-    groups += [f"all {n_random} with chosen=random, which tell how many are wrong in all"] if n_random else []
-    learns = "" if method not in UNCERTAINTIES else " with bayes_cutoff.method=label_posterior"
-    return (
-        f"to check labels: copy {path}, write the true class into the column label of {' and of '.join(groups)}, also where the given "
-        f"label is right, and give the copy as bayes_cutoff.audit_file{learns}"
-    )
 
 
 def _suspects(decision: Decision) -> list[str]:

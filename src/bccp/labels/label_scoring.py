@@ -245,7 +245,7 @@ def score_labels(step: Step, days: Days, ids: list[str], given: Index) -> LabelQ
         step.emit(_sentence(tier, share, belief, cutoff, above, held, plan.action))
         if plan.cutoff != "percentile" and above.sum() > MOST_CUT_OFF * len(above):  # a percentile is what was asked for
             step.emit(
-                f"warning: {above.mean():.0%} of the labels are cut off; probably not so many are wrong, but the judge has learned too "
+                f"warning: {above.mean():.0%} of the labels are doubted; probably not so many are wrong, but the judge has learned too "
                 + ("little: " if config.refine == "stack" else "little: raise bayes_cutoff.epochs, or ")
                 + "give checked labels with bayes_cutoff.audit_file"
             )
@@ -535,5 +535,5 @@ def _sentence(
     noise = share + (f" (temperature {belief.temperature:.2f})" if belief is not None else "")
     noise += "; " if noise else ""
     where = "by cleanlab's filter" if cutoff is None else f"score above {cutoff:.3g}"
-    back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} given back so that no class loses too many"
-    return f"{tier}: {noise}{int(above.sum())} of {len(above)} are cut off ({where}{back}), action {action}"
+    back = "" if held is None or not held.given_back.any() else f", {held.given_back.sum()} more are not, so that no class loses too many"
+    return f"{tier}: {noise}{int(above.sum())} of {len(above)} are doubted ({where}{back}), action={action}"

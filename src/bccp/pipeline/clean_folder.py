@@ -29,7 +29,7 @@ from bccp.core.run_summary import PAGE, Summary
 from bccp.core.shell_commands import shell_command
 from bccp.data import archives, tables
 from bccp.labels.expert_labels import RANDOM, SUSPECT
-from bccp.labels.findings import Finding, finding_sentence
+from bccp.labels.findings import N_RANDOM, Finding, finding_sentence, percent
 from bccp.pipeline.compose import compose
 from bccp.pipeline.export_dataset import place_files
 from bccp.pipeline.exports.label_changes import LabelChanges, Rule, label_changes
@@ -164,6 +164,9 @@ class Cleaned:
         checked = f"{finding.n_audited or 'no'} label{'s were' if finding.n_audited > 1 else ' was'} checked"
         unsure = f", of {finding.n_unsure} more nobody was sure" if finding.n_unsure else ""
         trust = "some images are trusted" if finding.trusted else "no image is trusted"
+        if finding.verdict == "nothing":
+            differs = "" if finding.at_most is None else f": the judge would have given {percent(finding.at_most)} of them otherwise"
+            return f"{trust} and {checked}{unsure}, so single wrong labels may be among them{differs}"
         ends = "it is an estimate" if finding.at_most is None else "the share lies between two ends, and only checking can tell where"
         return f"{trust} and {checked}{unsure}, so {ends}"
 
@@ -172,7 +175,7 @@ class Cleaned:
 
     def _next(self) -> str:
         request, finding = self.request, self.finding
-        if finding and finding.verdict == "blind" and not finding.trusted:
+        if self._lacks_trust():
             return f"give a folder of images whose labels are right, a folder a class: {request.command(trusted='FOLDER')}"
         if not self.n_random + self.n_suspects or (finding and finding.n_audited and finding.at_most is None):  # enough was checked
             if self.out is None:
@@ -180,10 +183,17 @@ class Cleaned:
             images = provenance.override("data.path", str(self.out / IMAGES))
             return f"train on it: {shell_command('bccp')} run data.source=folder {shlex.quote(images)}"
         again = request.command(audit=request.audit or "checked.csv", out=request.out or "cleaned")
-        return f"check images on the page, press its button for checked.csv, then: {again}"
+        unless = "nothing has to be done; to be surer, " if finding and finding.verdict == "nothing" else ""
+        return f"{unless}check images on the page, press its button for checked.csv, then: {again}"
+
+    def _lacks_trust(self) -> bool:
+        """Nothing but trusted images helps: checking single labels leaves a judge blind."""
+        return self.finding is not None and self.finding.verdict == "blind" and not self.finding.trusted
 
     def _cost(self) -> str:
         n_images = self.n_random + self.n_suspects
+        if self._lacks_trust():
+            return f"about {_minutes(N_RANDOM)} to pick out {N_RANDOM} such images, {SECONDS_AN_IMAGE} seconds each; more are better"
         if not n_images:
             return "nothing is left to be checked"
         alone = f"; the {self.n_random} at random alone: {_minutes(self.n_random)}" if self.n_random and self.n_suspects else ""
@@ -211,7 +221,7 @@ def clean_place(request: CleanRequest) -> Cleaned:
     print(told.said, flush=True)
     folder = new_run_folder()
     composed = compose([*told.overrides(request.words), *options])
-    summary = run_composed(composed, folder)
+    summary = run_composed(composed, folder, advise=False)  # the closing lines do
     with progress.display("list and page", done=0, total=1):
         return _conclude(request, summary, folder, Ledger(ledger_uri(composed.tracking.mlflow_uri)[0]), target)
 

@@ -25,7 +25,7 @@ from bccp.core.exit_codes import run_status, to_bccp_error
 from bccp.core.home import home, keep_within_home, sweep_scratch
 from bccp.core.processes import Interrupted, descendants, end_descendants, importing, process_start, terminable
 from bccp.core.redaction import redact, redact_text, to_env_ref
-from bccp.core.run_summary import HEADLINES, PAGE, StepRecord, Summary
+from bccp.core.run_summary import HEADLINES, PAGE, SUSPECTS_PAGE, StepRecord, Summary
 from bccp.core.runtime.threads import default_threads, limit_threads
 from bccp.core.shell_commands import page_of_runs
 from bccp.core.step_context import Context
@@ -75,7 +75,7 @@ def new_run_folder() -> Path:
     return home() / "outputs" / naming.new_name()
 
 
-def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None, job: int = 0) -> Summary:
+def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None, job: int = 0, advise: bool = True) -> Summary:
     """Run the pipeline on a composed configuration; the summary goes to ``folder``, also when the pipeline fails.
 
     Parameters
@@ -88,6 +88,8 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
         The id of the sweep that this is part of.
     job : int
         Its number in the sweep.
+    advise : bool
+        Say how to check labels, and leave a page for it in the folder, unless it is a job of a sweep. The list lies there in any case.
 
     Returns
     -------
@@ -105,7 +107,7 @@ def run_composed(composed: DictConfig, folder: Path, *, sweep: str | None = None
         if sweep is None:  # a sweep has looked at its jobs before it began
             automatic.refuse_idle_simulation(checked)
         summary.config = redact(dataclasses.asdict(checked))
-        pipeline = PipelineRunner(checked, folder, summary, sweep=sweep, job=job)
+        pipeline = PipelineRunner(checked, folder, summary, sweep=sweep, job=job, advise=advise)
         with terminable():
             pipeline.run()
     except Exception as error:
@@ -137,12 +139,22 @@ def _tell(summary: Summary, folder: Path, ledger: Ledger | None, context: Contex
 class PipelineRunner(Plan):
     """One run of the pipeline."""
 
-    def __init__(self, checked: config_schema.Config, folder: Path, summary: Summary, *, sweep: str | None = None, job: int = 0) -> None:
+    def __init__(
+        self,
+        checked: config_schema.Config,
+        folder: Path,
+        summary: Summary,
+        *,
+        sweep: str | None = None,
+        job: int = 0,
+        advise: bool = True,
+    ) -> None:
         if sweep:
             checked.test.promote = "never"  # jobs at once would take the place of each other's champion
         super().__init__(checked)
         self.folder = folder
         self.sweep = sweep
+        self.advise = advise and sweep is None
         self.name = naming.job_name(sweep, job) if sweep else folder.name
         self.summary = summary
         self.records = {record.name: record for record in summary.steps}
@@ -200,9 +212,15 @@ class PipelineRunner(Plan):
                 self._step(name)
                 if name == "fetch_data":
                     self._resolve_by_data()
+                elif name == "bayes_cutoff":
+                    self._leave_checking_list()
             self.ledger.log_metrics(parent, self.summary.metrics)
             self.summary.status = "finished"
             _tell(self.summary, self.folder, self.ledger, self.context)
+            if self.advise and "cleansed_labels" in self.versions:
+                from bccp.reporting import checking_files
+
+                checking_files.leave_checking_page(dataclasses.asdict(self.summary), self.folder, self.ledger)
             tell = mode != "disabled" and any(record.status == "reused" for record in self.summary.steps)
             if tell:
                 wandb_reused.ask(self.ledger, parent, self.sweep or self.name)
@@ -263,6 +281,15 @@ class PipelineRunner(Plan):
             self._tell_simulation()
         for line in filter(None, said):
             print(line, flush=True)
+
+    def _leave_checking_list(self) -> None:
+        """Leave the list of judged labels in the run's folder, be it new or reused, and say what to do with it."""
+        from bccp.reporting import checking_files
+
+        version, method = self.versions["cleansed_labels"], self.config.bayes_cutoff.method
+        said = checking_files.leave_checking_list(version, method, self.folder, self.ledger)
+        if said and self.advise:
+            print(said, flush=True)
 
     def _step(self, name: str) -> None:
         record = self.records[name]
@@ -431,6 +458,8 @@ def text_report(summary: Summary, folder: Path) -> str:
     look.append(f"  every run   {page_of_runs(uri)}")
     if (page := folder / PAGE).exists():
         look.append(f"  report      {page}")
+    if (page := folder / SUSPECTS_PAGE).exists():
+        look.append(f"  suspects    {page}")
     return "\n".join(["", *lines, "", *figures, "" if figures else "no figures: no step that measures was run", *look])
 
 

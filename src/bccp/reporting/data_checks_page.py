@@ -95,7 +95,7 @@ def write_days(place: Path, found: DayChecks, *, seed: int, simulation: str = ""
     if found.views:
         names = (found.views[0][0], found.views[1][0])
         parts = [changes_table(found.drift, names), side_by_side(found.views, np.random.default_rng(seed))]
-    title = "Data checks: Tuesday against Monday" if parts else "Data checks: splits"
+    title = "Data checks: new images (Tuesday) against trusted images (Monday)" if parts else "Data checks: splits"
     write_page(place, title, found.findings, parts, simulation=simulation)
 
 

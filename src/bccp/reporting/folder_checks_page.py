@@ -19,13 +19,13 @@ import pandas as pd
 from PIL import Image
 
 from bccp.core.errors import BCCPError
-from bccp.core.run_summary import PAGE
+from bccp.core.run_summary import PAGE, SUSPECTS_PAGE
 from bccp.data.dataset import open_days
 from bccp.data.folder_checks import FARTHEST, FOLDER_CHECKS, FolderCheck, FolderChecks
 from bccp.reporting import html
 from bccp.reporting.embedded_pictures import encode_picture
 from bccp.reporting.review_document import CHECKS_LINK, LABELS_LINK
-from bccp.reporting.suspects_page import SUSPECTS_PAGE, open_originals
+from bccp.reporting.suspects_page import open_originals
 from bccp.tracking import finished_runs
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified

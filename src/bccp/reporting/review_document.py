@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from bccp.labels.findings import Finding, finding_sentence
+from bccp.reporting.glossary import ON_SUSPECTS, glossary
 from bccp.reporting.html import json_text, many
 
 REPORT_LINK, LABELS_LINK, IMAGES_LINK, CHECKS_LINK = "report", "labels.csv", "images", "checks.html"
@@ -77,7 +78,7 @@ def review_document(
         f"<main>\n{_controls(listed)}",
         '<ol id="cards" aria-label="Images to check"></ol><p id="nothing" class="note" hidden>No image fits this choice.</p>\n',
         "<noscript><p>This page shows its images by JavaScript, which is off here.</p></noscript></main>\n",
-        f'{_FOOTER}<script type="application/json" id="facts">{json_text(facts)}</script>\n',
+        f'{_footer()}<script type="application/json" id="facts">{json_text(facts)}</script>\n',
         *early,
         f"<script>{script}</script>\n",
         *blocks.values(),
@@ -131,6 +132,10 @@ def _introduction(finding: Finding, listed: Listed) -> list[str]:
     return [*lines, f"{how} (bccp clean PATH --audit checked.csv)."]
 
 
+def _footer() -> str:
+    return f"<footer>{glossary(ON_SUSPECTS)}<p>{_KEPT}</p></footer>\n"
+
+
 def _controls(listed: Listed) -> str:
     button = f'<button type="button" id="only-random">Check the {many(listed.random, "random image")}</button>' if listed.random else ""
     return _CONTROLS.replace("<!-- random -->", button)
@@ -158,6 +163,4 @@ _CONTROLS = """<p id="unkept" class="said-once" hidden>This browser keeps no ans
 <p id="more-classes" class="note" hidden>Further classes have no key: choose them in an image's select box.</p></details>
 """
 
-_FOOTER = """<footer>P(wrong) is the estimated probability that a given label is wrong. Answers stay in this browser until they are
-downloaded; nothing is sent anywhere.</footer>
-"""
+_KEPT = "Answers stay in this browser until they are downloaded; nothing is sent anywhere."

@@ -114,11 +114,11 @@ class LabelFacts:
     about : mapping
         ``cutoff.json``.
     n, n_above, n_changed, n_dropped : int
-        Labels, those above the cut-off, those whose (likeliest) label is another one now, and those without any.
+        Labels, those doubted (above the cut-off), those whose (likeliest) label is another one now, and those without any.
     histogram : sequence of (str, sequence of int)
         Labels in each bin of P(wrong), by kind; empty without a posterior.
     by_class : sequence of (str, int, int, int or None)
-        Given label, labels, cut off, and how many of these are right; None where that is not known.
+        Given label, labels, doubted ones, and how many of these are right; None where that is not known.
     suspects : sequence of Shown
     users : DataFrame or None
     """

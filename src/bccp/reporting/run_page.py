@@ -7,7 +7,9 @@ from html import escape
 from typing import Any
 
 from bccp.core import automatic, config
+from bccp.labels.findings import Finding, finding_sentence
 from bccp.reporting import svg
+from bccp.reporting.glossary import glossary
 from bccp.reporting.html import document, duration, folded, many, percent, shortened, simulation_banner, table, tiles, trouble
 from bccp.reporting.run_data import MOST_LISTED, Evaluation, Figure, LabelFacts, Shown, StepTold, Story
 from bccp.reporting.svg import Bar, Curve, Node
@@ -49,7 +51,10 @@ def _sentence(story: Story) -> str:
     """What happened, in words."""
     said, labels, metrics = [], story.labels, story.metrics
     if labels:
-        said.append(f"Of {many(labels.n, 'given label')} {labels.n_above:,} are cut off{f': {_done(labels)}' if _done(labels) else ''}.")
+        if finding := _finding(labels):
+            words = finding_sentence(finding)
+            said.append(f"{words[:1].upper()}{words[1:]}.")
+        said.append(f"Of {many(labels.n, 'given label')} {labels.n_above:,} are doubted{f': {_done(labels)}' if _done(labels) else ''}.")
     if "train/images" in metrics:
         replayed = f", {int(metrics['cp_sampling/images']):,} of them replayed" if "cp_sampling/images" in metrics else ""
         said.append(f"The new model was trained on {many(int(metrics['train/images']), 'image')}{replayed}.")
@@ -70,8 +75,7 @@ def _tiles(story: Story) -> str:
     if "test/f1_macro" in metrics:
         shown.append((f"{percent(metrics['test/f1_macro'])}%", "macro-F1"))
     if "bayes_cutoff/estimated_user_accuracy" in metrics:
-        bound = ", at least," if story.labels and story.labels.about.get("audit", {}).get("at_least") else ""
-        shown.append((f"{percent(1 - metrics['bayes_cutoff/estimated_user_accuracy'])}%", f"of the new labels{bound} seem wrong"))
+        shown += _share_tile(1 - metrics["bayes_cutoff/estimated_user_accuracy"], story.labels)
     if "bayes_cutoff/f1" in metrics:
         shown.append((f"{percent(metrics['bayes_cutoff/f1'])}%", "F1 of finding the wrong ones"))
     ran = [step.status for step in story.steps if step.status in ("ran", "reused")]
@@ -79,6 +83,22 @@ def _tiles(story: Story) -> str:
         (duration(sum(step.seconds for step in story.steps)), f"{many(ran.count('ran'), 'step')} ran, {ran.count('reused')} reused")
     )
     return tiles(shown)
+
+
+def _finding(labels: LabelFacts | None) -> Finding | None:
+    return Finding.from_json(labels.about["finding"]) if labels and "finding" in labels.about else None
+
+
+def _share_tile(share: float, labels: LabelFacts | None) -> list[tuple[str, str]]:
+    """The share of wrong labels: two ends where that is all that is known, and nothing where none stands out."""
+    finding = _finding(labels)
+    which = "new labels" if finding is None or finding.trusted else "labels"
+    if finding and not finding.trusted and finding.verdict != "found":
+        return []
+    if finding and finding.at_most is not None:
+        return [(f"{percent(finding.at_least)} to {percent(finding.at_most)}%", f"of the {which} are wrong")]
+    bound = ", at least," if labels and labels.about.get("audit", {}).get("at_least") else ""
+    return [(f"{percent(share)}%", f"of the {which}{bound} seem wrong")]
 
 
 def _flow(story: Story) -> str:
@@ -117,7 +137,11 @@ def _lines(step: StepTold, story: Story) -> list[str]:
         return [f"{many(of('images'), 'image')}, {of('classes')} classes", f"{of('rejected')} rejected, {of('duplicates')} duplicates"]
     if step.name == "segregation" and has("images"):
         days = {day: [of(f"{day}_{split}") for split in ("train", "val", "test")] for day in ("monday", "tuesday")}
-        shown = {day.capitalize(): counts for day, counts in days.items() if any(counts)}
+        shown = {
+            ("new" if day == "tuesday" else "trusted") + f" ({day.capitalize()})": counts for day, counts in days.items() if any(counts)
+        }
+        if _target_day(story) != "tuesday":
+            shown = dict(zip(["images"], shown.values(), strict=False))
         return [
             ", ".join(f"{day} {sum(counts):,}" for day, counts in shown.items()),
             "training " + " + ".join(f"{c[0]:,}" for c in shown.values()),
@@ -126,7 +150,7 @@ def _lines(step: StepTold, story: Story) -> list[str]:
         right = f"{percent(found['noisy_labels/true_user_accuracy'])}% of them right" if has("true_user_accuracy") else ""
         return [many(of("images"), "label") + " given", right]
     if step.name == "bayes_cutoff" and story.labels:
-        return [f"{story.labels.n_above:,} of {story.labels.n:,} cut off", _done(story.labels)]
+        return [f"{story.labels.n_above:,} of {story.labels.n:,} doubted", _done(story.labels)]
     if step.name == "cp_sampling" and has("images"):
         return [f"{many(of('images'), 'image')} replayed", str((story.config.get("cp_sampling") or {}).get("type", ""))]
     if step.name == "train" and has("images"):
@@ -158,9 +182,13 @@ def _cards(story: Story) -> str:
     if "bayes_cutoff/true_user_accuracy" in metrics:
         noise.append(Bar("wrong in truth", 1 - metrics["bayes_cutoff/true_user_accuracy"], colour="--soft"))
     if "bayes_cutoff/estimated_user_accuracy" in metrics:
-        noise.append(Bar("estimated", 1 - metrics["bayes_cutoff/estimated_user_accuracy"], colour="--accent"))
+        finding = _finding(story.labels)
+        if finding and finding.at_most is not None:
+            noise += [Bar("at least", finding.at_least, colour="--accent"), Bar("at most", finding.at_most, colour="--accent")]
+        else:
+            noise.append(Bar("estimated", 1 - metrics["bayes_cutoff/estimated_user_accuracy"], colour="--accent"))
     if "bayes_cutoff/kept_rate" in metrics:
-        noise.append(Bar("cut off", 1 - metrics["bayes_cutoff/kept_rate"], colour="--accent"))
+        noise.append(Bar("doubted", 1 - metrics["bayes_cutoff/kept_rate"], colour="--accent"))
     if noise:
         cards.append(_card("Wrong labels, given and found", svg.bars(noise, title="share of wrong labels")))
     if story.verdict[0]:
@@ -197,10 +225,13 @@ def _data(story: Story) -> Iterator[str]:
     days = list(dict.fromkeys(day for counts in data.by_class.values() for day in counts))
     if data.splits:
         splits = [split for split in ("train", "val", "test") if any(split in counts for counts in data.splits.values())]
-        lines = [[day.capitalize(), *(f"{counts.get(split, 0):,}" for split in splits)] for day, counts in data.splits.items()]
-        yield "<h3 style='margin-top:1.4rem'>Days and splits</h3>" + table(["day", *splits], lines)
+        lines = [
+            [automatic.day_words(day, _target_day(story)), *(f"{counts.get(split, 0):,}" for split in splits)]
+            for day, counts in data.splits.items()
+        ]
+        yield "<h3 style='margin-top:1.4rem'>Days and splits</h3>" + table(["", *splits], lines)
     lines = [[_name(name), *(f"{counts.get(day, 0):,}" for day in days)] for name, counts in data.by_class.items()]
-    yield _listed("Images by class", ["class", *(day.capitalize() for day in days)], lines)
+    yield _listed("Images by class", ["class", *(automatic.day_words(day, _target_day(story)) for day in days)], lines)
     odd = [f"{about['images']:,} {kind.replace('_', ' ')}" for kind, about in report["anomalies"].items() if about["images"]]
     odd += [f"{n:,} with {kind.replace('_', ' ')}" for kind, n in sorted(data.corruption.items())]
     across = report["exact_duplicates"]["across_classes"] + report["near_duplicates"]["across_classes"]
@@ -236,10 +267,11 @@ def _labels(story: Story) -> Iterator[str]:
         drawn = svg.matrix(about["noise_matrix"], about["classes"], rows="true", columns="given", shares=True)
         yield f"<figure><div class='wide'>{drawn}</div><figcaption>Estimated noise: P(given | true), in %</figcaption></figure>"
     if labels.suspects:
-        yield _gallery(f"Most suspect labels, {len(labels.suspects)} of {labels.n_above:,}", labels.suspects)
-    headings = ["given label", "labels", "cut off", *(["right ones cut off"] if any(row[3] is not None for row in labels.by_class) else [])]
+        yield _gallery(f"Most suspect labels, {len(labels.suspects)} of {labels.n_above:,} doubted", labels.suspects)
+    headings = ["given label", "labels", "doubted", *(["right ones doubted"] if any(row[3] is not None for row in labels.by_class) else [])]
     lines = [[_name(name), *(f"{n:,}" for n in counts if n is not None)] for name, *counts in labels.by_class]
     yield _listed("Labels by class", headings, lines)
+    yield glossary()
     if labels.users is not None:
         rows = [[_number(value) for value in row] for row in labels.users.itertuples(index=False)]
         yield _listed("Users", [str(name).replace("_", " ") for name in labels.users], rows)
@@ -341,6 +373,10 @@ def _listed(heading: str, headings: Sequence[str], lines: Iterable[Sequence[str]
     n = total or len(rows)
     more = f", the first {min(len(rows), MOST_LISTED)} of {n:,}" if n > min(len(rows), MOST_LISTED) else ""
     return folded(heading + more, table(headings, rows[:MOST_LISTED]), is_open=len(rows) <= MOST_OPEN)
+
+
+def _target_day(story: Story) -> str:
+    return str((story.config.get("main") or {}).get("target_day") or "tuesday")
 
 
 def _name(text: str) -> str:

@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image
 
 from bccp.core.errors import BCCPError
-from bccp.core.run_summary import PAGE
+from bccp.core.run_summary import PAGE, SUSPECTS_PAGE
 from bccp.data import tables
 from bccp.data.dataset import Days, open_days
 from bccp.data.decoding.image_files import MAX_PIXELS, UnreadableImageError, pillow_limits
@@ -36,8 +36,6 @@ from bccp.reporting.suspect_rows import Row, SuspectRows, in_reading_order, orde
 from bccp.tracking import finished_runs
 from bccp.tracking.store import Ledger
 from bccp.tracking.versions import qualified
-
-SUSPECTS_PAGE = "suspects.html"
 
 LIMIT_BYTES = 20_000_000
 MOST_ROWS = 3_000
@@ -151,7 +149,7 @@ def write_suspects_page(
     )
 
 
-def pages_for_run(folder: Path, ledger: Ledger, *, into: Path | None = None) -> Path | None:
+def pages_for_run(folder: Path, ledger: Ledger, *, into: Path | None = None, record: Mapping[str, Any] | None = None) -> Path | None:
     """Write the page of a finished run, from its artifacts.
 
     Parameters
@@ -163,13 +161,15 @@ def pages_for_run(folder: Path, ledger: Ledger, *, into: Path | None = None) -> 
     into : Path, optional
         The folder to write to, instead of the run's own. A ``labels.csv`` there is linked, and where it has a column ``file``, so are the
         images that lie there.
+    record : mapping, optional
+        What ``summary.json`` is going to hold, where it is not there yet.
 
     Returns
     -------
     Path or None
         The page; None for a run that has judged no labels, or none by a probability.
     """
-    summary = finished_runs.read_summary(folder / "summary.json", option="RUN")
+    summary = finished_runs.read_summary(folder / "summary.json", option="RUN") if record is None else record
     versions = {name: version for step in summary["steps"] for name, version in step["outputs"].items()}
     if not {"clean_data", "segregated_data", "cleansed_labels"} <= versions.keys():
         return None

@@ -187,7 +187,9 @@ def histogram(stacks: Sequence[tuple[str, Sequence[int], str]], *, mark: float |
     if mark is not None:
         x = left + (WIDTH - left) * min(max(mark, 0), 1)
         parts.append(f"<path d='M{x:.1f} 24V{base}' stroke='var(--ink)' stroke-width='1.5' stroke-dasharray='4 3'/>")
-        parts.append(_text(x + (5 if mark < 0.6 else -5), 34, f"cut-off {mark:.2f}", size=11, anchor="start" if mark < 0.6 else "end"))
+        parts.append(
+            _text(x + (5 if mark < 0.6 else -5), 34, f"doubted above {mark:.2f}", size=11, anchor="start" if mark < 0.6 else "end")
+        )
     parts.append(f"<path d='M{left} {base}H{WIDTH}' stroke='var(--soft)'/>")
     for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
         parts.append(_text(left + (WIDTH - left) * share, base + 16, f"{share:g}", size=11, colour="var(--soft)", anchor=anchor))

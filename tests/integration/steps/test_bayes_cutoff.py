@@ -60,7 +60,7 @@ def test_the_step_finds_the_wrong_labels_by_mondays_model(tmp_path, run_step):
     about = json.loads(files["cutoff.json"])
     assert about["tier"] == "trusted day"
     assert np.shape(about["noise_matrix"]) == (3, 3)
-    assert "9 of 36 are cut off" in step.said[0]
+    assert "9 of 36 are doubted" in step.said[0]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_judge_that_cuts_off_nearly_all_labels_is_doubted_in_one_line(tmp_path
     assert len(lines) == warned
     if warned:
         share = 35 / 36 if "audit_file" in changed else 1.0
-        assert lines[0].startswith(f"warning: {share:.0%} of the labels are cut off; probably ")
+        assert lines[0].startswith(f"warning: {share:.0%} of the labels are doubted; probably ")
         assert "bayes_cutoff.epochs" in lines[0]
         assert "bayes_cutoff.audit_file" in lines[0]
 
@@ -217,9 +217,9 @@ def test_what_the_guardrail_gives_back_is_told_counted_and_kept(tmp_path, run_st
     n_back = sum(given_back.values())
     assert n_back == held.metrics["given_back"] == (without & ~above).sum() > 0
     assert not (above & ~without).any()
-    assert f"{n_back} given back so that no class loses too many" in held.said[0]
+    assert f"{n_back} more are not, so that no class loses too many" in held.said[0]
     assert "given_back" not in json.loads(content(free)["cutoff.json"])
-    assert "given back" not in free.said[0]
+    assert "no class loses" not in free.said[0]
 
 
 @pytest.mark.parametrize("action", ["soft", "relabel", "drop"])
@@ -285,7 +285,7 @@ def test_cleanlab_learns_from_checked_labels_too(tmp_path, run_step):
     assert step.metrics["estimated_user_accuracy"] == pytest.approx(0.75, abs=0.06)
     assert step.said[0] == "cleanlab has no posterior: soft becomes drop"
     assert step.said[1].startswith("audit file: 12 checked images (12 at random)")
-    assert "% of the labels seem wrong; 9 of 36 are cut off (by cleanlab's filter)" in step.said[2]
+    assert "% of the labels seem wrong; 9 of 36 are doubted (by cleanlab's filter)" in step.said[2]
     assert "at least" not in step.said[2]
     checked_wrong = [image for image in report.loc[drawn, "image"] if wrong[image]]
     assert table.loc[checked_wrong, "final_label"].tolist() == truth[checked_wrong].tolist()

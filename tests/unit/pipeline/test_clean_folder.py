@@ -55,9 +55,28 @@ def test_the_command_is_that_which_was_given_quoted_for_a_shell() -> None:
 
 
 def test_a_blind_judge_asks_for_trusted_images_and_claims_nothing() -> None:
-    told = said(dataclasses.replace(FOUND, verdict="blind"))
+    told = said(Finding("blind", 0.0, None, 900, 0), n_suspects=0)
+    assert told["found"] == "this judge cannot tell these classes apart; nothing was changed"
     assert "no figure of it means anything" in told["sure"]
     assert told["next"].endswith("bccp clean photos --trusted FOLDER")
+    assert told["cost"] == "about 5 minutes to pick out 50 such images, 5 seconds each; more are better"
+
+
+def test_where_no_label_stands_out_the_lines_speak_of_single_ones_and_of_no_share() -> None:
+    nothing = Finding("nothing", 0.004, 0.144, 486, 0)
+    assert said(nothing, n_suspects=70) == {
+        "found": "no label stands out as wrong",
+        "sure": "no image is trusted and no label was checked, so single wrong labels may be among them: "
+        "the judge would have given 14% of them otherwise",
+        "page": "/run/p.html",
+        "next": "nothing has to be done; to be surer, check images on the page, press its button for checked.csv, then: "
+        "bccp clean photos --audit checked.csv --out cleaned",
+        "cost": "about 10 minutes to check the 120 images, 5 seconds each; the 50 at random alone: 5 minutes",
+    }
+    checked = said(dataclasses.replace(nothing, at_most=None, n_audited=50))
+    assert checked["found"] == "no label stands out as wrong, as far as 50 checked ones tell"
+    assert checked["sure"] == "no image is trusted and 50 labels were checked, so single wrong labels may be among them"
+    assert checked["next"].startswith("write the cleaned folder: ")
 
 
 def test_after_an_audit_the_folder_is_written_and_then_trained_on(tmp_path: Path) -> None:
