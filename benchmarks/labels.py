@@ -206,7 +206,8 @@ def trainings(section: Mapping[str, Any], n_trusted: int, n_judged: int) -> floa
     -------
     float
     """
-    if section["refine"] == "stack":  # convex judges on features, which all models share
+    convex = section["judge"] == "features" if not n_trusted else section["refine"] == "stack"
+    if convex:  # of features, which all models share, or of pixels
         return 0.0
     by_folds = section["folds"] * n_trusted + (section["folds"] - 1) * n_judged
     judges = n_trusted or by_folds

@@ -269,7 +269,7 @@ def test_audited_images_are_a_hundred_or_two_percent_and_the_same_for_a_seed() -
 
 
 def test_the_cost_of_judging_by_hand() -> None:
-    section = {"method": OURS, "epochs": 40, "rounds": 2, "refine": "student", "refine_epochs": 20, "folds": 3}
+    section = {"method": OURS, "epochs": 40, "rounds": 2, "refine": "student", "refine_epochs": 20, "folds": 3, "judge": "network"}
     assert labels.trainings(section, 500, 1000) == pytest.approx((40 * 500 + 2 * 20 * 1500) / 15_000)
     # each of three models sees all trusted images and two thirds of the others
     assert labels.trainings(section | {"refine": "cross_fit"}, 500, 1000) == pytest.approx((40 * 500 + 40 * (1500 + 2000)) / 15_000)
@@ -278,6 +278,7 @@ def test_the_cost_of_judging_by_hand() -> None:
     # nothing trusted: each of three models sees two thirds of the images, and the student all of them
     assert labels.trainings(section, 0, 1000) == pytest.approx((40 * 2000 + 2 * 20 * 1000) / 10_000)
     assert labels.trainings(section | {"method": CLEANLAB}, 0, 1000) == pytest.approx(40 * 2000 / 10_000)
+    assert labels.trainings(section | {"judge": "features"}, 0, 1000) == 0
 
 
 def test_cleanlabs_filters_flag_a_label_that_the_model_is_sure_is_wrong() -> None:
