@@ -47,7 +47,7 @@ def make_artifacts(place: Path, *, trusted: bool = True) -> dict[str, Path]:
             archive.writestr(name, content)
     tables.write(pd.DataFrame({"image": list(FILES), "bytes": "1", "sha256": ""}), folders["raw_data"] / "files.csv")
     read = [name for name in FILES if name != "dog/notes.txt"]
-    manifest = pd.DataFrame({"image": read, "row": range(len(read)), "label": ["" if "7" in name else "cat" for name in read]})
+    manifest = pd.DataFrame({"image": read, "row": range(len(read)), "label": "cat"})
     tables.write(manifest, folders["clean_data"] / "manifest.csv")
     unread = pd.DataFrame({"image": ["dog/notes.txt"], "reason": ["no image"]})
     tables.write(unread, folders["clean_data"] / "quarantine.csv")

@@ -336,7 +336,7 @@ def audit_sentence(audit: Audit, chosen: Sequence[str]) -> str:
         RANDOM: f"{counts[RANDOM]} at random",
         UNKNOWN: f"{counts[UNKNOWN]} chosen nobody knows how",
     }
-    said = f"{len(chosen)} checked images ({', '.join(words for kind, words in origins.items() if counts[kind])})"
+    said = f"{len(chosen)} checked image{'s' * (len(chosen) != 1)} ({', '.join(words for kind, words in origins.items() if counts[kind])})"
     said += f", {len(audit.no_class)} of them of no class" if audit.no_class else ""
     return said + (f"; {audit.n_unsure} unsure, which count{'s' * (audit.n_unsure == 1)} as not checked" if audit.n_unsure else "")
 

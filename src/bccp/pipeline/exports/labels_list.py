@@ -53,7 +53,7 @@ def labels_table(clean: Path, segregated: Path, changes: LabelChanges) -> pd.Dat
     trusted = splits[(splits["label"] != "") & ~splits["image"].isin(judged["image"])]
     trusted = pd.DataFrame({"image": trusted["image"], "given_label": trusted["label"], "final_label": trusted["label"], "action": TRUSTED})
     worst_first = rows.iloc[np.argsort(judged["rank"].to_numpy(), kind="stable")]
-    left_out = _left_out(clean, set(rows["image"]) | set(trusted["image"]))
+    left_out = _left_out(clean, listed=set(rows["image"]) | set(trusted["image"]), in_splits=set(splits["image"]))
     parts = [part.reindex(columns=list(COLUMNS), fill_value="") for part in (worst_first, trusted.sort_values("image"), left_out)]
     return pd.concat(parts, ignore_index=True)
 
@@ -63,11 +63,12 @@ def write_labels_list(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, encoding="utf-8", lineterminator="\n")
 
 
-def _left_out(clean: Path, listed: set[str]) -> pd.DataFrame:
-    """Files that take no part, with the reason, sorted by id."""
+def _left_out(clean: Path, *, listed: set[str], in_splits: set[str]) -> pd.DataFrame:
+    """Files that take no part, with the reason, sorted by id: an image in a split that is neither trusted nor judged was given no label."""
     manifest, quarantine = tables.read(clean / "manifest.csv"), tables.read(clean / "quarantine.csv")
     unused = manifest[~manifest["image"].isin(list(listed))]
-    reasons = pd.DataFrame({"image": unused["image"], "reason": np.where(unused["label"] == "", NO_LABEL, IN_NO_SPLIT)})
+    without_label = (unused["label"] == "") | unused["image"].isin(list(in_splits))
+    reasons = pd.DataFrame({"image": unused["image"], "reason": np.where(without_label, NO_LABEL, IN_NO_SPLIT)})
     return pd.concat([reasons, quarantine[["image", "reason"]]]).assign(action=LEFT_OUT).sort_values("image")
 
 
