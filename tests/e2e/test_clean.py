@@ -183,6 +183,58 @@ def test_trusted_images_beside_it_are_kept_and_never_judged(
     assert "tuesday/bee/from_Bee_000.png" in table.index
 
 
+PREFIXES = {
+    "flat": ("a", "b", "c"),
+    "months": ("2024/May/", "2024/June/", "2025/May/"),
+    "classes": ("bee/", "wasp/", "ant/"),
+    "--trusted": ("bee/", "wasp/", "ant/"),
+    "tuesday": ("bee/", "wasp/", "ant/"),
+}
+"""How the names of ants, bees and wasps begin where folders mean nothing, or never the class of what lies in them."""
+
+
+@pytest.mark.parametrize(
+    "place", ["months", "--trusted", *(pytest.param(place, marks=pytest.mark.slow) for place in ("flat", "classes", "tuesday"))]
+)
+def test_answers_are_judged_and_no_folder_is_believed_that_images_lie_in(
+    place: str, home: Path, image_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, photos = image_folder({"ant": 45, "bee": 45, "wasp": 45}), tmp_path / "photos"
+    right, new = (photos / "monday", photos / "tuesday") if place == "tuesday" else (tmp_path / "right", photos)
+    n_trusted = 15 if place in ("--trusted", "tuesday") else 0
+    truth = {}
+    for label, prefix in zip(("ant", "bee", "wasp"), PREFIXES[place], strict=True):
+        files = sorted((made / label).iterdir())
+        placed = [right / label / file.name for file in files[:n_trusted]]
+        for number, _ in enumerate(files[n_trusted:]):  # trusted images have names of new ones
+            truth[f"{prefix}{number:03d}.png"] = label
+            placed.append(new / f"{prefix}{number:03d}.png")
+        for file, to in zip(files, placed, strict=True):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(to)
+    answered = sorted(truth)[1:]
+    said = truth | {name: {"ant": "bee", "bee": "wasp", "wasp": "ant"}[truth[name]] for name in answered[::12]}
+    (tmp_path / "answers.csv").write_text("".join(["image,label\n", *(f"{name},{said[name]}\n" for name in answered)]))
+
+    options = ["--trusted", str(right)] if place == "--trusted" else []
+    quick = ["bayes_cutoff.epochs=1", "bayes_cutoff.rounds=0"] if n_trusted else []
+    words = [str(photos), "--feedback", str(tmp_path / "answers.csv"), *options, "--json", "--", *QUIET, *quick]
+    found = json.loads("\n".join(clean(capsys, *words)))
+    table = listed(Path(found["labels"]))
+    table["image"] = table["image"].str.removeprefix("tuesday/")
+    judged = table[table["rank"] != ""]
+    assert dict(zip(judged["image"], judged["given_label"], strict=True)) == {name: said[name] for name in answered}
+    assert found["finding"]["trusted"] == bool(n_trusted)
+    assert (table["action"] == "trusted").sum() == 3 * n_trusted
+    assert len(table) == 135
+    summary = json.loads((Path(found["run"]) / "summary.json").read_text())
+    versions = {name: version for step in summary["steps"] for name, version in step["outputs"].items()}
+    known = Ledger(ledger_uri(None)[0]).fetch(f"true_labels:{versions['true_labels']}")
+    assert tables.read(known / "true_labels.csv").empty
+    if not n_trusted:
+        assert set(judged["image"][:10]) <= set(answered[::12])
+
+
 def test_images_that_change_while_they_are_read_are_refused(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pack = sources.pack
 

@@ -147,7 +147,7 @@ class Data:
     path: str | None = _path(source=("folder", "archive"))
     trusted: str | None = _path()
     subfolder: str | None = field()
-    layout: str = _choice("auto", "classes", "subfolders")
+    layout: str = _choice("auto", "classes", "subfolders", "monday")
     table: str | None = field()
     columns: Any = field()
     sha256: str | None = field()
@@ -214,7 +214,7 @@ class Checks:
 class Preprocessing:
     """``preprocessing``: from image files to one array."""
 
-    layout: str = _choice("auto", "classes", "subfolders")
+    layout: str = _choice("auto", "classes", "subfolders", "monday")
     table: str | None = field()
     columns: Any = field()
     label_source: str = _choice(*LABEL_SOURCES)

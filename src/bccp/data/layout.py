@@ -83,11 +83,14 @@ class _Branch:
         None: the folders here are the classes.
     splits_below : bool
         The folders below the classes are splits.
+    is_unlabelled : bool
+        The folders' names mean nothing.
     """
 
     wrappers: str = ""
     parents: Mapping[str, tuple[str, str]] | None = None
     splits_below: bool = False
+    is_unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Layout:
         branch = self._branches.get(day)
         if branch is None:  # a day without any image
             return None
+        if branch.is_unlabelled:
+            return Place(day, "", "")
         inside = "/".join([*folders, ""])
         folders = inside.removeprefix(branch.wrappers).split("/")[:-1] if inside.startswith(branch.wrappers) else []
         split = ""
@@ -199,9 +204,10 @@ def recognize(ids: Iterable[str], asked: str = "auto") -> Layout:
     ----------
     ids : iterable of str
         The ids of all files, images or not, in any order.
-    asked : {"auto", "classes", "subfolders"}
+    asked : {"auto", "classes", "subfolders", "monday"}
         ``data.layout``. ``classes``: the folders at the top are the classes, whatever they are called. ``subfolders``: those in them are;
-        the ones at the top are days, splits or mere parents.
+        the ones at the top are days, splits or mere parents. ``monday``: folders name classes below ``monday/`` only, and elsewhere
+        nothing, for labels that come from a feedback file.
 
     Returns
     -------
@@ -231,7 +237,10 @@ def recognize(ids: Iterable[str], asked: str = "auto") -> Layout:
         days = {}
     if days:  # several spellings of a day are one folder
         merged = {day: _merged([top.folders[name] for name in sorted(days) if days[name] == day]) for day in sorted(set(days.values()))}
-        reads = _read_days(merged, asked)
+        named = {day: folder for day, folder in merged.items() if day == "monday" or asked != "monday"}
+        reads = {**dict.fromkeys(merged, _UNLABELLED), **_read_days(named, asked)}
+    elif asked == "monday":
+        reads = {"": _UNLABELLED}
     else:
         reads = {"": _read_branch(top, asked)}
     classes = sorted({name for read in reads.values() for name in read.classes})
@@ -337,6 +346,9 @@ class _Read(NamedTuple):
     classes: tuple[str, ...]
     problem: str | None = None
     note: str = ""
+
+
+_UNLABELLED = _Read(_Branch(is_unlabelled=True), frozenset(), ())
 
 
 def _read_days(days: Mapping[str, _Folder], asked: str) -> dict[str, _Read]:

@@ -241,7 +241,7 @@ def clean(
         Threads that decode, where files are large enough for threads to pay.
     cleanup : sequence
         See :func:`bccp.data.scan_filters.clean_up`; the fingerprints are those of the picture before it.
-    layout : {"auto", "classes", "subfolders"}
+    layout : {"auto", "classes", "subfolders", "monday"}
         See :func:`bccp.data.layout.recognize`.
     table, columns
         Which table of labels in the data counts, and what its columns mean: see :func:`bccp.data.label_tables.in_data.find_labels`. Where

@@ -22,7 +22,7 @@ from bccp.data.label_tables.columns import Columns
 from bccp.data.label_tables.image_names import AMBIGUOUS, find_images
 from bccp.data.label_tables.reading import Answer
 from bccp.data.label_tables.votes import VOTES, cast_votes, load_votes, majority, problems_sentence, votes_table
-from bccp.data.layout import KnownNames
+from bccp.data.layout import KnownNames, day_name
 
 if TYPE_CHECKING:
     from bccp.core.config_schema import Segregation
@@ -144,6 +144,7 @@ def sort_out(
     classes: Collection[str] | None,
     unreadable: Collection[str] = (),
     beside: Collection[str] = (),
+    new: Collection[str] = (),
 ) -> Feedback:
     """Turn rows into votes.
 
@@ -162,6 +163,8 @@ def sort_out(
         The ids of files that were put aside: rows that name them name no other image.
     beside : collection of str, optional
         Labels that are votes, too, and no classes; messages do not offer them.
+    new : collection of str, optional
+        The images that the data puts into ``tuesday/``: rows may leave that folder out, for whoever wrote them may not know it.
 
     Returns
     -------
@@ -173,7 +176,7 @@ def sort_out(
         If no row is of any use.
     """
     known_images = frozenset(images)
-    found = find_images([row.image for row in file.rows], [*images, *unreadable])
+    found = _find_images([row.image for row in file.rows], [*images, *unreadable], new)
     found = [image if image in known_images or image == AMBIGUOUS else None for image in found]
     if classes is None:
         classes = _classes_of(file, found)
@@ -197,6 +200,12 @@ def sort_out(
     if not votes:
         raise BCCPError(_useless(file, problems, known_names, known))
     return Feedback(votes, frozenset(image for image in found if image), len(file.rows), problems, file.has_users)
+
+
+def knows_any(file: FeedbackFile, classes: Collection[str]) -> bool:
+    """Return True where some row of a feedback file says one of the classes."""
+    known = KnownNames(classes)
+    return any(known.find(row.label) for row in file.rows)
 
 
 def save_feedback(feedback: Feedback, folder: Path) -> None:
@@ -240,6 +249,22 @@ def problem_counts(problems: Mapping[str, Sequence[str]]) -> dict[str, dict[str,
 
 def _accepted(wanted: str) -> str:
     return f"a CSV file in UTF-8, separated by commas, whose first line names the columns {wanted}"
+
+
+def _find_images(cells: Sequence[str], ids: Sequence[str], new: Collection[str]) -> list[str | None]:
+    """Find images as :func:`find_images` does; where that leaves none or several, by the paths that new ones have below their day.
+
+    A cell that begins with a day says where its image lies, and means no other.
+    """
+    found = find_images(cells, ids)
+    below = {image.partition("/")[2]: image for image in new}
+    if not below or all(found):
+        return found
+    again = find_images(cells, below)
+    return [
+        image or (below[other] if other and not day_name(cell.strip().partition("/")[0]) else image)
+        for cell, image, other in zip(cells, found, again, strict=True)
+    ]
 
 
 def _classes_of(file: FeedbackFile, found: Sequence[str | None]) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,22 +88,23 @@ def read_place(place: str, *, feedback: str | None = None, trusted: str | None =
     if not place.strip():
         raise BCCPError("which images? give a folder, a zip or tar file, or a URL: bccp clean PATH")
     options: dict[str, object] = {"main.execute_steps": list(STEPS)}
+    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words)}
     if feedback:
         options |= _feedback_options(_existing_file(feedback, "--feedback"))
     if trusted:
         options["data.trusted"] = str(_trusted_folder(trusted, place))
     if (address := _address(place)) is not None:
         source, remote = address
-        # whether it has days is not known yet: where answers count, only what is named is trusted
-        day = "tuesday" if trusted else "monday" if feedback else "auto"
-        options |= {"data.source": source, "data.path": remote, "main.target_day": day}
+        # whether it has days is not known yet
+        options |= {"data.source": source, "data.path": remote, "main.target_day": "tuesday" if trusted else "auto"}
+        if feedback:
+            options |= _only_trusted_names(asked)
         return PlaceOptions(options, f"{redact_url(place)}: {_trust(bool(trusted), None)}", None)
     root = expanded(place.removeprefix("file://"), option="PATH")
     if not root.exists():
         raise missing(root, f"PATH={place}", "a folder, a zip or tar file, or a URL")
     if not root.is_dir() and not root.is_file():
         raise BCCPError(f"PATH={place} is neither a file nor a folder: give a folder, a zip or tar file, or a URL")
-    asked = {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in words)}
     with _listed(root, place, asked.get("data.zip_encoding")) as (path, listing):
         options |= {"data.source": "folder" if path.is_dir() else "archive", "data.path": str(path)}
         files = _without(listing.finished(asked.get("data.subfolder")), options.get("data.trusted"))
@@ -118,11 +119,8 @@ def read_place(place: str, *, feedback: str | None = None, trusted: str | None =
             f"PATH={place} has the folder {few(sorted(found.days), 2)} of its own, so --trusted={trusted} is one too many: leave it out"
         )
     has_days = bool(trusted or found.days)
-    if feedback and has_days and ((trusted and found.classes) or _has_new_classes(found, files)):
-        raise BCCPError(
-            f"the new images of PATH={place} lie in class folders, whose names would count as the truth beside the feedback file and "
-            f"trusted images: put these images into one folder, or leave {'--trusted' if trusted else 'monday/'} or the feedback file out"
-        )
+    if feedback and (has_days or found.problem):
+        options |= _only_trusted_names(asked)
     options["main.target_day"] = "tuesday" if has_days else "monday"
     return PlaceOptions(options, f"{place}: {_described(files, found, feedback)}; {_trust(bool(trusted), found)}", root)
 
@@ -130,6 +128,15 @@ def read_place(place: str, *, feedback: str | None = None, trusted: str | None =
 def _feedback_options(file: Path) -> dict[str, object]:
     """Its answers are the labels, and no other table among the images counts."""
     return {"noisy_labels.source": "file", "noisy_labels.feedback_file": str(file), "data.table": None}
+
+
+def _only_trusted_names(asked: Mapping[str, str]) -> dict[str, object]:
+    """Where answers are the labels, names of folders are classes among trusted images only."""
+    if (layout_asked := asked.get("data.layout", "auto")) not in ("auto", "monday"):
+        raise BCCPError(
+            f"data.layout={layout_asked} would take folders' names for the truth, and the feedback file gives the labels: leave it out"
+        )
+    return {"data.layout": "monday"}
 
 
 def _existing_file(named: str, option: str) -> Path:
@@ -217,18 +224,12 @@ def _refuse_one_class(found: Layout, files: Sequence[File], place: str) -> None:
         )
 
 
-def _has_new_classes(found: Layout, files: Sequence[File]) -> bool:
-    """Return True where new images lie in class folders."""
-    places = (found.place(file.name) for file in files)
-    return any(place.day == "tuesday" and place.label for place in places if place)
-
-
 def _described(files: Sequence[File], found: Layout, feedback: str | None) -> str:
     n_classes = len(found.classes)
     folders = f"{len(files)} files in {n_classes} class folders" if n_classes > 1 else f"{len(files)} files"
     splits = f" with the splits {', '.join(sorted(found.splits))}, which are judged together" if found.splits else ""
     labels = (
-        f"the labels are those in {Path(unicodedata.normalize('NFC', feedback)).name}"
+        f"the labels are those in {Path(unicodedata.normalize('NFC', feedback)).name}, and no folder's name"
         if feedback
         else "their names are the labels"
         if n_classes > 1

@@ -56,6 +56,17 @@ def test_splits_below_the_classes_are_splits() -> None:
     assert found.place("dog/test/1.jpg") == Place("", "test", "dog")
 
 
+def test_names_of_folders_are_no_labels_but_below_a_trusted_monday_where_that_is_asked_for() -> None:
+    new = ["tuesday/cat/1.jpg", "tuesday/train/dog/2.jpg", "tuesday/3.jpg", "tuesday/2024/may/1/4.jpg"]
+    found = recognize([*images("monday/cat", "monday/dog"), *new], "monday")
+    assert (found.problem, found.splits, found.classes, found.days) == (None, set(), ("cat", "dog"), {"monday", "tuesday"})
+    assert found.place("monday/dog/1.jpg") == Place("monday", "", "dog")
+    assert {found.place(image) for image in new} == {Place("tuesday", "", "")}
+    without_days = recognize([*splits("train", "test"), *images("north/cat", "north/dog")], "monday")
+    assert (without_days.problem, without_days.classes) == (None, ())
+    assert without_days.place("train/cat/0.jpg") == Place("", "", "")
+
+
 def test_a_test_folder_without_class_folders_has_no_labels() -> None:
     found = recognize([*splits("train"), *images("test")])
     assert (found.problem, found.place("test/0.jpg")) == (None, Place("", "test", ""))

@@ -33,6 +33,16 @@ def test_each_row_is_a_vote(tmp_path: Path) -> None:
     assert counts(said) == {}
 
 
+def test_rows_may_leave_the_folder_of_the_new_day_out(tmp_path: Path) -> None:
+    new = ["tuesday/cat/1.png", "tuesday/2.png"]
+    images, known = ["monday/cat/1.png", "monday/dog/1.png", *new], {"classes": CLASSES, "new": new}
+    rows = "cat/1.png,dog\nmonday/dog/1.png,dog\nmonday/2.png,dog\nC:\\photos\\cat\\1.png,dog\n2.png,cat\ncat/2.png,cat\n"
+    (tmp_path / "feedback.csv").write_text(f"image,label\n{rows}")
+    file = feedback.read_feedback(tmp_path / "feedback.csv")
+    said = feedback.sort_out(file, images=images, **known)
+    assert said.votes == {("monday/dog/1.png", ""): "dog", ("tuesday/2.png", ""): "cat", ("tuesday/cat/1.png", ""): "dog"}
+
+
 @pytest.mark.parametrize(
     "content",
     [

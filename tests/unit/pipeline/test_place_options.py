@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,28 @@ def test_answers_are_the_labels_and_folders_are_then_not_trusted(tmp_path: Path)
     told = read_place(str(photos), feedback=str(answers))
     expected = {"noisy_labels.source": "file", "noisy_labels.feedback_file": str(answers), "data.table": None, "main.target_day": "monday"}
     assert expected.items() <= told.values.items()
-    assert read_place("https://host/photos.zip", feedback=str(answers)).values["main.target_day"] == "monday"
+    assert "the labels are those in answers.csv, and no folder's name; nothing is trusted" in told.said
+
+
+@pytest.mark.parametrize("names", [DAYS, LOOSE])
+def test_answers_are_the_labels_of_new_images_whose_folders_names_are_none(tmp_path: Path, names: tuple[str, ...]) -> None:
+    expected = {"noisy_labels.source": "file", "data.layout": "monday", "main.target_day": "tuesday"}
+    answers, right = make(tmp_path, "answers.csv") / "answers.csv", make(tmp_path / "right", *PLAIN)
+    within = make(tmp_path / "photos", *names)
+    assert expected.items() <= read_place(str(within), feedback=str(answers)).values.items()
+    beside = make(tmp_path / "plain", *PLAIN)
+    assert expected.items() <= read_place(str(beside), feedback=str(answers), trusted=str(right)).values.items()
+
+
+def test_whether_a_remote_place_has_a_trusted_monday_is_seen_once_it_is_here(tmp_path: Path) -> None:
+    told = read_place("https://host/photos.zip", feedback=str(make(tmp_path, "answers.csv") / "answers.csv"))
+    assert {"data.layout": "monday", "main.target_day": "auto"}.items() <= told.values.items()
+
+
+def test_folders_that_are_not_understood_do_not_matter_where_answers_are_the_labels(tmp_path: Path) -> None:
+    photos = make(tmp_path / "photos", *(f"{camera}/{name}" for camera in ("north", "south") for name in PLAIN))
+    assert "data.layout" not in read_place(str(photos)).values
+    assert read_place(str(photos), feedback=str(make(tmp_path, "a.csv") / "a.csv")).values["data.layout"] == "monday"
 
 
 def test_a_feedback_file_among_the_images_is_used_where_it_is(tmp_path: Path) -> None:
@@ -120,7 +142,7 @@ def test_what_a_user_says_wins_and_is_said_once(tmp_path: Path) -> None:
     assert [word.partition("=")[0] for word in overrides] == ["main.execute_steps", "data.source", "main.target_day", "data.path"]
 
 
-def refusal(*names: str, folder: Path, **options: str) -> str:
+def refusal(*names: str, folder: Path, **options: Any) -> str:
     with pytest.raises(BCCPError) as refused:
         read_place(str(make(folder, *names)), **options)
     said = str(refused.value)
@@ -147,8 +169,8 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(tmp_path: Path) -> Non
     assert "holds fewer than two class folders" in refusal(*PLAIN, folder=tmp_path / "b2", trusted=str(right / "cat"))
     assert "is one too many" in refusal(*DAYS, folder=tmp_path / "c", trusted=str(right))
     assert "--feedback=nowhere does not exist" in refusal(*PLAIN, folder=tmp_path / "d", feedback="nowhere")
-    assert "would count as the truth" in refusal(*DAYS, folder=tmp_path / "e", feedback=str(answers))
-    assert "would count as the truth" in refusal(*PLAIN, folder=tmp_path / "f", feedback=str(answers), trusted=str(right))
+    as_truth = {"feedback": str(answers), "trusted": str(right), "words": ("data.layout=classes",)}
+    assert "data.layout=classes would take folders' names for the truth" in refusal(*PLAIN, folder=tmp_path / "e", **as_truth)
 
 
 def test_tables_may_name_the_classes_of_a_single_folder(tmp_path: Path) -> None:
