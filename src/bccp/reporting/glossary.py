@@ -12,7 +12,7 @@ GLOSSARY = {
     "drawn at random": "Images that are to be checked whatever their P(wrong): only by them the share of wrong labels is known.",
     "at least … at most": "Lower and upper end of the share of wrong labels: the mean of P(wrong), and the share of labels that the judge "
     "would have given otherwise. The second holds the judge's own mistakes, too.",
-    "doubted": "A label that training does not take as it was given, for its score lies above the cut-off.",
+    "doubted": "A label that training does not take as it was given.",
     "judge": "A model that says what an image shows without having seen its given label.",
     "trusted images": "Their labels are right, and the judge learns from them.",
     "new images": "Their labels are judged. Without trusted images every image is judged, and there are no days.",
