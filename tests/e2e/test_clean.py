@@ -29,10 +29,11 @@ QUIET = ["main.threads=1"]
 COLUMNS = ["rank", "image", "given_label", "p_wrong", "suggested_label", "p_suggested", "action", "final_label", "reason"]
 MOVED = {
     f"{wrong}/from_{right}_{number:03d}.png": right
-    for right, wrong in (("Bee", "bee"), ("bee", "wasp"), ("wasp", "Bee"))
+    for right, wrongs in (("Bee", ("bee", "wasp")), ("bee", ("wasp", "Bee")), ("wasp", ("Bee", "bee")))
     for number in range(5)
+    for wrong in [wrongs[number % 2]]
 }
-"""The class that each image in the wrong folder is of."""
+"""The class that each image in the wrong folder is of: those of a class lie in both of the others."""
 JARGON = r"(?i)cut[ -]off\b|given back|soften|\btier"
 """Words of the pipeline's own, which nobody needs who only cleans."""
 

@@ -41,7 +41,6 @@ def uniform_noise(scores: np.ndarray, given: np.ndarray) -> PlainNoise:
     n_images, n_classes = scores.shape
     last = len(RATES) - 1
     widths = [(RATES[min(j + 1, last)] - RATES[max(j - 1, 0)]) / (2 if 0 < j < last else 1) for j in range(len(RATES))]
-    widths[0] += 3 / 6  # odds of 3 that none is wrong, beside a prior (1 - e)^5, whose integral is a sixth
     cells = []
     for t in TEMPERATURES:
         probs = softmax(scores / t, axis=1)

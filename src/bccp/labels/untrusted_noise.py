@@ -5,8 +5,9 @@ of s / t for the true label z. An overconfident judge and wrong labels look alik
 fitting t, which touches all classes, and the noise, which touches given labels, at once, over a grid of t. No trusted image anchors the
 temperature here, which :mod:`bccp.labels.anchored_noise` has; so posteriors are averages over the whole grid.
 
-* **uniform**: a label is right with chance 1 - e, else any other class alike. Averaged over t and e, with the prior odds that none is wrong
-  of :mod:`bccp.labels.anchored_noise`: a weak judge's labels are as likely at e = 0 as at any other, and it would say 5 to 13%.
+* **uniform**: a label is right with chance 1 - e, else any other class alike. Averaged over t and e, without the prior odds that none is
+  wrong of :mod:`bccp.labels.anchored_noise`: in a small folder of plain pictures a judge that is unsure of all alike explains the labels as
+  well as one that is sure beside some wrong ones, and odds of 3 made it say 1% for 10%.
 * **matrix**: P(y = k | z = j) has a row a class, each lent ``SMOOTHING`` labels of the uniform noise that the matrix itself amounts to.
   EM at each t; its likelihood leaves each label out of its own row, so that a matrix gains little by learning labels by heart.
 
@@ -26,7 +27,7 @@ import numpy as np
 from scipy.special import softmax
 
 from bccp.data.array_types import Float, Index
-from bccp.labels.anchored_noise import ERROR_PRIOR, ERROR_RATES, NO_ERRORS, uniform_likelihoods
+from bccp.labels.anchored_noise import ERROR_PRIOR, ERROR_RATES, uniform_likelihoods
 from bccp.labels.posterior import given_probability, uniform_noise
 
 TEMPERATURES = np.geomspace(0.2, 6.0, 24)
@@ -95,9 +96,7 @@ def fit_uniform_noise(scores: Float, given: Index) -> NoiseOverTemperatures:
     n_classes = scores.shape[1]
     own = [given_probability(softmax(scores / t, axis=1), given) for t in TEMPERATURES.tolist()]
     values = np.array([uniform_likelihoods(chance, n_classes) for chance in own]) + ERROR_PRIOR * np.log1p(-ERROR_RATES)
-    widths = np.gradient(ERROR_RATES)
-    widths[0] += NO_ERRORS / (ERROR_PRIOR + 1)  # the prior's integral is 1 / (ERROR_PRIOR + 1)
-    weights = values + np.log(widths)
+    weights = values + np.log(np.gradient(ERROR_RATES))
     weights = np.exp(weights - weights.max())
     best_t, best_e = np.unravel_index(int(weights.argmax()), weights.shape)
     weights[weights < _NEGLIGIBLE] = 0

@@ -140,6 +140,18 @@ def test_of_right_labels_none_stands_out():
     assert p_wrong(found.posterior, true).max() < 0.5
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_plainly_wrong_labels_of_a_small_folder_stand_out(seed: int):
+    views, true = photographs(150, seed=seed, n_features=40, blur=0.3)
+    given = true.copy()
+    given[:15] = (true[:15] + 1 + np.arange(15) // K % 2) % K
+    found = judge(views[:1], given, folds=np.arange(150) // K % 5)
+    wrong = p_wrong(found.posterior, given)
+    assert found.verdict == "found"
+    assert 0.04 < found.at_least <= found.at_most <= 0.11
+    assert set(np.argsort(-wrong)[:15]) == set(range(15))
+
+
 def test_no_image_is_judged_by_its_own_label_nor_by_that_of_a_copy(noisy):
     views, _, given, before = noisy
     folds = folds_of(len(given))
