@@ -48,7 +48,15 @@ def refused(home: Path, *overrides: str) -> str:
         if run.info.status != "FINISHED":
             assert "bccp.key" not in run.data.tags
     finished = {step["name"] for step in summary["steps"] if step["status"] == "ran"}
-    shared = {"image_sizes", "monday_model", "features", "student"}  # whole, and of use to the next run
+    shared = {
+        "image_sizes",
+        "monday_model",
+        "monday_passes",
+        "features",
+        "student",
+        "untrusted_judgement",
+        "folder_checks",
+    }  # whole, for the next run
     assert {name for name, status in statuses.items() if status == "FINISHED"} - shared == finished
     assert not list((home / "tmp").glob("*"))
     return sentence

@@ -38,6 +38,7 @@ LEAST = {"monday": 3, "tuesday": 2}
 _NEEDED = {
     "both": "5 different images (train, val and test on Monday, train and test on Tuesday): add images, remove the class, or "
     "set main.target_day=monday, for which 3 will do",
+    "alone": "3 different images (train, val and test): add images or remove the class",
     "monday": "3 different images on Monday (train, val and test): add images or remove the class",
     "tuesday": "2 different images on Tuesday (train and test) that are no copies of Monday's validation images, or none at "
     "all: add images or leave the class out of Tuesday",
@@ -503,7 +504,7 @@ def _check_days(table: pd.DataFrame, target_day: str) -> list[str]:
     if alone := sorted(strata["tuesday"] - strata["monday"]):
         alike = KnownNames(strata["monday"]).describe_similar(alone[0])
         raise BCCPError(
-            f"Tuesday has classes that Monday cannot teach, as it has no image of them: {few(alone, _N_EXAMPLES)}{alike}; give Monday "
+            f"the new images (Tuesday) have classes that no trusted image (Monday) shows: {few(alone, _N_EXAMPLES)}{alike}; give trusted "
             "images of them or leave them out"
         )
     if len(strata["monday"]) == 1:
@@ -517,7 +518,7 @@ def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.D
     kept, left_out = {}, {}
     for day in LEAST:
         images = table[table["day"] == day]
-        _require_parts(images, day)
+        _require_parts(images, day, alone=len(images) == len(table))
         kept[day] = _cap(images, caps[day], day=day, seed=seed)
         left_out[f"{day}_cap"] = len(images) - len(kept[day])
     monday, tuesday = kept["monday"], kept["tuesday"]
@@ -531,11 +532,14 @@ def _split_days(table: pd.DataFrame, shares: Shares, *, seed: int) -> tuple[pd.D
     return pd.concat([monday, tuesday]).sort_values("image", ignore_index=True), left_out
 
 
-def _require_parts(table: pd.DataFrame, day: str) -> None:
-    """Refuse a day with classes too small for what has to be cut, or with classes that its given split does not train on."""
+def _require_parts(table: pd.DataFrame, day: str, *, alone: bool = False) -> None:
+    """Refuse a day with classes too small for what has to be cut, or with classes that its given split does not train on.
+
+    Where all images are of one day, as with nothing trusted, nobody has heard of days.
+    """
     given = set(table["part"]) - {""}
     if not given:
-        _require(table, LEAST[day], _NEEDED[day])
+        _require(table, LEAST[day], _NEEDED["alone" if alone and day == "monday" else day])
         return
     train = table[table["part"] == "train"]
     if untrained := sorted(set(table["stratum"]) - set(train["stratum"])):

@@ -138,7 +138,7 @@ def test_the_step_writes_a_report_and_shows_the_worst_suspects(run_step: Callabl
     assert (name, pixels) == ("worst_suspects.png", True)
     name, rows, thumbnails = step.table
     assert (name, rows[0]["image"], len(thumbnails)) == ("most_suspect_labels", worst, len(rows))
-    assert sorted(step.computed) == ["features", "monday_model", "student"]
+    assert sorted(step.computed) == ["features", "monday_model", "monday_passes", "student"]
     assert sum(str(step.folders["cleansed_labels"] / "label_report.csv") in line for line in step.said) == 1
 
 
@@ -164,7 +164,7 @@ def test_where_monday_is_not_trusted_nothing_is_the_nearest(run_step: Callable[.
     step = run_step(target_day="monday")
     assert set(report_of(step)["nearest_trusted"]) == {""}
     assert "worst_suspects.png" in step.pictures
-    assert step.computed == ["student"]
+    assert step.computed == ["fold_passes", "student"]
 
 
 def test_methods_without_a_posterior_are_reported_by_score(run_step: Callable[..., ReportingStep]) -> None:

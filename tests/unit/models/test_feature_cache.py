@@ -366,7 +366,8 @@ def test_in_the_whole_step_a_frozen_backbone_sees_each_image_once(step: SharingS
     days = days_of(step)
     assert seen == Counter(one.tobytes() for one in [*days.clean_pixels, *days.corrupted_pixels])
     assert len(seen) == N_IMAGES + 18
-    assert {name: len(cache_keys) for name, cache_keys in step.keys.items()} == {"frozen_features": 2, "monday_model": 1, "student": 1}
+    kinds = {"frozen_features": 2, "monday_model": 1, "monday_passes": 1, "student": 1}
+    assert {name: len(cache_keys) for name, cache_keys in step.keys.items()} == kinds
     # the colours are easy, also for features that were never trained
     report = tables.read(step.folders["cleansed_labels"] / "label_report.csv")
     assert (report["nearest_trusted"] != "").sum() > 0
