@@ -13,26 +13,29 @@ wrong`` has the true labels as given ones. Labels at P(wrong) of 0.5 and 0.8 giv
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bccp.core.errors import BCCPError
-from bccp.core.runtime import device
 from bccp.data.array_types import Float, Index
 from bccp.data.duplicates import assign_folds, duplicate_groups
 from bccp.labels import bayes_cutoff, calibration, expert_labels
 from bccp.labels.frozen_judge import judge_given_labels
 from bccp.labels.posterior import expected_f1_cutoff
-from bccp.models import classifier
-from bccp.models.feature_cache import BATCH_SIZE, judge_views, look_by
+from bccp.models import classifier, inference_engine
+from bccp.models.feature_cache import BATCH_SIZE, judge_views
 from bccp.models.logistic_regression import fit_by_folds, fit_scaling
 from benchmarks.measures import calibration_error, interval
 from benchmarks.photographs import BACKBONE, Prepared, prepare
@@ -53,14 +56,18 @@ class Case(NamedTuple):
 
 
 def views_of(pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.float32]]:
-    """Features (N, D) of the pretrained backbone in both views."""
+    """Features (N, D) of the pretrained backbone in both views, by the engine that the pipeline has for many images on a CPU."""
     model = classifier.build_classifier(
         BACKBONE, 2, image_size=pixels.shape[1], dropout=0.0, seed=0, weights="DEFAULT", freeze_backbone=True
-    )
+    ).eval()
     own, found = model.input_size, []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "backbone.onnx"
+        file.write_bytes(inference_engine.exported(copy.deepcopy(model).backbone, own))
+        session = inference_engine.open_session(file, torch.get_num_threads())
     for side, flipped in judge_views(model):
         model.input_size = side or own
-        look = look_by(model, device.device_type())
+        look = inference_engine.session_look(model, session)
         batches = (pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE))
         found.append(np.concatenate([look(np.ascontiguousarray(batch[:, :, ::-1]) if flipped else batch) for batch in batches]))
     return found
