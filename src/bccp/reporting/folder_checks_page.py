@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from itertools import groupby
@@ -93,12 +92,7 @@ def write_folder_checks_page(
         *(_section(one, found.images, originals) for one in checks),
         _FOOTER,
     ]
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        fresh.write_text(html.document("What else this folder hides", parts, style=_STYLE), encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    html.save(path, html.document("What else this folder hides", parts, style=_STYLE))
 
 
 def folder_checks_for_run(folder: Path, ledger: Ledger, *, into: Path | None = None) -> Path | None:

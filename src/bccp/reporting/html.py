@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 _STATUSES = ("finished", "failed", "unfinished", "not started", "ran", "reused", "skipped", "left out", "not reached")
@@ -179,3 +181,20 @@ footer { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1re
 .pictures small { color: var(--soft); display: block; }
 @media (max-width: 640px) { .flow .broad { display: none; } .flow .narrow { display: block; } }
 """
+
+
+def save(path: Path, text: str) -> None:
+    """Write a page, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder exists; a file there is replaced.
+    text : str
+    """
+    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ artifact of the pipeline's run, and to W&B, into the pipeline's group: there wit
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from bccp.core.home import scratch
 from bccp.core.redaction import first_line
 from bccp.core.run_summary import PAGE
 from bccp.core.step_context import Context
+from bccp.reporting import html
 from bccp.reporting.run_data import read_story
 from bccp.reporting.run_page import page
 from bccp.tracking import finished_runs, wandb_run
@@ -46,12 +46,7 @@ def _write_report(summary: Mapping[str, Any], folder: Path, ledger: Ledger | Non
     Path
     """
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{PAGE}-{uuid.uuid4().hex}"
-    try:
-        fresh.write_text(page(read_story(summary, folder, ledger)), encoding="utf-8")
-        fresh.replace(folder / PAGE)
-    finally:
-        fresh.unlink(missing_ok=True)
+    html.save(folder / PAGE, page(read_story(summary, folder, ledger)))
     return folder / PAGE
 
 

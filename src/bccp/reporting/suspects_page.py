@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from bccp.data.dataset import Days, open_days
 from bccp.data.decoding.image_files import MAX_PIXELS, UnreadableImageError, pillow_limits
 from bccp.labels.expert_labels import RANDOM
 from bccp.labels.findings import Finding
+from bccp.reporting import html
 from bccp.reporting.embedded_pictures import PICTURE_SIZES, PictureSize, decode_small
 from bccp.reporting.review_document import CHECKS_LINK, IMAGES_LINK, LABELS_LINK, REPORT_LINK, Listed, link_address, review_document
 from bccp.reporting.suspect_rows import Row, SuspectRows, in_reading_order, order_rows
@@ -131,12 +131,7 @@ def write_suspects_page(
     listed = _listed(ordered[:n_taken], len(records) - n_taken)
     seen_first = {number for row in shown[:_FIRST_ROWS] for number in (row["picture"], *(near["picture"] for near in row["near"]))} - {-1}
     text = review_document(finding, listed, links, facts=facts, pictures=taken.pictures.data, first=sorted(seen_first))
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        fresh.write_bytes(text.encode())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    html.save(path, text)
     return PageSummary(
         path=path,
         n_suspects=listed.suspects,
