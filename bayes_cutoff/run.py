@@ -35,12 +35,16 @@ def run(step: Step) -> None:
         from bccp.labels.folder_checking import check_folder, copy_checks
         from bccp.labels.label_scoring import score_labels
         from bccp.labels.neighbours import confident_neighbours
+        from bccp.labels.untrusted_scoring import judge_views_of
 
         verdict = score_labels(step, days, ids, given)
         decision, about = verdict.decision, verdict.about
         to_check = label_report.make_report(step, days, decision, verdict.audited, verdict.chosen, verdict.finding)
-        near = None if verdict.groups is None else confident_neighbours(step, days, decision, to_check, verdict.groups)
-        hidden = None if verdict.groups is None or not ids else check_folder(step, days, ids, given, verdict.groups)
+        near = hidden = None
+        if verdict.groups is not None:
+            view = judge_views_of(step, days, ids, most=1)[0] if ids else np.empty((0, 1), np.float32)
+            near = confident_neighbours(days, decision, to_check, verdict.groups, view)
+            hidden = check_folder(step, days, ids, given, verdict.groups, view) if ids else None
     else:
         decision, about = bayes_cutoff.pass_through(ids, given, days.classes), {"method": "none"}
         step.emit(f"{len(ids)} given labels pass through (enabled={config.enabled}, label={config.label})")

@@ -5,7 +5,6 @@ They depend on images, given labels and features alone: another action, cut-off 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zipfile
@@ -19,17 +18,17 @@ from bccp.data.array_types import Index
 from bccp.data.checks import MANIFEST_DTYPES
 from bccp.data.dataset import Days
 from bccp.data.folder_checks import FOLDER_CHECKS, IMAGES_CHECKED, FolderChecks, find_folder_checks
-from bccp.labels.stored_arrays import rows_digest
-from bccp.labels.untrusted_scoring import judge_views_of
+from bccp.labels.stored_arrays import columns_digest, rows_digest
+from bccp.models.logistic_regression import Rows
 
 
-def check_folder(step: Step, days: Days, ids: list[str], given: Index, groups: Index) -> Path:
+def check_folder(step: Step, days: Days, ids: list[str], given: Index, groups: Index, features: Rows) -> Path:
     """Look for all that judged images hide beside wrong labels, or take it from the ledger where that has been done before.
 
     Parameters
     ----------
     step : Step
-        Of ``bayes_cutoff``, whose judges look at features or pixels: their first view finds images of no class.
+        Of ``bayes_cutoff``, whose judges look at features or pixels.
     days : Days
     ids : list of str, length N
         Of the judged images, sorted.
@@ -37,13 +36,15 @@ def check_folder(step: Step, days: Days, ids: list[str], given: Index, groups: I
         Their given labels.
     groups : ndarray of int64, shape (N,)
         Images of one group are copies.
+    features : array-like, shape (N, D)
+        The judges' first view, which finds images of no class.
 
     Returns
     -------
     Path
         A folder of the files that :meth:`bccp.data.folder_checks.FolderChecks.write` makes; :func:`copy_checks` copies them.
     """
-    raw, features = step.ancestor("raw_data"), judge_views_of(step, days, ids, most=1)[0]
+    raw = step.ancestor("raw_data")
 
     def compute(folder: Path) -> None:
         clean = step.input("clean_data")
@@ -57,9 +58,7 @@ def check_folder(step: Step, days: Days, ids: list[str], given: Index, groups: I
 
     key = {
         "features": rows_digest(features),
-        "images": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
-        "given": hashlib.sha256(np.ascontiguousarray(given, np.int64).tobytes()).hexdigest(),
-        "groups": hashlib.sha256(np.ascontiguousarray(groups, np.int64).tobytes()).hexdigest(),
+        "labels": columns_digest(ids, given, groups),
         "clean_data": step.inputs["clean_data"],
         "segregated_data": step.inputs["segregated_data"],
         "with_files": raw is not None,

@@ -6,15 +6,12 @@ labels takes it as it is.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bccp.core.config_schema import BayesCutoff
 from bccp.core.errors import BCCPError
 from bccp.core.runtime.requirements import installed_version
 from bccp.core.step_context import Step
@@ -22,10 +19,9 @@ from bccp.data.array_types import Float, Index
 from bccp.data.dataset import Days
 from bccp.data.duplicates import assign_folds
 from bccp.labels.frozen_judge import FrozenJudgement, judge_given_labels
-from bccp.labels.stored_arrays import read_record, rows_digest, write_record
-from bccp.models.feature_cache import judge_views, view_features
+from bccp.labels.stored_arrays import columns_digest, read_record, rows_digest, write_record
+from bccp.labels.untrusted_scoring import judge_views_of
 from bccp.models.logistic_regression import fit_scaling
-from bccp.models.monday_model import build_by_recipe
 from bccp.models.training_set import copies
 
 FOLDS = 5
@@ -115,11 +111,9 @@ def judge_on_features(step: Step, days: Days, ids: list[str], given: Index, *, s
     BCCPError
         If there are not two different trusted images.
     """
-    config: BayesCutoff = step.config
     trusted = sorted(days.ids("monday", "train") + days.ids("monday", "val"))
     true = days.labels(trusted)
-    model = build_by_recipe(days, config.monday_model())
-    views = [view_features(step, days, model, trusted + ids, side=side, flipped=flipped) for side, flipped in judge_views(model)]
+    views = judge_views_of(step, days, trusted + ids)
 
     def compute(folder: Path) -> None:
         groups = copies(step.input("clean_data"), trusted + ids, views[0][:])
@@ -143,8 +137,8 @@ def judge_on_features(step: Step, days: Days, ids: list[str], given: Index, *, s
 
     key = {
         "views": [rows_digest(features) for features in views],
-        "images": hashlib.sha256(json.dumps([trusted, ids]).encode()).hexdigest(),
-        "labels": hashlib.sha256(np.concatenate([true, given]).astype(np.int64).tobytes()).hexdigest(),
+        "trusted": columns_digest(trusted, true),
+        "labels": columns_digest(ids, given),
         "classes": len(days.classes),
         "copies": step.inputs["clean_data"],
         "seed": seed,

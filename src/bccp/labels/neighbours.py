@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bccp.core.step_context import Step
 from bccp.data.array_types import Float32, Index
 from bccp.data.dataset import Days
 from bccp.labels.bayes_cutoff import Decision
 from bccp.labels.label_report import nearest_by_cosine
-from bccp.labels.untrusted_scoring import judge_views_of
 from bccp.models.logistic_regression import Rows
 
 COLUMNS = ("image", "nearest_suggested", "nearest_given", "group")
@@ -25,19 +23,19 @@ MOST_DOUBT = 0.1
 _ROWS = 4096
 
 
-def confident_neighbours(step: Step, days: Days, decision: Decision, report: pd.DataFrame, groups: Index) -> pd.DataFrame:
+def confident_neighbours(days: Days, decision: Decision, report: pd.DataFrame, groups: Index, rows: Rows) -> pd.DataFrame:
     """Find what the images that a person is asked to check look like.
 
     Parameters
     ----------
-    step : Step
-        Of ``bayes_cutoff``, whose judges look at features or pixels.
     days : Days
     decision : Decision
     report : DataFrame
         From :func:`bccp.labels.label_report.make_report`.
     groups : ndarray of int64, shape (N,)
         Images of one group are copies; rows as in ``decision``.
+    rows : array-like, shape (N, D)
+        The first view of the judges, which look at features or pixels.
 
     Returns
     -------
@@ -55,9 +53,6 @@ def confident_neighbours(step: Step, days: Days, decision: Decision, report: pd.
     suggested = np.array([numbers.get(name, -1) for name in listed["suggested_label"]], np.int64)
     doubt = pd.to_numeric(decision.table["p_wrong"]).fillna(1.0).to_numpy(float)
     wanted = [suggested, given[suspects]]
-    rows = (
-        judge_views_of(step, days, ids, most=1)[0] if (doubt <= MOST_DOUBT).any() and len(suspects) else np.empty((len(ids), 1), np.float32)
-    )
     near = nearest_of_classes(rows, given, doubt <= MOST_DOUBT, groups, suspects, wanted)
     smallest: dict[int, str] = {}
     for image, group in zip(ids, groups.tolist(), strict=True):

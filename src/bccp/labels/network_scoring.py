@@ -6,8 +6,6 @@ of checked labels trains and asks none anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from bccp.data.array_types import Float, Index
 from bccp.data.dataset import Days
 from bccp.labels.bayes_cutoff import McDropoutSummary
 from bccp.labels.mc_dropout import held_out_passes, stochastic_passes
+from bccp.labels.stored_arrays import columns_digest
 from bccp.models.feature_cache import shared_inputs
 from bccp.models.monday_model import open_monday_model, recipe_key
 from bccp.models.training_set import one_hot
@@ -57,7 +56,7 @@ def monday_passes(step: Step, days: Days, ids: list[str], *, seed: int) -> tuple
     key = {
         "recipe": recipe_key(recipe),
         "data": step.inputs["segregated_data"],
-        "images": _digest(ids),
+        "images": columns_digest(ids),
         "passes": config.passes,
         "seed": seed,
     }
@@ -110,19 +109,11 @@ def fold_passes(step: Step, days: Days, ids: list[str], given: Index, fold: Inde
     key = {
         "recipe": recipe_key(recipe),
         "data": step.inputs["segregated_data"],
-        "images": _digest(ids, given, fold),
+        "images": columns_digest(ids, given, fold),
         "passes": config.passes,
         "seed": seed,
     }
     return _read(step.shared("fold_passes", key, compute) / "judged")
-
-
-def _digest(ids: list[str], *columns: Index) -> str:
-    """SHA-256 of ids and what stands beside them."""
-    found = hashlib.sha256(json.dumps(ids).encode())
-    for column in columns:
-        found.update(np.ascontiguousarray(column, np.int64).tobytes())
-    return found.hexdigest()
 
 
 def _write(folder: Path, passes: McDropoutSummary) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -58,4 +58,12 @@ def rows_digest(rows: Any) -> str:
     found = hashlib.sha256()
     for block in blocks(rows):
         found.update(f"{block.dtype} {block.shape}\n".encode() + np.ascontiguousarray(block).tobytes())
+    return found.hexdigest()
+
+
+def columns_digest(ids: Sequence[str], *columns: npt.ArrayLike) -> str:
+    """SHA-256 of image ids and of the columns of numbers, int64, that stand beside them."""
+    found = hashlib.sha256(json.dumps(list(ids)).encode())
+    for column in columns:
+        found.update(np.ascontiguousarray(column, np.int64).tobytes())
     return found.hexdigest()

@@ -6,8 +6,6 @@ So it is an artifact of its own, which another action, cut-off or file of checke
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from bccp.core.step_context import Step
 from bccp.data.array_types import Index
 from bccp.data.dataset import Days, ImageView
 from bccp.data.duplicates import assign_folds
-from bccp.labels.stored_arrays import blocks, read_record, rows_digest, write_record
+from bccp.labels.stored_arrays import blocks, columns_digest, read_record, rows_digest, write_record
 from bccp.labels.untrusted_judge import UntrustedJudgement, judge_untrusted, nothing_taught
 from bccp.models.feature_cache import judge_views, view_features
 from bccp.models.logistic_regression import Rows, fit_scaling
@@ -133,8 +131,7 @@ def judge_without_trust(step: Step, days: Days, ids: list[str], given: Index, *,
 
     key = {
         "views": [rows_digest(view) for view in views],
-        "images": hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
-        "given": hashlib.sha256(np.ascontiguousarray(given, np.int64).tobytes()).hexdigest(),
+        "labels": columns_digest(ids, given),
         "classes": n_classes,
         "copies": step.inputs["clean_data"],
         "folds": config.folds,
