@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bccp.cli.parameters import emit, handle_errors, json_option, split, talk, words_argument
+from bccp.cli.parameters import change_options, emit, handle_errors, json_option, split, talk, words_argument
 
 if TYPE_CHECKING:
     from bccp.labels.confident_changes import Action
@@ -19,20 +19,7 @@ if TYPE_CHECKING:
 @click.option("--trusted", metavar="DIR", help="Folder of images whose labels are right, a folder a class.")
 @click.option("--audit", metavar="CSV", help="Labels that somebody has checked: the checked.csv of the page.")
 @click.option("--out", metavar="DIR", help="Folder for the cleaned images, the list and the page; replaced if clean wrote it.")
-@click.option(
-    "--action",
-    type=click.Choice(["relabel", "drop", "keep"]),
-    default="relabel",
-    show_default=True,
-    help="For labels in --out that are surely wrong: relabel (to the suggested class), drop (the image) or keep.",
-)
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    default=0.8,
-    show_default=True,
-    help="Least P(wrong) and, for relabel, least P(suggested label); 0 gives every image its likeliest class.",
-)
+@change_options("labels in --out")
 @words_argument
 @json_option
 @functools.partial(handle_errors, interrupted="interrupted; nothing was written to --out")

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bccp.cli.parameters import EXPORT_FORMAT, HYDRA_WORDS, RUN, WrongCall, emit, handle_errors, json_option, split, talk, words_argument
+from bccp.cli.parameters import (
+    EXPORT_FORMAT,
+    HYDRA_WORDS,
+    RUN,
+    WrongCall,
+    change_options,
+    emit,
+    handle_errors,
+    json_option,
+    split,
+    talk,
+    words_argument,
+)
 
 if TYPE_CHECKING:
     from bccp.labels.confident_changes import Action
@@ -27,20 +39,7 @@ def _refuse_apply(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @click.command("export-data")
 @click.option("--out", required=True, metavar="PLACE", help="Folder to make, or a URL of one; it must not exist, or be empty.")
 @click.option("--run", type=RUN, default="", help="A finished run.  [default: the newest with cleansed labels]")
-@click.option(
-    "--action",
-    type=click.Choice(["relabel", "drop", "keep"]),
-    default="relabel",
-    show_default=True,
-    help="For labels that are surely wrong: relabel (to the suggested class), drop (the image) or keep.",
-)
-@click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    default=0.8,
-    show_default=True,
-    help="Least P(wrong) and, for relabel, least P(suggested label); 0 gives every image its likeliest class.",
-)
+@change_options("labels")
 @click.option("--format", "format_name", type=EXPORT_FORMAT, default="folder", show_default=True, help="folder, jsonl or webdataset.")
 @click.option(
     "--shard-bytes", type=click.IntRange(min=1), default=500_000_000, show_default=True, help="Largest size of a shard (webdataset), bytes."

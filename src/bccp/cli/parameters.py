@@ -124,6 +124,29 @@ words_argument = click.argument("words", nargs=-1, type=click.UNPROCESSED, metav
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there.")
 
 
+def change_options(labels: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options ``--action`` and ``--min-confidence`` of a command that writes labels, which its help names as ``labels``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        least = click.option(
+            "--min-confidence",
+            type=click.FloatRange(0, 1),
+            default=0.8,
+            show_default=True,
+            help="Least P(wrong) and, for relabel, least P(suggested label); 0 gives every image its likeliest class.",
+        )
+        action = click.option(
+            "--action",
+            type=click.Choice(["relabel", "drop", "keep"]),
+            default="relabel",
+            show_default=True,
+            help=f"For {labels} that are surely wrong: relabel (to the suggested class), drop (the image) or keep.",
+        )
+        return action(least(command))
+
+    return decorate
+
+
 def split(words: Sequence[str]) -> list[str]:
     """Split words at blanks outside quotes and brackets: a Makefile hands several on as one."""
     from bccp.core.overrides import split_options
