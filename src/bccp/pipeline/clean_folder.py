@@ -28,6 +28,7 @@ from bccp.core.redaction import redact_url
 from bccp.core.run_summary import PAGE, Summary
 from bccp.core.shell_commands import shell_command
 from bccp.data import archives, tables
+from bccp.labels.checking_list import CHECKING_LIST, unchecked
 from bccp.labels.expert_labels import RANDOM, SUSPECT
 from bccp.labels.findings import N_RANDOM, Finding, finding_sentence, percent
 from bccp.pipeline.compose import compose
@@ -295,8 +296,8 @@ def _conclude(request: CleanRequest, summary: Summary, folder: Path, ledger: Led
         place = target.place
     about = json.loads((cleansed / "cutoff.json").read_text(encoding="utf-8"))
     finding = Finding.from_json(about["finding"]) if "finding" in about else None
-    report = tables.read(cleansed / "label_report.csv")
-    open_rows = report[report["label"].eq("") & report.get("verdict", pd.Series("", index=report.index)).eq("")]
+    report = tables.read(cleansed / CHECKING_LIST)
+    open_rows = unchecked(report)
     return Cleaned(
         request=request,
         finding=finding,
