@@ -69,7 +69,7 @@ FORWARD = 1 / 3
 
 
 class Monday(NamedTuple):
-    """What one or more models that know only Monday make of the judged images, and what training them took."""
+    """The judgement of one or more models that know only Monday, and the cost of their training."""
 
     belief: label_scoring.LabelPosterior
     most: float
@@ -212,7 +212,7 @@ class Case:
         return dataclasses.replace(recipe, epochs=self.section.refine_epochs, random_seed=label_scoring._seed(seed, "round 1") % 2**32)
 
     def _seconds(self, name: str) -> float:
-        """How long it took to make what was taken from the ledger last."""
+        """Seconds that the artifact taken last from the ledger took to make."""
         made = labels.maker(self.ledger, self.ledger.client.get_run(self.step.run_id), name)
         return float(made.info.end_time - made.info.start_time) / 1000
 

@@ -125,7 +125,7 @@ class Case(NamedTuple):
 
 
 class Runs:
-    """What has been measured: a line for each case, seed and judge.
+    """Measurements: a line for each case, seed and judge.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def posterior_figures(believed: Float, given: Index, true: Index, *, changes: bo
 
 
 def audit_figures(found: UntrustedJudgement, given: Index, true: Index, seed: int) -> dict[str, float]:
-    """What few checked labels make of it: how far the share is off, and that of the plain mean of the checked; the calibration error."""
+    """Errors after a few labels were checked: of the share, of the plain mean of the checked ones, and of calibration."""
     wrong, offs = given != true, []
     for draw in range(N_AUDITS):
         places = np.random.default_rng([seed, 3, draw]).choice(len(given), min(N_AUDITED, len(given)), replace=False)
@@ -408,7 +408,7 @@ def figures_table(found: pd.DataFrame) -> str:
 
 
 def every_run(found: pd.DataFrame) -> list[Row]:
-    """What has to hold of every run, or of nearly all; exact 95% intervals of shares."""
+    """Figures that are wanted of every run, or of nearly all, with exact 95% intervals of shares."""
     by_judge = {judge: runs.set_index(["data", "labels", "seed"]) for judge, runs in found.groupby("judge")}
     judge = by_judge[JUDGE]
     judge = judge[judge.index.get_level_values("labels") != RANDOM]
