@@ -599,6 +599,68 @@ class Test:
 
 
 @dataclass(kw_only=True)
+class Store:
+    """Where the service keeps predictions, feedback and images."""
+
+    url: str | None
+    images: str | None = _path()
+
+    def check(self) -> None:
+        """Refuse databases that are neither SQLite by an absolute path nor PostgreSQL."""
+        if self.url is None:
+            return
+        if not re.match(r"(postgresql(\+\w+)?|sqlite)://", self.url):
+            raise BCCPError(f"store.url={self.url!r} is not accepted: use sqlite:////absolute/file.db or postgresql://user@host/database")
+        if self.url.startswith("sqlite://") and not re.match(r"sqlite:////[^?]", self.url):
+            raise BCCPError(f"store.url={self.url!r} is no absolute path: write sqlite:/// and an absolute path")
+
+
+@dataclass(kw_only=True)
+class Serve:
+    """``bccp serve``: the service and its limits."""
+
+    model: str
+    host: str = field()
+    port: int = _number(0, 65535)
+    allowed_hosts: Any = field()
+    max_batch: int = _number(1, 4096)
+    max_queue: int = _number(1, 1_000_000)
+    deadline: float = _number(0, 3600, above=True)
+    max_bytes: int = _number(1)
+    max_bytes_in_flight: int = _number(1)
+    max_pixels: int = _number(1)
+    max_pixels_in_flight: int = _number(1)
+    max_files: int = _number(1, 4096)
+    reload_every: float = _number(0.1, 86400)
+    token_env: str = field()
+    review_token_env: str = field()
+    user_key_env: str = field()
+    votes_per_minute: int = _number(1)
+    keep_images: str = _choice("all", "feedback", "none")
+    keep_days: float | None = _number(0, above=True)
+    image_root: str | None = _path()
+
+    def check(self) -> None:
+        """Refuse limits that contradict each other, and lists that are none."""
+        if isinstance(self.allowed_hosts, str):
+            self.allowed_hosts = [name.strip() for name in self.allowed_hosts.split(",") if name.strip()]
+        hosts = self.allowed_hosts
+        if not isinstance(hosts, list) or not all(isinstance(name, str) and re.fullmatch(r"[\w.:\[\]-]+", name) for name in hosts):
+            raise BCCPError(f"serve.allowed_hosts={hosts!r} is not accepted: give a list of host names, such as [bccp.example.org]")
+        for least, most in (("max_bytes", "max_bytes_in_flight"), ("max_pixels", "max_pixels_in_flight"), ("max_files", "max_queue")):
+            if getattr(self, least) > getattr(self, most):
+                raise BCCPError(
+                    f"serve.{least}={getattr(self, least)} is more than serve.{most}={getattr(self, most)}: no such request could pass, "
+                    f"so raise serve.{most}"
+                )
+        for key in ("token_env", "review_token_env", "user_key_env"):
+            if not re.fullmatch(r"[A-Za-z_]\w*", getattr(self, key)):
+                raise BCCPError(
+                    f"serve.{key}={getattr(self, key)!r} is no name of an environment variable: give one, never the secret itself"
+                )
+
+
+@dataclass(kw_only=True)
 class Config:
     """The whole configuration."""
 
@@ -612,6 +674,8 @@ class Config:
     cp_sampling: CpSampling
     train: Train
     test: Test
+    store: Store
+    serve: Serve
 
     def section(self, step: str) -> Any:
         """The section of a step: it bears the step's name, but for ``data`` (``fetch_data``)."""

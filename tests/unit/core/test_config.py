@@ -100,6 +100,13 @@ def test_every_key_has_a_comment_or_is_linked_to_another_section(root: Path) -> 
         ("test__promote", "force", "test.promote=force needs test.registered_model_name"),
         ("test__promote", "autom", "did you mean 'auto'?"),
         ("test__max_regression", -0.1, "test.max_regression=-0.1 is out of range: give a number from 0 to 1"),
+        ("store__url", "mysql://h/d", "store.url='mysql://h/d' is not accepted: use sqlite:////absolute/file.db or postgresql://"),
+        ("store__url", "sqlite:///file.db", "store.url='sqlite:///file.db' is no absolute path"),
+        ("serve__port", 65536, "serve.port=65536 is out of range: give a number from 0 to 65535"),
+        ("serve__deadline", 0, "serve.deadline=0.0 is out of range: give a number above 0 to 3600"),
+        ("serve__max_files", 2048, "serve.max_files=2048 is more than serve.max_queue=1024: no such request could pass"),
+        ("serve__allowed_hosts", ["a/b"], "serve.allowed_hosts=['a/b'] is not accepted: give a list of host names"),
+        ("serve__token_env", "s3cret-token", "is no name of an environment variable: give one, never the secret itself"),
     ],
 )
 def test_a_wrong_value_is_refused_by_key_with_what_would_do(root: Path, key: str, value: Any, sentence: str) -> None:
