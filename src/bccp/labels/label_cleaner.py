@@ -465,11 +465,17 @@ def _judge_features(views: Sequence[npt.NDArray[Any]], given: Index, copies: npt
     if n_groups < 2:
         raise ValueError("all images are copies of one another, by groups or by equal features: at least two different ones are accepted")
     folds = assign_folds(groups, given[order], folds=min(FOLDS, n_groups), rng=np.random.default_rng(0))
-    scaled = [fit_scaling(view).apply(view) for view in (view[order] for view in views)]
+    scaled = [fit_scaling(view).apply(view) for view in (_within_range(view[order]) for view in views)]
     found = judge_untrusted(scaled, given[order], n_classes=n_classes, folds=folds)
     back = np.argsort(order)
     by_image = ("scores", "probs", "posterior", "uniform_posterior", "matrix_posterior", "uniform_probs", "taught")
     return dataclasses.replace(found, **{name: getattr(found, name)[back] for name in by_image})
+
+
+def _within_range(view: npt.NDArray[Any]) -> Float:
+    """A view whose largest value is near 1, where its squares would leave the range of floats; any other stays as it is, to the bit."""
+    _, exponent = np.frexp(np.abs(view).max())
+    return np.ldexp(np.asarray(view, np.float64), -exponent) if abs(exponent) > 100 else view
 
 
 def _probabilities(probs: npt.ArrayLike) -> Float:

@@ -93,6 +93,14 @@ def test_neither_the_order_of_images_nor_names_of_groups_change_a_bit() -> None:
     assert (again.at_least_, again.at_most_, again.cutoff_) == (first.at_least_, first.at_most_, first.cutoff_)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_scale_of_features_does_not_matter_where_their_squares_leave_the_range_of_floats(scale: float) -> None:
+    features, given, _ = draw(120, apart=4.0)
+    usual, scaled = (LabelCleaner().fit_features(values, given) for values in (features, features.astype(np.float64) * scale))
+    assert scaled.verdict_ == usual.verdict_ == "found"
+    np.testing.assert_allclose(scaled.p_wrong_, usual.p_wrong_, atol=1e-3)
+
+
 def test_copies_are_judged_by_others_than_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     features, given, _ = draw(60)
     twice, labels = np.concatenate([features, features]), np.concatenate([given, given])
