@@ -119,6 +119,17 @@ def test_places_that_cannot_be_a_folder_are_refused(tmp_path: Path) -> None:
             OwnFolder(place).check()
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+def test_a_place_where_permissions_promise_too_much_is_refused_before_the_work() -> None:
+    with pytest.raises(BCCPError, match="cannot be made in /proc .*: choose another folder"):
+        OwnFolder("/proc/cleaned").check()
+
+
+def test_a_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    OwnFolder(tmp_path / "a" / "cleaned").check()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
     out = tmp_path / "cleaned"
     with pytest.raises(KeyboardInterrupt):

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,10 @@ class OwnFolder:
             raise BCCPError(f"{self._shown} cannot be made, as nothing may be written into {above}: choose another folder")
         if taken:
             raise BCCPError(f"{self._shown} is a file, and nothing is overwritten: choose another folder")
+        try:  # permissions do not tell: nobody may write into /proc
+            Path(tempfile.mkdtemp(prefix=f".{scratch_owner()}.", dir=above)).rmdir()
+        except OSError as error:
+            raise BCCPError(f"{self._shown} cannot be made in {above} ({error.strerror}): choose another folder") from error
         if change := change_in(out):
             raise self._refusal(change)
 
