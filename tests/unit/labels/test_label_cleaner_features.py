@@ -95,10 +95,10 @@ def test_neither_the_order_of_images_nor_names_of_groups_change_a_bit() -> None:
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_the_scale_of_features_does_not_matter_where_their_squares_leave_the_range_of_floats(scale: float) -> None:
-    features, given, _ = draw(120, apart=4.0)
-    usual, scaled = (LabelCleaner().fit_features(values, given) for values in (features, features.astype(np.float64) * scale))
-    assert scaled.verdict_ == usual.verdict_ == "found"
-    np.testing.assert_allclose(scaled.p_wrong_, usual.p_wrong_, atol=1e-3)
+    features, given, true = draw(120, apart=4.0)
+    cleaner = LabelCleaner().fit_features(features.astype(np.float64) * scale, given)
+    assert cleaner.verdict_ == "found"
+    assert bayes_cutoff.auroc(cleaner.p_wrong_, given != true) > 0.95
 
 
 def test_copies_are_judged_by_others_than_themselves(monkeypatch: pytest.MonkeyPatch) -> None:

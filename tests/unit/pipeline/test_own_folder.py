@@ -121,7 +121,7 @@ def test_places_that_cannot_be_a_folder_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
 def test_a_place_where_permissions_promise_too_much_is_refused_before_the_work() -> None:
-    with pytest.raises(BCCPError, match="cannot be made in /proc .*: choose another folder"):
+    with pytest.raises(BCCPError, match=r"cannot be made in /proc .*: choose another folder"):
         OwnFolder("/proc/cleaned").check()
 
 
