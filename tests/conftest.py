@@ -17,6 +17,7 @@ from bccp.core.home import PLACES
 from bccp.core.paths import ROOT
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.tracking import backends
+from support import postgresql
 from support.pictures import write_images
 from support.uv_stand_in import Tool
 from support.wandb_stand_in import KEY, WandbStandIn
@@ -119,6 +120,28 @@ def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbStandIn
         yield stand_in
         import_wandb().teardown()
     assert not stand_in.unknown
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """URL of a real server, one for all tests of this process; without one the tests that ask for it are skipped."""
+    with postgresql.server() as url:
+        yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """URL of an empty database."""
+    with postgresql.database(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a store that is not there yet, in a file and on a server."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_url"))
+    return f"sqlite:///{tmp_path / 'store.db'}"
 
 
 @pytest.fixture
