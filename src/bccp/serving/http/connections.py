@@ -1,0 +1,66 @@
+"""Connections whose headers are limited, as uvicorn limits neither their length nor the time that they take to come in."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 65_536
+"""Of a request's first line and headers."""
+
+MAX_HEAD_SECONDS = 10.0
+"""From a connection's beginning, or a request's first byte, to the end of the headers."""
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """A connection that is closed where the headers of a request are too long or too slow."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_bytes = 0
+        self._in_head = True
+        self._too_slow: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for headers."""
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request, and count it where it is of the headers."""
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        if not self._in_head:
+            self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer."""
+        self._end_head()
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        self._too_slow = self.loop.call_later(MAX_HEAD_SECONDS, self.transport.close)
+
+    def _end_head(self) -> None:
+        self._in_head = False
+        if self._too_slow is not None:
+            self._too_slow.cancel()
+            self._too_slow = None
