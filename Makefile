@@ -9,7 +9,7 @@ export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 unexport MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID  # of somebody's other work; `mlflow run` takes no experiment's id beside its name
 
-.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
+.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted benchmark-serve why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@uri="$$(python -m bccp.tracking.store)" && \
@@ -47,6 +47,9 @@ benchmark-photographs: .venv/.dev  ## a pretrained backbone on photographs: spli
 
 benchmark-untrusted: .venv/.dev  ## wrong labels where nothing is trusted, beside cleanlab; DATA=folder or archive,… FEEDBACK=csv,… SEEDS=5; hours
 	@python -m benchmarks.untrusted $(if $(DATA),--data "$(DATA)") $(if $(FEEDBACK),--feedback "$(FEEDBACK)") $(if $(SEEDS),--seeds "$(SEEDS)") -- $$OPTIONS
+
+benchmark-serve: .venv/.dev  ## the service beside LitServe, BentoML and mlflow models serve, killed, reloaded, for 100,000 requests; wrk; ONLY="reload start" ROUNDS=3; a quarter of an hour
+	@python -m benchmarks.serve $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds "$(ROUNDS)")
 
 # each of the following is a command of bccp, with the variables of its line as options: see bccp --help
 why: .venv/.run  ## why a step would run, without running anything: STEP=train, and OPTIONS as for run
