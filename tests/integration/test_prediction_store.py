@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -137,3 +138,55 @@ def test_at_most_one_cycle_is_open(store: Store) -> None:
     with pytest.raises(sa.exc.IntegrityError), store.writing() as connection:
         connection.execute(opened)
     assert json.dumps([row["config"] for row in rows(store, tables.cycle)]) == '[null, null, {"a": 1}]'
+
+
+def test_feedback_waits_for_the_disk_and_predictions_do_not(store: Store) -> None:
+    setting = "PRAGMA synchronous" if store.engine.dialect.name == "sqlite" else "SHOW synchronous_commit"
+
+    found = []
+    for durable in (False, True):
+        with store.writing(durable=durable) as connection:
+            found.append(connection.exec_driver_sql(setting).scalar_one())
+
+    assert found in ([1, 2], ["off", "on"])
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("sqlite:///relative.db", "no absolute path"),
+        ("sqlite:////a.db?mode=ro", "no absolute path"),
+        ("mysql://user:secret@host/x", "is not accepted"),
+        ("postgresql://user:secret@host:port/x", "cannot be read"),
+        ("postgresql://user:secret@127.0.0.1:1/x?password=secret", "cannot be opened .*: set store.url to a database that can be"),
+        ("sqlite:////dev/null/store.db", "cannot be made"),
+        ("sqlite:///{}/picture", "cannot be opened .*not a database"),
+    ],
+)
+def test_an_address_that_leads_to_no_store_is_refused_in_one_sentence_without_its_secrets(url: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"no database" * 100)
+
+    with pytest.raises(BCCPError, match=sentence) as error:
+        open_store(url.format(tmp_path), images=tmp_path / "images")
+
+    assert "secret" not in str(error.value)
+    assert "store.url" in str(error.value)
+
+
+def test_a_default_store_lies_in_the_home(bare_home: Path) -> None:
+    store = open_store(None)
+    predictions.record(store, [answered(b"a")])
+    store.close()
+
+    assert (bare_home / "serving" / "store.db").is_file()
+    assert (bare_home / "serving" / "images" / digest(b"a")[:2] / digest(b"a")).is_file()
+
+
+def test_ids_of_requests_sort_by_their_time_and_are_of_version_7() -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(predictions.new_request_id())
+        time.sleep(0.002)
+
+    assert ids == sorted(ids)
+    assert {(one.version, one.variant) for one in ids} == {(7, uuid.RFC_4122)}

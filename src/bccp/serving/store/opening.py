@@ -25,7 +25,7 @@ from bccp.core.redaction import first_line, redact_url
 from bccp.serving.store import tables
 from bccp.serving.store.images import ImageFiles
 
-PREDICTIONS_WAIT_SECONDS = 0.9
+PREDICTIONS_WAIT_SECONDS = 0.6
 """For other writers, before a prediction is not recorded."""
 
 FEEDBACK_WAIT_SECONDS = 3.0
