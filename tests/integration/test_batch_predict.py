@@ -20,6 +20,7 @@ from bccp.core.home import scratch
 from bccp.data import preprocessing
 from bccp.models import classifier, predictor
 from bccp.serving import batch_predict
+from bccp.serving.named_models import find_named
 from support.made_up_models import CLASSES, MONDAY, TUESDAY, World
 
 
@@ -172,13 +173,13 @@ def test_a_pipelines_run_stands_for_its_model(world: World) -> None:
     pipeline = ledger.start("pipeline", tags={"bccp.folder": "somewhere"})
     with scratch("test") as folder:
         with pytest.raises(BCCPError, match="has made no model"):
-            batch_predict.find_model(ledger, pipeline, folder)
+            find_named(ledger, pipeline, folder)
         trained = ledger.start("train", parent=pipeline, tags={"bccp.output.model": digest})
         ledger.end(trained, "FINISHED")
-        assert batch_predict.find_model(ledger, pipeline, folder) == ledger.fetch(f"model:{digest}")
+        assert find_named(ledger, pipeline, folder).folder == ledger.fetch(f"model:{digest}")
         other = ledger.start("pipeline")
         ledger.tag(other, {"bccp.reused.train": trained})
-        assert batch_predict.find_model(ledger, other, folder) == ledger.fetch(f"model:{digest}")
+        assert find_named(ledger, other, folder).folder == ledger.fetch(f"model:{digest}")
 
 
 def test_files_are_cleaned_up_as_for_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,8 +188,9 @@ class GridPool(nn.Module):
         """Pool and flatten."""
         if min(maps.shape[2:]) < self.cells:
             maps = F.interpolate(maps, size=(self.cells, self.cells))
-        strides = [side // self.cells for side in maps.shape[2:]]
-        windows = [side - stride * (self.cells - 1) for side, stride in zip(maps.shape[2:], strides, strict=True)]
+        sides = [int(side) for side in maps.shape[2:]]  # an exporter takes them for constants
+        strides = [side // self.cells for side in sides]
+        windows = [side - stride * (self.cells - 1) for side, stride in zip(sides, strides, strict=True)]
         return F.avg_pool2d(maps, windows, strides).flatten(1)
 
 

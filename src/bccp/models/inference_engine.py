@@ -85,12 +85,12 @@ def exported(backbone: nn.Module, side: int) -> bytes:
             dynamic_axes=free,
         )
     model = onnx.load_from_string(file.getvalue())
-    _let_convolutions_pad(model.graph)
+    let_convolutions_pad(model.graph)
     written: bytes = model.SerializeToString()
     return written
 
 
-def _let_convolutions_pad(graph: Any) -> None:
+def let_convolutions_pad(graph: Any) -> None:
     """Join each padding with the convolution after it, which then pads as TensorFlow's "same" does; a quarter of the time goes with it.
 
     That is what :class:`bccp.models.efficientnet_lite.SameConv2d` pads; a network that pads otherwise gives other features, and is refused.

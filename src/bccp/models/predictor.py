@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,28 @@ class Answer(NamedTuple):
     error: str | None
 
 
+class Prepared(NamedTuple):
+    """One image as the model takes it, and what its file was.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (S, S, 3)
+    format : str
+        Pillow's name for what the file held.
+    width, height : int
+        Full size in px, upright.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    format: str
+    width: int
+    height: int
+
+
+Ask = Callable[[npt.NDArray[np.uint8]], array_types.Float32]
+"""From images (n, S, S, 3) to P(class | image), (n, K)."""
+
+
 class ServedModel:
     """A model with its class names and preprocessing.
 
@@ -65,6 +87,11 @@ class ServedModel:
     about : mapping
         ``model.json``: ``class_names``, K of them, ``resize``, and where they differ from the default ``cleanup``, ``range`` (of grey
         values of more than 8 bits) and ``max_pixels``.
+
+    Attributes
+    ----------
+    ask : callable
+        An :data:`Ask`: PyTorch's, or what a caller has put in its place because it is faster.
     """
 
     def __init__(self, model: ImageClassifier, about: dict[str, Any]) -> None:
@@ -72,6 +99,7 @@ class ServedModel:
         self.cleanup = about.get("cleanup", ())
         self.range, self.max_pixels = about.get("range"), int(about.get("max_pixels", MAX_PIXELS))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.ask: Ask = self._ask_torch
         self._lock = threading.Lock()  # Pillow's limits are the whole process's, and a server answers in threads
 
     def answers(self, files: Sequence[bytes]) -> list[Answer]:
@@ -82,25 +110,55 @@ class ServedModel:
                 found += self._batch(files[start : start + _BATCH])
         return found
 
+    def prepare(self, data: bytes, *, max_pixels: int | None = None) -> Prepared:
+        """Decode and resize a whole file as for training; call it within :func:`bccp.data.decoding.image_files.pillow_limits`.
+
+        Parameters
+        ----------
+        data : bytes
+        max_pixels : int, optional
+            A limit below the model's own.
+
+        Raises
+        ------
+        UnreadableImageError
+            The file is no image, a damaged one, or one of too many pixels.
+        """
+        decoded = decode(data, max_pixels=self.max_pixels if max_pixels is None else min(max_pixels, self.max_pixels))
+        width, height = decoded.image.size
+        square = fit_to_square(clean_up(decoded.rgb(self.range), self.cleanup), self.model.image_size, self.resize)
+        return Prepared(np.asarray(square), decoded.format, width, height)
+
+    def probabilities(self, pixels: npt.NDArray[np.uint8]) -> array_types.Float32:
+        """P(class | image) (n, K) of prepared images (n, S, S, 3)."""
+        return self.ask(pixels)
+
+    def name_answers(self, probs: array_types.Float32) -> list[Answer]:
+        """Answers that probabilities (n, K) amount to."""
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :N_TOP]
+        likeliest = np.take_along_axis(probs, order, axis=1).tolist()
+        named = ([self.classes[k] for k in row] for row in order.tolist())
+        return [
+            Answer(labels[0], values[0], dict(zip(labels, values, strict=True)), None)
+            for labels, values in zip(named, likeliest, strict=True)
+        ]
+
+    def _ask_torch(self, pixels: npt.NDArray[np.uint8]) -> array_types.Float32:
+        return classifier.probabilities(self.model, pixels, batch_size=_BATCH, device=self.device)
+
     def _batch(self, files: Sequence[bytes]) -> list[Answer]:
         size = self.model.image_size
         pictures: list[npt.NDArray[np.uint8]] = []
         errors: list[str] = []
         for data in files:
             try:
-                pictures.append(np.asarray(fit_to_square(clean_up(decode(data).rgb(self.range), self.cleanup), size, self.resize)))
+                pictures.append(self.prepare(data).pixels)
                 errors.append("")
             except UnreadableImageError as error:
-                errors.append(str(error).replace("preprocessing.max_pixels=", ""))
+                errors.append(reason(error))
         pixels = np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
-        probs = iter(classifier.probabilities(self.model, pixels, batch_size=_BATCH, device=self.device))
-        return [Answer(None, None, None, error) if error else self._answer(next(probs)) for error in errors]
-
-    def _answer(self, probs: array_types.Float32) -> Answer:
-        order = np.argsort(-probs, kind="stable")[:N_TOP]
-        top = {self.classes[k]: float(probs[k]) for k in order}
-        label = next(iter(top))
-        return Answer(label, top[label], top, None)
+        answers = iter(self.name_answers(self.probabilities(pixels)) if pictures else [])
+        return [Answer(None, None, None, error) if error else next(answers) for error in errors]
 
     def predict(self, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Answer as MLflow asks.
@@ -128,6 +186,11 @@ class ServedModel:
         found = [Answer(None, None, None, refused[i]) if i in refused else answer for i, answer in enumerate(self.answers(files))]
         # plain objects: JSON knows None, but no NaN
         return pd.DataFrame(found, columns=["class", "probability", "top_3", "error"], index=model_input.index, dtype=object)
+
+
+def reason(error: UnreadableImageError) -> str:
+    """Why a file gives no picture, in words for people who know no option of the step preprocessing."""
+    return str(error).replace("preprocessing.max_pixels=", "")
 
 
 def load_predictor(folder: Path) -> ServedModel:

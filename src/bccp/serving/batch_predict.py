@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from bccp.core.errors import BCCPError
-from bccp.core.home import scratch, scratch_owner
+from bccp.core.home import scratch_owner
 from bccp.core.paths import expanded
+from bccp.core.runtime.threads import default_threads
 from bccp.data import own_tables
 from bccp.data.archives import is_hidden
-from bccp.tracking import finished_runs, registry
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from bccp.tracking.tags import INPUT_PREFIX, LEFT_OUT_PREFIX, OUTPUT_PREFIX, REUSED_PREFIX
 
 if TYPE_CHECKING:
     from bccp.models.predictor import Answer, ServedModel
@@ -37,65 +35,6 @@ MAX_BYTES = 500_000_000
 
 _CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000
 _SHOWN = 10
-
-
-def find_model(ledger: Ledger, model: str, folder: Path) -> Path:
-    """The files of a model that is named in one of the ways that a user may have at hand.
-
-    Parameters
-    ----------
-    ledger : Ledger
-    model : str
-        ``models:/name@alias``, ``models:/name/version``, ``name@alias``, ``model:<digest>``, a pipeline as for
-        :func:`bccp.tracking.finished_runs.find`, the id of its step train or test, or a folder that holds ``model.json``.
-    folder : Path
-        Where to put what has to be copied.
-
-    Returns
-    -------
-    Path
-        The folder that holds ``model.json``.
-
-    Raises
-    ------
-    BCCPError
-        If there is none.
-    """
-    if not model:
-        raise BCCPError("which model? give MODEL=models:/name@alias, a run's id or model:<digest>")
-    if (expanded(model, option="MODEL") / "model.json").is_file():
-        return expanded(model, option="MODEL")
-    if re.fullmatch(r"model:(d-)?[0-9a-f]{12,64}", model):
-        return ledger.fetch(model)
-    if re.fullmatch(r"models:/[^/@]+(@|/)[^/@]+|[^/@:]+@[^/@:]+", model):
-        uri = model if model.startswith("models:/") else f"models:/{model}"
-        return registry.fetch_model(ledger, registry.find_version(ledger, uri, option="MODEL"), folder)
-    return ledger.fetch(f"model:{_model_of_run(ledger, model)}")
-
-
-def _model_of_run(ledger: Ledger, run_id: str) -> str:
-    """The version of the model that a run, or a pipeline's step, has made or read."""
-    client = ledger.client
-    if (summary := finished_runs.summary_file(run_id, option="MODEL")) is not None:
-        steps = finished_runs.read_summary(summary, option="MODEL")["steps"]
-        made = [step["outputs"]["model"] for step in steps if "model" in step["outputs"]]
-        if not made:
-            raise BCCPError(f"the run {summary} has made no model: give a pipeline's run in which the step train took part")
-        return str(made[0])
-    runs = finished_runs.named_runs(run_id, ledger)
-    if not runs:
-        raise BCCPError(f"MODEL={run_id} is neither a registered model (models:/name@alias) nor a run in {ledger.uri}: give one of them")
-    if len(runs) > 1:
-        raise BCCPError(f"MODEL={run_id} is the beginning or end of {len(runs)} runs' names: give more of it")
-    run = runs[0]
-    run_id = run.info.run_id
-    reused = [client.get_run(value) for name, value in run.data.tags.items() if name.startswith((REUSED_PREFIX, LEFT_OUT_PREFIX))]
-    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'FINISHED'")
-    for tag in (f"{OUTPUT_PREFIX}model", f"{INPUT_PREFIX}model"):
-        for one in (run, *nested, *reused):
-            if tag in one.data.tags:
-                return str(one.data.tags[tag])
-    raise BCCPError(f"the run {run_id} has made no model: give a pipeline's run in which the step train took part")
 
 
 def image_files(place: Path, *, but: Path) -> Iterator[Path]:
@@ -247,7 +186,7 @@ class Predicted:
 
 
 def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
-    """Classify files by a model that is named as for :func:`find_model`.
+    """Classify files by a model that is named as for :func:`bccp.serving.named_models.find_named`.
 
     Parameters
     ----------
@@ -275,13 +214,11 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
-    with scratch("model") as folder:
-        found = find_model(Ledger(uri), model, folder)
-        from bccp.models import predictor  # loads PyTorch
+    from bccp.serving.engine.loaded_model import load_served  # loads PyTorch
 
-        loaded = predictor.load_predictor(found)
-        with _whole_or_not_at_all(out) as file:
-            done = predict(loaded, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+    loaded = load_served(Ledger(uri), model, option="MODEL", threads=default_threads())
+    with _whole_or_not_at_all(out) as file:
+        done = predict(loaded.served, image_files(place, but=out), place if place.is_dir() else place.parent, file)
     return Predicted(out.resolve(), *done)
 
 

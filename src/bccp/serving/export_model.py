@@ -25,7 +25,8 @@ from bccp.core.runtime import extras
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
 from bccp.models.inference_engine import quiet_exporter
-from bccp.serving.batch_predict import find_model
+from bccp.serving.engine.onnx_network import Probabilities
+from bccp.serving.named_models import find_named
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -36,18 +37,6 @@ BATCHES = (1, 2, 5)
 """Numbers of images that an exported model is asked about at once."""
 
 Ask = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.floating[Any]]]
-
-
-class Probabilities(nn.Module):
-    """A classifier that gives probabilities instead of logits."""
-
-    def __init__(self, model: ImageClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """P(class | image) (n, K) of uint8 images (n, S, S, 3)."""
-        return cast(Tensor, self.model(images)).softmax(1)
 
 
 def export_model(folder: Path, format_name: str, out: Path) -> dict[str, Any]:
@@ -210,7 +199,7 @@ def _put(contents: Mapping[Path, bytes]) -> None:
 
 
 def export_named(model: str, format_name: str, place: str) -> tuple[dict[str, Any], Path]:
-    """Export a model that is named as for :func:`bccp.serving.batch_predict.find_model`.
+    """Export a model that is named as for :func:`bccp.serving.named_models.find_named`.
 
     Returns
     -------
@@ -230,4 +219,4 @@ def export_named(model: str, format_name: str, place: str) -> tuple[dict[str, An
     if note:
         print(note, flush=True)
     with scratch("model") as folder:
-        return export_model(find_model(Ledger(uri), model, folder), format_name, out), out.resolve()
+        return export_model(find_named(Ledger(uri), model, folder).folder, format_name, out), out.resolve()

@@ -42,6 +42,13 @@ class UnreadableImageError(Exception):
     """A file gives no picture; the message is the reason, ``kind`` or ``kind: detail``, that the quarantine lists."""
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """A file whose header announces more pixels than are decoded."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"decompression bomb: more than preprocessing.max_pixels={limit} pixels")
+
+
 @dataclass(frozen=True)
 class DecodedFile:
     """A picture as its file holds it.
@@ -138,7 +145,7 @@ def pillow_limits(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def decode(data: bytes) -> DecodedFile:
+def decode(data: bytes, *, max_pixels: int | None = None) -> DecodedFile:
     """Decode a file's bytes to an upright picture; call it within ``pillow_limits``.
 
     Of an animation the first frame counts, of a file of several pages the first page. Embedded colour profiles are not applied. Where
@@ -148,6 +155,8 @@ def decode(data: bytes) -> DecodedFile:
     ----------
     data : bytes
         A whole file.
+    max_pixels : int, optional
+        A limit below that of ``pillow_limits``.
 
     Returns
     -------
@@ -161,13 +170,13 @@ def decode(data: bytes) -> DecodedFile:
     if not data:
         raise UnreadableImageError("empty file")
     try:
-        return _decoded(data)
+        return _decoded(data, max_pixels=max_pixels)
     except (UnreadableImageError, MemoryError):  # the latter tells about this machine, not about the file
         raise
     except Exception as error:  # decoders of damaged files raise anything: struct.error, zlib.error, IndexError, ...
         if (bare := metadata.stripped(data)) is not None:
             try:
-                return _decoded(bare.data, bare.orientation, metadata_ignored=True)
+                return _decoded(bare.data, bare.orientation, metadata_ignored=True, max_pixels=max_pixels)
             except (UnreadableImageError, MemoryError):
                 raise
             except Exception as still:
@@ -175,7 +184,7 @@ def decode(data: bytes) -> DecodedFile:
         raise UnreadableImageError(_reason(error, data)) from error
 
 
-def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: bool = False) -> DecodedFile:
+def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: bool = False, max_pixels: int | None = None) -> DecodedFile:
     """Decode; a known ``orientation`` takes the place of the file's own."""
     is_tiff, is_min_white, samples = data.startswith((b"II", b"MM")), False, None
     if is_tiff:
@@ -186,6 +195,8 @@ def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: b
     formats = ("HEIF",) if is_heic(data) and _heif_is_read() else IMAGE_FORMATS
     try:
         with Image.open(io.BytesIO(data), formats=formats) as opened:
+            if max_pixels is not None and opened.width * opened.height > max_pixels:
+                raise TooManyPixelsError(max_pixels)
             mode, file_format = opened.mode, opened.format or ""
             is_reduced = not is_deep_mode(mode) and any(";16" in str(tile.args) for tile in opened.tile)
             if is_tiff:
@@ -197,8 +208,7 @@ def _decoded(data: bytes, orientation: int | None = None, *, metadata_ignored: b
             else:
                 image = metadata.turned(opened, orientation)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        limit = f"more than preprocessing.max_pixels={Image.MAX_IMAGE_PIXELS} pixels"
-        raise UnreadableImageError(f"decompression bomb: {limit}") from None
+        raise TooManyPixelsError(int(Image.MAX_IMAGE_PIXELS or 0)) from None
     is_unsigned = mode == "I" and samples == ([32], [1])
     if mode == "L" and samples == ([8], [2]):  # signed, which Pillow takes for unsigned
         image, mode = Image.fromarray(np.asarray(image).view(np.int8).astype(np.int32)), "I"
