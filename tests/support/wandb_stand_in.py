@@ -258,8 +258,31 @@ class WandbStandIn:
     @_operation("Run", "GetRun", "RunByName")
     def _read_run(self, given: Answer) -> Answer:
         run = self.runs.get(given.get("name") or given.get("run") or "")
-        if run is None:
-            return {"project": {"internalId": _PROJECT_ID, "run": None}}
+        return {"project": {"internalId": _PROJECT_ID, "run": run and self._whole_run(run)}}
+
+    @_operation("Runs")
+    def _read_runs(self, given: Answer) -> Answer:
+        wanted = json.loads(given["filters"])
+        assert set(wanted) <= {"group"}
+        place = (given["entity"], given["project"])
+        found = [r for r in self.runs.values() if (r.entity, r.project) == place and wanted.get("group") in (None, r.group)]
+        edges = [{"node": self._whole_run(run), "cursor": run.id} for run in found]
+        about = {"internalId": _PROJECT_ID, "runCount": len(found), "readOnly": False}
+        return {"project": about | {"runs": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+
+    @_operation("DeleteRun")
+    def _delete_run(self, given: Answer) -> Answer:
+        self.runs = {name: run for name, run in self.runs.items() if _about_run(run)["id"] != given["id"]}
+        return {"deleteRun": {"clientMutationId": None}}
+
+    @_operation("DeleteArtifact")
+    def _delete_artifact(self, given: Answer) -> Answer:
+        (gone,) = (artifact for artifact in self.artifacts if artifact.id == given["input"]["artifactID"])
+        assert given["input"]["deleteAliases"]  # else one with an alias stays
+        self.artifacts.remove(gone)
+        return {"deleteArtifact": {"artifact": {"id": gone.id}}}
+
+    def _whole_run(self, run: Run) -> Answer:
         about = _about_run(run) | {
             "__typename": "Run",
             "projectId": "1",
@@ -276,7 +299,7 @@ class WandbStandIn:
             "systemMetrics": "{}",
             "historyLineCount": 0,
         }
-        return {"project": {"internalId": _PROJECT_ID, "run": about | dict.fromkeys(["commit", "notes", "historyKeys"])}}
+        return about | dict.fromkeys(["commit", "notes", "historyKeys"])
 
     @_operation("RunResumeStatus")
     def _resume(self, given: Answer) -> Answer:

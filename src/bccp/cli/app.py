@@ -38,6 +38,7 @@ COMMANDS = {
     "export-model": "bccp.cli.models:export_model_command",
     "rollback": "bccp.cli.models:rollback",
     "wandb": "bccp.cli.app:wandb",
+    "forget": "bccp.cli.forgetting:forget",
     "gc": "bccp.cli.home:gc",
     "mlproject": "bccp.cli.runs:mlproject_command",
 }

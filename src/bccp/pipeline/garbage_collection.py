@@ -151,13 +151,13 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     # runs that others have made by MLflow are none of our business
     spare = [run for run in [*active, *deleted] if run.info.run_id not in needed and HOST_TAG in run.data.tags]
     found = Survey(runs=[*active, *deleted])
-    if _is_own(ledger):
-        found.spare_runs = [run for run in spare if _folder(run, place) is not None]
+    if is_own_store(ledger):
+        found.spare_runs = [run for run in spare if run_folder(run, place) is not None]
     kept = [run for run in [*active, *deleted] if run.info.run_id in needed]
     versions = {version for run in kept for version in versions_made(run) | versions_read(run)}
     dispensable = {version for run in spare for version in versions_made(run)} - versions
     busy = any(run.info.status == "RUNNING" for run in [*active, *deleted])
-    known = [*active, *deleted] if _is_own(ledger) else []
+    known = [*active, *deleted] if is_own_store(ledger) else []
     found.entries += _artifacts(place / "artifacts", known, {run.info.run_id for run in found.spare_runs})
     wandb, wanted, found.not_uploaded = _wandb(place / "wandb", since, dispensable)
     found.not_uploaded += sum(WANDB_REUSED_TAG in run.data.tags for run in found.spare_runs)
@@ -187,7 +187,7 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
     return found
 
 
-def _is_own(ledger: Ledger) -> bool:
+def is_own_store(ledger: Ledger) -> bool:
     """Whether a ledger is the home's own store, and no server's or another place's, which others may use too."""
     return ledger.uri == f"sqlite:///{ledger.home / 'mlflow.db'}"
 
@@ -205,7 +205,7 @@ def delete(ledger: Ledger, found: Survey) -> tuple[int, int]:
     freed = 0
     runs = [run for run in found.spare_runs if _hide(ledger, run, found.runs)]
     gone = {run.info.run_id for run in runs}
-    folders = {folder for run in found.spare_runs if run.info.run_id not in gone and (folder := _folder(run, ledger.home)) is not None}
+    folders = {folder for run in found.spare_runs if run.info.run_id not in gone and (folder := run_folder(run, ledger.home)) is not None}
     for entry in found.entries:
         if entry.spare and not any(path.parent.parent in folders for path in entry.paths):
             with _unused(entry.lock) as unused:
@@ -214,7 +214,7 @@ def delete(ledger: Ledger, found: Survey) -> tuple[int, int]:
                     remove_paths(entry.paths)
     store = ledger.client._tracking_client.store
     for run in runs:
-        folder = _folder(run, ledger.home)
+        folder = run_folder(run, ledger.home)
         if folder is not None:
             freed += size_of(folder)
             remove_paths([folder])
@@ -317,7 +317,7 @@ class Cleaned:
     def said(self) -> list[str]:
         """Lines for the user, below the table."""
         lines = []
-        if not _is_own(self.ledger):
+        if not is_own_store(self.ledger):
             store = redact(self.ledger.uri)
             lines.append(f"not touched: runs and artifacts of {store}, and those of the home's own store while that one is in use")
         if self.deleted is not None:
@@ -399,7 +399,7 @@ def _pages(search: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def _folder(run: Any, place: Path) -> Path | None:
+def run_folder(run: Any, place: Path) -> Path | None:
     """The folder of a run's files in the home; None where they are elsewhere."""
     artifacts = local_path(run.info.artifact_uri)
     if artifacts is None or artifacts.parent.name != run.info.run_id or not artifacts.is_relative_to(place / "artifacts"):
@@ -412,7 +412,7 @@ def _folders(runs: Iterable[Any]) -> set[Path]:
 
 
 def _artifacts(place: Path, runs: Sequence[Any], spare: Collection[str]) -> list[HomeEntry]:
-    folders = {folder: run.info.run_id in spare for run in runs if (folder := _folder(run, place.parent)) is not None}
+    folders = {folder: run.info.run_id in spare for run in runs if (folder := run_folder(run, place.parent)) is not None}
     entries: list[HomeEntry] = []
     for folder, can_go in folders.items():
         entries += [HomeEntry(f"artifacts: {path.name}", (path,), can_go) for path in _inside(folder / "artifacts")]

@@ -48,8 +48,10 @@ ABOUT, ARCHIVE, DATA = "batch.json", "images.zip", "data.zip"
 
 NAMES = ("the known data", "the new data")
 
+OWN = "incoming:"
+"""What a batch's id has before it where it stands among versions of artifacts."""
+
 _TUESDAY = "tuesday/"
-_OWN = "incoming:"
 _SHOWN = 5
 
 
@@ -172,7 +174,7 @@ def _of_batch(batch: str, ledger: Ledger) -> Reference:
             f"the batch {batch} was accepted by an earlier version, which took doubtful labels of what it was checked against for trusted "
             f"ones: bccp accept {batch} joins them anew"
         )
-    versions = (*about["reference"], f"{_OWN}{batch}")
+    versions = (*about["reference"], f"{OWN}{batch}")
     trained = _trained_on(batch, ledger)
     shown = f"the accepted batch {batch} and what it was checked against"
     return Reference(shown, versions, _clean(versions, ledger), _place(batch) / DATA, _name(trained) if trained else "")
@@ -180,7 +182,7 @@ def _of_batch(batch: str, ledger: Ledger) -> Reference:
 
 def _clean(versions: Sequence[str], ledger: Ledger) -> tuple[Path, ...]:
     """The folder of each version of a reference."""
-    return tuple(_place(v.removeprefix(_OWN)) / "clean_data" if v.startswith(_OWN) else ledger.fetch(v) for v in versions)
+    return tuple(_place(v.removeprefix(OWN)) / "clean_data" if v.startswith(OWN) else ledger.fetch(v) for v in versions)
 
 
 def _trained_on(batch: str, ledger: Ledger) -> finished_runs.Pipeline | None:
@@ -336,8 +338,8 @@ def _known(about: Mapping[str, Any], ledger: Ledger) -> tuple[joined_batch.Known
     clean = _clean(about["reference"], ledger)
     size = Reference("", tuple(about["reference"]), clean, None).size
     last, run = about["reference"][-1], about.get("run", "")
-    if last.startswith(_OWN) and not run:
-        before = last.removeprefix(_OWN)
+    if last.startswith(OWN) and not run:
+        before = last.removeprefix(OWN)
         trained = _trained_on(before, ledger)
         if trained is None:
             with zipfile.ZipFile(_place(before) / DATA) as files:

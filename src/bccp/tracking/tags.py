@@ -61,6 +61,9 @@ REGISTERED_TAG = "bccp.registered"
 MODEL_TAG = "bccp.model"
 """Of a registered version: the version of the artifact ``model`` that it packs."""
 
+FORGOTTEN_TAG = "bccp.forgotten"
+"""Of a registered version: the day on which something that it was trained on was forgotten."""
+
 CHAMPIONS_TAG, ROLLED_BACK_TAG = "bccp.champions", "bccp.rolled_back"
 """Of a registered model: the versions that have been champion, and those that were rolled back."""
 

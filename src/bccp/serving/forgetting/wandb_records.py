@@ -1,0 +1,175 @@
+"""Records of W&B that hold an image or name a user: those in the home, and what W&B itself has."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bccp.core.errors import BCCPError
+from bccp.core.home import scratch
+from bccp.core.redaction import first_line
+from bccp.core.runtime.wandb_import import import_wandb
+from bccp.serving.forgetting.places import Place
+from bccp.serving.forgetting.recorded_runs import Holding
+from bccp.serving.forgetting.subjects import Subject, holds
+from bccp.tracking.tags import MLFLOW_RUN_KEY, PIPELINE_TAG
+from bccp.tracking.versions import split_version
+from bccp.tracking.wandb_artifacts import alias
+from bccp.tracking.wandb_client import absent, has_login, open_api
+from bccp.tracking.wandb_reused import settings, tracking_of
+from bccp.tracking.wandb_sync import Recorded, recorded
+
+_BLOCK, _HEADER = 1 << 15, 7
+"""Bytes of a block of W&B's own records, and of the header within each, which may cut a name in two."""
+
+_OF_PIPELINES = ("pipeline_report", "reused")
+"""Job types of records that are of no step."""
+
+_STAGING = ("data", "cache", "artifacts")
+
+
+def places_in_home(subject: Subject, found: Holding, home: Path) -> list[Place]:
+    """Find W&B's records of runs, and the files that it has staged for them.
+
+    A staged file goes with the record that it is uploaded with; those that no record names, which W&B leaves behind, with any.
+    """
+    place = home / "wandb"
+    notes = {run.folder: run for run in recorded(place)}
+    folders = [folder for kind in ("offline-run-*", "run-*") for folder in sorted(place.glob(kind)) if not folder.is_symlink()]
+    records = {folder: _text_of(folder) for folder in folders}
+    gone = [folder for folder, text in records.items() if _holds(text, notes.get(folder), found) or _has_file(subject, folder)]
+    places = [Place("W&B record", str(folder), "goes", _note(notes.get(folder)), _Removal(folder).remove) for folder in gone]
+    kept_texts = [text for folder, text in records.items() if folder not in gone]
+    busy = min((run.note["started"] for run in notes.values() if run.going_on), default=None)
+    for path in _staged(place):
+        name = path.name.encode()
+        needed = any(name in text for text in kept_texts)
+        being_written = busy is not None and path.stat().st_mtime >= busy
+        if holds(subject, path) or (gone and not needed and not being_written):
+            places.append(Place("W&B's staged and cached files", str(path), "goes", "", _Removal(path).remove))
+    return places
+
+
+def _text_of(folder: Path) -> bytes:
+    """W&B's own record of a run, without the headers of its blocks."""
+    parts = []
+    for file in sorted(folder.glob("*.wandb")):
+        data = file.read_bytes()
+        parts += [data[start + _HEADER : start + _BLOCK] for start in range(0, len(data), _BLOCK)]
+    return b"".join(parts)
+
+
+def _holds(text: bytes, run: Recorded | None, found: Holding) -> bool:
+    if run is not None:
+        entries = [*run.note["inputs"], *run.note["outputs"]]
+        if found.versions & {f"{entry['name']}:{entry['digest']}" for entry in entries}:
+            return True
+    if any(run_id.encode() in text for run_id in found.ids):
+        return True
+    of_pipeline = any(kind.encode() in text for kind in _OF_PIPELINES)
+    return of_pipeline and any(name.encode() in text for name in found.names)
+
+
+def _has_file(subject: Subject, folder: Path) -> bool:
+    return any(holds(subject, path) for path in sorted((folder / "files").rglob("*")) if path.is_file())
+
+
+def _note(run: Recorded | None) -> str:
+    return "" if run is None else f"of {run.note['step']}, not uploaded"
+
+
+def _staged(place: Path) -> list[Path]:
+    return [path for name in _STAGING for path in sorted((place / name).rglob("*")) if path.is_file() and not path.is_symlink()]
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """Removal of a file or folder, whole or not at all; links to it in W&B's folder go with it."""
+
+    path: Path
+
+    def remove(self) -> None:
+        if self.path.exists():
+            with scratch("forget") as away:
+                self.path.rename(away / "it")
+        for link in self.path.parent.glob("*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+
+
+def places_online(found: Holding, home: Path) -> list[Place]:
+    """Find the versions and runs that W&B has; where it cannot be asked, those that it may have.
+
+    What is recorded in the home and was not uploaded is not asked for.
+    """
+    wanted = sorted(_recorded_online(found, home))
+    if not wanted:
+        return []
+    where = ", ".join(f"{f'{entity}/' if entity else ''}{project}" for entity, project in wanted)
+    names = ", ".join(f"{name}:{alias(digest)}" for name, digest in sorted(map(split_version, found.versions)))
+    groups = ", ".join(sorted(found.names))
+    if not has_login():
+        note = (
+            f"if it was uploaded: delete {names} and the runs of the groups {groups} there, or log in (WANDB_API_KEY) and call this again"
+        )
+        return [Place("W&B", where, "is yours", note)]
+    try:
+        return [place for entity, project in wanted for place in _online(entity, project, found)]
+    except Exception as error:  # wandb has several kinds of its own, and lets those of its network through
+        return [Place("W&B", where, "is yours", f"it does not answer ({first_line(error)}): call this again; meant are {names}")]
+
+
+def _recorded_online(found: Holding, home: Path) -> set[tuple[str, str]]:
+    """Entity and project of the pipelines that W&B may have something of."""
+    waiting = {run.note["group"] for run in recorded(home / "wandb") if not run.online and not run.uploaded}
+    targets = set()
+    for pipeline in found.pipelines:
+        values = settings(pipeline.data.params)
+        if "tracking" not in values:
+            continue
+        to = tracking_of(values["tracking"])
+        if to.wandb != "disabled" and pipeline.data.tags.get(PIPELINE_TAG) not in waiting:
+            targets.add((to.wandb_entity or "", to.wandb_project))
+    return targets
+
+
+def _online(entity: str, project: str, found: Holding) -> Iterator[Place]:
+    api = open_api()
+    path = f"{entity or api.default_entity}/{project}"
+    for name, digest in sorted(map(split_version, found.versions)):
+        reference = f"{path}/{name}:{alias(digest)}"
+        try:
+            artifact = api.artifact(reference)
+        except (ValueError, import_wandb().errors.Error) as error:
+            if not absent(error):
+                raise
+            continue
+        yield Place(
+            "artifact on W&B", reference, "goes", "", _Deletion(functools.partial(artifact.delete, delete_aliases=True), reference).remove
+        )
+    for group in sorted(found.names):
+        for run in _runs(api, path, group, found.ids):
+            yield Place("run on W&B", f"{path}/{run.id}", "goes", f"of the group {group}", _Deletion(run.delete, run.id).remove)
+
+
+def _runs(api: Any, path: str, group: str, ids: Collection[str]) -> Sequence[Any]:
+    """Runs of a pipeline that are of these runs in the ledger, or of no step."""
+    runs = list(api.runs(path, filters={"group": group}, per_page=100))
+    return [run for run in runs if run.config.get(MLFLOW_RUN_KEY) in ids or run.job_type in _OF_PIPELINES]
+
+
+@dataclass(frozen=True)
+class _Deletion:
+    """Deletion of something on W&B."""
+
+    delete: Callable[[], object]
+    shown: str
+
+    def remove(self) -> None:
+        try:
+            self.delete()
+        except Exception as error:  # as above
+            raise BCCPError(f"{self.shown} cannot be deleted from W&B ({first_line(error)})") from error
