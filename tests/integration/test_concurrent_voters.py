@@ -61,30 +61,32 @@ def test_processes_that_open_a_store_at_once_and_repeat_each_other_s_votes_leave
     assert Counter(row.superseded_by for row in votes).most_common(1)[0][1] == 1  # a chain: none supersedes two
 
 
-def test_threads_that_vote_at_once_leave_one_current_vote_a_user_and_image(store_url: str, tmp_path: Path) -> None:
-    store = open_store(store_url, images=tmp_path / "images")
+def test_threads_that_open_a_store_and_vote_at_once_leave_one_current_vote_a_user_and_image(store_url: str, tmp_path: Path) -> None:
     failures: list[BaseException] = []
-    start = threading.Barrier(8)
+    start = threading.Barrier(6)
 
     def voter(number: int) -> None:
         try:
             start.wait()
-            for turn in range(10):
-                feedback.add(store, vote(bytes([turn % 3]), label=f"{number}", user_id=f"{turn % 2}" * 64))
+            store = open_store(store_url, images=tmp_path / "images")
+            for turn in range(12):
+                feedback.add(store, vote(bytes([turn % 3]), user_id=f"{turn % 2}" * 64, idempotency_key=f"{number} {turn}"))
+            store.close()
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=voter, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=voter, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    store = open_store(store_url, images=tmp_path / "images")
     with store.reading() as connection:
         votes = connection.execute(sa.select(tables.feedback)).all()
     store.close()
 
     assert not failures
-    assert len(votes) == 80
+    assert len(votes) == 72
     current = [(row.image_sha256, row.user_id) for row in votes if row.superseded_by is None]
     assert len(current) == len(set(current)) == 6
 

@@ -23,10 +23,11 @@ def main(url: str, images: str, seed: str) -> None:
     recorder = Recorder(store, "all")
     recorder.start()
     threading.Thread(target=_vote, args=(store, seed), daemon=True).start()
+    threading.Thread(target=_write, args=(store,), daemon=True).start()
     chance = random.Random(seed)
     while True:
         done = threading.Event()
-        records = [answered(chance.randbytes(chance.choice((100, 5_000, 500_000)))) for _ in range(4)]
+        records = [answered(chance.randbytes(chance.choice((100, 5_000, 100_000)))) for _ in range(4)]
         recorder.put(records, done.set)
         done.wait()
         if not recorder.state().lost:
@@ -40,6 +41,15 @@ def _vote(store: Store, seed: str) -> None:
         added = feedback.add(store, vote(image, user_id=digest(seed.encode()), idempotency_key=f"{seed}-{number}"))
         _acknowledge(f"feedback {added.feedback_id}")
         number += 1
+
+
+def _write(store: Store) -> None:
+    """Write large files again and again, so that the signal comes while one is being written."""
+    files = {digest(data): data for data in (random.Random(number).randbytes(4_000_000) for number in range(3))}
+    while True:
+        for sha256, data in files.items():
+            store.images.put(sha256, data)
+            store.images.delete(sha256)
 
 
 def _acknowledge(*lines: str) -> None:
