@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, TextIO
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch_owner
 from bccp.core.paths import expanded
-from bccp.core.runtime.threads import default_threads
 from bccp.data import own_tables
 from bccp.data.archives import is_hidden
 from bccp.tracking.backends import ledger_uri
@@ -216,7 +215,7 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
         print(note, flush=True)
     from bccp.serving.engine.loaded_model import load_served  # loads PyTorch
 
-    loaded = load_served(Ledger(uri), model, option="MODEL", threads=default_threads())
+    loaded = load_served(Ledger(uri), model, option="MODEL")
     with _whole_or_not_at_all(out) as file:
         done = predict(loaded.served, image_files(place, but=out), place if place.is_dir() else place.parent, file)
     return Predicted(out.resolve(), *done)

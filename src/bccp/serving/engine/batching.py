@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -228,14 +228,16 @@ class Batcher:
     def _drop(self, request: _Request) -> None:
         """Let go of a request for whose answer nobody waits, and free its places in the queue."""
         request.dropped = True
-        self._leave_queue(request, request.n_queued)
+        self._leave_queue([request] * request.n_queued)
         self._budget.wake()
 
-    def _leave_queue(self, request: _Request, n_images: int) -> None:
+    def _leave_queue(self, requests: Iterable[_Request]) -> None:
+        """Free a place for each mention of a request; one that was dropped has left already."""
         with self._changed:
-            n_images = min(n_images, request.n_queued)  # a dropped request has left already
-            request.n_queued -= n_images
-            self._n_queued -= n_images
+            for request in requests:
+                if request.n_queued:
+                    request.n_queued -= 1
+                    self._n_queued -= 1
             if not self._n_queued:
                 self._changed.notify_all()
 
@@ -307,24 +309,20 @@ class Batcher:
 
     def _answer_batch(self, batch: Sequence[_Image]) -> None:
         wanted = [image for image in batch if not image.request.dropped and self._is_prepared(image)]
-        for image in wanted:
-            self._leave_queue(image.request, 1)
         if not wanted:
             return
+        self._leave_queue(image.request for image in wanted)
         self._on_batch(len(wanted))
-        now, records, finished = datetime.now(UTC), list[PredictionRecord](), list[_Request]()
+        now, records = datetime.now(UTC), list[PredictionRecord]()
         for image, answered in zip(wanted, self._answers(wanted), strict=True):
-            request = image.request
-            request.answers[image.place] = answered
-            request.n_open -= 1
-            if not request.n_open:
-                finished.append(request)
+            image.request.answers[image.place] = answered
             if image.item.event_id is None:
                 records.append(_record(answered, image.item, now))
+        requests = [image.request for image in wanted]
         if self._recorder is None or not records:
-            self._pass_on(finished)
+            self._pass_on(requests)
         else:
-            self._recorder.put(records, lambda: self._pass_on(finished))
+            self._recorder.put(records, lambda: self._pass_on(requests))
 
     def _is_prepared(self, image: _Image) -> bool:
         """Decode a small image that has not been decoded yet; False for one that is small in bytes alone, which the pool gets."""
@@ -358,16 +356,17 @@ class Batcher:
             found.append(Answered(new_request_id(), answer, fault, model, sha256, facts))
         return found
 
-    def _pass_on(self, finished: Sequence[_Request]) -> None:
-        """Let the loop have the answers; called in whatever thread."""
-        if finished:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                self._loop.call_soon_threadsafe(_resolve, finished)
+    def _pass_on(self, requests: Sequence[_Request]) -> None:
+        """Have the loop look at the requests of a batch that is answered and recorded, one mention an image; any thread may call it."""
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(_close, requests)
 
 
-def _resolve(finished: Sequence[_Request]) -> None:
-    for request in finished:
-        if not request.future.done():
+def _close(requests: Sequence[_Request]) -> None:
+    """Let those go whose images are all answered and recorded, which may have been in several batches."""
+    for request in requests:
+        request.n_open -= 1
+        if not request.n_open and not request.future.done():
             request.future.set_result(request.answers)
 
 

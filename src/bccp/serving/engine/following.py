@@ -58,9 +58,9 @@ class ModelHolder:
     every : float
         Seconds between looks at the alias.
     on_reload : callable
-        Called with ``loaded`` or ``failed`` after each attempt.
+        Called with ``loaded`` or ``failed`` after each attempt to load a version that the alias means from now on.
     emit : callable, optional
-        Gets a line about each attempt.
+        Gets a line about each of them, but one about a version that fails again.
     max_batch : int
         Number of images that the model is warmed with.
     """
@@ -95,7 +95,7 @@ class ModelHolder:
         if self._alias is None:
             self.current = self._load(self._ledger, self._spec)
             return
-        self._look()
+        self._look(first=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ class ModelHolder:
         while not self._stopping.wait(self._every):
             self._look()
 
-    def _look(self) -> None:
+    def _look(self, *, first: bool = False) -> None:
         """Load the version that the alias means now, where that is another one."""
         alias = str(self._alias)
         try:
@@ -140,8 +140,7 @@ class ModelHolder:
                 self._emit(f"{self._error}{stays}")
             self._on_reload("failed")
             return
-        if self._stopping.is_set():
-            return
         self.current, self._error, self._refused = loaded, None, ("", 0.0)
-        self._on_reload("loaded")
-        self._emit(f"{alias} is version {number} now ({loaded.engine})")
+        if not first:
+            self._on_reload("loaded")
+            self._emit(f"{alias} is version {number} now")

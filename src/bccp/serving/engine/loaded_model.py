@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bccp.core.home import scratch
+from bccp.core.runtime.threads import default_threads
 from bccp.data.array_types import Float32
 from bccp.models.predictor import Answer, Prepared, ServedModel, load_predictor
 from bccp.serving.engine.onnx_network import onnx_ask, torch_ask
@@ -72,7 +73,7 @@ def load_served(
     spec: str,
     *,
     option: str = "serve.model",
-    threads: int = 1,
+    threads: int | None = None,
     max_batch: int = 1,
     beside: bool = False,
     emit: Callable[[str], object] = lambda line: print(line, flush=True),
@@ -89,8 +90,8 @@ def load_served(
         As for :func:`bccp.serving.named_models.find_named`.
     option : str
         What gave the name, for messages.
-    threads : int
-        Of each question to ONNX Runtime.
+    threads : int, optional
+        Of each question to a large network; by default as many as there are cores.
     max_batch : int
         Number of images that it is asked about beforehand, beside one alone.
     beside : bool
@@ -106,8 +107,9 @@ def load_served(
     with scratch("model") as folder:
         named = find_named(ledger, spec, folder, option=option)
         served = load_predictor(named.folder)
+    threads = threads or default_threads()
     ask = None if served.device == "cuda" else onnx_ask(served.model, threads=threads, beside=beside, emit=emit)
-    served.ask = torch_ask(served.model, served.device) if ask is None else ask
+    served.ask = torch_ask(served.model, served.device, threads=threads) if ask is None else ask
     loaded = LoadedModel(named.name, named.version, named.digest, served, "torch" if ask is None else "onnxruntime")
     for n_images in sorted({1, max_batch}):
         loaded.probabilities(np.zeros((n_images, loaded.image_size, loaded.image_size, 3), np.uint8))

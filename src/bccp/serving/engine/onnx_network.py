@@ -13,6 +13,7 @@ import json
 import os
 import subprocess  # nosec B404
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,9 @@ TOLERANCE = 1e-5
 EXPORT_SECONDS = 300
 """After which an export by another process is given up."""
 
+LARGE_SECONDS = 0.005
+"""For an image on one thread, from which several threads are worth their waiting for each other."""
+
 _BATCHES = (1, 3)
 
 
@@ -61,7 +65,7 @@ def onnx_ask(model: ImageClassifier, *, threads: int, beside: bool, emit: Callab
     model : ImageClassifier
         On the CPU, in evaluation mode.
     threads : int
-        Of each question; answers do not depend on it.
+        Of each question to a network for which one thread needs over :data:`LARGE_SECONDS` an image; else one. No answer depends on it.
     beside : bool
         Another model answers meanwhile: an export is another process's work, as it would hold Python's lock.
     emit : callable
@@ -86,8 +90,10 @@ def onnx_ask(model: ImageClassifier, *, threads: int, beside: bool, emit: Callab
                 return None
             is_new = True
         try:
-            ask = _open(file.read_bytes(), model, threads)
+            ask = _open(file.read_bytes(), model, 1)
             difference = largest_difference(ask, model)
+            if threads > 1 and _seconds(ask, model) > LARGE_SECONDS:
+                ask = _open(file.read_bytes(), model, threads)
             reason = "" if difference <= TOLERANCE else f"a probability differs by {difference:.2g}"
         except Exception as error:  # of a native library, for which there is no list
             reason = first_line(error)
@@ -194,8 +200,18 @@ def _open(structure: bytes, model: ImageClassifier, threads: int) -> Ask:
     return ask
 
 
-def torch_ask(model: ImageClassifier, device: str) -> Ask:
-    """What asks a classifier through PyTorch; the model is put onto the device."""
+def _seconds(ask: Ask, model: ImageClassifier) -> float:
+    """Seconds for one image, the least of three."""
+    image, spent = np.zeros((1, model.image_size, model.image_size, 3), np.uint8), list[float]()
+    for _ in range(3):
+        begun = time.perf_counter()
+        ask(image)
+        spent.append(time.perf_counter() - begun)
+    return min(spent)
+
+
+def torch_ask(model: ImageClassifier, device: str, *, threads: int = 1) -> Ask:
+    """What asks a classifier through PyTorch; the model is put onto the device. For ``threads`` see :func:`onnx_ask`."""
     model.to(device).eval()
 
     def ask(pixels: npt.NDArray[np.uint8]) -> Float32:
@@ -203,6 +219,9 @@ def torch_ask(model: ImageClassifier, device: str) -> Ask:
             found: Float32 = model(torch.from_numpy(pixels).to(device)).softmax(1).float().cpu().numpy()
         return found
 
+    if threads > 1 and device == "cpu":
+        torch.set_num_threads(1)
+        torch.set_num_threads(threads if _seconds(ask, model) > LARGE_SECONDS else 1)
     return ask
 
 
