@@ -35,6 +35,7 @@ COMMANDS = {
     "check-new": "bccp.cli.data:check_new",
     "accept": "bccp.cli.data:accept_command",
     "predict": "bccp.cli.models:predict_command",
+    "serve": "bccp.cli.serving:serve_command",
     "export-model": "bccp.cli.models:export_model_command",
     "rollback": "bccp.cli.models:rollback",
     "wandb": "bccp.cli.app:wandb",

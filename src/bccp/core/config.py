@@ -71,6 +71,30 @@ def load(composed: DictConfig, *, base: Path) -> Config:
     return config
 
 
+def load_section(composed: DictConfig, name: str, *, base: Path) -> Any:
+    """Check one section of a composed configuration, where the others do not count.
+
+    Parameters
+    ----------
+    composed : DictConfig
+        ``config.yaml`` with its overrides.
+    name : str
+        Of a field of :class:`Config`.
+    base : Path
+        The folder that relative paths are relative to.
+
+    Returns
+    -------
+    object of the section's dataclass
+
+    Raises
+    ------
+    BCCPError
+        As of :func:`load`.
+    """
+    return section(typing.get_type_hints(Config)[name], _resolved(composed).get(name) or {}, name, base)
+
+
 def _check_together(config: Config) -> None:
     doubtful = not automatic.folders_are_truth(config.segregation)
     if config.data.source == automatic.BUILT_IN and config.main.target_day == "tuesday" and doubtful:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,19 +18,18 @@ def samples(metrics: Metrics) -> Samples:
 
 
 def test_all_that_happens_is_counted_under_the_names_that_dashboards_use() -> None:
-    lost = [2.0]
-    metrics = Metrics(queued=lambda: 5, pending=lambda: math.nan, lost=lambda: lost[0])
+    metrics = Metrics()
+    model = SimpleNamespace(name="bccp", version=2, digest="a")
+    metrics.watch(queued=lambda: 5, pending=lambda: math.nan, lost=lambda: 4, model=lambda: model)
     metrics.predicted(3, "ant", "api")
     metrics.predicted(None, "</script>", "app")
     metrics.problem("busy")
     metrics.answered("/predict", 0.003)
     metrics.batch_images.observe(7)
-    metrics.model("bccp", 2, "a")
-    metrics.model("bccp", 3, "b")
     metrics.reloaded("failed")
     metrics.voted("vote", "api")
     metrics.text()
-    lost[0] = 4.0
+    model = SimpleNamespace(name="bccp", version=3, digest="b")
     found = samples(metrics)
     assert found["bccp_predictions_total", (("channel", "api"), ("class", "ant"), ("model_version", "3"))] == 1
     assert found["bccp_predictions_total", (("channel", "app"), ("class", "</script>"), ("model_version", ""))] == 1
@@ -47,11 +47,11 @@ def test_all_that_happens_is_counted_under_the_names_that_dashboards_use() -> No
 
 
 def test_names_that_callers_choose_make_no_series_without_end() -> None:
-    metrics = Metrics(queued=lambda: 0, pending=lambda: 0, lost=lambda: 0)
+    metrics = Metrics()
     for n in range(300):
         metrics.predicted(1, f"class {n}", "api")
         metrics.voted("vote", f"channel-{n}")
     found = samples(metrics)
     assert len([key for key in found if key[0] == "bccp_predictions_total"]) == MAX_CLASSES + 1
     assert found["bccp_predictions_total", (("channel", "api"), ("class", "other"), ("model_version", "1"))] == 300 - MAX_CLASSES
-    assert len([key for key in found if key[0] == "bccp_feedback_total"]) == MAX_CHANNELS + 1 - 1  # "api" is one of them
+    assert len([key for key in found if key[0] == "bccp_feedback_total"]) == MAX_CHANNELS  # "api" is one of them, and so is "other"

@@ -63,6 +63,11 @@ class Access:
             )
         self._hosts = {"localhost", "127.0.0.1", "::1", *(_bare(name) for name in (settings.host, *settings.allowed_hosts))}
 
+    @property
+    def asks_for_token(self) -> bool:
+        """True where nobody predicts or votes without a token."""
+        return self._serve is not None
+
     def role(self, authorization: bytes | None) -> Role:
         """Return the role that a header Authorization gives.
 

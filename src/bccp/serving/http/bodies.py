@@ -301,7 +301,7 @@ def _expect_keys(given: Mapping[str, Any], known: tuple[str, ...], place: str) -
 def _text(given: Mapping[str, Any], key: str, place: str) -> str:
     """A text that every database can keep."""
     text = given.get(key)
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip(" "):
         raise ProblemError("invalid", f"{place}{key} is missing or no text")
     if len(text) > _MAX_TEXT:
         raise ProblemError("invalid", f"{place}{key} has more than {_MAX_TEXT} characters")

@@ -53,7 +53,7 @@ class Incoming:
     budget : Budget
         Gives what the body takes.
     deadline : float
-        Of the loop's clock, s.
+        Of the loop's clock, which is the monotonic one, s.
 
     Attributes
     ----------

@@ -5,9 +5,15 @@ No user and no image is in a label. Names that callers choose are capped: after 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from bccp.serving.engine.loaded_model import LoadedModel
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_CLASSES, MAX_CHANNELS = 100, 20
@@ -33,19 +39,9 @@ class _Capped:
 
 
 class Metrics:
-    """The figures of one service, in a registry of their own.
+    """The figures of one service, in a registry of their own."""
 
-    Parameters
-    ----------
-    queued : callable
-        Images that wait.
-    pending : callable
-        Votes that no cycle has taken; it is asked when somebody looks.
-    lost : callable
-        Predictions that were answered and could not be recorded.
-    """
-
-    def __init__(self, *, queued: Callable[[], float], pending: Callable[[], float], lost: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._class, self._channel = _Capped(MAX_CLASSES), _Capped(MAX_CHANNELS)
@@ -55,20 +51,34 @@ class Metrics:
             "bccp_request_duration_seconds", "From a request's headers to its answer", ["route"], buckets=_SECONDS, registry=self.registry
         )
         self.batch_images = Histogram("bccp_batch_images", "Images that the model saw at once", buckets=_IMAGES, registry=self.registry)
-        self._gauge("bccp_queue_images", "Images that wait for the model").set_function(queued)
-        self._model = self._gauge("bccp_model_info", "The model that answers", "name", "version", "digest")
         self._reloads = self._counter("bccp_model_reloads", "Models that were loaded while others answered", "outcome")
         self._feedback = self._counter("bccp_feedback", "Feedback that was recorded", "kind", "channel")
-        self._gauge("bccp_feedback_pending", "Votes that no cycle has taken yet").set_function(pending)
-        self._lost = self._counter("bccp_recording_lost", "Predictions that were answered and could not be recorded")
-        self._n_lost = 0.0
-        self._lost_now = lost
+
+    def watch(
+        self,
+        *,
+        queued: Callable[[], float],
+        pending: Callable[[], float],
+        lost: Callable[[], float],
+        model: Callable[[], LoadedModel | None],
+    ) -> None:
+        """Add the figures that are asked for when somebody looks.
+
+        Parameters
+        ----------
+        queued : callable
+            Images that wait.
+        pending : callable
+            Votes that no cycle has taken.
+        lost : callable
+            Predictions that were answered and could not be recorded.
+        model : callable
+            The model that answers.
+        """
+        self.registry.register(_Watched(queued, pending, lost, model))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
 
     def predicted(self, model_version: int | None, label: str, channel: str) -> None:
         """Count an image that was answered."""
@@ -90,14 +100,29 @@ class Metrics:
         """Count a model that was loaded, or failed to be."""
         self._reloads.labels(outcome).inc()
 
-    def model(self, name: str, version: int | None, digest: str) -> None:
-        """Name the model that answers now, in place of the one before."""
-        self._model.clear()
-        self._model.labels(name, "" if version is None else str(version), digest).set(1)
-
     def text(self) -> bytes:
         """Return all figures in Prometheus' text format."""
-        lost = self._lost_now()
-        self._lost.inc(max(0.0, lost - self._n_lost))
-        self._n_lost = lost
         return generate_latest(self.registry)
+
+
+class _Watched(Collector):
+    """Figures that others keep."""
+
+    def __init__(
+        self,
+        queued: Callable[[], float],
+        pending: Callable[[], float],
+        lost: Callable[[], float],
+        model: Callable[[], LoadedModel | None],
+    ) -> None:
+        self._queued, self._pending, self._lost, self._model = queued, pending, lost, model
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask for them."""
+        yield GaugeMetricFamily("bccp_queue_images", "Images that wait for the model", self._queued())
+        yield GaugeMetricFamily("bccp_feedback_pending", "Votes that no cycle has taken yet", self._pending())
+        yield CounterMetricFamily("bccp_recording_lost", "Predictions that were answered and could not be recorded", self._lost())
+        info = GaugeMetricFamily("bccp_model_info", "The model that answers", labels=["name", "version", "digest"])
+        if (model := self._model()) is not None:
+            info.add_metric([model.name, "" if model.version is None else str(model.version), model.digest], 1)
+        yield info
