@@ -39,19 +39,12 @@ from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 from bccp.tracking.wandb_reused import settings
 
-_NOT_READ = (
-    "artifacts",
-    "cache/artifacts",
-    "cache/matplotlib",
-    "cache/torch",
-    "envs",
-    "incoming",
-    "locks",
-    "serving/images",
-    "tmp",
-    "wandb",
-)
-"""Folders of the home that hold no files of people's, or are searched otherwise."""
+_SEARCHED_OTHERWISE = ("artifacts", "cache/artifacts", "incoming", "outputs", "serving/images", "wandb")
+_NOBODYS = ("cache/matplotlib", "cache/torch", "envs", "locks", "tmp")
+"""Folders of the home that are not read file by file: what lies in the former is found in other ways, the latter are of no data."""
+
+_OUR_OWN = ("benchmarks", "cache", "compare", "serving")
+"""Folders of which the files are written here, so that a user's name may be any other word in them."""
 
 _NOT_READ_FILES = frozenset({".lock", ".npy", ".onnx", ".pt", ".db", ".db-shm", ".db-wal"})
 
@@ -275,7 +268,7 @@ class Search:
         """Run folders, comparisons, checkpoints, and copies of artifacts that are elsewhere."""
         digests = {version.partition(":")[2] for version in self.found.versions}
         folders = recorded_runs.run_folders(self.found)
-        folders |= {path.parent for path in sorted((self._home / "outputs").rglob("summary.json")) if digests & _versions_in(path)}
+        folders |= {folder for folder in _run_folders(self._home / "outputs") if self._is_held_by(folder, digests)}
         for folder in sorted(folders):
             if folder.is_dir() and folder.is_relative_to(self._home):
                 yield _whole("run folder", folder)
@@ -289,6 +282,15 @@ class Search:
         for version, folder in recorded_runs.copies(self._home):
             if version in self.found.versions:
                 yield _whole("copy of an artifact", folder)
+
+    def _is_held_by(self, folder: Path, digests: set[str]) -> bool:
+        """Whether a run folder, also one of a pipeline in another store, names versions that go, or holds the subject itself."""
+        if digests & set(re.findall(r"\b[0-9a-f]{64}\b", _text(folder / "summary.json"))):
+            return True
+        columns = "\n".join(re.findall(r"columns=.*", _text(folder / ".hydra" / "overrides.yaml")))
+        if self.subject.in_text(columns.replace("=", "\n"), is_table=False, foreign=True):
+            return True
+        return any(holds(self.subject, path, foreign=False) for path in folder.rglob("*") if path.is_file())
 
     def _batches(self) -> Iterator[Place]:
         def members(path: Path) -> list[str]:
@@ -326,7 +328,7 @@ class Search:
     def _others(self, listed: set[str]) -> Iterator[Place]:
         """All other files of the home."""
         for path in _files_to_read(self._home, [Path(where) for where in listed]):
-            if holds(self.subject, path):
+            if holds(self.subject, path, foreign=not any(path.is_relative_to(self._home / name) for name in _OUR_OWN)):
                 if path.is_relative_to(self._home / "data"):
                     note = "its source has it still, and the next run that reads it brings it back"
                     yield _whole("download", path, note)
@@ -370,9 +372,10 @@ def _whole(kind: str, path: Path, note: str = "") -> Place:
     return Place(kind, str(path), "goes", note, _WholeRemoval(path).remove)
 
 
-def _versions_in(summary: Path) -> set[str]:
-    """Digests of the artifacts that a run folder's summary names."""
-    return set(re.findall(r"\b[0-9a-f]{64}\b", _text(summary)))
+def _run_folders(outputs: Path) -> list[Path]:
+    """The folders of pipelines; those of sweeps are around them."""
+    marks = [*outputs.glob("*/summary.json"), *outputs.glob("*/*/summary.json"), *outputs.glob("*/.hydra"), *outputs.glob("*/*/.hydra")]
+    return sorted({mark.parent for mark in marks})
 
 
 def _text(path: Path) -> str:
@@ -393,7 +396,7 @@ def _given_files(params: Any) -> Iterator[tuple[str, str]]:
 
 def _files_to_read(place: Path, listed: Sequence[Path]) -> Iterator[Path]:
     """Files that nothing else has told of, in order."""
-    closed = {place / name for name in _NOT_READ} | set(listed)
+    closed = {place / name for name in (*_SEARCHED_OTHERWISE, *_NOBODYS)} | set(listed)
     for folder, folders, files in os.walk(place):
         folders[:] = sorted(name for name in folders if Path(folder, name) not in closed)
         for name in sorted(files):

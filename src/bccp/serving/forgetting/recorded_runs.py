@@ -19,7 +19,7 @@ from bccp.data import tables
 from bccp.models import mlflow_flavor
 from bccp.pipeline.garbage_collection import is_own_store, ledger_runs, run_folder, runs_used
 from bccp.serving.forgetting.places import Place
-from bccp.serving.forgetting.subjects import Image, Subject, holds
+from bccp.serving.forgetting.subjects import Image, Subject, User, holds
 from bccp.tracking.backends import local_path
 from bccp.tracking.store import Ledger, tag_value
 from bccp.tracking.tags import FOLDER_TAG, FORGOTTEN_TAG, HOST_TAG, KEY_PARTS_TAG, MODEL_TAG, PIPELINE_TAG, STEP_TAG
@@ -35,9 +35,6 @@ _TOLD_BY = {
 
 _WITHOUT_IMAGES = frozenset({"exported_backbone", "image_sizes"})
 """Work that steps share and that holds nothing of single images."""
-
-_MODEL = "registered_model"
-"""Folder of a run's artifacts from which a registered model comes."""
 
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
@@ -86,12 +83,13 @@ class Holding:
 def find_runs(subject: Subject, ledger: Ledger) -> Holding:
     """Find the runs that hold a subject, those that read what these made, and the pipelines around them."""
     known = [run for deleted in (False, True) for run in ledger_runs(ledger, deleted=deleted) if HOST_TAG in run.data.tags]
-    found = Holding(direct={run.info.run_id for run in known if any(_direct(subject, run, ledger))})
+    found = Holding(direct={run.info.run_id for run in known if _names_columns(subject, run) or any(_direct(subject, run, ledger))})
     for version in copies(ledger.home):  # also where the run that made it is in another store
         if any(holds(subject, file, foreign=False) for file in _telling_files(subject, version[1])):
             found.versions.add(version[0])
     derived = _derived(known, found)
     pipelines = _pipelines(known, {run.info.run_id for run in derived})
+    pipelines += [run for run in known if FOLDER_TAG in run.data.tags and run.info.run_id in found.direct and run not in pipelines]
     if isinstance(subject, Image):
         beside = _shared(known, derived, {run.info.run_id for run in pipelines})
         _read_names(subject, derived, found)
@@ -102,6 +100,12 @@ def find_runs(subject: Subject, ledger: Ledger) -> Holding:
     found.versions |= {version for run in found.runs for version in versions_made(run)}
     found.registered = [version for version in _registered(ledger) if _was_trained_on(version, found)]
     return found
+
+
+def _names_columns(subject: Subject, run: Any) -> bool:
+    """Whether a run was told of columns, which may be called as their annotators are, and one of them is the user."""
+    told = "\n".join(value for name, value in run.data.params.items() if name.endswith("columns"))
+    return isinstance(subject, User) and subject.in_text(told, is_table=False, foreign=True)
 
 
 def _direct(subject: Subject, run: Any, ledger: Ledger) -> Iterator[str]:
@@ -149,7 +153,7 @@ def copies(home: Path) -> list[tuple[str, Path]]:
 def _derived(known: Sequence[Any], found: Holding) -> list[Any]:
     """Runs that hold it or read what holds it, or whose key does, in the order of what they read."""
     versions = set(found.versions)
-    derived = [run for run in known if run.info.run_id in found.direct]
+    derived = [run for run in known if run.info.run_id in found.direct and FOLDER_TAG not in run.data.tags]
     versions |= {version for run in derived for version in versions_made(run)}
     left = [run for run in known if run.info.run_id not in found.direct and FOLDER_TAG not in run.data.tags]
     while True:
@@ -261,8 +265,7 @@ def refuse_running(found: Holding) -> None:
 
 def places_of_runs(subject: Subject, found: Holding, ledger: Ledger) -> tuple[list[Place], list[Place]]:
     """Artifacts and reports of runs: those that derive, in the order in which they can go, and those that are found by themselves."""
-    registered = {version.run_id for version in found.registered}
-    own = is_own_store(ledger)
+    own, sources = is_own_store(ledger), [place for version in _registered(ledger) if (place := local_path(version.source)) is not None]
     derived: list[Place] = []
     direct: list[Place] = []
     for run in (*found.pipelines, *found.runs):
@@ -274,7 +277,7 @@ def places_of_runs(subject: Subject, found: Holding, ledger: Ledger) -> tuple[li
             address = f"{redact(ledger.uri)}, run {run_id}"
             places.append(Place("artifacts of a store outside the home", address, "is yours", f"{made}: delete the run there"))
         else:
-            removal = RunRemoval(ledger, run, folder, subject, keeps_model=run_id in registered)
+            removal = RunRemoval(ledger, run, folder, subject, [place for place in sources if place.is_relative_to(folder)])
             if removal.is_left():
                 places.append(Place("artifacts", str(folder), "goes", made, removal.remove))
     return derived, direct
@@ -284,39 +287,39 @@ def places_of_runs(subject: Subject, found: Holding, ledger: Ledger) -> tuple[li
 class RunRemoval:
     """Removal of a run's files, and of the run from MLflow's sight.
 
-    A run of which a registered model comes stays in sight, with that model's files. A run whose own record names a user goes for good, all
-    others go to MLflow's bin, where their figures are.
+    A run of which registered models come stays in sight, with their folders. A run whose own record names a user goes for good, all others
+    go to MLflow's bin, where their figures are.
     """
 
     ledger: Ledger
     run: Any
     folder: Path
     subject: Subject
-    keeps_model: bool
+    models: Sequence[Path]
 
     def is_left(self) -> bool:
         """Whether there is anything to remove."""
-        return bool(self._files()) or (not self.keeps_model and self.run.info.lifecycle_stage == "active")
+        return bool(self._files()) or (not self.models and self.run.info.lifecycle_stage == "active")
 
     def _files(self) -> list[Path]:
-        if not self.keeps_model:
+        if not self.models:
             return [self.folder] if self.folder.exists() else []
-        artifacts = self.folder / "artifacts"
-        return [path for path in sorted(artifacts.glob("*")) if path.name != _MODEL]
+        files = sorted((self.folder / "artifacts").glob("*"))
+        return [path for path in files if not any(model.is_relative_to(path) for model in self.models)]
 
     def remove(self) -> None:
         """Remove them; what is gone already is left as it is."""
         client, run_id = self.ledger.client, self.run.info.run_id
-        if not self.keeps_model and client.get_run(run_id).info.lifecycle_stage == "active":
+        if not self.models and client.get_run(run_id).info.lifecycle_stage == "active":
             client.delete_run(run_id)  # before its files, so that nothing of it is reused
         for path in self._files():
             with scratch("forget") as away:
                 path.rename(away / "it")
-        if not self.keeps_model and self._record_names_it():
+        if not self.models and self._record_names_it():
             client._tracking_client.store._hard_delete_run(run_id)
 
     def _record_names_it(self) -> bool:
-        record = json.dumps([self.run.data.params, self.run.data.tags, self.run.data.metrics])
+        record = "\n".join(text for values in (self.run.data.params, self.run.data.tags) for item in values.items() for text in item)
         return self.subject.in_text(record, is_table=False, foreign=True)
 
 

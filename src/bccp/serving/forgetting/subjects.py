@@ -6,13 +6,15 @@ import bz2
 import csv
 import gzip
 import hashlib
+import html
 import io
+import json
 import lzma
 import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +22,7 @@ from typing import IO, Any
 
 from bccp.core.digests import file_digest
 from bccp.data.archives import CHUNK_BYTES, archive_kind
+from bccp.data.label_tables.grids import UnreadTableError, decoded
 
 _TABLES = frozenset({".csv", ".tsv"})
 _TEXTS = _TABLES | {".html", ".htm", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".yaml", ".yml", ""}
@@ -96,38 +99,55 @@ class User:
         ----------
         text : str
         is_table : bool
-            Its cells count then: those of the column ``user`` where it has one; else all, of a table of somebody else's, and none of ours,
-            in which a class may have the same name.
+            Its cells count then: those of the column ``user`` where it has one.
         foreign : bool
-            Whether it may be somebody else's.
+            Whether it is somebody else's, so that all cells of a table count, and the name in other texts. In our own texts the same word
+            may be a class, or an account; only W&B's tables count among them.
         """
         if self.hashed is not None and self.hashed in text:
             return True
-        if self.name not in text:
+        if not any(spelling in text for spelling in self._spellings):
             return False
-        return self._in_table(text, foreign=foreign) if is_table else self._is_quoted(text)
+        if is_table:
+            return self._in_table(text, foreign=foreign)
+        return self._is_quoted(text) if foreign else self._in_wandb_table(text)
 
     def is_cell(self, cell: str) -> bool:
         """Whether a cell is the name, or lists it among others."""
         return cell.strip() in self.names or any(part.strip() in self.names for part in re.split("[;|]", cell))
+
+    @property
+    def _spellings(self) -> list[str]:
+        """The name as text files have it: plain, and as JSON, HTML and CSV write its signs and letters."""
+        spelt = (self.name, json.dumps(self.name)[1:-1], html.escape(self.name), self.name.replace('"', '""'))
+        return list(dict.fromkeys(spelt))
 
     def _in_table(self, text: str, *, foreign: bool) -> bool:
         csv.field_size_limit(_LARGEST_CELL)
         first = text.partition("\n")[0]
         with suppress(csv.Error):
             rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff")), delimiter="\t" if "\t" in first else ","))
-            if not rows:
-                return False
-            header = [cell.strip().lower() for cell in rows[0]]
+            header = [cell.strip().lower() for cell in rows[0]] if rows else []
             if _USER_COLUMN in header:
-                column = header.index(_USER_COLUMN)
-                return any(len(row) > column and self.is_cell(row[column]) for row in rows[1:])
+                return self._in_column(rows[1:], header.index(_USER_COLUMN))
             return foreign and any(self.is_cell(cell) for row in rows for cell in row)
         return False
 
+    def _in_column(self, rows: Sequence[Sequence[Any]], column: int) -> bool:
+        return any(len(row) > column and self.is_cell(str(row[column])) for row in rows)
+
+    def _in_wandb_table(self, text: str) -> bool:
+        try:
+            table = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        columns = table.get("columns") if isinstance(table, dict) else None
+        return isinstance(columns, list) and _USER_COLUMN in columns and self._in_column(table.get("data", []), columns.index(_USER_COLUMN))
+
     def _is_quoted(self, text: str) -> bool:
         """Whether the name stands between what separates names, in JSON, HTML or YAML: as part of a sentence it may be any word."""
-        return re.search(rf"""(?:^|["'>;,|\[:-])\s*{re.escape(self.name)}\s*(?:["'<;,|\]:]|$)""", text, flags=re.MULTILINE) is not None
+        name = "|".join(map(re.escape, self._spellings))
+        return re.search(rf"""(?:^|["'>;,|\[:-])\s*(?:{name})\s*(?:["'<;,|\]:]|$)""", text, flags=re.MULTILINE) is not None
 
 
 Subject = Image | User
@@ -205,4 +225,16 @@ def _holds_stream(subject: Subject, name: str, stream: IO[bytes]) -> bool:
 
 def _names(subject: Subject, name: str, data: bytes, *, foreign: bool) -> bool:
     is_table = PurePosixPath(name).suffix.lower() in _TABLES
-    return subject.in_text(data.decode("utf-8", "replace"), is_table=is_table, foreign=foreign)
+    return subject.in_text(_decoded(data), is_table=is_table, foreign=foreign)
+
+
+def _decoded(data: bytes) -> str:
+    """A text in UTF-8 or UTF-16, or else as old programs write it."""
+    try:
+        return decoded(data)
+    except UnreadTableError:
+        pass
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")

@@ -48,7 +48,7 @@ def places_in_home(subject: Subject, found: Holding, home: Path) -> list[Place]:
         name = path.name.encode()
         needed = any(name in text for text in kept_texts)
         being_written = busy is not None and path.stat().st_mtime >= busy
-        if holds(subject, path) or (gone and not needed and not being_written):
+        if holds(subject, path, foreign=False) or (gone and not needed and not being_written):
             places.append(Place("W&B's staged and cached files", str(path), "goes", "", _Removal(path).remove))
     return places
 
@@ -74,7 +74,7 @@ def _holds(text: bytes, run: Recorded | None, found: Holding) -> bool:
 
 
 def _has_file(subject: Subject, folder: Path) -> bool:
-    return any(holds(subject, path) for path in sorted((folder / "files").rglob("*")) if path.is_file())
+    return any(holds(subject, path, foreign=False) for path in sorted((folder / "files").rglob("*")) if path.is_file())
 
 
 def _note(run: Recorded | None) -> str:

@@ -56,7 +56,10 @@ def forget_image(store: Store, sha256: str) -> None:
     StoreUnavailableError
         If the store does not take it; then all rows are there still.
     """
+    source, prediction = tables.source, tables.prediction
     with store.writing(durable=True) as connection:
+        named = sa.select(prediction.c.source_id).where(prediction.c.image_sha256 == sha256, prediction.c.source_id.is_not(None))
+        connection.execute(source.delete().where(source.c.id.in_(named)))  # by the path of its file
         for table, column in _OF_IMAGES.items():
             connection.execute(table.delete().where(table.c[column] == sha256))
     with available():
