@@ -53,7 +53,7 @@ def test_what_a_killed_process_has_acknowledged_is_there_and_image_files_are_who
     assert all(acknowledged.values())
     assert acknowledged["prediction"] <= ids(store, tables.prediction.c.request_id)
     assert acknowledged["feedback"] <= ids(store, tables.feedback.c.feedback_id)
-    files = {path.name: path for path in images.glob("*/*") if path.suffix != ".tmp"}
+    files = {path.name: path for path in images.glob("[0-9a-f][0-9a-f]/*")}
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == {name: name for name in files}
     assert ids(store, tables.prediction.c.image_sha256) <= files.keys()
     with store.reading() as connection:

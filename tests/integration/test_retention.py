@@ -41,7 +41,7 @@ def kept(store: Store) -> tuple[list[str], list[str]]:
     with store.reading() as connection:
         predicted = connection.execute(sa.select(tables.prediction.c.image_sha256)).scalars().all()
         pictured = connection.execute(sa.select(tables.image.c.sha256)).scalars().all()
-    files = {path.name for path in store.images.folder.glob("*/*")}
+    files = {path.name for path in store.images.folder.glob("[0-9a-f][0-9a-f]/*")}
     assert files == set(pictured)
     return sorted(predicted), sorted(pictured)
 
@@ -99,7 +99,7 @@ def test_a_file_that_somebody_deletes_comes_back_with_the_next_prediction(store:
 def test_what_killed_processes_left_behind_goes_in_its_time(store: Store) -> None:
     predictions.record(store, [answered(b"good")])
     store.images.put(digest(b"stray"), b"stray")
-    half = store.images.path(digest(b"stray")).with_name("half.tmp")
+    half = store.images.folder / "unfinished" / "half"
     half.write_bytes(b"st")
     sweep(store, 90, "all", NOW)
     assert half.exists()  # as somebody may be writing it

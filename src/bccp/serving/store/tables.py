@@ -191,7 +191,9 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, 
         return
     columns = ", ".join(rows[0])
     if connection.dialect.name == "sqlite":
-        place, parameters = table.name, [{name: json.dumps(it) if isinstance(it, dict) else it for name, it in row.items()} for row in rows]
+        place, parameters = table.name, rows
+        for name in (column.name for column in table.c if isinstance(column.type, sa.JSON) and column.name in rows[0]):
+            parameters = [row if row[name] is None else {**row, name: json.dumps(row[name])} for row in parameters]
         given = f"VALUES ({', '.join(f':{name}' for name in rows[0])})"
     else:
         place, parameters = f"{SCHEMA}.{table.name}", [{"rows": json.dumps(rows)}]
