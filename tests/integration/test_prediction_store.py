@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -149,6 +150,20 @@ def test_feedback_waits_for_the_disk_and_predictions_do_not(store: Store) -> Non
             found.append(connection.exec_driver_sql(setting).scalar_one())
 
     assert found in ([1, 2], ["off", "on"])
+
+
+def test_an_image_that_somebody_votes_on_is_on_the_disk_before_the_vote_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions.record(store, [answered(b"a"), answered(b"b")])
+    synced: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: synced.append((Path(f"/proc/self/fd/{handle}").resolve().name, feedback.pending(store)))
+    )
+
+    for data in (b"a", b"b", b"a", b"unknown"):
+        feedback.add(store, vote(data))
+
+    folders = [digest(data)[:2] for data in (b"a", b"b")]
+    assert synced == [(digest(b"a"), 0), (folders[0], 0), (digest(b"b"), 1), (folders[1], 1)]
 
 
 @pytest.mark.parametrize(

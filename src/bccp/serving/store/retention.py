@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
 from bccp.serving.store import tables
 from bccp.serving.store.images import KNOWN_SECONDS
-from bccp.serving.store.opening import Store
+from bccp.serving.store.opening import Store, available
 
 UNVOTED_DAYS = 1.0
 """For which images wait for a vote where only those with one are kept."""
@@ -56,7 +55,8 @@ def sweep(store: Store, keep_days: float | None, keep_images: str, now: datetime
     days = [] if keep_days is None else [keep_days]
     days += {"all": [], "feedback": [UNVOTED_DAYS], "none": [0.0]}[keep_images]
     n_predictions = _sweep_predictions(store, now - timedelta(days=keep_days)) if keep_days is not None else 0
-    _adopt_strays(store)
+    with available():
+        _adopt_strays(store)
     n_images = _sweep_images(store, now - timedelta(days=min(days), seconds=KNOWN_SECONDS)) if days else 0
     return Swept(n_predictions, n_images)
 
@@ -102,12 +102,12 @@ def _adopt_strays(store: Store) -> None:
         row = tables.image.c.sha256
         with store.reading() as connection:
             strays = found.keys() - set(connection.execute(sa.select(row).where(row.in_(list(found)))).scalars())
-        if strays:
+        rows = []
+        for name in sorted(strays):
+            with suppress(FileNotFoundError):  # another process sweeps, too
+                about = found[name].stat()
+                written = tables.time_text(datetime.fromtimestamp(about.st_mtime, UTC))
+                rows.append({"sha256": name, "bytes": about.st_size, "stored_at": written, "keep": False})
+        if rows:
             with store.writing() as connection:
-                tables.insert(connection, tables.image, [_stray_row(found[name]) for name in sorted(strays)], "ON CONFLICT DO NOTHING")
-
-
-def _stray_row(path: Path) -> dict[str, Any]:
-    about = path.stat()
-    written = tables.time_text(datetime.fromtimestamp(about.st_mtime, UTC))
-    return {"sha256": path.name, "bytes": about.st_size, "stored_at": written, "keep": False}
+                tables.insert(connection, tables.image, rows, "ON CONFLICT DO NOTHING")
