@@ -22,7 +22,7 @@ from bccp.core.errors import BCCPError
 from bccp.serving.engine.batching import Batcher
 from bccp.serving.engine.following import ModelHolder
 from bccp.serving.http.access import Access
-from bccp.serving.http.app import build_app
+from bccp.serving.http.app import Application
 from bccp.serving.http.connections import LimitedProtocol
 from bccp.serving.http.incoming import Budget
 from bccp.serving.http.metrics import Metrics
@@ -131,7 +131,7 @@ class Service:
             user_key=self._user_key,
             budget=Budget(settings.max_bytes_in_flight),
         )
-        server = _Server(_uvicorn_config(build_app(parts), settings), ready=lambda: ready(parts))
+        server = _Server(_uvicorn_config(Application(parts), settings), ready=lambda: ready(parts))
         self._loop, self._server = loop, server
         with contextlib.ExitStack() as stack:
             recorder.start()

@@ -10,6 +10,7 @@ would have asked first, which no answer ever allows.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import socket
@@ -62,6 +63,7 @@ class Access:
                 f"in the environment variable {settings.token_env}, or leave serve.host=127.0.0.1"
             )
         self._hosts = {"localhost", "127.0.0.1", "::1", *(_bare(name) for name in (settings.host, *settings.allowed_hosts))}
+        self._is_own = functools.lru_cache(256)(self._is_own_host)
 
     @property
     def asks_for_token(self) -> bool:
@@ -115,12 +117,16 @@ class Access:
         ProblemError
             ``forbidden``
         """
-        name = _bare(host.decode("latin-1")) if host else ""
-        if name in self._hosts or (not self.loopback and _is_address(name)):  # an address cannot be rebound
+        if self._is_own(host):
             return
+        name = _bare(host.decode("latin-1")) if host else ""
         raise ProblemError(
             "forbidden", f"the header Host names {name[:100]!r}: add it to serve.allowed_hosts if it is a name of this service"
         )
+
+    def _is_own_host(self, host: bytes | None) -> bool:
+        name = _bare(host.decode("latin-1")) if host else ""
+        return name in self._hosts or (not self.loopback and _is_address(name))  # an address cannot be rebound
 
     def expect_same_origin(self, headers: dict[bytes, bytes]) -> None:
         """Refuse what a browser sends on behalf of another page.

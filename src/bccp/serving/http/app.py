@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -46,24 +45,28 @@ _SMALL_BODY = 65_536
 log = logging.getLogger(__name__)
 
 
-def build_app(parts: Parts) -> FastAPI:
-    """Compose the application.
+class Application(FastAPI):
+    """The application: FastAPI's router within one middleware of ours.
+
+    FastAPI's own middlewares, for telemetry, limits of bodies, dependencies and errors, would take as long as all else that is done here
+    for a request.
 
     Parameters
     ----------
     parts : Parts
         Started by the caller, and stopped afterwards.
-
-    Returns
-    -------
-    FastAPI
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for method, path, endpoint in ROUTES:
-        app.router.routes.append(Route(path, _Answering(endpoint, parts), methods=[method]))
-    app.add_exception_handler(HTTPException, _refuse_route)
-    app.add_middleware(Guard, parts=parts)
-    return app
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        for method, path, endpoint in ROUTES:
+            self.router.routes.append(Route(path, _Answering(endpoint, parts), methods=[method]))
+        self._guarded = Guard(self.router, parts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        scope["app"] = self
+        await self._guarded(scope, receive, send)
 
 
 class _Answering:
@@ -78,13 +81,12 @@ class _Answering:
         await response(scope, receive, send)
 
 
-async def _refuse_route(request: Request, error: Exception) -> Response:
-    """Turn the router's own refusals into problems."""
-    assert isinstance(error, HTTPException)
+def _of_router(error: HTTPException, method: str) -> ProblemError:
+    """The problem that a refusal of the router's own is."""
     if error.status_code == 405:
         allowed = dict(error.headers or {})
-        raise ProblemError("method", f"{request.method} is not allowed: use {allowed.get('Allow', 'GET')}", headers=allowed)
-    raise ProblemError("not-found", "there is nothing at this address: GET /docs lists what there is")
+        return ProblemError("method", f"{method} is not allowed: use {allowed.get('Allow', 'GET')}", headers=allowed)
+    return ProblemError("not-found", "there is nothing at this address: GET /docs lists what there is")
 
 
 class Guard:
@@ -119,6 +121,8 @@ class Guard:
             await self._app(scope, incoming.receive, send)
         except ProblemError as problem:
             await self._refuse(problem, incoming, send)
+        except HTTPException as error:
+            await self._refuse(_of_router(error, scope["method"]), incoming, send)
         except GoneError:
             pass
         except asyncio.CancelledError:

@@ -15,7 +15,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Result = TypeVar("Result")
 
-_LOOK_AFTER_SECONDS = 0.05
+_LOOK_AFTER_SECONDS = 0.2
 """After so long an answer is worth a look whether anybody still waits for it."""
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_SEPARATORS = (",", ":")
+_in_utf8 = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=_SEPARATORS)
+_in_ascii = json.JSONEncoder(allow_nan=False, separators=_SEPARATORS)
+
 
 def encode(value: Any) -> bytes:
     """Write a value as JSON in UTF-8; letters that UTF-8 has not, which a folder's name may hold, as escapes.
@@ -15,9 +19,9 @@ def encode(value: Any) -> bytes:
         For NaN and infinities, which JSON has not.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _in_utf8.encode(value).encode()
     except UnicodeEncodeError:
-        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+        return _in_ascii.encode(value).encode()
 
 
 def decode(data: bytes) -> Any:

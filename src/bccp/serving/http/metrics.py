@@ -5,6 +5,7 @@ No user and no image is in a label. Names that callers choose are capped: after 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,14 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._class, self._channel = _Capped(MAX_CLASSES), _Capped(MAX_CHANNELS)
-        self._predictions = self._counter("bccp_predictions", "Images that were answered", "model_version", "class", "channel")
+        predictions = self._counter("bccp_predictions", "Images that were answered", "model_version", "class", "channel")
         self._errors = self._counter("bccp_errors", "Problems, of requests and of single images", "problem")
-        self._seconds = Histogram(
+        seconds = Histogram(
             "bccp_request_duration_seconds", "From a request's headers to its answer", ["route"], buckets=_SECONDS, registry=self.registry
         )
         self.batch_images = Histogram("bccp_batch_images", "Images that the model saw at once", buckets=_IMAGES, registry=self.registry)
+        # looking a series up by its labels takes longer than counting
+        self._predictions, self._seconds = functools.lru_cache(4096)(predictions.labels), functools.lru_cache(256)(seconds.labels)
         self._reloads = self._counter("bccp_model_reloads", "Models that were loaded while others answered", "outcome")
         self._feedback = self._counter("bccp_feedback", "Feedback that was recorded", "kind", "channel")
 
@@ -82,7 +85,7 @@ class Metrics:
 
     def predicted(self, model_version: int | None, label: str, channel: str) -> None:
         """Count an image that was answered."""
-        self._predictions.labels("" if model_version is None else str(model_version), self._class(label), self._channel(channel)).inc()
+        self._predictions("" if model_version is None else str(model_version), self._class(label), self._channel(channel)).inc()
 
     def problem(self, kind: str) -> None:
         """Count a problem."""
@@ -90,7 +93,7 @@ class Metrics:
 
     def answered(self, route: str, seconds: float) -> None:
         """Count a request and how long it took."""
-        self._seconds.labels(route).observe(seconds)
+        self._seconds(route).observe(seconds)
 
     def voted(self, kind: str, channel: str) -> None:
         """Count feedback that was recorded."""
