@@ -9,7 +9,7 @@ export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 unexport MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID  # of somebody's other work; `mlflow run` takes no experiment's id beside its name
 
-.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted benchmark-serve why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict check-new accept compare export-model
+.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted benchmark-serve why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict serve check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@uri="$$(python -m bccp.tracking.store)" && \
@@ -84,8 +84,11 @@ sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: D
 rollback: .venv/.run  ## the champion before this one is the champion again: MODEL=name (bccp)
 	@bccp rollback $(if $(MODEL),--model "$(MODEL)")
 
-predict: .venv/.run  ## classes of images: MODEL=models:/bccp@champion (or a run's id), IMAGES=folder or file, OUT=predictions.csv
-	@bccp predict --model "$(MODEL)" --images "$(IMAGES)" $(if $(OUT),--out "$(OUT)")
+predict: .venv/.run  ## classes of images: MODEL=models:/bccp@champion (or a run's id) or URL=of a bccp serve, IMAGES=folder or file, OUT=predictions.csv
+	@bccp predict $(if $(URL),--url "$(URL)",--model "$(MODEL)") --images "$(IMAGES)" $(if $(OUT),--out "$(OUT)")
+
+serve: .venv/.run  ## answer on images over HTTP: OPTIONS="serve.model=models:/bccp@champion serve.port=8000"; tokens in BCCP_SERVE_TOKEN, BCCP_REVIEW_TOKEN
+	@bccp serve -- "$$OPTIONS"
 
 export-model: .venv/.run  ## a model for other runtimes: MODEL as for predict, FORMAT=onnx, torchscript or torch_export, OUT=file
 	@bccp export-model --model "$(MODEL)" --format "$(FORMAT)" --out "$(OUT)"

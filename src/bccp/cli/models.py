@@ -6,31 +6,35 @@ import sys
 
 import click
 
-from bccp.cli.parameters import emit, handle_errors, json_option, talk
+from bccp.cli.parameters import WrongCall, emit, handle_errors, json_option, talk
 from bccp.core.errors import BCCPError
 
 MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, or a folder."
 
 
 @click.command()
-@click.option("--model", required=True, help=MODEL_HELP)
+@click.option("--model", help=MODEL_HELP)
+@click.option("--url", metavar="URL", help="Instead of a model: a running bccp serve; its token is taken from BCCP_SERVE_TOKEN.")
 @click.option("--images", required=True, metavar="PLACE", help="Folder of images, or an image file.")
 @click.option("--out", default="predictions.csv", show_default=True, metavar="FILE", help="Table to write.")
 @json_option
 @handle_errors
-def predict_command(model: str, images: str, out: str, as_json: bool) -> None:
-    """Classify image files by a trained model.
+def predict_command(model: str | None, url: str | None, images: str, out: str, as_json: bool) -> None:
+    """Classify image files by a trained model, or by a service that runs.
 
     A file without an answer has the reason in the column error, and makes the exit code 1.
 
     \b
     Example:
       bccp predict --model models:/bccp@champion --images /photos
+      bccp predict --url http://127.0.0.1:8000 --images /photos
     """
     from bccp.serving.batch_predict import predict_files
 
+    if (model is None) == (url is None):
+        raise WrongCall("give either --model or --url", click.get_current_context())
     with talk(as_json):
-        done = predict_files(model, images, out)
+        done = predict_files(model or "", images, out, url=url)
     if as_json:
         emit({"table": str(done.table), "files": done.n_files, "unanswered": done.n_unreadable, "examples": done.examples})
     else:

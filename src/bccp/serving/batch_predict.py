@@ -21,6 +21,7 @@ from bccp.core.home import scratch_owner
 from bccp.core.paths import expanded
 from bccp.data import own_tables
 from bccp.data.archives import is_hidden
+from bccp.serving.remote_model import RemoteModel
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -31,6 +32,9 @@ _COLUMNS = ("image", "class", "probability", "top_3", "error")
 
 MAX_BYTES = 500_000_000
 """A larger file is not read."""
+
+TOKEN_ENV = "BCCP_SERVE_TOKEN"
+"""Environment variable with the token for a service."""
 
 _CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000
 _SHOWN = 10
@@ -81,12 +85,12 @@ def _files_below(folder: Path, above: Sequence[Path]) -> Iterator[Path]:
             yield from _files_below(path, [*above, place])
 
 
-def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) -> tuple[int, int, list[str]]:
+def predict(model: ServedModel | RemoteModel, files: Iterator[Path], root: Path, out: TextIO) -> tuple[int, int, list[str]]:
     """Write the answers for all files, as they come.
 
     Parameters
     ----------
-    model : ServedModel
+    model : ServedModel or RemoteModel
     files : iterator of Path
         See :func:`image_files`.
     root : Path
@@ -119,7 +123,7 @@ def predict(model: ServedModel, files: Iterator[Path], root: Path, out: TextIO) 
     return n_files, n_unreadable, examples
 
 
-def _answered(model: ServedModel, files: Iterator[Path], root: Path) -> Iterator[tuple[list[str], list[Answer]]]:
+def _answered(model: ServedModel | RemoteModel, files: Iterator[Path], root: Path) -> Iterator[tuple[list[str], list[Answer]]]:
     """Chunks of names and answers; a chunk's files are in memory together, up to so many bytes and one file more."""
     from bccp.models.predictor import Answer
 
@@ -184,21 +188,24 @@ class Predicted:
     examples: list[str]
 
 
-def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
-    """Classify files by a model that is named as for :func:`bccp.serving.named_models.find_named`.
+def predict_files(model: str, images: str, place_of_table: str, *, url: str | None = None) -> Predicted:
+    """Classify files by a model, or by a service.
 
     Parameters
     ----------
     model : str
+        As for :func:`bccp.serving.named_models.find_named`; empty where there is a URL.
     images : str
         A folder or a file.
     place_of_table : str
         The table to write, which may replace one of predictions and no other file.
+    url : str, optional
+        Address of the service that is to answer.
 
     Raises
     ------
     BCCPError
-        If there is no such model, there are no files, or the table cannot be written.
+        If there is no such model or service, there are no files, or the table cannot be written.
     """
     if not images:
         raise BCCPError("of what? give IMAGES=a folder of images or an image file")
@@ -210,15 +217,19 @@ def predict_files(model: str, images: str, place_of_table: str) -> Predicted:
         raise BCCPError(f"OUT={out} exists and is no table of predictions: choose another file")
     if next(image_files(place, but=out), None) is None:
         raise BCCPError(f"IMAGES={place} holds no files: give a folder of images or an image file")
+    answering = RemoteModel(url, os.environ.get(TOKEN_ENV, "").strip()) if url is not None else _loaded(model)
+    with _whole_or_not_at_all(out) as file:
+        done = predict(answering, image_files(place, but=out), place if place.is_dir() else place.parent, file)
+    return Predicted(out.resolve(), *done)
+
+
+def _loaded(model: str) -> ServedModel:
+    from bccp.serving.engine.loaded_model import load_served  # loads PyTorch
+
     uri, note = ledger_uri(None)
     if note:
         print(note, flush=True)
-    from bccp.serving.engine.loaded_model import load_served  # loads PyTorch
-
-    loaded = load_served(Ledger(uri), model, option="MODEL")
-    with _whole_or_not_at_all(out) as file:
-        done = predict(loaded.served, image_files(place, but=out), place if place.is_dir() else place.parent, file)
-    return Predicted(out.resolve(), *done)
+    return load_served(Ledger(uri), model, option="MODEL").served
 
 
 def _is_table(out: Path) -> bool:
