@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -379,6 +380,7 @@ def main(words: Sequence[str] | None = None) -> None:
     sizes = SMOKE if given.smoke else Sizes()
     changed = {"rounds": given.rounds, "kills": given.kills, "broken": given.kills}
     sizes = Sizes(**{**vars(sizes), **{name: value for name, value in changed.items() if value}})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: ended by SIGTERM"))  # through the blocks that end the servers
     began, rows = time.monotonic(), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder), cache, sizes, Made(Path(folder) / "home"))

@@ -38,6 +38,7 @@ LONG = (
     "e2e/test_kills",
     "e2e/test_photographs",
     "e2e/test_server",
+    "e2e/test_service_guarantees",
     "integration/test_wandb_run",
     "e2e/test_serving",
     "e2e/test_bad_store",

@@ -263,7 +263,7 @@ def move_under_load(made: Made, server: Server, loader: Loader, *, moves: int, s
         wrk.send_signal(2)  # it prints its results
     load = finished(wrk, server, cpu)
     watcher.join()
-    return Moves(load, quiet, moves, int(versions[broken]) in watcher.seen, watcher.n_unanswered, took)
+    return Moves(load, quiet, moves, int(versions[broken]) in watcher.seen, watcher.seen, watcher.n_unanswered, took)
 
 
 @dataclass(frozen=True)
