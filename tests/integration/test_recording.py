@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,30 @@ def test_a_record_that_the_store_cannot_hold_hurts_no_other(store: Store, record
 
     assert recorder.state() == RecordingState(lost=1, error=None)
     assert [predictions.find(store, one.request_id) is not None for one in (before, bad, after)] == [True, False, True]
+
+
+def test_another_service_that_writes_to_the_same_file_all_the_time_leaves_room(url: str, store: Store, recorder: Recorder) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        with closing(sqlite3.connect(path_of(url), isolation_level=None, timeout=0)) as other:
+            while not ended.wait(0.0005):
+                with suppress(sqlite3.OperationalError):  # it is locked
+                    other.execute("BEGIN IMMEDIATE")
+                    time.sleep(0.01)  # for the disk
+                    other.execute("COMMIT")
+
+    service = threading.Thread(target=write)
+    service.start()
+    try:
+        for _ in range(30):
+            seconds_until_answered(recorder)
+            feedback.add(store, vote())
+    finally:
+        ended.set()
+        service.join()
+
+    assert recorder.state() == RecordingState(0, None)
 
 
 def path_of(url: str) -> Path:

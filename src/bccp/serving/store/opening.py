@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ FEEDBACK_WAIT_SECONDS = 3.0
 
 _OPENING_WAIT_SECONDS = 60.0
 _CONNECT_SECONDS = 2
+_LOOK_AGAIN_SECONDS = 0.001
 _ADVISORY_LOCK = 0x62636370  # "bccp"; others of the database may use their own
 
 
@@ -279,10 +281,32 @@ def _sqlite_engine(path: Path, *, durable: bool, seconds: float) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        # a transaction that reads before it writes would fail where another one writes in between
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("bccp_reads") else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("bccp_reads"):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(connection.connection.driver_connection, seconds)
 
     return engine
+
+
+def _begin_writing(connection: Any, seconds: float) -> None:
+    """Begin a transaction as the only one that writes: one that reads first would fail where another one writes in between.
+
+    SQLite itself looks at longer and longer intervals whether it can begin, and finds no gap between another process's transactions.
+    """
+    end = time.monotonic() + seconds
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(_LOOK_AGAIN_SECONDS)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
