@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bccp.cli.parameters import HYDRA_WORDS, handle_errors, split, words_argument
+
+if TYPE_CHECKING:
+    from bccp.serving.http.parts import Parts
 
 
 @click.command(context_settings=HYDRA_WORDS)
@@ -41,4 +46,10 @@ def serve_command(words: tuple[str, ...]) -> None:
     with importing(ours=True):
         from bccp.serving.service import Service
     service = Service(settings, store, Ledger(uri))
-    service.run(lambda parts: print(service.ready_line(parts), flush=True))
+
+    def ready(parts: Parts) -> None:
+        gc.collect()
+        gc.freeze()  # what was imported and loaded stays: the collector need not look through it again while requests are answered
+        print(service.ready_line(parts), flush=True)
+
+    service.run(ready)

@@ -61,6 +61,8 @@ class Service:
     def __init__(self, settings: config_schema.Serve, store: config_schema.Store, ledger: Ledger) -> None:
         self._settings, self._ledger = settings, ledger
         self._access = Access(settings)
+        if settings.image_root is not None and not Path(settings.image_root).is_dir():
+            raise BCCPError(f"serve.image_root={settings.image_root} is no folder: give one, or null where no request may name files")
         self._user_key = user_key(settings.user_key_env)
         self._server: _Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -140,6 +142,7 @@ class Service:
             stack.callback(holder.stop)
             batcher.start()
             stack.callback(batcher.stop)
+            stack.callback(parts.store_threads.shutdown)
             sweeping = loop.create_task(_sweep(store, settings))
             with _signals(loop, server.end):
                 await server.serve(sockets=[self._socket])

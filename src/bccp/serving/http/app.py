@@ -38,7 +38,9 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
 )
 
 _SAFE = frozenset({"GET", "HEAD"})
-_DRAINED_BYTES, _DRAINED_SECONDS = 1_000_000, 1.0
+_DRAINED_TIMES, _DRAINED_SECONDS = 10, 2.0
+"""Of a body that is refused, so many times as many bytes as it may have are read, and for so long, before the connection is closed."""
+
 _SMALL_BODY = 65_536
 """Bytes that are read to their end, so that the connection can be used again."""
 
@@ -150,5 +152,5 @@ class Guard:
         body = b"" if incoming.scope["method"] == "HEAD" else bytes(response.body)
         await send({"type": "http.response.body", "body": body, "more_body": incoming.unread})
         if incoming.unread:
-            await incoming.drain(_DRAINED_BYTES, _DRAINED_SECONDS)
+            await incoming.drain(_DRAINED_TIMES * self._parts.settings.max_bytes, _DRAINED_SECONDS)
             await send({"type": "http.response.body", "body": b""})

@@ -11,16 +11,16 @@ from typing import Any
 from starlette.responses import Response
 
 from bccp.reporting import html
+from bccp.serving.http import json_text
 from bccp.serving.http.documentation import EXAMPLE, SAMPLES, address_of, openapi
 from bccp.serving.http.incoming import Incoming
 from bccp.serving.http.parts import Parts
 from bccp.serving.http.problems import KINDS
 
 HEADERS = {
-    "Cache-Control": "no-store",
+    **json_text.HEADERS,
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 
 _STYLE = """

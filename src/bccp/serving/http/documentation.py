@@ -48,7 +48,7 @@ _SHA256 = {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"}
 
 async def openapi_document(parts: Parts, incoming: Incoming) -> Response:
     """Answer with the description."""
-    return Response(json_text.encode(openapi(parts, address_of(incoming))), 200, {"Cache-Control": "no-store"}, "application/json")
+    return json_text.respond(openapi(parts, address_of(incoming)))
 
 
 def address_of(incoming: Incoming) -> str:

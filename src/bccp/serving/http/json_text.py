@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from starlette.responses import Response
+
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Of all answers: what they hold changes, and is never what a browser might guess."""
+
 _SEPARATORS = (",", ":")
 _in_utf8 = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=_SEPARATORS)
 _in_ascii = json.JSONEncoder(allow_nan=False, separators=_SEPARATORS)
@@ -22,6 +27,11 @@ def encode(value: Any) -> bytes:
         return _in_utf8.encode(value).encode()
     except UnicodeEncodeError:
         return _in_ascii.encode(value).encode()
+
+
+def respond(value: Any, status: int = 200) -> Response:
+    """Answer with a value as JSON."""
+    return Response(encode(value), status, HEADERS, "application/json")
 
 
 def decode(data: bytes) -> Any:

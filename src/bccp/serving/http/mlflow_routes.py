@@ -50,17 +50,17 @@ async def invocations(parts: Parts, incoming: Incoming) -> Response:
             rows.append({"class": None, "probability": None, "top_3": None, "error": one.detail})
         else:
             rows.append({"class": one["class"], "probability": one["probability"], "top_3": one["top_3"], "error": None})
-    return Response(json_text.encode({"predictions": rows}), 200, {"Cache-Control": "no-store"}, JSON)
+    return json_text.respond({"predictions": rows})
 
 
 async def ping(parts: Parts, incoming: Incoming) -> Response:
     """Answer as MLflow does: 200 with a model, else 404."""
-    return Response(b"\n", 404 if parts.holder.current is None else 200, {"Cache-Control": "no-store"}, JSON)
+    return Response(b"\n", 404 if parts.holder.current is None else 200, json_text.HEADERS, JSON)
 
 
 async def version(parts: Parts, incoming: Incoming) -> Response:
     """Answer with MLflow's release, as text."""
-    return Response(metadata.version("mlflow"), 200, {"Cache-Control": "no-store"}, JSON)
+    return Response(metadata.version("mlflow"), 200, json_text.HEADERS, JSON)
 
 
 def images_of(content_type: str, body: bytes, max_files: int) -> list[Upload]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bccp.core.config_schema import Serve
 from bccp.serving.http.access import Access
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
     from bccp.serving.http.metrics import Metrics
     from bccp.serving.recording import Recorder
     from bccp.serving.store.opening import Store
+
+
+Result = TypeVar("Result")
+
+_STORE_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,8 @@ class Parts:
     budget : Budget
         Bytes of all bodies.
     rate_limits : RateLimits
+    store_threads : Executor
+        Wait for the store, so that nothing else waits with them.
     """
 
     settings: Serve
@@ -51,6 +61,11 @@ class Parts:
     user_key: bytes
     budget: Budget
     rate_limits: RateLimits = field(default_factory=RateLimits)
+    store_threads: Executor = field(default_factory=lambda: ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="bccp-store"))
+
+    async def ask_store(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Do something that may wait for the store."""
+        return await asyncio.get_running_loop().run_in_executor(self.store_threads, work, *arguments)
 
     def model(self) -> LoadedModel:
         """Return the model that answers.

@@ -10,6 +10,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from bccp.data.decoding.image_files import UnreadableImageError, decode
+from bccp.serving.http import json_text
 from bccp.serving.http.access import Role
 from bccp.serving.http.incoming import Incoming
 from bccp.serving.http.parts import Parts
@@ -20,11 +21,10 @@ LONGEST_SIDE = 1600
 """Pixels; a larger image is made smaller."""
 
 HEADERS = {
-    "Cache-Control": "no-store",
+    **json_text.HEADERS,
     "Content-Disposition": "inline",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
 }
 
 _at_once = asyncio.Semaphore(1)
@@ -38,7 +38,7 @@ async def picture(parts: Parts, incoming: Incoming) -> Response:
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ProblemError("unknown-image", "the address ends with no SHA-256: use that of a prediction's image_sha256")
     try:
-        data = await asyncio.to_thread(parts.store.images.read, sha256)
+        data = await parts.ask_store(parts.store.images.read, sha256)
     except OSError as error:
         raise unavailable(error.strerror or type(error).__name__) from None
     if data is None:

@@ -26,8 +26,6 @@ LARGE = 500_000
 _KINDS = {"failed": "internal"}
 """Problems of the engine that are called otherwise here."""
 
-_NO_STORE = {"Cache-Control": "no-store"}
-
 
 async def predict(parts: Parts, incoming: Incoming) -> Response:
     """Answer with the class of one image, or of each of several."""
@@ -51,13 +49,13 @@ async def predict(parts: Parts, incoming: Incoming) -> Response:
         (one,) = answered
         if isinstance(one, ProblemError):
             raise one
-        return Response(json_text.encode(one), 200, _NO_STORE, "application/json")
+        return json_text.respond(one)
     for one in answered:
         if isinstance(one, ProblemError):
             parts.metrics.problem(one.kind)
     predictions = [{"error": one.document()} if isinstance(one, ProblemError) else one for one in answered]
     model = next((one["model"] for one in answered if not isinstance(one, ProblemError)), None) or about(parts.model())
-    return Response(json_text.encode({"predictions": predictions, "model": model}), 200, _NO_STORE, "application/json")
+    return json_text.respond({"predictions": predictions, "model": model})
 
 
 async def answers(parts: Parts, incoming: Incoming, images: Sequence[bodies.Upload], channel: str) -> list[dict[str, Any] | ProblemError]:

@@ -93,7 +93,7 @@ class ProblemError(Exception):
 
     def response(self) -> Response:
         """Return the response."""
-        return Response(json_text.encode(self.document()), self.status, {"Cache-Control": "no-store", **self.headers}, MEDIA_TYPE)
+        return Response(json_text.encode(self.document()), self.status, {**json_text.HEADERS, **self.headers}, MEDIA_TYPE)
 
 
 def busy(detail: str) -> ProblemError:

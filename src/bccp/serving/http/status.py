@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from starlette.responses import Response
@@ -14,12 +13,10 @@ from bccp.serving.http.metrics import CONTENT_TYPE
 from bccp.serving.http.parts import Parts
 from bccp.serving.http.predicting import about
 
-_NO_STORE = {"Cache-Control": "no-store"}
-
 
 async def healthz(parts: Parts, incoming: Incoming) -> Response:
     """Answer that the process lives."""
-    return _json({"status": "ok"})
+    return json_text.respond({"status": "ok"})
 
 
 async def readyz(parts: Parts, incoming: Incoming) -> Response:
@@ -33,21 +30,17 @@ async def readyz(parts: Parts, incoming: Incoming) -> Response:
         "recording": {"lost": recording.lost, "error": recording.error},
         "reload": {"error": reloading.error},
     }
-    return _json(said, 503 if model is None else 200)
+    return json_text.respond(said, 503 if model is None else 200)
 
 
 async def metrics(parts: Parts, incoming: Incoming) -> Response:
     """Answer with all figures for Prometheus."""
-    text = await asyncio.to_thread(parts.metrics.text)  # it asks the store
-    return Response(text, 200, {**_NO_STORE, "Content-Type": CONTENT_TYPE})
+    text = await parts.ask_store(parts.metrics.text)
+    return Response(text, 200, {**json_text.HEADERS, "Content-Type": CONTENT_TYPE})
 
 
 async def labels(parts: Parts, incoming: Incoming) -> Response:
     """Answer with the classes of the model."""
     parts.access.expect(parts.access.role(incoming.headers.get(b"authorization")), Role.SERVE)
     model = parts.model()
-    return _json({"labels": list(model.classes), "model": about(model)})
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(json_text.encode(value), status, _NO_STORE, "application/json")
+    return json_text.respond({"labels": list(model.classes), "model": about(model)})

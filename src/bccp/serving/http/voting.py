@@ -13,7 +13,7 @@ from starlette.responses import Response
 from bccp.core.errors import nearest
 from bccp.serving.http import bodies, json_text
 from bccp.serving.http.access import Role, expect_content_type
-from bccp.serving.http.incoming import Incoming
+from bccp.serving.http.incoming import Incoming, too_late
 from bccp.serving.http.parts import Parts
 from bccp.serving.http.predicting import LARGE, answers
 from bccp.serving.http.problems import ProblemError
@@ -52,9 +52,15 @@ async def give_feedback(parts: Parts, incoming: Incoming) -> Response:
     def vote(image_sha256: str) -> feedback.Vote:
         return feedback.Vote(image_sha256, request_id, label, kind, user_id, given.channel, given.shown, key, given.body_sha256)
 
+    def record() -> tuple[str, feedback.Added]:
+        image_sha256 = _image(parts.store, request_id, sha256, sent=given.image is not None)
+        return image_sha256, feedback.add(parts.store, vote(image_sha256))
+
     try:
-        image_sha256 = await asyncio.to_thread(_image, parts.store, request_id, sha256, sent=given.image is not None)
-        added = await asyncio.to_thread(feedback.add, parts.store, vote(image_sha256))
+        async with asyncio.timeout_at(incoming.deadline):
+            image_sha256, added = await parts.ask_store(record)
+    except TimeoutError:
+        raise too_late("the store did not take the feedback in time; it may yet, so send it again with the same Idempotency-Key") from None
     except StoreUnavailableError as error:
         raise unavailable(str(error)) from None
     except feedback.ReusedKeyError:
@@ -69,7 +75,7 @@ async def give_feedback(parts: Parts, incoming: Incoming) -> Response:
         "kind": kind,
         "repeated": added.repeated,
     }
-    return Response(json_text.encode(said), 200 if added.repeated else 201, {"Cache-Control": "no-store"}, "application/json")
+    return json_text.respond(said, 200 if added.repeated else 201)
 
 
 def unavailable(reason: str) -> ProblemError:
