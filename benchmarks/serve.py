@@ -23,19 +23,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from statistics import median
 
 from bccp.core.home import home
 from benchmarks.serving.guarantees import compare_with_predict, kill_under_load, move_under_load, refuse_broken
-from benchmarks.serving.load import Form, Load, Loader, check_wrk
+from benchmarks.serving.load import Load, Loader, check_wrk
 from benchmarks.serving.made_models import Made, photographs, small_pictures
 from benchmarks.serving.processes import Server
 from benchmarks.serving.rivals import PACKAGES, RIVALS, environment, serving
-from benchmarks.serving.service import BASE64, RAW, our_service
+from benchmarks.serving.service import BASE64, RAW, metric, our_service
 from benchmarks.speed import Row, about, table
 
 OURS = "bccp serve"
@@ -123,6 +124,11 @@ class Case:
         """Server and form."""
         return f"{self.server.name}, {self.form}"
 
+    def measure(self, kind: str, *, connections: int, seconds: float, rate: float | None = None) -> None:
+        """Add a result."""
+        found = self.loader.run(self.server, connections=connections, seconds=seconds, rate=rate)
+        self.results.setdefault(kind, []).append(found)
+
     def values(self, kind: str, figure: Callable[[Load], float]) -> list[float]:
         """A figure of each round."""
         return [figure(load) for load in self.results.get(kind, [])]
@@ -138,43 +144,56 @@ def spread(values: Sequence[float], form: str = ".0f") -> str:
 
 def small_network(bench: Bench, kinds: Sequence[str]) -> Iterator[Row]:
     """Rows ``throughput`` and ``latency``."""
-    sizes, pictures = bench.sizes, small_pictures()
     with ExitStack() as running:
-        servers: dict[str, Server] = {OURS: running.enter_context(our_service(bench.made, bench.place))}
+        server = running.enter_context(our_service(bench.made, bench.place))
         others, missing = bench.rivals(list(RIVALS), bench.made.folder(seed=0), running)
-        servers |= others
-        forms: dict[str, Mapping[str, Form]] = {OURS: {"raw": RAW, "base64": BASE64}} | {name: RIVALS[name].forms for name in others}
-        cases = [Case(servers[name], form, Loader(pictures, body, bench.place)) for name in servers for form, body in forms[name].items()]
-        for case in cases:
-            case.loader.run(case.server, connections=32, seconds=sizes.seconds / 2)
-        for _ in range(sizes.rounds):
-            for case in cases:
-                case.results.setdefault("c=32", []).append(case.loader.run(case.server, connections=32, seconds=sizes.seconds))
-            for case in cases if "latency" in kinds else []:
-                case.results.setdefault("c=1", []).append(case.loader.run(case.server, connections=1, seconds=sizes.seconds * 0.6))
-                rate = median(case.values("c=32", lambda load: load.rate)) / 2
-                case.results.setdefault("half", []).append(case.loader.run(case.server, connections=32, seconds=sizes.seconds, rate=rate))
-    bench.details.append(small_network_table(cases))
-    ours = cases[0]
+        pictures = small_pictures()
+        own = [
+            Case(server, "raw", Loader(pictures, RAW, bench.place)),
+            Case(server, "raw, pictures seen before", Loader(pictures, RAW, bench.place, new=False)),
+            Case(server, "base64", Loader(pictures, BASE64, bench.place)),
+        ]
+        rivals = [
+            Case(other, form, Loader(pictures, body, bench.place))
+            for name, other in others.items()
+            for form, body in RIVALS[name].forms.items()
+        ]
+        take_turns(bench.sizes, [*own, *rivals], with_latency="latency" in kinds)
+        n_unrecorded = metric(server, "bccp_recording_lost_total")
+    bench.details.append(small_network_table([*own, *rivals]))
     if "throughput" in kinds:
-        yield from throughput_rows(ours, cases[2:])
-        yield from (
-            Row(f"requests/s beside {name}", f"not measured: {why}", f"≥ {TIMES[name]:g} times", "", None) for name, why in missing.items()
-        )
-        cpu = median(ours.values("c=32", lambda load: load.cpu_ms))
-        measured = spread(ours.values("c=32", lambda load: load.cpu_ms), ".2f")
-        rivals = ", ".join(f"{case.name} {median(case.values('c=32', lambda load: load.cpu_ms)):.1f}" for case in cases[2:])
-        yield Row("CPU ms a request, c = 32", rivals, f"≤ {MAX_CPU_MS}", measured, cpu <= MAX_CPU_MS)
+        yield from throughput_rows(own[0], rivals)
+        for name, why in missing.items():
+            yield Row(f"requests/s beside {name}", f"not measured: {why}", f"≥ {TIMES[name]:g} times", "", None)
+        yield lowest_row("CPU ms a request, c = 32", own, rivals, "c=32", lambda load: load.cpu_ms, MAX_CPU_MS, ".2f")
     if "latency" in kinds:
-        for what, kind, figure, most in (
-            ("p50 in ms, c = 1", "c=1", lambda load: load.p50, MAX_P50_MS),
-            ("p99 in ms at half of its own requests/s", "half", lambda load: load.p99, MAX_P99_MS),
-        ):
-            rivals = ", ".join(f"{case.name} {median(case.values(kind, figure)):.1f}" for case in cases[2:])
-            values = ours.values(kind, figure)
-            yield Row(what, rivals, f"≤ {most:g}", spread(values, ".1f"), median(values) <= most)
-    n_bad = sum(load.n_refused + load.n_lost for case in cases[:2] for loads in case.results.values() for load in loads)
-    yield Row("our answers that were errors, in all of this", "", "0", str(n_bad), n_bad == 0)
+        yield lowest_row("p50 in ms, c = 1", own, rivals, "c=1", lambda load: load.p50, MAX_P50_MS, ".1f")
+        yield lowest_row("p99 in ms at half of its own requests/s", own, rivals, "half", lambda load: load.p99, MAX_P99_MS, ".1f")
+    n_bad = sum(load.n_refused + load.n_lost for case in own for loads in case.results.values() for load in loads)
+    yield Row(
+        "our errors, and predictions not recorded, in all of this", "", "0", f"{n_bad}, {n_unrecorded:.0f}", n_bad + n_unrecorded == 0
+    )
+
+
+def take_turns(sizes: Sizes, cases: Sequence[Case], *, with_latency: bool) -> None:
+    """Warm up, and let all cases be measured in each round."""
+    for case in cases:
+        case.loader.run(case.server, connections=32, seconds=sizes.seconds / 2)
+    for _ in range(sizes.rounds):
+        for case in cases:
+            case.measure("c=32", connections=32, seconds=sizes.seconds)
+        for case in cases if with_latency else []:
+            case.measure("c=1", connections=1, seconds=sizes.seconds * 0.6)
+            case.measure("half", connections=32, seconds=sizes.seconds, rate=median(case.values("c=32", lambda load: load.rate)) / 2)
+
+
+def lowest_row(
+    what: str, own: Sequence[Case], rivals: Sequence[Case], kind: str, figure: Callable[[Load], float], most: float, form: str
+) -> Row:
+    """A figure that is to be low: ours with new pictures, and with those seen before, beside the rivals'."""
+    named = ", ".join(f"{case.name} {median(case.values(kind, figure)):{form}}" for case in rivals)
+    new, known = (case.values(kind, figure) for case in own[:2])
+    return Row(what, named, f"≤ {most:g}", f"{spread(new, form)}; pictures seen before {spread(known, form)}", median(new) <= most)
 
 
 def throughput_rows(ours: Case, rivals: Sequence[Case]) -> Iterator[Row]:
@@ -182,7 +201,7 @@ def throughput_rows(ours: Case, rivals: Sequence[Case]) -> Iterator[Row]:
     own = ours.values("c=32", lambda load: load.rate)
     for case in rivals:
         theirs = case.values("c=32", lambda load: load.rate)
-        times = [a / b for a, b in zip(own, theirs, strict=True)]
+        times = [a / b if b else inf for a, b in zip(own, theirs, strict=True)]
         wanted = TIMES[case.server.name]
         yield Row(
             "requests/s, 32 px PNG, c = 32, recording on",
@@ -233,11 +252,11 @@ def lite0(bench: Bench) -> Iterator[Row]:
             case.loader.run(case.server, connections=8, seconds=bench.sizes.seconds / 2)
         for _ in range(bench.sizes.rounds):
             for case in cases:
-                case.results.setdefault("c=8", []).append(case.loader.run(case.server, connections=8, seconds=bench.sizes.seconds))
+                case.measure("c=8", connections=8, seconds=bench.sizes.seconds)
     own = cases[0].values("c=8", lambda load: load.rate)
     for case in cases[1:]:
         theirs = case.values("c=8", lambda load: load.rate)
-        times = [a / b for a, b in zip(own, theirs, strict=True)]
+        times = [a / b if b else inf for a, b in zip(own, theirs, strict=True)]
         cpu = [median(one.values("c=8", lambda load: load.cpu_ms)) for one in (case, cases[0])]
         yield Row(
             "efficientnet_lite0 at 160 px, JPEG of 640 x 480, c = 8, requests/s",
@@ -390,7 +409,9 @@ def main(words: Sequence[str] | None = None) -> None:
         work |= {name: lambda row=row: row(bench) for name, row in ROWS.items() if name in given.only}  # type: ignore[misc]
         for name, measured in work.items():
             print(f"{name} …", file=sys.stderr, flush=True)
-            rows += measured()
+            for row in measured():
+                rows.append(row)
+                print(f"  {row.what}: {row.measured}", file=sys.stderr, flush=True)  # what follows may be interrupted
     text = "\n\n".join([table(rows), *bench.details])
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{about('serve')}; medians of {sizes.rounds}, {time.monotonic() - began:.0f} s, load averages {load}\n\n{text}", flush=True)

@@ -60,7 +60,7 @@ end
 request = function()
   n = n + 1
   local rest, counter = n, ""
-  for _ = 1, 4 do
+  for _ = 1, alphabet == "none" and 0 or 4 do
     counter = codes[rest % 1000] .. counter
     rest = math.floor(rest / 1000)
   end
@@ -154,10 +154,13 @@ class Loader:
     form : Form
     place : Path
         A folder for the bodies and the script.
+    new : bool
+        Each request's picture is one that was not sent before; else they come again and again.
     """
 
-    def __init__(self, pictures: Sequence[bytes], form: Form, place: Path) -> None:
+    def __init__(self, pictures: Sequence[bytes], form: Form, place: Path, *, new: bool = True) -> None:
         self.form, self.n_bodies = form, len(pictures)
+        self.alphabet = "none" if not new else "base64" if form.base64 else "digits"
         self.folder = Path(tempfile.mkdtemp(dir=place))
         for i, picture in enumerate(pictures):
             (self.folder / f"head{i}").write_bytes(form.head(picture))
@@ -168,7 +171,7 @@ class Loader:
         """Start wrk; see :meth:`run`."""
         think = 1000 * connections / rate if rate else 0.0
         first = int(time.time() * 1000) % 10**12  # far fewer than 1,000 requests a ms, so that no counter comes twice
-        words = [str(self.folder), str(self.n_bodies), "base64" if self.form.base64 else "digits"]
+        words = [str(self.folder), str(self.n_bodies), self.alphabet]
         words += [self.form.content_type, self.form.path, f"{think:.3f}", str(first)]
         command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "15s"]
         command += ["-s", str(self.folder / "load.lua"), server.address, "--", *words]

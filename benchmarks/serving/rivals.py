@@ -112,7 +112,7 @@ def serving(name: str, made: Made, model: Path, *, cache: Path, folder: Path) ->
     name : str
         Of :data:`RIVALS`.
     made : Made
-        The champion in its registry is the model of `mlflow models serve`.
+        The first version in its registry is the model of `mlflow models serve`.
     model : Path
         The folder of the model that the others hold.
     cache, folder : Path
@@ -124,15 +124,16 @@ def serving(name: str, made: Made, model: Path, *, cache: Path, folder: Path) ->
         If it cannot be installed, or does not come up; the message says why.
     """
     port = free_port()
-    with started(name, _command(name, port, cache), port=port, environment=_environment(made, model), folder=folder) as server:
+    with started(name, _command(name, made, port, cache), port=port, environment=_environment(made, model), folder=folder) as server:
         server.wait(RIVALS[name].ready, every=0.05)
         yield server
 
 
-def _command(name: str, port: int, cache: Path) -> list[str]:
+def _command(name: str, made: Made, port: int, cache: Path) -> list[str]:
     here = Path(__file__).parent
     if name == "mlflow models serve":
-        words = ["models", "serve", "-m", f"models:/{NAME}@champion", "--env-manager=local", "--host", "127.0.0.1", "--port", str(port)]
+        model = f"models:/{NAME}/{made.versions[0]}"  # the one that is packed for it
+        words = ["models", "serve", "-m", model, "--env-manager=local", "--host", "127.0.0.1", "--port", str(port)]
         return [sys.executable, "-m", "mlflow", *words]
     python = environment(name, cache)
     if isinstance(python, str):
