@@ -64,7 +64,7 @@ class ImageFiles:
         with suppress(FileNotFoundError):
             if place.stat().st_size == len(data):  # else a power cut took its bytes
                 return
-        # all are made in one folder: ext4 looks for room folder by folder, which took ten times as long where each came into another
+        # all are made in one folder: ext4 looks for a free inode near that, and 256 folders lie in as many places
         temporary = self._unfinished / f"{self._token}-{next(self._numbers)}"
         try:
             self._write(temporary, data)
