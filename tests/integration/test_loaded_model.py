@@ -125,9 +125,12 @@ def test_a_structure_is_exported_once_for_all_models_that_have_it(
     file.write_bytes(file.read_bytes()[:-100])  # damaged: made anew
     np.testing.assert_array_equal(load(tmp_path / "1").probabilities(images), answers[0])
     assert exports == ["small_cnn"] * 2
+    for place in (saved(tmp_path / "mirrored", mirrored=True), tmp_path / "1"):
+        load(place)
+    assert exports == ["small_cnn"] * 3
     # beside a model that answers, another process exports
     model = load(saved(tmp_path / "other", "resnet_small"), beside=True)
-    assert (model.engine, exports) == ("onnxruntime", ["small_cnn"] * 2)
+    assert (model.engine, exports) == ("onnxruntime", ["small_cnn"] * 3)
 
 
 def test_what_onnx_runtime_cannot_do_pytorch_does_and_a_line_says_so_once(

@@ -25,7 +25,7 @@ class Decoder(threading.Thread):
 
     def ends_with(self) -> bool | None:
         self.ready.set()
-        self.join(20)
+        self.join(5)
         return self.room
 
 
@@ -52,7 +52,7 @@ def test_more_than_all_there_is_waits_for_all_of_it() -> None:
 def test_who_comes_too_late_or_gave_up_gets_none_and_lets_the_next_one_in() -> None:
     budget, dropped = PixelBudget(100), threading.Event()
     first = Decoder(budget, 60)
-    late, given_up = Decoder(budget, 90, seconds=0.1), Decoder(budget, 80, given_up=dropped.is_set)
+    late, given_up = Decoder(budget, 90, seconds=0.1), Decoder(budget, 80, seconds=60.0, given_up=dropped.is_set)
     last = Decoder(budget, 40)
     assert late.ends_with() is False
     assert last.room is None  # it waits behind the one that gave up
