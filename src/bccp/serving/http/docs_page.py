@@ -112,7 +112,8 @@ def _form(schema: Mapping[str, Any]) -> str:
     """The fields of a schema, and those of its alternatives."""
     if "oneOf" in schema:
         return "; or ".join(filter(None, (_form(one) for one in schema["oneOf"])))
-    names = [f"<code>{escape(name)}</code>" for name in schema.get("properties", ())]
+    fields = schema.get("properties", {})
+    names = [f"<code>{escape(name)}</code>" for name, field in fields.items() if field != {"type": "null"}]
     return ", ".join(names)
 
 

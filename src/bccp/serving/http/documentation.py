@@ -43,6 +43,7 @@ _IMAGE = ("empty", "not-an-image", "truncated", "bomb")
 _PRINTABLE = r"^[^\u0000-\u001f\u007f]*[^\u0000-\u0020\u007f][^\u0000-\u001f\u007f]*$"
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": _PRINTABLE}
 _CHANNEL = {"type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]{0,31}$"}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
 _SHA256 = {"type": "string", "pattern": "^[0-9A-Fa-f]{64}$"}
 
 
@@ -203,15 +204,15 @@ class _Description:
         }
 
     def _predict(self) -> dict[str, Any]:
-        image = {"type": "string", "description": "An image file in base64, or a data: URL.", "contentEncoding": "base64"}
-        event = {**_TEXT, "description": "Name of the caller's own record of this image: the service then records nothing."}
+        image = {**_BASE64, "description": "An image file in base64, or a data: URL."}
+        event = {**_nullable(_TEXT), "description": "Name of the caller's own record of this image: the service then records nothing."}
         one_of = [_object({"image": image, "event_id": event}, ["image"], closed=True)]
         if self.settings.image_root is not None:
             path = {"type": "string", "minLength": 1, "description": "A regular file below `serve.image_root`."}
             one_of.append(_object({"image_path": path, "event_id": event}, ["image_path"], closed=True))
-        channel = {**_CHANNEL, "description": "How the images came, for the records; `api` where nothing is said."}
+        channel = {**_nullable(_CHANNEL), "description": "How the images came, for the records; `api` where nothing is said."}
         with_channel = [_object({**one["properties"], "channel": channel}, one["required"], closed=True) for one in one_of]
-        listed = {"type": "array", "minItems": 1, "maxItems": self.settings.max_files, "items": {"oneOf": one_of}}
+        listed = {"type": "array", "minItems": 1, "items": {"oneOf": one_of}}
         bodies = {
             "image/*": {"schema": {"type": "string", "contentMediaType": "image/*"}},
             MULTIPART: {
@@ -254,20 +255,16 @@ class _Description:
         properties: dict[str, Any] = {
             "request_id": {"type": "string", "format": "uuid", "description": "Of a prediction."},
             "image_sha256": {**_SHA256, "description": "Of an image that was predicted."},
-            "image": {"type": "string", "contentEncoding": "base64", "description": "An image file; it is predicted, too."},
+            "image": {**_BASE64, "description": "An image file; it is predicted, too."},
             "label": label_schema,
             "user": {**_TEXT, "description": "Whoever says so. The name itself is not kept: a hash with a secret key is."},
-            "channel": {**_CHANNEL, "description": "How the feedback came; `api` where nothing is said."},
-            "shown": {"type": "boolean", "description": "Whether the person saw the prediction before answering."},
+            "channel": {**_nullable(_CHANNEL), "description": "How the feedback came; `api` where nothing is said."},
+            "shown": {"type": ["boolean", "null"], "description": "Whether the person saw the prediction before answering."},
         }
         about = ("request_id", "image_sha256", "image")
+        others = [{key: {"type": "null"} for key in about if key != one} for one in about]
         schema = {
-            "oneOf": [
-                _object(
-                    {key: value for key, value in properties.items() if key == one or key not in about}, [one, "label", "user"], closed=True
-                )
-                for one in about
-            ]
+            "oneOf": [_object(properties | other, [one, "label", "user"], closed=True) for one, other in zip(about, others, strict=True)]
         }
         digest = hashlib.sha256(base64.b64decode(EXAMPLE)).hexdigest()
         example = {"image_sha256": digest, "label": label, "user": "ann", "shown": True}
@@ -326,12 +323,12 @@ class _Description:
         )
 
     def _invocations(self) -> dict[str, Any]:
-        text = {"type": "string", "contentEncoding": "base64"}
+        rows, records, texts = ({"type": "array", "minItems": 1, "items": one} for one in ({"type": "array"}, {"type": "object"}, _BASE64))
         forms = {
-            "dataframe_split": _object({"columns": {"type": "array"}, "data": {"type": "array", "items": {"type": "array"}}}, ["data"]),
-            "dataframe_records": {"type": "array", "items": {"type": "object"}},
-            "inputs": {"type": "array", "items": text},
-            "instances": {"type": "array", "items": text},
+            "dataframe_split": _object({"columns": {"type": "array"}, "data": rows}, ["data"]),
+            "dataframe_records": records,
+            "inputs": texts,
+            "instances": texts,
         }
         row = {
             "class": {"type": ["string", "null"]},
@@ -466,6 +463,10 @@ class _Description:
 
 def _ref(name: str) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _nullable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
 
 
 def _object(properties: Mapping[str, Any], required: Sequence[str], *, closed: bool = False) -> dict[str, Any]:

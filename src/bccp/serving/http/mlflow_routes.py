@@ -79,6 +79,8 @@ def images_of(content_type: str, body: bytes, max_files: int) -> list[Upload]:
         ``invalid``, or ``too-large`` for more images.
     """
     values = _csv(body) if content_type == CSV else _json(body)
+    if not values:
+        raise ProblemError("invalid", "the body holds no images: send a row an image")
     if len(values) > max_files:
         raise ProblemError("too-large", f"more than {max_files} images: send fewer a request")
     found = []
