@@ -6,6 +6,7 @@ import json
 import shlex
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,13 +97,13 @@ def rows() -> dict[str, int]:
         store.close()
 
 
-def batch(image: Path) -> None:
-    """Two accepted batches: one with a copy of the image, and one that was joined with it."""
-    for number in (1, 2):
-        folder = write_images(image.parents[3] / f"new{number}", {"cat": 3, "dog": 3}, seed=number)
-        if number == 1:
-            shutil.copy(image, folder / "cat" / f"copy-of-{NAME}.png")
-        assert call(["check-new", "--data", str(folder), "--accept"]) == 0
+def accept_batches(image: Path) -> None:
+    """Three accepted batches, each joined with those before: some images and a copy of the one, another copy alone, and other images."""
+    for number, n_images in enumerate((3, 0, 3)):
+        folder = write_images(image.parents[3] / f"new{number}", {"cat": n_images, "dog": n_images}, seed=number + 1)
+        if number < 2:
+            shutil.copy(image, folder / "cat" / f"copy{number}-of-{NAME}.png")
+        assert call(["check-new", "--data", str(folder), "--accept", "preprocessing.allow_lost_classes=true"]) == 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Live
         import_wandb().teardown()
         run(folder, answers(folder), "tracking.wandb=offline")
         service(image.read_bytes(), other)
-        batch(image)
+        accept_batches(image)
         import_wandb().teardown()
     (home / "data").mkdir(exist_ok=True)
     with tarfile.open(home / "data" / ("0" * 32), "w:gz") as packed:
@@ -191,13 +192,16 @@ def test_an_image_is_nowhere_in_the_home_any_more(lived: Lived, tmp_path: Path, 
     assert capsys.readouterr().out == f"nothing in {home} holds the image {sha256[:12]}\n"
 
     # what is left works: the batch that was joined last can be trained on, and is the next one's reference
-    manifests = sorted((home / "incoming").glob("*/clean_data/manifest.csv"))
-    assert [len(tables.read(path)) for path in manifests] == [len(np.load(path.with_name("images.npy"))) for path in manifests] == [6, 6]
-    joined = max((home / "incoming").glob("*/batch.json"), key=lambda path: json.loads(path.read_text())["accepted"])
-    assert call(["accept", joined.parent.name]) == 0
+    batches = [(json.loads(path.read_text()), path.parent) for path in (home / "incoming").glob("*/batch.json")]
+    batches.sort(key=lambda batch: batch[0]["accepted"])
+    assert [about["status"] for about, _ in batches] == ["accepted", "emptied", "accepted"]
+    assert [len(tables.read(place / "clean_data" / "manifest.csv")) for _, place in batches] == [6, 0, 6]
+    assert [len(np.load(place / "clean_data" / "images.npy")) for _, place in batches] == [6, 0, 6]
+    assert [len(zipfile.ZipFile(place / "data.zip").namelist()) for _, place in batches] == [19 + 6, 19 + 6, 19 + 6 + 6]
+    assert call(["accept", batches[-1][1].name]) == 0
     options = shlex.split(capsys.readouterr().out.splitlines()[-1])[2:]
     bccp.run([*(option for option in options if not option.startswith("tracking.")), "tracking.wandb=disabled", STEPS])
-    assert call(["check-new", "--data", str(write_images(tmp_path / "new3", {"cat": 3, "dog": 3}, seed=3))]) == 0
+    assert call(["check-new", "--data", str(write_images(tmp_path / "new3", {"cat": 3, "dog": 3}, seed=7))]) == 0
 
 
 def test_a_user_is_nowhere_in_the_home_any_more_and_all_that_others_said_is(lived: Lived) -> None:
@@ -288,6 +292,11 @@ def test_what_w_and_b_has_goes_too_and_is_named_where_it_cannot_be_asked(
         (place,) = (place for place in forget_image(str(image), purge=False).places if place.kind == "W&B")
         assert place.fate == "is yours"
         assert "raw_data:d-" in place.note
+    server.status = 500
+    with pytest.raises(BCCPError, match="W&B does not answer"):
+        forget_image(str(image), purge=True)
+    server.status = None
+    assert places_with(home, image.read_bytes()) != set()
     done = forget_image(str(image), purge=True)
     assert {place.kind for place in done.places} >= {"artifact on W&B", "run on W&B"}
     assert server.artifacts == []

@@ -80,11 +80,11 @@ def find_parts(
             gone.add(f"{OWN}{place.name}")
     if shows_images:
         parts = [_with_page(part, gone) for part in parts]
-    return [part for part in parts if part.holds]
+    return sorted((part for part in parts if part.holds), key=lambda part: bool(part.own))  # what shows others' images goes first
 
 
 def _with_page(part: BatchPart, gone: Collection[str]) -> BatchPart:
-    shown = (part.place / _PAGE).is_dir() and (part.own or set(_about(part.place)["reference"]) & set(gone))
+    shown = (part.place / _PAGE).is_dir() and (part.own or part.joined or set(_about(part.place)["reference"]) & set(gone))
     return BatchPart(part.place, part.own, part.joined, part.n_votes, bool(shown), part.is_whole)
 
 
@@ -109,7 +109,7 @@ def _change(place: Path, changes: dict[str, Any]) -> None:
         (folder / ABOUT).replace(place / ABOUT)
 
 
-def _image_names_of(archive: Path) -> set[str]:
+def _members_of(archive: Path) -> set[str]:
     if not archive.is_file():
         return set()
     with zipfile.ZipFile(archive) as files:
@@ -128,7 +128,7 @@ def remove_part(part: BatchPart, is_user: Callable[[str], bool]) -> None:
     place = part.place
     if not place.exists():
         return
-    if part.is_whole and not _image_names_of(place / DATA) - part.joined:
+    if part.is_whole and not _members_of(place / DATA) - part.joined:
         with scratch("forget") as away:
             place.rename(away / place.name)
         return
@@ -139,14 +139,16 @@ def remove_part(part: BatchPart, is_user: Callable[[str], bool]) -> None:
     _cut_table(place / AUDIT, part.joined, is_user)
     _cut_text(place / ABOUT, part.own | part.joined)
     _cut_clean_data(place / _CLEAN, part.own)
-    if part.is_whole:  # the images that it was joined with are left, and nothing to compare others with
+    if (
+        part.is_whole and _about(place)["status"] != EMPTIED
+    ):  # the images that it was joined with are left, and nothing to compare others with
         _change(place, {"status": EMPTIED})
     _cut_archive(place / DATA, part.joined)
     _cut_archive(place / ARCHIVE, part.own)  # last: it tells that the batch holds the image
 
 
-def _cut_archive(path: Path, names: Collection[str]) -> None:
-    if not names or not path.is_file():
+def _cut_archive(path: Path, names: frozenset[str]) -> None:
+    if not names & _members_of(path):
         return
     with scratch("forget") as folder:
         fresh = folder / path.name
@@ -164,8 +166,7 @@ def _cut_clean_data(folder: Path, names: Collection[str]) -> None:
     manifest_file, array_file, rejected_file = (folder / name for name in ("manifest.csv", "images.npy", "quarantine.csv"))
     if not names or not manifest_file.is_file():
         return
-    rejected = tables.read(rejected_file)
-    _replace(rejected_file, rejected[~rejected["image"].isin(names)])
+    _cut_table(rejected_file, names, lambda _: False)
     _cut_text(folder / "report.json", names)
     manifest = tables.read(manifest_file, dtypes={"row": int})
     if manifest["image"].isin(names).any():
@@ -176,7 +177,8 @@ def _cut_clean_data(folder: Path, names: Collection[str]) -> None:
         with scratch("forget") as parent:
             np.save(parent / array_file.name, array[manifest["row"].to_numpy()])
             (parent / array_file.name).replace(array_file)
-    _replace(manifest_file, manifest.assign(row=np.arange(len(manifest))))
+    if (manifest["row"] != np.arange(len(manifest))).any():
+        _replace(manifest_file, manifest.assign(row=np.arange(len(manifest))))
 
 
 def _cut_table(path: Path, names: Collection[str], is_user: Callable[[str], bool]) -> None:
@@ -201,9 +203,11 @@ def _cut_text(path: Path, names: Collection[str]) -> None:
     if not names or not path.is_file():
         return
     about = json.loads(path.read_text(encoding="utf-8"))
-    with scratch("forget") as folder:
-        (folder / path.name).write_text(json.dumps(_without(about, names), indent=2) + "\n", encoding="utf-8")
-        (folder / path.name).replace(path)
+    kept = _without(about, names)
+    if kept != about:
+        with scratch("forget") as folder:
+            (folder / path.name).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            (folder / path.name).replace(path)
 
 
 def _without(value: Any, names: Collection[str]) -> Any:
@@ -222,8 +226,9 @@ def forget_references(versions: Collection[str]) -> None:
 
     A batch that is not accepted yet keeps them: it is refused then, as the images that it was to be joined with are gone.
     """
-    there = {f"{OWN}{path.parent.name}" for path in (home() / "incoming").glob(f"*/{ABOUT}")}
-    for place in sorted(path.parent for path in (home() / "incoming").glob(f"*/{ABOUT}")):
+    batches = [path.parent for path in sorted((home() / "incoming").glob(f"*/{ABOUT}"))]
+    there = {f"{OWN}{place.name}" for place in batches if _about(place)["status"] != EMPTIED}
+    for place in batches:
         about = _about(place)
         kept = [one for one in about["reference"] if one not in versions and (not one.startswith(OWN) or one in there)]
         if about["status"] == "accepted" and kept != about["reference"]:

@@ -28,6 +28,8 @@ from bccp.core.paths import expanded
 from bccp.core.redaction import first_line
 from bccp.pipeline import batch_removal
 from bccp.pipeline.compose import compose
+from bccp.pipeline.exports.labels_list import LIST
+from bccp.pipeline.exports.own_folder import MANIFEST
 from bccp.pipeline.garbage_collection import is_own_store
 from bccp.serving import user_names
 from bccp.serving.forgetting import recorded_runs, wandb_records
@@ -145,7 +147,8 @@ def forget_user(name: str, *, purge: bool, words: Sequence[str] = ()) -> Forgott
     BCCPError
         If something cannot be removed; what could be is, and doing it again does the rest.
     """
-    if not name.strip():
+    name = name.strip()
+    if not name:
         raise BCCPError("--user is empty: give the name, or the hash that stands for it")
     return _forget(lambda configured: User(name, _hashed(name, configured.serve.user_key_env)), purge=purge, words=words)
 
@@ -207,9 +210,9 @@ class Search:
         self.found = recorded_runs.find_runs(subject, ledger)
         self.images = self._images_labelled()
         derived, direct = recorded_runs.places_of_runs(subject, self.found, ledger)
+        self._online = wandb_records.places_online(self.found, self._home)
         self._derived = [
             *recorded_runs.places_of_models(self.found),
-            *wandb_records.places_online(self.found, self._home),
             *wandb_records.places_in_home(subject, self.found, self._home),
             *self._of_pipelines(),
             *derived,
@@ -220,7 +223,7 @@ class Search:
     @property
     def places(self) -> list[Place]:
         """All of them, in the order in which they can go."""
-        return [*self._derived, *self._by_themselves, *self._own_files()]
+        return [*self._online, *self._derived, *self._by_themselves, *self._own_files()]
 
     def purge(self) -> None:
         """Remove all that can be removed.
@@ -232,6 +235,7 @@ class Search:
         """
         recorded_runs.refuse_running(self.found)
         recorded_runs.tag_models(self.found, self._ledger, datetime.now(UTC).date().isoformat())
+        self._remove(self._online)
         self._remove(self._derived)
         batch_removal.forget_references(self.found.versions)
         self._remove(self._by_themselves)
@@ -326,17 +330,24 @@ class Search:
             removal.forget_users(self._store, self.subject.names)
 
     def _others(self, listed: set[str]) -> Iterator[Place]:
-        """All other files of the home."""
+        """All other files of the home; of an exported folder, whose pages and lists show the image by its name, all."""
+        exports = set[Path]()
         for path in _files_to_read(self._home, [Path(where) for where in listed]):
+            if any(path.is_relative_to(export) for export in exports):
+                continue
             if holds(self.subject, path, foreign=not any(path.is_relative_to(self._home / name) for name in _OUR_OWN)):
-                if path.is_relative_to(self._home / "data"):
-                    note = "its source has it still, and the next run that reads it brings it back"
-                    yield _whole("download", path, note)
+                if export := _export_of(path, self._home):
+                    exports.add(export)
+                elif path.is_relative_to(self._home / "data"):
+                    yield _whole("download", path, "its source has it still, and the next run that reads it brings it back")
                 else:
                     yield _whole("file", path)
+        for export in sorted(exports):
+            yield _whole("export", export, "the command that has written it makes it anew")
 
     def _own_files(self) -> Iterator[Place]:
         """Files of the user's own that runs were given: nothing is deleted there, and the next run would bring it back."""
+        told = set[Path]()
         for key, text in sorted({item for run in self.found.pipelines for item in _given_files(run.data.params)}):
             path = Path(text)
             if path.is_relative_to(self._home) or not path.exists():
@@ -345,7 +356,8 @@ class Search:
             if isinstance(self.subject, User) and path.is_dir():
                 inside = [file for file in sorted(path.rglob("*.csv")) if file.is_file()]
             for file in inside:
-                if file.is_file() and holds(self.subject, file):
+                if file not in told and file.is_file() and holds(self.subject, file):
+                    told.add(file)
                     yield Place("file of your own", str(file), "is yours", f"{key}: the next run that reads it brings it back")
 
 
@@ -403,6 +415,16 @@ def _files_to_read(place: Path, listed: Sequence[Path]) -> Iterator[Path]:
             path = Path(folder, name)
             if path not in closed and path.suffix not in _NOT_READ_FILES and not path.is_symlink():
                 yield path
+
+
+def _export_of(path: Path, place: Path) -> Path | None:
+    """The folder of ``bccp clean`` or ``bccp export-data`` that a file of the home lies in."""
+    for folder in path.parents:
+        if folder == place or not folder.is_relative_to(place):
+            return None
+        if (folder / MANIFEST).is_file() or (folder / LIST).is_file():
+            return folder
+    return None
 
 
 def _erase_deleted(database: Path) -> None:

@@ -97,7 +97,8 @@ def find_runs(subject: Subject, ledger: Ledger) -> Holding:
         beside = []
     found.runs, found.pipelines = [*reversed(derived), *beside], pipelines
     found.runs.sort(key=lambda run: run.info.run_id in found.direct)  # which are found by their own files: last
-    found.versions |= {version for run in found.runs for version in versions_made(run)}
+    ids = {run.info.run_id for run in found.runs}
+    found.versions |= _made_by_all(found.runs, [run for run in known if run.info.run_id not in ids])
     found.registered = [version for version in _registered(ledger) if _was_trained_on(version, found)]
     return found
 
@@ -152,11 +153,10 @@ def copies(home: Path) -> list[tuple[str, Path]]:
 
 def _derived(known: Sequence[Any], found: Holding) -> list[Any]:
     """Runs that hold it or read what holds it, or whose key does, in the order of what they read."""
-    versions = set(found.versions)
     derived = [run for run in known if run.info.run_id in found.direct and FOLDER_TAG not in run.data.tags]
-    versions |= {version for run in derived for version in versions_made(run)}
     left = [run for run in known if run.info.run_id not in found.direct and FOLDER_TAG not in run.data.tags]
     while True:
+        versions = found.versions | _made_by_all(derived, left)
         digests = {version.partition(":")[2] for version in versions}
         more = [run for run in left if versions_read(run) & versions or (_is_shared(run) and _named_in_key(run) & digests)]
         if not more:
@@ -164,7 +164,12 @@ def _derived(known: Sequence[Any], found: Holding) -> list[Any]:
         derived += more
         ids = {run.info.run_id for run in more}
         left = [run for run in left if run.info.run_id not in ids]
-        versions |= {version for run in more for version in versions_made(run)}
+
+
+def _made_by_all(runs: Iterable[Any], others: Iterable[Any]) -> set[str]:
+    """Versions that some runs made and no other did: what comes out without the subject too, such as an empty table, has nothing of it."""
+    made = set[str]().union(*map(versions_made, runs))
+    return made - set[str]().union(*map(versions_made, others))
 
 
 def _is_shared(run: Any) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bccp.core.errors import BCCPError
 from bccp.core.home import scratch
@@ -101,25 +101,33 @@ class _Removal:
 
 
 def places_online(found: Holding, home: Path) -> list[Place]:
-    """Find the versions and runs that W&B has; where it cannot be asked, those that it may have.
+    """Find the versions and runs that W&B has; without a login, those that it may have.
 
-    What is recorded in the home and was not uploaded is not asked for.
+    What is recorded in the home and was not uploaded is not asked for. Where W&B does not answer, the place found cannot be removed.
     """
     wanted = sorted(_recorded_online(found, home))
     if not wanted:
         return []
     where = ", ".join(f"{f'{entity}/' if entity else ''}{project}" for entity, project in wanted)
     names = ", ".join(f"{name}:{alias(digest)}" for name, digest in sorted(map(split_version, found.versions)))
-    groups = ", ".join(sorted(found.names))
     if not has_login():
-        note = (
-            f"if it was uploaded: delete {names} and the runs of the groups {groups} there, or log in (WANDB_API_KEY) and call this again"
-        )
+        runs = f"the runs of {', '.join(sorted(found.names))}"
+        note = f"if it was uploaded: set WANDB_API_KEY before --purge, or delete there {names} and {runs}"
         return [Place("W&B", where, "is yours", note)]
     try:
         return [place for entity, project in wanted for place in _online(entity, project, found)]
     except Exception as error:  # wandb has several kinds of its own, and lets those of its network through
-        return [Place("W&B", where, "is yours", f"it does not answer ({first_line(error)}): call this again; meant are {names}")]
+        return [Place("W&B", where, "goes", f"it does not answer ({first_line(error)})", _Refusal(first_line(error)).remove)]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What would be on W&B, which does not answer."""
+
+    reason: str
+
+    def remove(self) -> None:
+        raise BCCPError(f"W&B does not answer ({self.reason})")
 
 
 def _recorded_online(found: Holding, home: Path) -> set[tuple[str, str]]:
@@ -150,15 +158,12 @@ def _online(entity: str, project: str, found: Holding) -> Iterator[Place]:
         yield Place(
             "artifact on W&B", reference, "goes", "", _Deletion(functools.partial(artifact.delete, delete_aliases=True), reference).remove
         )
-    for group in sorted(found.names):
-        for run in _runs(api, path, group, found.ids):
-            yield Place("run on W&B", f"{path}/{run.id}", "goes", f"of the group {group}", _Deletion(run.delete, run.id).remove)
-
-
-def _runs(api: Any, path: str, group: str, ids: Collection[str]) -> Sequence[Any]:
-    """Runs of a pipeline that are of these runs in the ledger, or of no step."""
-    runs = list(api.runs(path, filters={"group": group}, per_page=100))
-    return [run for run in runs if run.config.get(MLFLOW_RUN_KEY) in ids or run.job_type in _OF_PIPELINES]
+    groups = found.names | {re.sub(r"-\d+$", "", name) for name in found.names}  # the jobs of a sweep share one
+    for group in sorted(groups):
+        for run in api.runs(path, filters={"group": group}, per_page=100):
+            told = run.config
+            if told.get(MLFLOW_RUN_KEY) in found.ids or (run.job_type in _OF_PIPELINES and told.get(PIPELINE_TAG) in found.names):
+                yield Place("run on W&B", f"{path}/{run.id}", "goes", f"of the group {group}", _Deletion(run.delete, run.id).remove)
 
 
 @dataclass(frozen=True)
