@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def test_what_was_acknowledged_outlives_kill_9_under_load(made: Made, tmp_path: 
     assert kept.n_files >= len(kept.acknowledged.predictions)
 
 
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_no_request_is_lost_while_versions_change_and_answers_stay_those_of_bccp_predict(made: Made, tmp_path: Path) -> None:
     with our_service(made, tmp_path) as server:
         found = move_under_load(made, server, Loader(small_pictures(), RAW, tmp_path), moves=3, seconds=1)
