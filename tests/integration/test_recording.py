@@ -106,6 +106,21 @@ def test_images_are_not_kept_where_none_are_to_be(store: Store) -> None:
     assert not store.images.path(digest(b"a")).exists()
 
 
+def test_what_somebody_else_reports_is_looked_into_at_once(store: Store, recorder: Recorder) -> None:
+    recorder.report("a store that is well")
+    until(lambda: recorder.state().error is None)
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(Store, "check_writable", refuse)
+        recorder.report("database is locked")
+        until(lambda: recorder.state().error == "still locked")
+    until(lambda: recorder.state().error is None)
+    assert recorder.state().lost == 0
+
+
+def refuse(store: Store) -> None:
+    raise StoreUnavailableError("still locked")
+
+
 def test_a_record_that_the_store_cannot_hold_hurts_no_other(store: Store, recorder: Recorder) -> None:
     before, bad, after = answered(b"a"), answered(b"b", predicted_class="\ud800"), answered(b"c")
 

@@ -116,6 +116,14 @@ class Recorder:
         with self._changed:
             return RecordingState(self._lost, self._error)
 
+    def report(self, error: str) -> None:
+        """Note that somebody else has found the store to take nothing, and find out at once whether it is so."""
+        with self._changed:
+            if self._error is None:
+                _log.warning("the store takes nothing: %s", error)
+                self._error, self._next_attempt = error, time.monotonic()
+                self._changed.notify()
+
     def stop(self) -> None:
         """Record what waits and end the threads; a store that does not answer is not waited for."""
         with self._changed:

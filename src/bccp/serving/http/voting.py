@@ -53,6 +53,9 @@ async def give_feedback(parts: Parts, incoming: Incoming) -> Response:
         return feedback.Vote(image_sha256, request_id, label, kind, user_id, given.channel, given.shown, key, given.body_sha256)
 
     def record() -> tuple[str, feedback.Added]:
+        # whoever has waited for a thread meanwhile does not wait for a broken store as well
+        if (reason := parts.recorder.state().error) is not None:
+            raise unavailable(reason)
         image_sha256 = _image(parts.store, request_id, sha256, sent=given.image is not None)
         return image_sha256, feedback.add(parts.store, vote(image_sha256))
 
@@ -62,6 +65,7 @@ async def give_feedback(parts: Parts, incoming: Incoming) -> Response:
     except TimeoutError:
         raise too_late("the store did not take the feedback in time; it may yet, so send it again with the same Idempotency-Key") from None
     except StoreUnavailableError as error:
+        parts.recorder.report(str(error))
         raise unavailable(str(error)) from None
     except feedback.ReusedKeyError:
         detail = "this user has used the Idempotency-Key for other feedback: use a new one"
