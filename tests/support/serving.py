@@ -66,11 +66,10 @@ def running(folder: Path, **options: Any) -> Iterator[Running]:
 
 
 @dataclass
-class Running:
-    """A service that answers at an address, and its parts."""
+class Caller:
+    """Someone who asks a service at an address."""
 
     address: str
-    parts: Parts
 
     def ask(self, method: str, path: str, data: bytes | None = None, **headers: str) -> Said:
         """Ask for something; ``_`` in a header's name stands for ``-``."""
@@ -95,6 +94,13 @@ class Running:
         """The figures for Prometheus, by name and labels."""
         lines = self.ask("GET", "/metrics").body.decode().splitlines()
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+@dataclass
+class Running(Caller):
+    """A service that answers in this process, and its parts."""
+
+    parts: Parts
 
 
 @dataclass
