@@ -9,7 +9,7 @@ export DO_NOT_TRACK = true
 unexport PYTHONDONTWRITEBYTECODE  # pip compiles nothing here: a module is compiled once, when it is first imported
 unexport MLFLOW_EXPERIMENT_ID MLFLOW_RUN_ID  # of somebody's other work; `mlflow run` takes no experiment's id beside its name
 
-.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted benchmark-serve why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report rollback predict serve check-new accept compare export-model
+.PHONY: run test test-quick test-slow torture lint benchmark benchmark-labels benchmark-photographs benchmark-untrusted benchmark-serve why export clean-images clean-home wandb-sync dashboard contract clean sweep-report report promote rollback predict serve check-new accept compare export-model
 
 run: .venv/.run  ## the whole pipeline; OPTIONS="noisy_labels.user_accuracy=0.6" passes Hydra options
 	@uri="$$(python -m bccp.tracking.store)" && \
@@ -80,6 +80,9 @@ report: .venv/.run  ## one page on a pipeline, opened where there is a screen: R
 
 sweep-report: .venv/.run  ## one page on a sweep, whatever became of its jobs: DIR=folder or id (else the newest)
 	@bccp sweep-report "$(DIR)"
+
+promote: .venv/.run  ## a registered version is the champion: MODEL=name/version; FORCE=yes although it was rejected or held
+	@bccp promote "$(MODEL)" $(if $(filter yes,$(FORCE)),--force)
 
 rollback: .venv/.run  ## the champion before this one is the champion again: MODEL=name (bccp)
 	@bccp rollback $(if $(MODEL),--model "$(MODEL)")

@@ -10,6 +10,7 @@ fill in, ``users.csv`` where users are told apart, ``neighbours.csv`` (what each
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +64,12 @@ def run(step: Step) -> None:
     step.log_metrics({"images": len(ids)})
     if judged:
         step.log_metrics(verdict.metrics)
-        report(step, days, decision)
+        report(step, days, decision, told=verdict.audited)
         label_report.log_suspects(step, days, to_check, decision, verdict.finding)
 
 
-def report(step: Step, days: Days, decision: bayes_cutoff.Decision) -> None:
-    """Measure on the target day's training images; what needs the truth is left out where it is unknown."""
+def report(step: Step, days: Days, decision: bayes_cutoff.Decision, *, told: Collection[str]) -> None:
+    """Measure on the target day's training images; what needs the truth is left out where it is unknown, or was ``told`` to the judge."""
     table = decision.table[decision.table["image"].isin(days.ids(days.target_day, "train"))]
     step.log_metrics({"kept_rate": 1 - table["above_cutoff"].mean()})
     if (table["p_wrong"] != "").all():
@@ -76,7 +77,9 @@ def report(step: Step, days: Days, decision: bayes_cutoff.Decision) -> None:
     if not step.has_input("true_labels"):
         return
     truth = tables.read(step.input("true_labels") / "true_labels.csv").set_index("image")["label"]
-    known = table[table["image"].isin(truth.index)]
+    known = table[table["image"].isin(truth.index) & ~table["image"].isin(told)]
+    if known.empty:
+        return
     given, true = days.encode(known["given_label"].tolist()), days.encode(truth[known["image"]].tolist())
     step.log_metrics(bayes_cutoff.detection_metrics(known["above_cutoff"], known["score"], given, true, days.classes))
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.shell_completion import ShellComplete
@@ -17,6 +18,7 @@ from bccp.cli.app import COMMANDS, WANDB_COMMANDS, bccp, call
 from bccp.core import config, step_graph
 from bccp.core.errors import BCCPError, MissingExtraError
 from bccp.core.paths import ROOT
+from bccp.core.run_summary import StepRecord, Summary
 from bccp.pipeline import hydra_app
 from bccp.tracking import finished_runs
 from support import stub_steps
@@ -219,6 +221,44 @@ def test_ui_opens_the_page_of_the_store_and_names_a_server(
     assert call(["ui"]) == 0
     assert len(became) == 1
     assert capsys.readouterr().out == "runs are recorded on a tracking server: https://example.org\n"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status", "words", "expected"),
+    [
+        ("promoted", "ran", ["--require-promotion"], 0),
+        ("forced", "ran", ["main.require_promotion=true"], 0),
+        ("held", "ran", ["train.epochs=1", "--require-promotion"], 3),
+        ("promoted", "reused", ["--require-promotion"], 3),
+        ("rejected", "ran", [], 0),
+    ],
+)
+def test_a_run_that_promotes_nothing_ends_with_3_where_a_promotion_is_required(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verdict: str,
+    status: str,
+    words: list[str],
+    expected: int,
+) -> None:
+    def run(composed: Any, folder: Path) -> Summary:
+        steps = [StepRecord(name, status) for name in step_graph.STEPS]
+        found = {"verdict": verdict, "reason": "24 images", "model": "models:/mine/2"}
+        return Summary("finished", steps=steps, config={"tracking": {"mlflow_uri": None}}, promotion=found)
+
+    monkeypatch.setattr(hydra_app, "run_composed", run)
+    assert call(["run", *words, "test.registered_model_name=mine"]) == expected
+    said = capsys.readouterr().err
+    assert (said == "") is (expected == 0)
+    if verdict == "held":
+        assert said == "error: nothing was promoted, as main.require_promotion asks for: held: 24 images\n"
+
+
+def test_a_promotion_is_required_only_where_there_can_be_one(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["test.registered_model_name=mine", "test.promote=never"], ["test.registered_model_name=mine", stub_steps.FEW]):
+        assert call(["run", "--require-promotion", *words]) == 1
+        assert "error: main.require_promotion needs a model that can be promoted" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -209,6 +209,106 @@ def test_where_nothing_is_trusted_the_first_model_is_the_champion(home: Path, tm
     assert "no trusted day" in reason
 
 
+def test_votes_promote_nothing_the_first_model_serves_and_later_ones_wait_for_audits(
+    home: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path / "made", n_verified=0)
+    name, reason = verdict(world, world.model(seed=1))
+    assert (name, champion(world)) == ("promoted", "1")
+    assert reason.startswith(
+        "the first of its name, unverified: 0 of the 100 verified images of tuesday that test.min_verified asks for; check"
+    )
+    registered = world.ledger.client.get_model_version(NAME, "1")
+    assert registered.tags["bccp.unverified"] == "true"
+
+    as_voted = world.model(wrong=TUESDAY, seed=2)  # all votes say that it is right, and the champion wrong
+    name, reason = verdict(world, as_voted)
+    assert (name, champion(world)) == ("held", "1")
+    assert "give them as bayes_cutoff.audit_file, a CSV image,label,chosen with chosen=random" in reason
+    assert "version 2; held (champion, version 1): 0 of the 100 verified images" in capsys.readouterr().out
+
+    assert verdict(world, as_voted, promote="force")[0] == "forced"
+    assert champion(world) == "2"
+
+
+def test_an_audit_file_brings_down_what_the_votes_held_up(home: Path, tmp_path: Path, one_thread: None) -> None:
+    world = World(tmp_path / "made", n_verified=0)
+    poor, good = world.model(wrong=TUESDAY, seed=1), world.model(seed=2)
+    assert verdict(world, poor)[0] == "promoted"
+    audit = tmp_path / "audit.csv"
+    truth = dict(zip([*MONDAY, *TUESDAY], (CLASSES[k] for k in world.label_idx), strict=False))
+
+    def audited(chosen: str, n_images: int) -> dict[str, Any]:
+        rows = [f"{image},{truth[image]},{chosen}\n" for image in TUESDAY[:n_images]]
+        audit.write_text("image,label,chosen\n" + "".join(rows), encoding="utf-8")
+        return {"audit_file": str(audit), "min_verified": 25}
+
+    assert verdict(world, good, **audited("suspect", 30))[0] == "held"
+    name, reason = verdict(world, good, **audited("random", 24))
+    assert name == "held"
+    assert reason.startswith("24 of the 25 verified images of tuesday")
+    assert reason.endswith("so far overall +54.5 points (+54.5 to +54.5) on 44 images")
+    assert verdict(world, good, **audited("random", 25))[0] == "promoted"
+    assert world.ledger.client.get_model_version(NAME, "2").tags["bccp.unverified"] == "false"
+
+
+def test_a_first_model_that_verified_images_show_to_be_worse_is_rejected_and_the_line_says_how_to_force_it(
+    home: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path / "made", n_verified=30)
+    world.monday_model(monkeypatch, seed=50)
+    name, reason = verdict(world, world.model(wrong=TUESDAY[:9], seed=1), min_verified=30)
+    assert (name, champion(world)) == ("rejected", None)
+    assert reason.startswith("worse by 30.0 points on tuesday, more than test.max_regression=0.01; overall -18.0 points")
+    assert reason.endswith("on 50 images, against monday_model; bccp promote made-up --force promotes it all the same")
+
+
+@pytest.mark.parametrize(("n_worse", "vetoed"), [(1, False), (6, True)])
+def test_a_day_vetoes_by_resamples_and_not_by_a_single_image(n_worse: int, vetoed: bool) -> None:
+    days = ["monday"] * 100 + ["tuesday"] * 24
+    champion, challenger = np.zeros(124, bool), np.zeros(124, bool)
+    champion[100 : 100 + n_worse], challenger[:50] = True, True
+    found = promotion.compare_models(days, challenger, champion, rng=np.random.default_rng(0))
+    decided = promotion.decide_promotion(found, max_regression=0.01)
+    assert decided.name == ("rejected" if vetoed else "promoted")
+    assert decided.reason.startswith("worse by 25.0 points on tuesday") is vetoed
+
+
+def test_a_version_is_promoted_by_hand_if_it_was_the_better_one_and_else_by_force_alone(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def promote(*words: str) -> tuple[int, str]:
+        status = call(["promote", *words])
+        said = capsys.readouterr()
+        return status, said.out if status == 0 else said.err
+
+    good, worse = world.model(wrong=TUESDAY[:6], seed=1), world.model(wrong=MONDAY, seed=2)
+    verdict(world, good, promote="never")
+    verdict(world, worse, promote="never")
+    assert promote("made-up/2", "--force=False")[0] == 2, "a flag, and no text that is true whatever it says"
+    assert promote(f"models:/{NAME}/1") == (0, f"models:/{NAME}@champion is version 1 (promoted)\n")
+    assert promote(f"{NAME}/1") == (0, f"version 1 of {NAME} is the champion already\n")
+    status, said = promote(NAME)
+    assert status == 1
+    assert said.startswith(
+        f"error: version 2 of {NAME} is not promoted, as it was rejected: test.promote=never; worse by 100.0 points on monday"
+    )
+    assert said.endswith(f": bccp promote {NAME}/2 --force does it all the same\n")
+    assert champion(world) == "1"
+    assert promote(NAME, "--force") == (0, f"models:/{NAME}@champion is version 2 in place of version 1 (forced)\n")
+    tags = world.ledger.client.get_model_version(NAME, "2").tags
+    assert (tags["bccp.verdict"], champion(world)) == ("forced", "2")
+    assert tags["bccp.verdict_reason"].startswith("bccp promote --force; it was rejected: test.promote=never; worse by 100.0 points")
+    status, said = promote(f"{NAME}/1")
+    assert "it was compared with no champion, while the champion is 2" in said
+    assert call(["rollback", "--model", NAME]) == 0
+    assert champion(world) == "1"
+    capsys.readouterr()
+    assert "not promoted, as it was rolled back" in promote(f"{NAME}/2")[1]
+    assert "is not in the registry" in promote(f"{NAME}/9")[1]
+    assert "no model 'nothing' is registered" in promote("nothing")[1]
+
+
 def test_the_interval_of_a_gain_is_that_of_drawing_images_one_by_one() -> None:
     rng = np.random.default_rng(1)
     days = np.repeat(["monday", "tuesday"], [50, 150])

@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from bccp.core import config, config_schema
 from bccp.core.paths import ROOT
 from bccp.core.step_context import Context, Step
-from bccp.data import tables
+from bccp.data import label_files, tables
 from bccp.data.dataset import open_days
 from bccp.evaluation.promotion import register_and_promote
-from bccp.evaluation.scores import reference_labels
+from bccp.evaluation.verified import find_references
 from bccp.models import classifier
 from bccp.models.monday_model import shared_monday_model
 from bccp.pipeline.runner import load_step
@@ -36,18 +36,21 @@ TRAINING = [f"x{i:02d}.png" for i in range(12)]
 
 def _ask_and_settle(step: Step) -> None:
     days = open_days(step.input("segregated_data"), step.input("clean_data"))
-    truth = tables.read(step.input("true_labels") / "true_labels.csv")
-    references, _ = reference_labels(days.splits, target_day=days.target_day, true_labels=truth)
+    references = find_references(step, days).table
     probs = classifier.probabilities(classifier.load_classifier(step.input("model"))[0], days.view(references["image"].tolist()))
     with step.output("evaluation") as folder:
         (folder / "metrics.json").write_text("{}", encoding="utf-8")
-    register_and_promote(step, days, references, probs)
+    min_verified = step.config.min_verified if step.has_input("given_labels") else 0
+    register_and_promote(step, days, references, probs, min_verified=min_verified)
 
 
 class World:
-    """A data set in a ledger; ``place`` is a folder for what is made."""
+    """A data set in a ledger; ``place`` is a folder for what is made.
 
-    def __init__(self, place: Path, *, seed: int = 0, target_day: str = "tuesday") -> None:
+    With ``n_verified`` the truth of so many of Tuesday's test images is known, and people vote the next class for all others.
+    """
+
+    def __init__(self, place: Path, *, seed: int = 0, target_day: str = "tuesday", n_verified: int | None = None) -> None:
         self.place, self.seed, self.n_made = place, seed, 0
         self.ledger = Ledger(ledger_uri(None)[0])
         rng = np.random.default_rng(seed)
@@ -69,12 +72,19 @@ class World:
         segregated = self._folder("segregated_data")
         tables.write(table, segregated / "splits.csv")
         tables.write(pd.DataFrame({"label": CLASSES}), segregated / "classes.csv")
-        about = {"clean_data": self.versions["clean_data"], "truth_known": True, "target_day": target_day}
+        about = {"clean_data": self.versions["clean_data"], "truth_known": n_verified is None, "target_day": target_day}
         (segregated / "clean_data.json").write_text(json.dumps(about), encoding="utf-8")
         truth = self._folder("true_labels")
-        tables.write(table.loc[table["day"] == target_day, ["image", "label"]], truth / "true_labels.csv")
+        known = (table["day"] == target_day) & ~table["image"].isin([] if n_verified is None else TUESDAY[n_verified:])
+        tables.write(table.loc[known, ["image", "label"]], truth / "true_labels.csv")
         self.versions["segregated_data"] = self._publish("segregation", "segregated_data", segregated)
         self.versions["true_labels"] = self._publish("segregation", "true_labels", truth)
+        if n_verified is not None:
+            given = self._folder("given_labels")
+            votes = {image: CLASSES[(k + 1) % 3] for image, k in zip(ids, self.label_idx, strict=True) if image in TUESDAY[n_verified:]}
+            label_files.write_given_labels(given, votes, None)
+            (given / label_files.REPORT).write_text(json.dumps({"source": "file"}), encoding="utf-8")
+            self.versions["given_labels"] = self._publish("noisy_labels", "given_labels", given)
 
     def model(self, *, wrong: Iterable[str] = (), seed: int = 0, classes: list[str] = CLASSES) -> str:
         """A trained model's version: it is right on all test images but some."""

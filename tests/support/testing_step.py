@@ -92,7 +92,7 @@ def cleansed(data: dict[str, Path], place: Path) -> dict[str, Path]:
     return data | {"cleansed_labels": place}
 
 
-def run_step(data: Mapping[str, Path], place: Path) -> TestingStep:
-    step = TestingStep("test", place, data)
+def run_step(data: Mapping[str, Path], place: Path, **changed: Any) -> TestingStep:
+    step = TestingStep("test", place, data, **changed)
     load_run("test")(step)
     return step

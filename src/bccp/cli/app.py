@@ -1,7 +1,7 @@
 """The command group ``bccp``: its subcommands, loaded when they are named, and how it ends.
 
 Exit codes: 0; 1 after an error, told in the last line on stderr as ``error: <culprit and remedy>``; 2 for a wrong call, or where a package
-of an optional extra is missing; 130 after Ctrl-C, 143 after SIGTERM.
+of an optional extra is missing; 3 where a promotion was required and nothing was promoted; 130 after Ctrl-C, 143 after SIGTERM.
 
 No module of this package imports MLflow, pandas, PyTorch or Hydra before a subcommand has begun: ``--help`` answers at once.
 """
@@ -37,6 +37,7 @@ COMMANDS = {
     "predict": "bccp.cli.models:predict_command",
     "serve": "bccp.cli.serving:serve_command",
     "export-model": "bccp.cli.models:export_model_command",
+    "promote": "bccp.cli.models:promote_command",
     "rollback": "bccp.cli.models:rollback",
     "wandb": "bccp.cli.app:wandb",
     "forget": "bccp.cli.forgetting:forget",

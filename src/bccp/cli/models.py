@@ -1,4 +1,4 @@
-"""Subcommands on trained models: ``predict``, ``export-model``, ``rollback``."""
+"""Subcommands on trained models: ``predict``, ``export-model``, ``promote``, ``rollback``."""
 
 from __future__ import annotations
 
@@ -71,6 +71,22 @@ def export_model_command(model: str, format_name: str, out: str, as_json: bool) 
     )
 
 
+@click.command("promote")
+@click.argument("model")
+@click.option("--force", is_flag=True, help="Although it was rejected, held or rolled back; it is tagged as forced.")
+@handle_errors
+def promote_command(model: str, force: bool) -> None:
+    """Make a registered version the champion: MODEL is name/version, name@alias, or a name for its newest version.
+
+    \b
+    Example:
+      bccp promote bccp/3 --force
+    """
+    from bccp.pipeline.champions import promote_named
+
+    print(promote_named(model, force=force), flush=True)
+
+
 @click.command()
 @click.option("--model", default="bccp", show_default=True, metavar="NAME", help="Name of the registered model.")
 @handle_errors
@@ -81,6 +97,6 @@ def rollback(model: str) -> None:
     Example:
       bccp rollback --model bccp
     """
-    from bccp.pipeline.rollback import roll_back_named
+    from bccp.pipeline.champions import roll_back_named
 
     print(roll_back_named(model), flush=True)

@@ -45,8 +45,9 @@ def _hydra(words: Sequence[str]) -> int:
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)
+@click.option("--require-promotion", is_flag=True, help="End with the exit code 3 where the model was not promoted.")
 @words_argument
-def run_command(words: tuple[str, ...]) -> int:
+def run_command(require_promotion: bool, words: tuple[str, ...]) -> int:
     """Run the pipeline; finished steps with the same key are reused.
 
     OVERRIDES are Hydra's: section.key=value, +experiments=NAME, +data_sets=NAME, and its flags, -m among them.
@@ -55,7 +56,9 @@ def run_command(words: tuple[str, ...]) -> int:
     Example:
       bccp run noisy_labels.user_accuracy=0.6 train.epochs=20
     """
-    return _hydra(words)
+    flag = "--require-promotion"  # behind Hydra's words it is one of them
+    asked = require_promotion or flag in words
+    return _hydra([*(word for word in words if word != flag), *(["main.require_promotion=true"] if asked else [])])
 
 
 @click.command(cls=HydraCommand, context_settings=ALL_HYDRA)

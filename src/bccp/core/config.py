@@ -102,6 +102,12 @@ def _check_together(config: Config) -> None:
             "noisy_labels.source=folder takes the folder names of your own images for doubtful labels: "
             "set data.source and data.path, or noisy_labels.source=simulated"
         )
+    unpromotable = config.test.registered_model_name is None or config.test.promote == "never"
+    if config.main.require_promotion and (unpromotable or "test" not in config.main.execute_steps):
+        raise BCCPError(
+            "main.require_promotion needs a model that can be promoted: set test.registered_model_name, and neither leave the step test "
+            "out nor set test.promote=never"
+        )
     if "train" in config.main.execute_steps:  # before hours are spent on the steps before it
         training_device(config.train)
 

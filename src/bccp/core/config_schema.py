@@ -113,6 +113,7 @@ class Main:
     env_manager: str = _choice("auto", "local", "virtualenv", "uv", "conda")
     cache: bool = field()
     threads: int | None = _number(1, 4096)
+    require_promotion: bool = field()
 
     def check(self) -> None:
         """Turn ``execute_steps`` into a list, and refuse unknown steps."""
@@ -573,6 +574,8 @@ class Test:
     registered_model_name: str | None
     promote: str = _choice("auto", "force", "never")
     max_regression: float = _number(0, 1)
+    min_verified: int = _number(1)
+    audit_file: str | None = _path()
     monday_model: MondayModel = field()
     batch_size: int = _number(1)
     top_k: int = _number(1)
@@ -594,7 +597,7 @@ class Test:
         """Of a model that is not registered nothing is compared."""
         parameters = _without(_flat(self), {"monday_model", "register_simulated"})
         if self.registered_model_name is None:
-            return _without(parameters, {"promote", "max_regression"})
+            return _without(parameters, {"promote", "max_regression", "min_verified"})
         return parameters | {"monday_model": self.monday_model.relevant()}
 
 

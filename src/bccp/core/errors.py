@@ -29,6 +29,12 @@ class MissingExtraError(BCCPError):
     exit_status = 2
 
 
+class NotPromotedError(BCCPError):
+    """A run has finished and promoted nothing, where ``main.require_promotion`` asks for it."""
+
+    exit_status = 3
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Suggest the valid word that looks most like a wrong one.
 

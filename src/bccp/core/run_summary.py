@@ -53,6 +53,15 @@ class Summary:
     steps: list[StepRecord] = field(default_factory=lambda: [StepRecord(name) for name in STEPS])
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    promotion: dict[str, str] | None = None
+    """Of a registered model: ``verdict``, ``reason`` and ``model`` (``models:/name/version``)."""
+
+    def not_promoted(self) -> str:
+        """Say why a finished pipeline promoted nothing; an empty string where it promoted its model."""
+        test = next(step for step in self.steps if step.name == "test")
+        if self.promotion is None or test.status != "ran":
+            return f"test was {test.status} ({test.reason})"
+        return "" if self.promotion["verdict"] in ("promoted", "forced") else f"{self.promotion['verdict']}: {self.promotion['reason']}"
 
     def write(self, folder: Path) -> None:
         """Write ``summary.json``, whole or not at all."""

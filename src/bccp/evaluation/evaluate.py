@@ -53,6 +53,16 @@ class Judged(NamedTuple):
     probs: Float32
     former_probs: Float32 | None
 
+    def measured(self) -> Judged:
+        """The images that figures are of: the verified ones, or all where none is."""
+        verified = (self.predictions["verified"] == "true").to_numpy()
+        if verified.all() or not verified.any():
+            return self
+        former = self.former_probs
+        if former is not None:
+            former = former[verified[(self.predictions["day"] == "monday").to_numpy()]]
+        return Judged(self.predictions[verified].reset_index(drop=True), self.probs[verified], former)
+
 
 def evaluate_model(step: Step, days: Days, model: ImageClassifier, references: pd.DataFrame, manifest: pd.DataFrame) -> Judged:
     """Ask the model, and the one before it.

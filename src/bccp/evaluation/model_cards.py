@@ -86,11 +86,12 @@ def model_card(
     shown = (
         pooled.loc[pooled["f1"].astype(float).sort_values(kind="stable").index[:_MOST_CLASSES]] if len(pooled) > _MOST_CLASSES else pooled
     )
-    labels = (
-        "All test labels are known to be true."
-        if metrics["verified"]
-        else f"**The true labels of {metrics['unverified_images']:.0f} test images are not known: the given ones stand in for them.**"
-    )
+    doubtful = int(metrics.get("unverified_images", 0))
+    labels = "All test labels are known to be true."
+    if not metrics["verified"]:
+        labels = f"**The true labels of {doubtful} test images are not known: the given ones stand in for them.**"
+    elif doubtful:
+        labels = f"All test labels are known to be true, but those of {doubtful} further images, which count in `agreement_*` alone."
     parts = [
         f"# Model card: {about['architecture']} for {len(names)} classes",
         *([f"**Simulated on purpose: {_SIMULATED[tuple(simulated)]}.**"] if simulated else []),

@@ -409,11 +409,42 @@ def _by_image(labels: pd.DataFrame | None) -> dict[str, str]:
     return {} if labels is None else dict(zip(labels["image"], labels["label"], strict=True))
 
 
+def agreement(predictions: pd.DataFrame) -> dict[str, float]:
+    """How often the model says what people say, where nobody has checked them: no measure of truth.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Columns ``day, correct, verified``; one row an image, from :func:`predictions_table`.
+
+    Returns
+    -------
+    dict of str to float
+        ``agreement_<day>``, 0 to 1, of each day's unverified images; empty where all images are verified, or none is and all figures are
+        of that kind.
+    """
+    doubtful = predictions[predictions["verified"] == "false"]
+    if len(doubtful) in (0, len(predictions)):
+        return {}
+    shares = (doubtful["correct"] == "true").groupby(doubtful["day"]).mean()
+    return {f"agreement_{day}": float(share) for day, share in shares.items()}
+
+
 def remark(figures: dict[str, float]) -> str:
-    """What is to be said with figures (from :func:`evaluate`) that rest on labels nobody has verified; empty where all are."""
-    if not figures["unverified_images"]:
+    """What is to be said with figures where labels of test images are ones that nobody has verified; empty where all are.
+
+    Parameters
+    ----------
+    figures : dict of str to float
+        From :func:`evaluate` and :func:`agreement`; ``images`` are those that the former is of.
+    """
+    n_doubtful = int(figures["unverified_images"])
+    if not n_doubtful:
         return ""
-    return f"verified=false: the labels of {figures['unverified_images']:.0f} of {figures['images']:.0f} test images are the given ones"
+    apart = [f"{name} {share:.1%}" for name, share in figures.items() if name.startswith("agreement_")]
+    n_images = int(figures["images"]) + (n_doubtful if apart else 0)
+    said = f"verified=false: the labels of {n_doubtful} of {n_images} test images are the given ones"
+    return said + (f", which count in {', '.join(apart)} alone" if apart else "")
 
 
 def predictions_table(

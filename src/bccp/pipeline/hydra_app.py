@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bccp.core.errors import BCCPError
+from bccp.core.errors import BCCPError, NotPromotedError
 from bccp.core.exit_codes import failed, to_bccp_error
 from bccp.core.home import home
 from bccp.core.overrides import check_flags, check_overrides, flags_first, no_value, not_composed, not_there, quote_step_list, split_options
@@ -50,8 +50,8 @@ def hydra_main(arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        The exit status: 0, 1 after an error (told in the last line on stderr), 2 for an unknown flag or where an extra is missing, 130 or
-        143 after a signal.
+        The exit status: 0, 1 after an error (told in the last line on stderr), 2 for an unknown flag or where an extra is missing, 3 where
+        ``main.require_promotion`` is set and nothing was promoted, 130 or 143 after a signal.
     """
     if "MLFLOW_RUN_ID" in os.environ:
         end_with(callers())  # `mlflow run` would leave it alone when it is killed
@@ -129,6 +129,8 @@ def hydra_job(composed: DictConfig) -> Any:
             _refused.append(error)  # Hydra would print more lines around it
             return None
         print(text_report(summary, folder), flush=True)
+        if composed.main.require_promotion and (why := summary.not_promoted()):
+            _refused.append(NotPromotedError(f"nothing was promoted, as main.require_promotion asks for: {why}"))
     else:
         with jobs.job(folder):
             try:

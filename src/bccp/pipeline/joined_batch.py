@@ -38,7 +38,7 @@ _LEFT_BEHIND = frozenset(
         "segregation.target_day", "segregation.label", "segregation.label_source", "segregation.feedback_file",
         "segregation.corruption", "segregation.split_file",
         "bayes_cutoff.audit_file", "bayes_cutoff.label", "bayes_cutoff.target_day", "cp_sampling.target_day", "train.target_day",
-        "tracking.mlflow_uri", "tracking.shared_folder", "test.register_simulated",
+        "tracking.mlflow_uri", "tracking.shared_folder", "test.register_simulated", "test.audit_file",
     }
 )  # fmt: skip
 """Keys that say how that run was run, whose labels those were, or what names files by their old names."""

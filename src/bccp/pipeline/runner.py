@@ -37,7 +37,18 @@ from bccp.pipeline.step_runner import execute, resolve_external_refs
 from bccp.tracking import wandb_client, wandb_reused
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
-from bccp.tracking.tags import FOLDER_TAG, LEFT_OUT_PREFIX, PIPELINE_TAG, REUSED_PREFIX, WANDB_LOST_TAG, WORK_SECONDS_TAG, simulated_tag
+from bccp.tracking.tags import (
+    FOLDER_TAG,
+    LEFT_OUT_PREFIX,
+    PIPELINE_TAG,
+    REGISTERED_TAG,
+    REUSED_PREFIX,
+    VERDICT_REASON_TAG,
+    VERDICT_TAG,
+    WANDB_LOST_TAG,
+    WORK_SECONDS_TAG,
+    simulated_tag,
+)
 from bccp.tracking.versions import qualified
 
 
@@ -150,6 +161,8 @@ class PipelineRunner(Plan):
         advise: bool = True,
     ) -> None:
         if sweep:
+            if checked.main.require_promotion:
+                raise BCCPError("main.require_promotion cannot be kept by a multirun, which promotes nothing: leave it out")
             checked.test.promote = "never"  # jobs at once would take the place of each other's champion
         super().__init__(checked)
         self.folder = folder
@@ -215,6 +228,7 @@ class PipelineRunner(Plan):
                 elif name == "bayes_cutoff":
                     self._leave_checking_list()
             self.ledger.log_metrics(parent, self.summary.metrics)
+            self.summary.promotion = self._promotion()
             self.summary.status = "finished"
             _tell(self.summary, self.folder, self.ledger, self.context)
             if self.advise and "cleansed_labels" in self.versions:
@@ -231,6 +245,15 @@ class PipelineRunner(Plan):
             self.summary.status = "failed"
             self.ledger.end_all(self.name, run_status(error))
             raise
+
+    def _promotion(self) -> dict[str, str] | None:
+        """What became of the registered model; None where none was."""
+        run_id = self.records["test"].run_id
+        if run_id is None or not self.config.test.registered_model_name:
+            return None
+        tags = self.ledger.client.get_run(run_id).data.tags
+        found = {"verdict": VERDICT_TAG, "reason": VERDICT_REASON_TAG, "model": REGISTERED_TAG}
+        return {name: tags.get(tag, "") for name, tag in found.items()}
 
     def _settings(self) -> dict[str, Any]:
         """The steps' sections of the configuration, for records; what the data has yet to decide is left out."""

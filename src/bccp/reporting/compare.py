@@ -147,7 +147,7 @@ def compare_runs(a: Side, b: Side, *, seed: int = 0) -> RunComparison:
     of_a, of_b = (side.table("evaluation", "predictions.csv") for side in (a, b))
     paired, notes = pd.DataFrame(columns=DIFFERENCE_COLUMNS), list[str]()
     if of_a is not None and of_b is not None:
-        paired, notes = pair(of_a, of_b, rng=np.random.default_rng(seed))
+        paired, notes = pair(*_verified(of_a, of_b), rng=np.random.default_rng(seed))
         if len(paired) and any(name == "segregated_data" for name, _, _ in different):
             notes.append("segregated_data differs: an image may be corrupted otherwise in A than in B")
     elif of_a is not None or of_b is not None:
@@ -164,6 +164,12 @@ def compare_runs(a: Side, b: Side, *, seed: int = 0) -> RunComparison:
         pd.concat([paired, _plain(a.pipeline.metrics, b.pipeline.metrics, set(paired["metric"]))], ignore_index=True),
         notes,
     )
+
+
+def _verified(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions on images whose labels are verified, as the figures of both are; all where one side has none."""
+    parts = [table[table["verified"] == "true"] if "verified" in table else table for table in (old, new)]
+    return (parts[0], parts[1]) if len(parts[0]) and len(parts[1]) else (old, new)
 
 
 def _settings(old: Mapping[str, str], new: Mapping[str, str]) -> pd.DataFrame | None:

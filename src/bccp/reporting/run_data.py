@@ -409,9 +409,12 @@ def _history(places: Mapping[str, Path]) -> pd.DataFrame:
 def _evaluation(places: Mapping[str, Path], view: _View) -> Evaluation:
     folder = places["evaluation"]
     predictions = tables.read(folder / "predictions.csv", dtypes={"probability": float})
-    right = (predictions["correct"] == "true").to_numpy()
     figures = _measured(folder / "metrics.csv")
     bootstrap = bool(figures)
+    of_truth = predictions[predictions["verified"] == "true"]
+    if bootstrap and figures[0].n == len(of_truth):  # those of earlier versions are of all images
+        predictions = of_truth
+    right = (predictions["correct"] == "true").to_numpy()
     if not figures:
         parts = {"all": np.ones(len(right), np.bool_)}
         parts |= {str(day): (predictions["day"] == day).to_numpy() for day in sorted(predictions["day"].unique())}

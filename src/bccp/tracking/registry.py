@@ -6,6 +6,7 @@ champion before, and which were rolled back.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,15 @@ from bccp.tracking.tags import CHAMPIONS_TAG, MODEL_TAG, ROLLED_BACK_TAG
 CHAMPION = "champion"
 """Alias of the version that is in use."""
 
+NO_CHAMPION = "no champion"
+"""In place of a version, where there was none."""
+
 _REMEMBERED = 200  # versions in a tag
+
+
+def lock_name(name: str) -> str:
+    """Name of the lock under which a registered model is changed (:meth:`bccp.tracking.store.Ledger.lock`)."""
+    return f"registry-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def register(

@@ -55,6 +55,12 @@ SWEEP_TAG, KIND_TAG = "bccp.sweep", "bccp.kind"
 VERDICT_TAG, VERDICT_REASON_TAG = "bccp.verdict", "bccp.verdict_reason"
 """Of a test's run and of a registered version: whether it was promoted, and why."""
 
+JUDGED_TAG = "bccp.judged"
+"""Of a registered version: what its comparison said, and with what, as ``promoted against 3``; ``test.promote`` may have overruled it."""
+
+UNVERIFIED_TAG = "bccp.unverified"
+"""Of a registered version: ``true`` where too few test images were verified to compare it with anything."""
+
 REGISTERED_TAG = "bccp.registered"
 """Of a test's run: the version that was registered."""
 

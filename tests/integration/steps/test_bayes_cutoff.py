@@ -244,6 +244,22 @@ def test_audited_labels_are_true_whatever_the_action(tmp_path, run_step, action)
     assert about["audit"]["problems"]["unknown_image"]["count"] == 1
 
 
+def test_detection_is_never_scored_on_labels_that_the_judge_was_told(tmp_path, run_step):
+    data = make_data(tmp_path / "data")
+    given = tables.read(data["given_labels"] / "given_labels.csv").set_index("image")["label"]
+    truth = tables.read(data["true_labels"] / "true_labels.csv").set_index("image")["label"]
+    told = given.index[::2]
+    truth[told].rename("label").to_csv(tmp_path / "audit.csv", index_label="image")
+    step = run_step(data, "out", audit_file=str(tmp_path / "audit.csv"))
+    rest = given.index.difference(told)
+    assert step.metrics["true_user_accuracy"] == (given == truth)[rest].mean()
+    known = truth[truth.index.isin(told)].reset_index()
+    tables.write(known, data["true_labels"] / "true_labels.csv")
+    alone = run_step(data, "alone", audit_file=str(tmp_path / "audit.csv"))
+    assert {"kept_rate", "estimated_user_accuracy"} <= set(alone.metrics)
+    assert not {"auroc", "f1", "precision", "recall", "true_user_accuracy"} & set(alone.metrics)
+
+
 @pytest.mark.parametrize("options", [{"action": "soft"}, {"method": "cleanlab"}])
 def test_an_image_of_no_class_is_trained_on_by_nobody_and_unsure_ones_are_counted(tmp_path, run_step, options):
     data = make_data(tmp_path / "data")

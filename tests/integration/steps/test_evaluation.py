@@ -41,19 +41,66 @@ def test_the_step_measures_both_days_with_the_truth(tmp_path: Path) -> None:
     assert all(np.array_equal(picture, days.view([row["image"]])[0]) for row, picture in zip(rows, pictures, strict=True))
 
 
-def test_the_step_without_truth_measures_against_given_labels_and_says_so(tmp_path: Path) -> None:
+def test_figures_are_of_verified_images_and_agreement_with_people_is_told_apart(tmp_path: Path) -> None:
     step = run_step(make_data(tmp_path / "data", truth_known=False), tmp_path / "out")
-    predictions = tables.read(step.folders["evaluation"] / "predictions.csv").set_index("image")
+    folder = step.folders["evaluation"]
+    predictions = tables.read(folder / "predictions.csv").set_index("image")
     assert predictions["verified"].tolist() == ["true"] * 12 + ["false"] * 17
     assert (predictions["true_label"].iloc[12:] == "bee").all()
     assert "12.png" not in predictions.index, "it has no given label either"
-    assert json.loads((step.folders["evaluation"] / "metrics.json").read_text())["verified"] is False
-    table = tables.read(step.folders["evaluation"] / "per_class.csv")
-    assert set(table.loc[table["day"] == "tuesday", "verified"]) == {"false"}
+    right = predictions["correct"] == "true"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["verified"] is True
+    assert (figures["images"], figures["unverified_images"]) == (12, 17)
+    assert figures["accuracy"] == figures["accuracy_monday"] == pytest.approx(right[:12].mean())
+    assert "accuracy_tuesday" not in figures
+    assert figures["agreement_tuesday"] == pytest.approx(right[12:].mean())
+    assert set(tables.read(folder / "per_class.csv")["day"]) == {"all", "monday"}
+    share = f"{right[12:].mean():.1%}"
     assert step.said[1:] == [
-        "verified=false: the labels of 17 of 29 test images are the given ones",
+        f"verified=false: the labels of 17 of 29 test images are the given ones, which count in agreement_tuesday {share} alone",
         "test images left out, as they have no label at all: 1",
     ]
+    assert "those of 17 further images" in (folder / "model_card.md").read_text()
+
+
+def test_an_audit_file_verifies_test_images_that_were_drawn_at_random(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", truth_known=False)
+    audit = tmp_path / "audit.csv"
+    rows = [
+        "12.png,ant,,random",
+        "13.png,ant,,",
+        "14.png,ant,,suspect",
+        "15.png,,none,random",
+        "16.png,,unsure,random",
+        "35.png,ant,,random",
+    ]
+    audit.write_text("\n".join(["image,label,verdict,chosen", *rows]) + "\n", encoding="utf-8")
+    step = run_step(data, tmp_path / "out", audit_file=str(audit))
+    predictions = tables.read(step.folders["evaluation"] / "predictions.csv").set_index("image")
+    on_tuesday = predictions[predictions["day"] == "tuesday"]
+    assert on_tuesday.index[on_tuesday["verified"] == "true"].tolist() == ["12.png"]
+    assert on_tuesday.loc[["12.png", "16.png"], "true_label"].tolist() == ["ant", "bee"]
+    assert not {"13.png", "14.png", "15.png"} & set(predictions.index)
+    assert step.metrics["images"] == 13
+    assert step.metrics["accuracy_tuesday"] == pytest.approx(float(on_tuesday["correct"].iloc[0] == "true"))
+    assert step.said[2:] == [
+        "audit file: verified test images of tuesday: 1; rows chosen at random that are blank or unsure: 1",
+        "test images left out, as they were checked, but not chosen at random, and say nothing of the others: 2",
+        "test images left out, as they are of none of the classes: 1",
+    ]
+    known = run_step(make_data(tmp_path / "known"), tmp_path / "simulated", audit_file=str(audit))
+    assert known.metrics["images"] == 30, "where all truth is known an audit changes nothing"
+
+
+def test_where_nothing_is_verified_the_figures_say_so(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", truth_known=False)
+    splits = tables.read(data["segregated_data"] / "splits.csv")
+    tables.write(splits.assign(split=splits["split"].mask(splits["day"] == "monday", "val")), data["segregated_data"] / "splits.csv")
+    step = run_step(data, tmp_path / "out")
+    assert json.loads((step.folders["evaluation"] / "metrics.json").read_text())["verified"] is False
+    assert step.metrics["images"] == step.metrics["unverified_images"] == 17
+    assert step.said[1] == "verified=false: the labels of 17 of 17 test images are the given ones"
 
 
 def test_what_the_model_knew_before_its_training_is_left_out(tmp_path: Path) -> None:

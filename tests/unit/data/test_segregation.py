@@ -459,6 +459,16 @@ def test_a_class_may_lack_test_images_but_not_training_images() -> None:
         cut_given(given_table(counts | {"test": {"a": 3, "c": 3}}), target_day="monday")
 
 
+def test_tuesday_may_test_a_class_that_only_monday_trains_on_but_has_to_train_on_some() -> None:
+    monday = manifest({"a": 6, "b": 6}, day="monday", prefix="monday/").assign(given_split="")
+    tuesday = given_table({"train": {"a": 4}, "test": {"a": 2, "b": 2}}, day="tuesday")
+    result = cut_given(pd.concat([monday, tuesday], ignore_index=True))
+    assert (sizes(result)[("tuesday", "train")], sizes(result)[("tuesday", "test")]) == (4, 4)
+    untrained = given_table({"test": {"a": 2, "b": 2}}, day="tuesday")
+    with pytest.raises(BCCPError, match=r"no training images of 'a', 'b' on Tuesday"):
+        cut_given(pd.concat([monday, untrained], ignore_index=True))
+
+
 def test_a_split_file_wins_over_folders_and_finds_names_as_people_write_them(tmp_path: Path) -> None:
     file = tmp_path / "split.csv"
     table = given_table({part: {"caf\u00e9": 4, "b": 4} for part in PARTS})
