@@ -93,7 +93,7 @@ def test_an_audit_file_verifies_test_images_that_were_drawn_at_random(tmp_path: 
     assert known.metrics["images"] == 30, "where all truth is known an audit changes nothing"
 
 
-def test_where_nothing_is_verified_the_figures_say_so(tmp_path: Path) -> None:
+def test_where_nothing_is_verified_the_figures_say_so_and_one_verified_image_is_enough_for_them(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", truth_known=False)
     splits = tables.read(data["segregated_data"] / "splits.csv")
     tables.write(splits.assign(split=splits["split"].mask(splits["day"] == "monday", "val")), data["segregated_data"] / "splits.csv")
@@ -101,6 +101,11 @@ def test_where_nothing_is_verified_the_figures_say_so(tmp_path: Path) -> None:
     assert json.loads((step.folders["evaluation"] / "metrics.json").read_text())["verified"] is False
     assert step.metrics["images"] == step.metrics["unverified_images"] == 17
     assert step.said[1] == "verified=false: the labels of 17 of 17 test images are the given ones"
+    (tmp_path / "audit.csv").write_text("image,label,chosen\n13.png,ant,random\n", encoding="utf-8")
+    alone = run_step(data, tmp_path / "alone", audit_file=str(tmp_path / "audit.csv"))
+    assert (alone.metrics["images"], alone.metrics["unverified_images"]) == (1, 16)
+    assert alone.metrics["accuracy"] in (0.0, 1.0)
+    assert alone.metrics["agreement_tuesday"] == pytest.approx(step.metrics["accuracy"], abs=1 / 16)
 
 
 def test_what_the_model_knew_before_its_training_is_left_out(tmp_path: Path) -> None:
