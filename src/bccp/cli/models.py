@@ -9,7 +9,10 @@ import click
 from bccp.cli.parameters import WrongCall, emit, handle_errors, json_option, talk
 from bccp.core.errors import BCCPError
 
-MODEL_HELP = "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, or a folder."
+MODEL_HELP = (
+    "models:/name@alias, name@alias, a run (id, first digits, folder, summary.json), model:<digest>, a model's folder or file, or "
+    "entity/project/model:d-<digits> of W&B."
+)
 
 
 @click.command()

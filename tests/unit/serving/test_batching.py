@@ -202,6 +202,36 @@ def test_large_pictures_are_decoded_elsewhere_within_the_pixels_in_flight(monkey
     asyncio.run(story())
 
 
+def test_what_is_no_image_does_not_wait_for_room_among_large_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, decoding, go_on = made_up(), threading.Event(), threading.Event()
+    prepare = model.served.prepare
+
+    def slow(data: bytes, **options: Any) -> Any:
+        if len(data) == len(large):
+            decoding.set()
+            assert go_on.wait(20)
+        return prepare(data, **options)
+
+    monkeypatch.setattr(model.served, "prepare", slow)
+    large = plain(200, side=600, kind="GIF")  # the pool's from the start
+
+    async def story() -> None:
+        settings = serve_settings(max_pixels_in_flight=360_000, max_pixels=360_000)
+        batcher = Batcher(SimpleNamespace(current=model), None, settings, asyncio.get_running_loop(), threads=2)
+        batcher.start()
+        task = asyncio.create_task(batcher.answer([Item(large, "api")]))
+        await until(decoding.is_set)
+        (found,) = await batcher.answer([Item(b"neither this nor that", "api")])
+        assert found.problem is not None
+        assert found.problem.kind == "not-an-image"
+        assert not task.done()
+        go_on.set()
+        assert (await task)[0].answer is not None
+        await asyncio.to_thread(batcher.stop)
+
+    asyncio.run(story())
+
+
 def test_a_model_that_fails_answers_the_next_batch(caplog: pytest.LogCaptureFixture) -> None:
     faults = [RuntimeError("no kernel"), None]
 

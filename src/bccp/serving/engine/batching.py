@@ -245,8 +245,10 @@ class Batcher:
         """Decode in the pool, where there is room for so many pixels."""
         request = image.request
         try:
-            pixels = announced_pixels(image.item.data)
-            most = self._settings.max_pixels
+            most, pixels = self._settings.max_pixels, announced_pixels(image.item.data)
+            if pixels is None and self._is_small(image):  # mostly what is no image at all, and need not wait for room
+                self._ready.put(image)
+                return
             with self._budget.room(most if pixels is None else pixels, deadline=request.deadline, given_up=lambda: request.dropped) as room:
                 if not room:  # dropped, or about to expire
                     return
@@ -326,12 +328,17 @@ class Batcher:
 
     def _is_prepared(self, image: _Image) -> bool:
         """Decode a small image that has not been decoded yet; False for one that is small in bytes alone, which the pool gets."""
-        if image.found is None:
-            try:
-                self._prepare(image, SMALL_PIXELS)
-            except TooManyPixelsError:
-                self._pool.submit(self._decode_large, image)
-                return False
+        if image.found is None and not self._is_small(image):
+            self._pool.submit(self._decode_large, image)
+            return False
+        return True
+
+    def _is_small(self, image: _Image) -> bool:
+        """Decode an image of few pixels; False for one that has more."""
+        try:
+            self._prepare(image, min(SMALL_PIXELS, self._settings.max_pixels))
+        except TooManyPixelsError:
+            return False
         return True
 
     def _answers(self, images: Sequence[_Image]) -> list[Answered]:

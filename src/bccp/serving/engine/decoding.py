@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from bccp.data.decoding.image_files import UnreadableImageError, header_size
 
 SMALL_BYTES = 65_536
-SMALL_PIXELS = 2**17
+SMALL_PIXELS = 2**15
 """PNG and JPEG files of at most so many bytes and pixels are decoded where the model answers: a hop to another thread and back takes as
 long.
 """

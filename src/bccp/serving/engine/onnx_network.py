@@ -15,6 +15,7 @@ import subprocess  # nosec B404
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -215,7 +216,8 @@ def torch_ask(model: ImageClassifier, device: str, *, threads: int = 1) -> Ask:
     model.to(device).eval()
 
     def ask(pixels: npt.NDArray[np.uint8]) -> Float32:
-        with torch.inference_mode():
+        # by rounded products (TF32) an answer would depend on the batch that it is in
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device == "cuda" else nullcontext():
             found: Float32 = model(torch.from_numpy(pixels).to(device)).softmax(1).float().cpu().numpy()
         return found
 
