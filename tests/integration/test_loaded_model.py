@@ -150,6 +150,18 @@ def test_what_onnx_runtime_cannot_do_pytorch_does_and_a_line_says_so_once(
     assert lines == ["PyTorch answers, as ONNX Runtime cannot stand in for it with small_cnn (no such operator)"]
 
 
+def test_what_may_pass_is_no_reason_for_ever(home: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, lines = saved(tmp_path / "model"), list[str]()
+    (home / "cache").mkdir(exist_ok=True)
+    (home / "cache" / "engines").write_text("no folder, so nothing can be kept")
+    with monkeypatch.context() as patched:
+        patched.setattr(onnx_network, "EXPORT_SECONDS", 0.01)
+        assert load(folder, beside=True, emit=lines.append).engine == "torch"
+    assert len(lines) == 1
+    assert load(folder, emit=lines.append).engine == "onnxruntime"
+    assert len(lines) == 1
+
+
 def test_an_export_that_answers_otherwise_is_not_used(
     home: Path, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

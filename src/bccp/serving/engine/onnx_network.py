@@ -15,7 +15,7 @@ import subprocess  # nosec B404
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from bccp.core import processes
-from bccp.core.home import home, scratch_owner
+from bccp.core.home import home, scratch, scratch_owner
 from bccp.core.redaction import first_line
 from bccp.core.runtime.requirements import installed_version
 from bccp.data.array_types import Float32
@@ -81,33 +81,48 @@ def onnx_ask(model: ImageClassifier, *, threads: int, beside: bool, emit: Callab
     refused = file.with_suffix(".txt")
     if refused.is_file():
         return None
-    for is_new in (False, True):
-        if is_new or not file.is_file():  # one that was kept may be damaged
-            try:
-                _export_to(file, model, beside=beside)
-            except Exception as error:  # exporters fail in every way there is
-                refused.write_text(f"{first_line(error)}\n", encoding="utf-8")
-                emit(_by_torch(model, first_line(error)))
-                return None
-            is_new = True
+    with suppress(Exception):  # one that was kept may be damaged: it is made anew
+        return _checked(file.read_bytes(), model, threads)
+    try:
+        structure = _export(model, beside=beside)
+        ask = _checked(structure, model, threads)
+    except Exception as error:  # exporters and native libraries fail in every way there is
+        if not isinstance(error, OSError | subprocess.SubprocessError | DifferentAnswersError):  # which may pass, or are this model's alone
+            _keep(refused, f"{first_line(error)}\n".encode())
+        emit(f"PyTorch answers, as ONNX Runtime cannot stand in for it with {model.architecture} ({first_line(error)[:160]})")
+        return None
+    _keep(file, structure)
+    return ask
+
+
+class DifferentAnswersError(Exception):
+    """ONNX Runtime does not answer as PyTorch does."""
+
+
+def _checked(structure: bytes, model: ImageClassifier, threads: int) -> Ask:
+    """What asks a structure with a model's weights, once its answers are known to be PyTorch's.
+
+    Raises
+    ------
+    DifferentAnswersError
+    """
+    ask = _open(structure, model, 1)
+    difference = largest_difference(ask, model)
+    if not difference <= TOLERANCE:
+        raise DifferentAnswersError(f"a probability differs by {difference:.2g}")
+    return _open(structure, model, threads) if threads > 1 and _seconds(ask, model) > LARGE_SECONDS else ask
+
+
+def _keep(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all; where it cannot be written, the next start does the work again."""
+    partial = file.with_name(f".{file.name}.{scratch_owner()}.partial")
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            ask = _open(file.read_bytes(), model, 1)
-            difference = largest_difference(ask, model)
-            if threads > 1 and _seconds(ask, model) > LARGE_SECONDS:
-                ask = _open(file.read_bytes(), model, threads)
-            reason = "" if difference <= TOLERANCE else f"a probability differs by {difference:.2g}"
-        except Exception as error:  # of a native library, for which there is no list
-            reason = first_line(error)
-        if not reason:
-            return ask
-        if is_new:
-            emit(_by_torch(model, reason))
-            return None
-    return None
-
-
-def _by_torch(model: ImageClassifier, reason: str) -> str:
-    return f"PyTorch answers, as ONNX Runtime cannot stand in for it with {model.architecture} ({reason[:160]})"
+            partial.write_bytes(content)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _structure(model: ImageClassifier) -> dict[str, Any]:
@@ -126,20 +141,26 @@ def _structure_key(model: ImageClassifier) -> str:
     return hashlib.sha256(json.dumps([_structure(model), shapes, versions, OPSET], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _export_to(file: Path, model: ImageClassifier, *, beside: bool) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{scratch_owner()}.partial")
-    try:
-        if beside:
-            command = [sys.executable, "-m", __name__, json.dumps(_structure(model)), str(partial)]
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=EXPORT_SECONDS, check=False)  # nosec B603
-            if done.returncode:
-                raise RuntimeError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
-        else:
-            partial.write_bytes(exported(model))
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+def _export(model: ImageClassifier, *, beside: bool) -> bytes:
+    """Export a structure, here or in another process.
+
+    Raises
+    ------
+    OSError, subprocess.SubprocessError
+        The other process could not do its work; another time it may.
+    Exception
+        Of any other kind: the structure cannot be exported.
+    """
+    if not beside:
+        return exported(model)
+    with scratch("export") as folder:
+        command = [sys.executable, "-m", __name__, json.dumps(_structure(model)), str(folder / "structure.onnx")]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=EXPORT_SECONDS, check=False)  # nosec B603
+        if done.returncode < 0:
+            raise subprocess.SubprocessError(f"the exporting process ended by signal {-done.returncode}")
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1])
+        return (folder / "structure.onnx").read_bytes()
 
 
 def exported(model: ImageClassifier) -> bytes:
