@@ -10,6 +10,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -225,6 +226,18 @@ def test_a_store_that_is_gone_takes_no_feedback_and_stops_no_prediction(service:
     figures = service.figures()
     assert figures["bccp_recording_lost_total"] == 1
     assert figures["bccp_feedback_pending"] != figures["bccp_feedback_pending"]  # nobody knows
+
+
+def test_what_is_kept_long_enough_is_deleted_by_and_by(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bccp.serving.service.FIRST_SWEEP_SECONDS", 0.5)
+    monkeypatch.setattr("bccp.serving.service.SWEEP_SECONDS", 0.1)
+    with running(model, keep_days=1 / 86_400) as service:
+        assert service.predict(png()).status == 200
+        end = time.monotonic() + 20
+        while rows(service, tables.prediction) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert rows(service, tables.prediction) == []
+        assert service.predict(png()).status == 200
 
 
 def test_roles_follow_the_token_and_never_the_body(guarded: Running) -> None:

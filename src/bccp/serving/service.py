@@ -33,8 +33,11 @@ from bccp.serving.store.opening import Store, StoreUnavailableError, open_store
 from bccp.serving.user_names import user_key
 from bccp.tracking.store import Ledger
 
-SWEEP_SECONDS = 3600.0
-"""Between looks for predictions and images that are kept long enough."""
+FIRST_SWEEP_SECONDS, SWEEP_SECONDS = 60.0, 3600.0
+"""From the start to the first look for predictions and images that are kept long enough, and from one look to the next."""
+
+MAX_CONNECTIONS = 65_536
+"""As many files may be open, where the system lets a process choose; by default it is often a thousand."""
 
 KEEP_ALIVE_SECONDS = 75
 """For which a connection without requests stays open; proxies in front close theirs after a minute."""
@@ -99,6 +102,7 @@ class Service:
         BCCPError
             Where ``serve.model`` names what there never will be.
         """
+        _allow_connections()
         with self._opened, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._run(ready))
 
@@ -228,10 +232,22 @@ def _pending(store: Store) -> float:
 
 
 async def _sweep(store: Store, settings: config_schema.Serve) -> None:
-    """Delete what is kept long enough, each hour."""
+    """Delete what is kept long enough, again and again."""
+    await asyncio.sleep(FIRST_SWEEP_SECONDS)
     while True:
-        await asyncio.sleep(SWEEP_SECONDS)
         try:
             await asyncio.to_thread(retention.sweep, store, settings.keep_days, settings.keep_images, datetime.now(UTC))
         except StoreUnavailableError as error:
             log.warning("what is older than serve.keep_days is kept for another hour: %s", error)
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+def _allow_connections() -> None:
+    """Let the process have as many files open as it may."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, MAX_CONNECTIONS)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

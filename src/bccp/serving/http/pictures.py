@@ -38,7 +38,7 @@ async def picture(parts: Parts, incoming: Incoming) -> Response:
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ProblemError("unknown-image", "the address ends with no SHA-256: use that of a prediction's image_sha256")
     try:
-        data = await parts.ask_store(parts.store.images.read, sha256)
+        data = await asyncio.to_thread(parts.store.images.read, sha256)
     except OSError as error:
         raise unavailable(error.strerror or type(error).__name__) from None
     if data is None:
