@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bccp.serving.forgetting import recorded_runs
-from bccp.serving.forgetting.forget import forget_image
+from bccp.serving.forgetting.forget import forget_image, forget_user
 from bccp.serving.forgetting.subjects import Image, User
 from bccp.tracking.tags import FOLDER_TAG, INPUT_PREFIX, KEY_PARTS_TAG, PIPELINE_TAG, REUSED_PREFIX, STEP_TAG
+from support.home_search import places_with
 from support.stub_steps import all_runs, ledger
 
 SHA = "ab" * 32
@@ -110,10 +111,11 @@ def test_a_run_that_calls_columns_by_their_annotators_goes_for_good(two: Recorde
     two.end("named", "other")
     found = recorded_runs.find_runs(User("ann", None), two.store)
     assert found.ids == {named}
-    derived, direct = recorded_runs.places_of_runs(User("ann", None), found, two.store)
-    for place in (*derived, *direct):
-        assert place.remove is not None
-        place.remove()
+    assert places_with(home, b'["ann", "bob"]') != set()
+    forget_user("ann", purge=True)
+    assert places_with(home, b'["ann", "bob"]') == set()
     assert {run.info.run_id for run in all_runs(two.store)} >= {other}
+    assert (home / "outputs" / "other").exists()
+    assert not (home / "outputs" / "named").exists()
     with pytest.raises(Exception, match="not found"):
         two.store.client.get_run(named)

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bccp.core import config, progress
-from bccp.core.config_schema import Config
+from bccp.core.config_schema import Serve
 from bccp.core.digests import file_digest
 from bccp.core.errors import BCCPError
 from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
@@ -90,7 +90,8 @@ class Forgotten:
             where = place.where.removeprefix(f"{home()}/")
             lines.append(f"  {place.kind:<{kind}}  {place.fate:<{fate}}  {where}" + (f"  ({place.note})" if place.note else ""))
         if self.images:
-            lines.append(f"they labelled {len(self.images)} images of the service, which stay (--json lists them): --image forgets one")
+            n_images = f"{len(self.images)} image{'s' if len(self.images) > 1 else ''}"
+            lines.append(f"{n_images} of the service that they labelled are kept (--json lists the digests): --image forgets one")
         removable = sum(place.remove is not None for place in self.places)
         if self.purged:
             lines.append(f"deleted: {removable} of them; the next run makes anew what it needs")
@@ -150,7 +151,7 @@ def forget_user(name: str, *, purge: bool, words: Sequence[str] = ()) -> Forgott
     name = name.strip()
     if not name:
         raise BCCPError("--user is empty: give the name, or the hash that stands for it")
-    return _forget(lambda configured: User(name, _hashed(name, configured.serve.user_key_env)), purge=purge, words=words)
+    return _forget(lambda serve: User(name, _hashed(name, serve.user_key_env)), purge=purge, words=words)
 
 
 def _hashed(name: str, env_name: str) -> str | None:
@@ -160,18 +161,19 @@ def _hashed(name: str, env_name: str) -> str | None:
     return user_names.hashed(name, user_names.user_key(env_name))
 
 
-def _forget(subject_of: Callable[[Config], Subject], *, purge: bool, words: Sequence[str]) -> Forgotten:
+def _forget(subject_of: Callable[[Serve], Subject], *, purge: bool, words: Sequence[str]) -> Forgotten:
     keep_within_home()
     sweep_scratch()
-    configured = config.load(compose(words), base=Path.cwd())
-    subject = subject_of(configured)
-    uri, note = ledger_uri(configured.tracking.mlflow_uri)
+    composed = compose(words)
+    serve, kept, tracking = (config.load_section(composed, name, base=Path.cwd()) for name in ("serve", "store", "tracking"))
+    subject = subject_of(serve)
+    uri, note = ledger_uri(tracking.mlflow_uri)
     if note:
         print(note, flush=True)
     ledger = Ledger(uri)
     ledger.close_orphaned_runs()
     try:
-        store: Store | None = open_store(configured.store.url, images=_folder(configured.store.images), create=False)
+        store: Store | None = open_store(kept.url, images=_folder(kept.images), create=False)
     except NoStoreError:
         store = None
     try:

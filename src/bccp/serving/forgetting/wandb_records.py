@@ -19,7 +19,7 @@ from bccp.tracking.tags import MLFLOW_RUN_KEY, PIPELINE_TAG
 from bccp.tracking.versions import split_version
 from bccp.tracking.wandb_artifacts import alias
 from bccp.tracking.wandb_client import absent, has_login, open_api
-from bccp.tracking.wandb_reused import settings, tracking_of
+from bccp.tracking.wandb_reused import settings
 from bccp.tracking.wandb_sync import Recorded, recorded
 
 _BLOCK, _HEADER = 1 << 15, 7
@@ -135,12 +135,9 @@ def _recorded_online(found: Holding, home: Path) -> set[tuple[str, str]]:
     waiting = {run.note["group"] for run in recorded(home / "wandb") if not run.online and not run.uploaded}
     targets = set()
     for pipeline in found.pipelines:
-        values = settings(pipeline.data.params)
-        if "tracking" not in values:
-            continue
-        to = tracking_of(values["tracking"])
-        if to.wandb != "disabled" and pipeline.data.tags.get(PIPELINE_TAG) not in waiting:
-            targets.add((to.wandb_entity or "", to.wandb_project))
+        told = settings(pipeline.data.params).get("tracking", {})
+        if told.get("wandb", "disabled") != "disabled" and pipeline.data.tags.get(PIPELINE_TAG) not in waiting:
+            targets.add((str(told.get("wandb_entity") or ""), str(told.get("wandb_project", "bccp"))))
     return targets
 
 
