@@ -36,7 +36,7 @@ from benchmarks.serving.load import Load, Loader, check_wrk
 from benchmarks.serving.made_models import Made, photographs, small_pictures
 from benchmarks.serving.processes import Server
 from benchmarks.serving.rivals import PACKAGES, RIVALS, environment, serving
-from benchmarks.serving.service import BASE64, RAW, metric, our_service
+from benchmarks.serving.service import BASE64, QUICK_RELOAD, RAW, metric, our_service
 from benchmarks.speed import Row, about, table
 
 OURS = "bccp serve"
@@ -269,7 +269,7 @@ def lite0(bench: Bench) -> Iterator[Row]:
 
 def reload(bench: Bench) -> Iterator[Row]:
     """The alias moves under load."""
-    with our_service(bench.made, bench.place) as server:
+    with our_service(bench.made, bench.place, QUICK_RELOAD) as server:
         loader = Loader(small_pictures(), RAW, bench.place)
         loader.run(server, connections=32, seconds=bench.sizes.seconds)
         found = move_under_load(bench.made, server, loader, moves=bench.sizes.moves, seconds=3 * bench.sizes.seconds)
@@ -350,7 +350,7 @@ def guarantees(bench: Bench) -> Iterator[Row]:
         + "".join(f"; {what}" for what in kept.missing[:3]),
         not kept.missing and all(n_said),
     )
-    with our_service(bench.made, bench.place) as server:
+    with our_service(bench.made, bench.place, QUICK_RELOAD) as server:
         refused = refuse_broken(bench.made, server, rounds=bench.sizes.broken)
         yield Row(
             "broken versions that became champion",

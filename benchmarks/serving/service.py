@@ -20,7 +20,7 @@ RAW = Form("/predict", "image/png")
 BASE64 = Form("/predict", "application/json", b'{"image": "', b'"}', base64=True)
 
 UNLIMITED_VOTES = "serve.votes_per_minute=1000000"
-RELOAD_SECONDS = 0.5
+QUICK_RELOAD = "serve.reload_every=0.5"
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def our_service(made: Made, folder: Path, *overrides: str, store: Path | None = 
     port = free_port()
     store = store or folder / f"store-{port}"
     store.mkdir(parents=True, exist_ok=True)
-    words = [f"serve.model=models:/{NAME}@champion", f"serve.port={port}", f"serve.reload_every={RELOAD_SECONDS}"]
+    words = [f"serve.model=models:/{NAME}@champion", f"serve.port={port}"]
     words += [f"store.url=sqlite:///{database(store)}", f"store.images={images(store)}", *overrides]
     environment = made.environment(PYTHONPATH=str(ROOT / "src"))
     with started(

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.serving.guarantees import compare_with_predict, kill_under_load, move_under_load, refuse_broken
 from benchmarks.serving.load import Loader
 from benchmarks.serving.made_models import WAYS_TO_BREAK, Made, small_pictures
-from benchmarks.serving.service import RAW, our_service
+from benchmarks.serving.service import QUICK_RELOAD, RAW, our_service
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def test_what_was_acknowledged_outlives_kill_9_under_load(made: Made, tmp_path: 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
 def test_no_request_is_lost_while_versions_change_and_answers_stay_those_of_bccp_predict(made: Made, tmp_path: Path) -> None:
-    with our_service(made, tmp_path) as server:
+    with our_service(made, tmp_path, QUICK_RELOAD) as server:
         found = move_under_load(made, server, Loader(small_pictures(), RAW, tmp_path), moves=3, seconds=1)
         assert found.load.n_requests > 100
         assert (found.load.n_refused, found.load.n_lost, found.n_unanswered) == (0, 0, 0)
