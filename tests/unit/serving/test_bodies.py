@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bccp.serving.http.bodies import JSON, MULTIPART, Feedback, Upload, Uploads, channel, feedback, idempotency_key, read_below, uploads
+from bccp.serving.http.mlflow_routes import CSV, images_of
 from bccp.serving.http.problems import ProblemError
 
 PNG = b"\x89PNG\r\n\x1a\n, or what looks like it \x00\xff--"
@@ -105,6 +106,28 @@ def test_a_form_that_is_none_is_refused() -> None:
     ):
         with pytest.raises(ProblemError, match=f"invalid: .*{said}"):
             broken()
+
+
+def test_a_body_of_nothing_but_small_parts_is_refused_before_it_takes_memory_and_time() -> None:
+    for body in (b'{"images":[' + b"{}," * 10**6 + b"{}]}", b'{"image":[' + b"[]," * 10**6 + b"[]]}", b'{"a":[' + b"1," * 10**6 + b"1]}"):
+        with pytest.raises(ProblemError, match="more than 100000 values"):
+            uploads(JSON, b"", body, max_files=4)
+        with pytest.raises(ProblemError, match="more than 100000 values"):
+            feedback(body)
+        with pytest.raises(ProblemError, match="more than 100000 values"):
+            images_of(JSON, body, 4)
+    for table in (b"a," * 10**6 + b"\n", b"a\n" + b"b," * 10**6):
+        with pytest.raises(ProblemError, match="more than 100000 values"):
+            images_of(CSV, table, 4)
+    with pytest.raises(ProblemError, match="too-large: more than 4 images"):
+        images_of(CSV, b"a\n" * 10**6, 4)
+    with pytest.raises(ProblemError, match="too-large: the form has more than 19 parts"):
+        form(*[('name="channel"', b"app")] * 21)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(ProblemError, match="invalid: the table has a header line and no row"):
+        images_of(CSV, b"image\n", 4)
 
 
 def vote(**changes: Any) -> Feedback:

@@ -29,6 +29,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TEXT = 200
 """Characters of a user's name, a label or a key."""
 
+_MAX_PARTS = 16
+"""Parts of a form beyond its files; a million would take a minute."""
+
 
 class Upload(NamedTuple):
     """An image of a request.
@@ -125,11 +128,16 @@ def _form(header: bytes, body: bytes, max_files: int) -> Uploads:
     files: list[Upload] = []
     fields: dict[str, str] = {}
     ended = False
+    n_parts = 0
     headers: dict[bytes, bytes] = {}
     name, value = bytearray(), bytearray()
     pieces: list[bytes] = []
 
     def begin() -> None:
+        nonlocal n_parts
+        n_parts += 1
+        if n_parts > max_files + _MAX_PARTS:
+            raise ProblemError("too-large", f"the form has more than {max_files + _MAX_PARTS} parts: send fewer a request")
         headers.clear()
         pieces.clear()
 

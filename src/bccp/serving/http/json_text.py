@@ -14,6 +14,9 @@ _SEPARATORS = (",", ":")
 _in_utf8 = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=_SEPARATORS)
 _in_ascii = json.JSONEncoder(allow_nan=False, separators=_SEPARATORS)
 
+MOST_VALUES = 100_000
+"""Values in a text that is read; a body of brackets alone would take twenty times its own memory, and all others' time."""
+
 
 def encode(value: Any) -> bytes:
     """Write a value as JSON in UTF-8; letters that UTF-8 has not, which a folder's name may hold, as escapes.
@@ -40,8 +43,10 @@ def decode(data: bytes) -> Any:
     Raises
     ------
     ValueError
-        If it is none, or is nested too deeply.
+        If it is none, is nested too deeply, or holds too many values.
     """
+    if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:  # text in base64 has none of them
+        raise ValueError(f"more than {MOST_VALUES} values")
     try:
         return json.loads(data.decode())
     except RecursionError:

@@ -78,7 +78,7 @@ def images_of(content_type: str, body: bytes, max_files: int) -> list[Upload]:
     ProblemError
         ``invalid``, or ``too-large`` for more images.
     """
-    values = _csv(body) if content_type == CSV else _json(body)
+    values = _csv(body, max_files + 1) if content_type == CSV else _json(body)
     if not values:
         raise ProblemError("invalid", "the body holds no images: send a row an image")
     if len(values) > max_files:
@@ -92,13 +92,19 @@ def images_of(content_type: str, body: bytes, max_files: int) -> list[Upload]:
     return found
 
 
-def _csv(body: bytes) -> list[Any]:
+def _csv(body: bytes, most_rows: int) -> list[Any]:
+    """The first column of a table with a header line."""
     import pandas as pd
 
+    if body.count(b",") > json_text.MOST_VALUES:
+        raise ProblemError("invalid", f"the table has more than {json_text.MOST_VALUES} values: send the column image alone")
     try:
-        return pd.read_csv(io.BytesIO(body), dtype=str, keep_default_na=False).iloc[:, 0].tolist()
+        found = pd.read_csv(io.BytesIO(body), dtype=str, keep_default_na=False, nrows=most_rows).iloc[:, 0].tolist()
     except (ValueError, IndexError) as error:
         raise ProblemError("invalid", f"the body is no CSV with a header line ({str(error)[:200]})") from None
+    if not found:
+        raise ProblemError("invalid", "the table has a header line and no row")
+    return found
 
 
 def _json(body: bytes) -> list[Any]:
