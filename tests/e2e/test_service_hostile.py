@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -241,6 +241,39 @@ def test_what_vanishes_in_the_middle_leaves_nothing_behind(service: Served) -> N
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0" if n % 2 else b"\0" * 8)  # some with a reset
             connection.sendall(whole[:n])
     until(lambda: service.figures()["bccp_queue_images"] == 0)
+
+
+def test_a_body_that_is_all_frame_takes_no_memory(service: Served) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    service.forget_peak()
+    before = service.peak_bytes()
+    for frame, more in ((b"0\r\n", b"X: y\r\n" * 10_000), (b"0\r\nX: ", b"y" * 60_000), (b"1;", b"y" * 60_000)):
+        n_sent = 0
+        with connected(service) as connection, suppress(OSError):
+            connection.sendall(head + frame)
+            while n_sent < 100_000_000:
+                connection.sendall(more)
+                n_sent += len(more)
+        assert n_sent < 20_000_000
+    assert service.peak_bytes() - before < 50_000_000
+    small = b"".join(b"1\r\n%c\r\n" % byte for byte in png(side=200))  # a body in the smallest chunks there are
+    with connected(service) as connection, connection.makefile("rb") as answer:
+        connection.sendall(head.replace(b"Host", b"Connection: close\r\nHost") + small + b"0\r\n\r\n")
+        assert answer.read().startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_behind_a_wish_for_another_protocol_is_no_next_request(service: Served) -> None:
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(service) as connection, connection.makefile("rb") as answer:
+        head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(hidden))
+        with suppress(OSError):
+            time.sleep(0.1)
+            connection.sendall(hidden)
+        said = answer.read()
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert b"without the header Upgrade" in said
+    assert said.count(b"HTTP/1.1") == 1
 
 
 def test_a_thousand_idle_connections_hold_nobody_up(service: Served) -> None:

@@ -43,6 +43,7 @@ KEEP_ALIVE_SECONDS = 75
 """For which a connection without requests stays open; proxies in front close theirs after a minute."""
 
 log = logging.getLogger(__name__)
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of forms that are none
 
 
 class Service:
@@ -197,7 +198,7 @@ def _uvicorn_config(app: Any, settings: config_schema.Serve) -> uvicorn.Config:
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # of callers' faults, of which anybody could fill a disk with lines, they alone are told
         access_log=False,
         server_header=False,
         proxy_headers=False,  # anybody on this machine could choose an address, and with it a limit of their own
