@@ -54,7 +54,7 @@ def files(home: Path) -> list[str]:
 
 def test_what_is_old_is_shown_and_goes_only_when_asked(stubs: Stubs, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = run(FEW)
-    for name in ("benchmarks/labels/digits.json", "thesis/notes.txt", "artifacts/strange/file"):
+    for name in ("benchmarks/labels/digits.json", "thesis/notes.txt", "artifacts/strange/file", "serving/store.db"):
         (home / name).parent.mkdir(parents=True)
         (home / name).write_text("mine")
     assert call(["gc"]) == 0
@@ -71,6 +71,7 @@ def test_what_is_old_is_shown_and_goes_only_when_asked(stubs: Stubs, home: Path,
     assert [row[2] for row in rows if row[:2] == ["store:", "runs"]] == ["5"]
     assert [row[-3] for row in rows if row[:2] == ["artifacts:", "raw_data"]] == ["1"]
     assert [row[-1] for row in rows if row[:2] == ["benchmarks'", "results"]] == ["B"]
+    assert [row[-1] for row in rows if row[:4] == ["records", "of", "the", "service"]] == ["B"]
     assert "bccp gc --delete deletes what can go" in shown
     assert "bccp gc --keep" in shown
 
@@ -79,7 +80,7 @@ def test_what_is_old_is_shown_and_goes_only_when_asked(stubs: Stubs, home: Path,
     assert all_runs(ledger()) == []
     assert not Path(summary["folder"]).exists()
     left = [name for name in files(home) if not name.endswith(".lock")]
-    assert left == ["artifacts/strange/file", "benchmarks/labels/digits.json", "thesis/notes.txt"]
+    assert left == ["artifacts/strange/file", "benchmarks/labels/digits.json", "serving/store.db", "thesis/notes.txt"]
     assert list((home / "artifacts").iterdir()) == [home / "artifacts" / "strange"]
     assert reusable(FEW) == []
 

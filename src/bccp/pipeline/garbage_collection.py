@@ -176,6 +176,8 @@ def survey(ledger: Ledger, *, keep_days: int) -> Survey:
             found.entries.append(HomeEntry("store", (path,)))
         elif path.name == "benchmarks":
             found.entries.append(HomeEntry("benchmarks' results", (path,)))
+        elif path.name == "serving":
+            found.entries.append(HomeEntry("records of the service", (path,)))
         elif path.name == "incoming":
             found.entries += [HomeEntry("incoming images", (batch,)) for batch in _inside(path)]
         elif path.name == "compare":

@@ -236,8 +236,8 @@ class Search:
             If something cannot be; what it can be found by stays as well then.
         """
         recorded_runs.refuse_running(self.found)
-        recorded_runs.tag_models(self.found, self._ledger, datetime.now(UTC).date().isoformat())
         self._remove(self._online)
+        recorded_runs.tag_models(self.found, self._ledger, datetime.now(UTC).date().isoformat())
         self._remove(self._derived)
         batch_removal.forget_references(self.found.versions)
         self._remove(self._by_themselves)
