@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
+import re
 import resource
 import signal
 import socket
 import sqlite3
 import subprocess
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from bccp.cli.app import call
-from support.service_process import Served, serving
+from support.browser import CHROMIUM, Browser
+from support.service_process import REVIEW, Served, serving
 from support.serving import made_up_model, png
 
 pytestmark = pytest.mark.slow
@@ -283,6 +289,101 @@ def test_a_thousand_idle_connections_hold_nobody_up(service: Served) -> None:
     finally:
         for connection in idle:
             connection.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+def test_another_pages_browser_gets_nothing_done(service: Served, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(PAGE.replace("SERVICE", service.address))
+    known = service.predict(png()).json["image_sha256"]
+    vote = json.dumps({"image_sha256": known, "label": "bee", "user": "eve"})
+    n_rows, n_votes, refused = count(place, "prediction"), count(place, "feedback"), forbidden(service)
+    (tmp_path / "profile").mkdir()
+    browser = Browser(tmp_path / "profile")
+    try:
+        with served_folder(tmp_path) as port:
+            for host in ("127.0.0.1", "localhost"):  # the same site, and another one
+                for form in ("multipart/form-data", "text/plain"):
+                    browser.visit(f"http://{host}:{port}/page.html")
+                    browser.run(f"send({json.dumps(form)})")
+                    refused += 1
+                    until(lambda expected=refused: forbidden(service) == expected)  # type: ignore[misc]
+                browser.visit(f"http://{host}:{port}/page.html")
+                said = browser.run(f"ask({json.dumps(vote)})")
+                assert said == ["opaque"] * 4 + ["TypeError"] * 2  # with CORS a browser asks first, and is told nothing
+                refused += 4
+                until(lambda expected=refused: forbidden(service) >= expected)  # type: ignore[misc]
+                refused = forbidden(service)
+    finally:
+        browser.close()
+    for foreign in ("evil.example", f"evil.example:{service.address.rpartition(':')[2]}", "127.0.0.1.evil.example"):
+        command = ["curl", "-s", "--noproxy", "*", "-H", f"Host: {foreign}", "-H", "Content-Type: application/json", "-d", vote]
+        said = json.loads(subprocess.run([*command, f"{service.address}/feedback"], capture_output=True, check=True).stdout)
+        assert said["type"] == "/docs#forbidden"
+    assert (count(place, "prediction"), count(place, "feedback")) == (n_rows, n_votes)
+
+
+PAGE = """<!doctype html><form method="post"><input name="channel" value="api"><input type="file" name="image"></form><script>
+function send(type) {
+  const form = document.forms[0], files = new DataTransfer();
+  files.items.add(new File(["x"], "a.png", {type: "image/png"}));
+  form.image.files = files.files;
+  form.action = "SERVICE/predict";
+  form.enctype = type;
+  form.submit();
+}
+async function ask(vote) {
+  const form = new FormData();
+  form.append("image", new File(["x"], "a.png"));
+  const asked = [
+    ["/predict", {body: form, mode: "no-cors"}],
+    ["/feedback", {body: vote, mode: "no-cors"}],
+    ["/feedback", {body: new Blob([vote], {type: "text/plain"}), mode: "no-cors", credentials: "include"}],
+    ["/predict", {body: new Uint8Array(8), mode: "no-cors", headers: {"Content-Type": "image/png"}}],
+    ["/feedback", {body: vote, headers: {"Content-Type": "application/json"}}],
+    ["/predict", {body: new Uint8Array(8), headers: {"Content-Type": "image/png"}}],
+  ];
+  const said = [];
+  for (const [path, options] of asked)
+    said.push(await fetch("SERVICE" + path, {method: "POST", ...options}).then((one) => one.type, (error) => error.name));
+  return said;
+}
+</script>"""
+
+
+def forbidden(service: Served) -> float:
+    return service.figures().get('bccp_errors_total{problem="forbidden"}', 0)
+
+
+@contextmanager
+def served_folder(folder: Path) -> Iterator[int]:
+    """A folder on a port of its own."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+# an image that is none has the form of one, and more images than may be are no more "invalid" than a body that is too large
+SCHEMATHESIS = """
+[checks.negative_data_rejection]
+expected-statuses = [400, 401, 403, 404, 405, 413, 415, 422, 429]
+
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", 401, 403, 404, 413, 422, 429]
+"""
+
+
+def test_whatever_is_sent_the_answer_is_one_of_those_that_the_description_names(service: Served, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS)
+    command = [str(Path(sys.executable).parent / "schemathesis"), "--config-file", "schemathesis.toml", "run"]
+    words = ["--checks", "all", "--seed", "1", "-n", "20", "--no-color", "-H", f"Authorization: Bearer {REVIEW}"]
+    done = subprocess.run([*command, f"{service.address}/openapi.json", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    (n_cases,) = re.findall(r"(\d+) generated", done.stdout)
+    assert int(n_cases) >= 500
 
 
 def test_two_services_on_one_store_are_one_memory_and_whoever_was_answered_by_one_that_ends_is_in_it(

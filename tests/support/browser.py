@@ -79,6 +79,10 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def visit(self, address: str) -> None:
+        """Open a page of a server, and wait until it is read and drawn."""
+        self._leave("Page.navigate", url=address)
+
     def open(self, page: Path, *, width: int = 1280, height: int = 900, phone: bool = False) -> None:
         """Open a file, and wait until it is read and drawn."""
         scale = 2 if phone else 1

@@ -212,7 +212,7 @@ class _Description:
             one_of.append(_object({"image_path": path, "event_id": event}, ["image_path"], closed=True))
         channel = {**_nullable(_CHANNEL), "description": "How the images came, for the records; `api` where nothing is said."}
         with_channel = [_object({**one["properties"], "channel": channel}, one["required"], closed=True) for one in one_of]
-        listed = {"type": "array", "minItems": 1, "items": {"oneOf": one_of}}
+        listed = {"type": "array", "minItems": 1, "maxItems": self.settings.max_files, "items": {"oneOf": one_of}}
         bodies = {
             "image/*": {"schema": {"type": "string", "contentMediaType": "image/*"}},
             MULTIPART: {

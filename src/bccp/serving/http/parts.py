@@ -77,6 +77,6 @@ class Parts:
         """
         model = self.holder.current
         if model is None:
-            detail = f"{self.settings.model} names no model yet: train one and promote it"
+            detail = f"{self.settings.model} names no model yet: train one (bccp run test.registered_model_name=bccp) or promote one"
             raise ProblemError("no-model", detail, headers={"Retry-After": "10"})
         return model
