@@ -189,7 +189,7 @@ class ServedModel:
 
 
 def reason(error: UnreadableImageError) -> str:
-    """Why a file gives no picture, in words for people who know no option of the step preprocessing."""
+    """Reason for which a file gives no picture, in words for people who know no option of the step preprocessing."""
     return str(error).replace("preprocessing.max_pixels=", "")
 
 

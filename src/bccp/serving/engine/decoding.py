@@ -21,7 +21,7 @@ Kind = Literal["empty", "not-an-image", "truncated", "bomb", "busy", "failed"]
 
 
 class Problem(NamedTuple):
-    """Why an image has no answer.
+    """Reason for which an image has no answer.
 
     Attributes
     ----------

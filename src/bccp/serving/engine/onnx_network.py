@@ -59,7 +59,7 @@ class Probabilities(nn.Module):
 
 
 def onnx_ask(model: ImageClassifier, *, threads: int, beside: bool, emit: Callable[[str], object]) -> Ask | None:
-    """What asks a classifier through ONNX Runtime.
+    """Open a classifier in ONNX Runtime, as a function to ask.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class DifferentAnswersError(Exception):
 
 
 def _checked(structure: bytes, model: ImageClassifier, threads: int) -> Ask:
-    """What asks a structure with a model's weights, once its answers are known to be PyTorch's.
+    """Open a structure with a model's weights, and compare its answers with PyTorch's.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def exported(model: ImageClassifier) -> bytes:
 
 
 def _open(structure: bytes, model: ImageClassifier, threads: int) -> Ask:
-    """What asks a structure with a model's weights."""
+    """Open a structure with a model's weights."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -233,7 +233,7 @@ def _seconds(ask: Ask, model: ImageClassifier) -> float:
 
 
 def torch_ask(model: ImageClassifier, device: str, *, threads: int = 1) -> Ask:
-    """What asks a classifier through PyTorch; the model is put onto the device. For ``threads`` see :func:`onnx_ask`."""
+    """Put a classifier onto a device, and return a function to ask it through PyTorch. For ``threads`` see :func:`onnx_ask`."""
     model.to(device).eval()
 
     def ask(pixels: npt.NDArray[np.uint8]) -> Float32:
@@ -249,7 +249,7 @@ def torch_ask(model: ImageClassifier, device: str, *, threads: int = 1) -> Ask:
 
 
 def largest_difference(ask: Ask, model: ImageClassifier) -> float:
-    """How far probabilities differ from PyTorch's, over made-up images, one at a time and several at once."""
+    """Largest difference of probabilities from PyTorch's, over made-up images, one at a time and several at once."""
     own, found = torch_ask(model, "cpu"), list[float]()
     for n in _BATCHES:
         # blots of all sizes up to an eighth of the image, as photographs have them
