@@ -336,6 +336,7 @@ def test_the_description_is_of_what_there_is_and_its_examples_work_when_pasted(g
     described = guarded.ask("GET", "/openapi.json").json
     assert {(method.upper(), path) for path, one in described["paths"].items() for method in one} == {(m, p) for m, p, _ in ROUTES}
     page = guarded.ask("GET", "/docs")
+    assert guarded.ask("GET", "/").body == page.body  # redirected
     assert "default-src 'none'" in page.headers["content-security-policy"]
     text = page.body.decode()
     assert not re.search(r"(?:src|href)=['\"](?!/openapi\.json|#)|url\(|@import|<script", text)

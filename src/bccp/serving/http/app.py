@@ -29,6 +29,7 @@ ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/healthz", status.healthz),
     ("GET", "/readyz", status.readyz),
     ("GET", "/metrics", status.metrics),
+    ("GET", "/", docs_page.front),
     ("GET", "/docs", docs_page.page),
     ("GET", "/openapi.json", documentation.openapi_document),
     ("POST", "/invocations", mlflow_routes.invocations),

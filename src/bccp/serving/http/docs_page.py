@@ -45,6 +45,11 @@ async def page(parts: Parts, incoming: Incoming) -> Response:
     return Response(docs_page(openapi(parts, address_of(incoming))), 200, HEADERS, "text/html; charset=utf-8")
 
 
+async def front(parts: Parts, incoming: Incoming) -> Response:
+    """Lead whoever opens the service's address to the page."""
+    return Response(None, 307, {**HEADERS, "Location": "/docs"})
+
+
 def docs_page(described: Mapping[str, Any]) -> str:
     """Make the page.
 

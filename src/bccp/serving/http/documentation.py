@@ -170,6 +170,15 @@ class _Description:
                     open_to_all=True,
                 )
             },
+            "/": {
+                "get": self._operation(
+                    "Operation",
+                    "The way to the page below",
+                    "A redirection.",
+                    {"307": {"description": "To `/docs`."}},
+                    open_to_all=True,
+                )
+            },
             "/docs": {
                 "get": self._operation(
                     "Operation",
