@@ -68,7 +68,7 @@ class Sizes:
     """
 
     rounds: int = 3
-    seconds: int = 5
+    seconds: int = 4
     moves: int = 20
     n_requests: int = 100_000
     kills: int = 50
@@ -183,7 +183,7 @@ def take_turns(sizes: Sizes, cases: Sequence[Case], *, with_latency: bool) -> No
         for case in cases:
             case.measure("c=32", connections=32, seconds=sizes.seconds)
         for case in cases if with_latency else []:
-            case.measure("c=1", connections=1, seconds=sizes.seconds * 0.6)
+            case.measure("c=1", connections=1, seconds=sizes.seconds / 2)
             case.measure("half", connections=32, seconds=sizes.seconds, rate=median(case.values("c=32", lambda load: load.rate)) / 2)
 
 
@@ -272,7 +272,8 @@ def reload(bench: Bench) -> Iterator[Row]:
     with our_service(bench.made, bench.place, QUICK_RELOAD) as server:
         loader = Loader(small_pictures(), RAW, bench.place)
         loader.run(server, connections=32, seconds=bench.sizes.seconds)
-        found = move_under_load(bench.made, server, loader, moves=bench.sizes.moves, seconds=3 * bench.sizes.seconds)
+        pause = bench.sizes.seconds / 4
+        found = move_under_load(bench.made, server, loader, moves=bench.sizes.moves, seconds=3 * bench.sizes.seconds, pause=pause)
     n_bad = found.load.n_refused + found.load.n_lost + found.n_unanswered
     well = n_bad == 0 and found.are_monotone and not found.broken_answered and found.load.n_requests >= MIN_RELOAD_REQUESTS
     yield Row(

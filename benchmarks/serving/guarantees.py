@@ -225,7 +225,9 @@ def _until(reached: Callable[[], bool], what: str) -> float:
     return time.monotonic() - start
 
 
-def move_under_load(made: Made, server: Server, loader: Loader, *, moves: int, seconds: float, rate: float | None = None) -> Moves:
+def move_under_load(
+    made: Made, server: Server, loader: Loader, *, moves: int, seconds: float, pause: float = 0.2, rate: float | None = None
+) -> Moves:
     """Move the alias to ever later versions, the middle one of which is broken, while wrk asks.
 
     Parameters
@@ -237,6 +239,8 @@ def move_under_load(made: Made, server: Server, loader: Loader, *, moves: int, s
     moves : int
     seconds : float
         Of load before the first move, with nothing else.
+    pause : float
+        Seconds of load after each move has had its effect.
     rate : float, optional
         Requests a second; None: as many as 32 connections can.
     """
@@ -255,9 +259,9 @@ def move_under_load(made: Made, server: Server, loader: Loader, *, moves: int, s
                     lambda: metric(server, "bccp_model_reloads_total", outcome="failed") > failures,  # noqa: B023 - ends with this turn
                     "the refusal of a broken version",
                 )
-                time.sleep(0.2)
             else:
                 took.append(_until(lambda: watcher.seen[-1:] == [int(version)], f"version {version}"))  # noqa: B023
+            time.sleep(pause)
     finally:
         watcher.ended.set()
         wrk.send_signal(2)  # it prints its results
