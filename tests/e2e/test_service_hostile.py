@@ -27,6 +27,7 @@ import pytest
 from PIL import Image
 
 from bccp.cli.app import call
+from support.awkward_files import png_chunk, png_with
 from support.browser import CHROMIUM, Browser
 from support.service_process import REVIEW, Served, serving
 from support.serving import made_up_model, png
@@ -197,6 +198,12 @@ def test_sixty_four_pictures_of_100_megapixels_take_the_memory_of_one_and_whoeve
         assert large.result().problem == (504, "deadline")
     assert service.peak_bytes() - before < 1_000_000_000
     until(lambda: service.figures()["bccp_queue_images"] == 0)
+
+
+def test_a_file_that_would_be_read_for_minutes_is_refused_at_once(service: Served) -> None:
+    begun = time.monotonic()
+    assert service.predict(png_with(png(), png_chunk(b"abCd", b"") * 3_000_000)).problem == (422, "bomb")
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(

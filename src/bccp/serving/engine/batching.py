@@ -25,7 +25,7 @@ import numpy as np
 from bccp.core.runtime.threads import default_threads
 from bccp.data.decoding.image_files import TooManyPixelsError, pillow_limits
 from bccp.models.predictor import Answer, Prepared
-from bccp.serving.engine.decoding import SMALL_PIXELS, PixelBudget, Problem, announced_pixels, may_be_small, problem
+from bccp.serving.engine.decoding import SMALL_PIXELS, PixelBudget, Problem, announced_pixels, may_be_small, problem, takes_for_ever
 from bccp.serving.engine.loaded_model import LoadedModel
 from bccp.serving.store.predictions import ImageFacts, PredictionRecord, new_request_id
 
@@ -245,7 +245,8 @@ class Batcher:
         """Decode in the pool, where there is room for so many pixels."""
         request = image.request
         try:
-            most, pixels = self._settings.max_pixels, announced_pixels(image.item.data)
+            most = self._settings.max_pixels
+            pixels = 1 if takes_for_ever(image.item.data) else announced_pixels(image.item.data)
             if pixels is None and self._is_small(image):  # mostly what is no image at all, and need not wait for room
                 self._ready.put(image)
                 return
@@ -267,6 +268,9 @@ class Batcher:
             More than ``max_pixels``, where the model or the service would take them.
         """
         image.sha256 = hashlib.sha256(image.item.data).hexdigest()
+        if takes_for_ever(image.item.data):
+            image.found = Problem("bomb", "the file has more parts than a decoder can read in time")
+            return
         try:
             image.found = image.request.model.prepare(image.item.data, max_pixels=max_pixels)
         except TooManyPixelsError as error:

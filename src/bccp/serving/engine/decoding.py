@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -16,6 +17,16 @@ SMALL_PIXELS = 2**15
 """PNG and JPEG files of at most so many bytes and pixels are decoded where the model answers: a hop to another thread and back takes as
 long.
 """
+
+_MOST_CHUNKS, _MOST_SEGMENTS, _MOST_SCANS = 20_000, 1_000, 100
+"""Parts of a PNG file, of a JPEG file's head, and passes over a JPEG picture: at most a few hundred, ten and ten in files of cameras and
+programs (a PNG chunk has 4 or 8 kB and more).
+"""
+
+_ONE_AFTER_ANOTHER = (b"\xff\xc0", b"\xff\xc1")
+"""Markers of JPEG pictures that are no progressive ones."""
+
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 Kind = Literal["empty", "not-an-image", "truncated", "bomb", "busy", "failed"]
 
@@ -58,6 +69,51 @@ def problem(error: Exception) -> Problem:
         "decompression bomb": "bomb",
     }
     return Problem(next((kind for start, kind in begins.items() if said.startswith(start)), "not-an-image"), said)
+
+
+def takes_for_ever(data: bytes) -> bool:
+    """Return True for a PNG or JPEG file of so many small parts that its decoder, which nothing stops, would take minutes or hours.
+
+    Each pass over a large JPEG picture takes a tenth of a second, and as few as 20 bytes.
+    """
+    if data.startswith(b"\x89PNG\r\n"):
+        place = 8
+        for _ in range(_MOST_CHUNKS):
+            if place >= len(data):
+                return False
+            place += 12 + int.from_bytes(data[place : place + 4])
+        return place < len(data)
+    if not data.startswith(b"\xff\xd8\xff"):
+        return False
+    place, n_components = 2, b"none"
+    for _ in range(_MOST_SEGMENTS):
+        marker = _MARKER.search(data, place)
+        if marker is None:
+            return False
+        if marker[0] in _ONE_AFTER_ANOTHER:
+            n_components = data[marker.end() + 7 : marker.end() + 8]
+        if marker[0] == b"\xff\xda":
+            if data[marker.end() + 2 : marker.end() + 3] == n_components:  # all of the picture, in one pass
+                return False
+            return data.count(b"\xff\xda", place) > _MOST_SCANS and _n_scans(data, place) > _MOST_SCANS
+        place = _behind(data, marker)
+    return True
+
+
+def _n_scans(data: bytes, place: int) -> int:
+    """Passes of a JPEG file, up to one too many; what looks like one in metadata, or behind the picture's end, is none."""
+    n_scans = 0
+    while n_scans <= _MOST_SCANS and (marker := _MARKER.search(data, place)) is not None and marker[0] != b"\xff\xd9":
+        n_scans += marker[0] == b"\xff\xda"
+        place = _behind(data, marker)
+    return n_scans
+
+
+def _behind(data: bytes, marker: re.Match[bytes]) -> int:
+    """Where the segment of a marker ends."""
+    if marker[0] in (b"\xff\x01", b"\xff\xd8"):  # these two have no length
+        return marker.end()
+    return marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
 
 
 def announced_pixels(data: bytes) -> int | None:
