@@ -260,7 +260,7 @@ def test_a_first_model_that_verified_images_show_to_be_worse_is_rejected_and_the
     name, reason = verdict(world, world.model(wrong=TUESDAY[:9], seed=1), min_verified=30)
     assert (name, champion(world)) == ("rejected", None)
     assert reason.startswith("worse by 30.0 points on tuesday, more than test.max_regression=0.01; overall -18.0 points")
-    assert reason.endswith("on 50 images, against monday_model; bccp promote made-up --force promotes it all the same")
+    assert reason.endswith("on 50 images, against monday_model; bccp promote made-up/1 --force promotes it all the same")
 
 
 @pytest.mark.parametrize(("n_worse", "vetoed"), [(1, False), (6, True)])

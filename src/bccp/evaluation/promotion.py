@@ -277,6 +277,9 @@ def register_and_promote(
             verdict = PromotionDecision("unchanged", "it is the champion already")
         else:
             verdict = _compared(step, days, references, probs, champion, manifest, folder, min_verified=min_verified)
+            if champion is None and verdict.name == "rejected":
+                by_hand = f"bccp promote {name}/{version.version} --force promotes it all the same"
+                verdict = replace(verdict, reason=f"{verdict.reason}; {by_hand}")
             judged[JUDGED_TAG] = f"{verdict.name} against {registry.NO_CHAMPION if champion is None else champion.version}"
             verdict = _as_asked(step, verdict, rolled_back=str(version.version) in registry.rolled_back_versions(ledger, name))
         step.emit(f"registered as {name}, version {version.version}; {verdict.name} ({rival}): {verdict.reason}")
@@ -373,10 +376,7 @@ def _compared(
         figures = {"gain": found.gain, "gain_low": found.low, "gain_high": found.high, "champion_accuracy": float(its_right.mean())}
         step.log_metrics(figures)
     verdict = settle(found, n_verified=n_verified, **asked)
-    if champion is not None:
-        return verdict
-    by_hand = f"; bccp promote {step.config.registered_model_name} --force promotes it all the same" * (verdict.name == "rejected")
-    return replace(verdict, reason=f"{verdict.reason}, against monday_model{by_hand}")
+    return verdict if champion is not None else replace(verdict, reason=f"{verdict.reason}, against monday_model")
 
 
 def _unlike(step: Step, about: dict[str, Any], days: Days) -> str:
