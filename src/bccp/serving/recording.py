@@ -21,8 +21,10 @@ from bccp.serving.store.predictions import PredictionRecord
 ATTEMPT_SECONDS = 1.0
 """Between attempts to reach a store that is broken."""
 
-PATIENCE_SECONDS = 0.8
-"""For which an answer waits to be recorded, give or take the watchdog's period."""
+PATIENCE_SECONDS = 2.0
+"""For which a transaction may neither end nor fail, give or take the watchdog's period. A crowded machine takes a second now and then, and a
+store that is locked, full or gone says so sooner.
+"""
 
 _WATCH_SECONDS = 0.1
 _MOST_ROWS = 512  # of a transaction
@@ -76,6 +78,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._queue: deque[_Waiting] = deque()
         self._at_work: list[_Waiting] = []
+        self._at_work_since = 0.0
         self._lost = 0
         self._error: str | None = None
         self._next_attempt = 0.0
@@ -161,7 +164,7 @@ class Recorder:
                 self._changed.wait(rest)
             if self._stopping and not self._queue:
                 return None
-            n_rows = 0
+            n_rows, self._at_work_since = 0, time.monotonic()
             while self._queue and n_rows < _MOST_ROWS:
                 self._at_work.append(self._queue.popleft())
                 n_rows += len(self._at_work[-1].records)
@@ -208,8 +211,7 @@ class Recorder:
         """Answer for a store that neither takes records nor refuses them."""
         while not self._stopped.wait(_WATCH_SECONDS):
             with self._changed:
-                oldest = next(iter(self._at_work or self._queue), None)
-                if oldest is None or time.monotonic() - oldest.since < PATIENCE_SECONDS:
+                if not self._at_work or time.monotonic() - self._at_work_since < PATIENCE_SECONDS:
                     continue
                 given_up = [*self._at_work, *self._settle("the store does not answer")]  # the former are not lost yet
             _answer(given_up)
