@@ -60,9 +60,11 @@ def files() -> dict[str, bytes]:
 
 @contextmanager
 def served(model: str, folder: Path, store: str) -> Iterator[tuple[str, Any]]:
-    """README's `mlflow models serve`, literally: its address and its process."""
+    """The guide's `mlflow models serve`, literally: its address and its process."""
     port = free_port()
-    (command,) = re.findall(r"`(MLFLOW_TRACKING_URI=[^`]* mlflow models serve [^`]*)`", (paths.ROOT / "README.md").read_text("utf-8"))
+    (command,) = re.findall(
+        r"(?m)^(MLFLOW_TRACKING_URI=.* mlflow models serve .*)$", (paths.ROOT / "docs" / "serving.md").read_text("utf-8")
+    )
     command = f"exec env {command.replace('models:/bccp@champion', model)} --port {port}"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "PATH": path, "PYTHONPATH": ""}  # the model brings its code

@@ -22,7 +22,7 @@ ATTEMPT_SECONDS = 1.0
 """Between attempts to reach a store that is broken."""
 
 PATIENCE_SECONDS = 2.0
-"""For which a transaction may neither end nor fail, give or take the watchdog's period. A crowded machine takes a second now and then, and a
+"""For which a transaction may neither end nor fail, give or take the watchdog's period. A crowded machine takes a second now and then; a
 store that is locked, full or gone says so sooner.
 """
 
