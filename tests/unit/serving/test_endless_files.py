@@ -34,6 +34,7 @@ def test_files_of_cameras_and_programs_are_read() -> None:
         jpeg[:2] + b"\xff",
         b"\x89PNG\r\n\x1a\n",
         b"RIFF" + scan,
+        b"qoif" + b"\0" * 3_000_000,
         b"",
     ):
         assert not takes_for_ever(data)
@@ -52,6 +53,7 @@ def test_a_million_small_parts_and_passes_over_the_picture_are_not() -> None:
         jpeg[:2] + b"\xff\xfe\x00\x03a" * 1_000_000 + jpeg[2:],
         passes[:-2] + last * 101 + passes[-2:],
         hidden,
+        b"qoif" + b"\0" * 6_000_000,
         one_colour[:-2] + one_colour[one_colour.rindex(b"\xff\xda") : -2] * 101,
     ):
         assert takes_for_ever(data)

@@ -269,7 +269,7 @@ class Batcher:
         """
         image.sha256 = hashlib.sha256(image.item.data).hexdigest()
         if takes_for_ever(image.item.data):
-            image.found = Problem("bomb", "the file has more parts than a decoder can read in time")
+            image.found = Problem("bomb", "the file would keep its decoder busy for longer than a request may take")
             return
         try:
             image.found = image.request.model.prepare(image.item.data, max_pixels=max_pixels)

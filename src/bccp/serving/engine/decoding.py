@@ -23,6 +23,9 @@ _MOST_CHUNKS, _MOST_SEGMENTS, _MOST_SCANS = 20_000, 1_000, 100
 programs (a PNG chunk has 4 or 8 kB and more).
 """
 
+_MOST_QOI_BYTES = 5_000_000
+"""Of a format that Pillow decodes in Python: a second and more for a million bytes."""
+
 _ONE_AFTER_ANOTHER = (b"\xff\xc0", b"\xff\xc1")
 """Markers of JPEG pictures that are no progressive ones."""
 
@@ -72,7 +75,7 @@ def problem(error: Exception) -> Problem:
 
 
 def takes_for_ever(data: bytes) -> bool:
-    """Return True for a PNG or JPEG file of so many small parts that its decoder, which nothing stops, would take minutes or hours.
+    """Return True for a PNG, JPEG or QOI file of so many small parts that its decoder, which nothing stops, would take minutes or hours.
 
     Each pass over a large JPEG picture takes a tenth of a second, and as few as 20 bytes.
     """
@@ -83,6 +86,8 @@ def takes_for_ever(data: bytes) -> bool:
                 return False
             place += 12 + int.from_bytes(data[place : place + 4])
         return place < len(data)
+    if data.startswith(b"qoif"):
+        return len(data) > _MOST_QOI_BYTES
     if not data.startswith(b"\xff\xd8\xff"):
         return False
     place, n_components = 2, b"none"
