@@ -41,6 +41,7 @@ LONG = (
     "e2e/test_service_guarantees",
     "integration/test_wandb_run",
     "e2e/test_serving",
+    "e2e/test_service_hostile",
     "e2e/test_bad_store",
     "e2e/test_environments",
     "e2e/test_pipeline",

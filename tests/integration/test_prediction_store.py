@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -80,6 +81,16 @@ def test_a_user_s_later_vote_on_an_image_supersedes_the_earlier_one(store: Store
     assert not first.repeated
     assert feedback.pending(store) == 2
     assert [row["keep"] for row in rows(store, tables.image)] == [True]
+
+
+def test_the_later_vote_counts_though_the_clock_was_set_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictions.record(store, [answered()])
+    feedback.add(store, vote(label="one"))
+    monkeypatch.setattr(feedback, "datetime", SimpleNamespace(now=lambda zone: datetime(2001, 1, 1, tzinfo=zone)))
+    later = feedback.add(store, vote(label="two"))
+    with store.reading() as connection:
+        found = connection.execute(sa.select(tables.feedback).where(tables.feedback.c.superseded_by.is_(None))).all()
+    assert [(row.feedback_id, row.label) for row in found] == [(later.feedback_id, "two")]
 
 
 def test_a_vote_that_is_sent_again_is_the_same_one_and_its_key_stands_for_no_other(store: Store) -> None:
