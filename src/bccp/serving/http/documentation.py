@@ -332,12 +332,13 @@ class _Description:
         )
 
     def _invocations(self) -> dict[str, Any]:
-        rows, records, texts = ({"type": "array", "minItems": 1, "items": one} for one in ({"type": "array"}, {"type": "object"}, _BASE64))
+        rows = {"type": "array", "minItems": 1, "description": "An image in base64 a row, or first in it."}
+        table = {**rows, "type": ["array", "object"], "description": "Rows, or columns, of which the first is taken."}
         forms = {
-            "dataframe_split": _object({"columns": {"type": "array"}, "data": rows}, ["data"]),
-            "dataframe_records": records,
-            "inputs": texts,
-            "instances": texts,
+            "dataframe_split": _object({"columns": {}, "data": rows}, ["data"]),
+            "dataframe_records": table,
+            "inputs": table,
+            "instances": table,
         }
         row = {
             "class": {"type": ["string", "null"]},
