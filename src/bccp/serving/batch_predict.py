@@ -33,7 +33,7 @@ _COLUMNS = ("image", "class", "probability", "top_3", "error")
 MAX_BYTES = 500_000_000
 """A larger file is not read."""
 
-TOKEN_ENV = "BCCP_SERVE_TOKEN"
+TOKEN_ENV = "BCCP_SERVE_TOKEN"  # nosec B105  the name alone
 """Environment variable with the token for a service."""
 
 _CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000

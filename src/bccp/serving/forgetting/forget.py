@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,10 +254,10 @@ class Search:
 
         errors = (BCCPError, OSError, MlflowException, StoreUnavailableError)
         failed: list[tuple[Place, Exception]] = []
-        for place in progress.each("place", [place for place in places if place.remove is not None]):
+        removable = [(place, place.remove) for place in places if place.remove is not None]
+        for place, remove in progress.each("place", removable):
             try:
-                assert place.remove is not None
-                place.remove()
+                remove()
             except errors as error:
                 failed.append((place, error))
         if failed:
@@ -322,14 +323,13 @@ class Search:
             counts = removal.user_rows(self._store, self.subject.names)
         if counts:
             note = ", ".join(f"{n} of {name}" if name != "its file" else name for name, n in counts.items())
-            yield Place("store of the service", self._store.address, "goes", note, self._forget_rows)
+            yield Place("store of the service", self._store.address, "goes", note, partial(self._forget_rows, self._store))
 
-    def _forget_rows(self) -> None:
-        assert self._store is not None
+    def _forget_rows(self, store: Store) -> None:
         if isinstance(self.subject, Image):
-            removal.forget_image(self._store, self.subject.sha256)
+            removal.forget_image(store, self.subject.sha256)
         else:
-            removal.forget_users(self._store, self.subject.names)
+            removal.forget_users(store, self.subject.names)
 
     def _others(self, listed: set[str]) -> Iterator[Place]:
         """All other files of the home; of an exported folder, whose pages and lists show the image by its name, all."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from bccp.serving.http.parts import Parts
 from bccp.serving.http.problems import ProblemError, busy
 
 if TYPE_CHECKING:
+    from bccp.models.predictor import Answer
     from bccp.serving.engine.loaded_model import LoadedModel
 
 LARGE = 500_000
@@ -99,12 +100,10 @@ async def answers(parts: Parts, incoming: Incoming, images: Sequence[bodies.Uplo
 
 
 def _document(parts: Parts, one: Answered, channel: str) -> dict[str, Any] | ProblemError:
-    answer = one.answer
-    if answer is None:
-        assert one.problem is not None
+    if one.problem is not None:
         kind = _KINDS.get(one.problem.kind, one.problem.kind)
         return ProblemError(kind, one.problem.detail, request_id=str(one.request_id))
-    model = one.model
+    answer, model = cast("Answer", one.answer), one.model
     parts.metrics.predicted(model.version, str(answer.label), channel)
     return {
         "request_id": str(one.request_id),

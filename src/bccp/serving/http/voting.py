@@ -133,8 +133,7 @@ def _image(store: Store, request_id: uuid.UUID | None, sha256: str | None, *, se
         if sent:
             raise unavailable("the image could not be recorded")
         raise ProblemError("unknown-image", f"no prediction is about an image with the SHA-256 {sha256}")
-    assert request_id is not None
-    row = predictions.find(store, request_id)
+    row = None if request_id is None else predictions.find(store, request_id)
     if row is None:
         raise ProblemError("unknown-request", f"no prediction has the request_id {request_id}")
     if row.image_sha256 is None:
