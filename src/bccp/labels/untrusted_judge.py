@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from bccp.core import progress
 from bccp.data.array_types import Float, Index, Mask
@@ -177,7 +178,8 @@ def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: 
         return nothing_taught(labels, n_classes)
     known, others = ([view[rows] for view in views] for rows in (taught, ~taught))
     places = np.searchsorted(classes, labels[taught])
-    found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
+    with threadpool_limits(1):  # several threads spin while they wait for each other
+        found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
     if taught.all() and len(classes) == n_classes:
         return found
     return _among_all(found, scores, labels, taught, classes, n_classes)

@@ -93,7 +93,9 @@ def test_a_pin_lies_within_the_range_of_its_package_and_each_package_has_one(roo
 
 def test_the_base_holds_what_the_label_cleaner_needs_and_cloudpickle_is_the_ray_launchers_alone(root: Path) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert [Requirement(text).name for text in project["dependencies"]] == ["click", "numpy", "pandas", "scikit-learn", "scipy"]
+    assert [Requirement(text).name for text in project["dependencies"]] == [
+        "click", "numpy", "pandas", "scikit-learn", "scipy", "threadpoolctl",
+    ]  # fmt: skip
     assert project["requires-python"] == ">=3.11,<3.14"
     extras = project["optional-dependencies"]
     assert [name for name in extras if any("cloudpickle" in text for text in extras[name])] == ["ray"]
