@@ -53,7 +53,7 @@ def test_each_row_names_its_rival_and_its_reach(name: str, n_rows: int, tmp_path
 @pytest.mark.slow
 def test_processes_are_measured_from_fresh_homes(tmp_path: Path, root: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.speed", "--smoke", "--only", "pipeline", "sweep", "grid", "growth"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False, timeout=900)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 7
