@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg, sparse
 from scipy.special import log_softmax
+from threadpoolctl import threadpool_limits
 
 from bccp.data.array_types import Float, Float32, Index
 from bccp.models import logistic_regression
@@ -49,6 +51,16 @@ _LEAST_SHARE = 1e-4
 
 _BLOCK_CELLS = 2**22
 """Similarities that are held at once."""
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let matrices be multiplied by one thread; for a block, or as a decorator.
+
+    Several spin while they wait for each other, and beside other work take eight times as long as one.
+    """
+    with threadpool_limits(1):
+        yield
 
 
 class Judge(Protocol):

@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
 from bccp.core import progress
 from bccp.data.array_types import Float, Index
@@ -38,6 +37,7 @@ from bccp.labels.feature_judges import (
     judges_out_of_fold,
     mean_log_loss,
     n_folds,
+    one_blas_thread,
     separability,
 )
 from bccp.labels.judge_stack import Stack, fit_stack
@@ -147,6 +147,7 @@ class FrozenJudgement:
         }
 
 
+@one_blas_thread()
 def judge_given_labels(
     trusted_views: Sequence[Float],
     true: npt.ArrayLike,
@@ -183,19 +184,6 @@ def judge_given_labels(
     ValueError
         For a fold without a trusted image.
     """
-    with threadpool_limits(1):  # several threads spin while they wait for each other, and lose eight times what they gain
-        return _judge(trusted_views, true, new_views, given, n_classes, trusted_folds, new_folds)
-
-
-def _judge(
-    trusted_views: Sequence[Float],
-    true: npt.ArrayLike,
-    new_views: Sequence[Float],
-    given: npt.ArrayLike,
-    n_classes: int,
-    trusted_folds: npt.ArrayLike,
-    new_folds: npt.ArrayLike,
-) -> FrozenJudgement:
     labels, known_folds, folds_of_new = (np.asarray(values, np.int64) for values in (given, trusted_folds, new_folds))
     folds = np.concatenate([known_folds, folds_of_new])
     if np.setdiff1d(np.arange(max(2, n_folds(folds))), known_folds).size:

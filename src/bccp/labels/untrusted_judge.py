@@ -31,11 +31,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
-from threadpoolctl import threadpool_limits
 
 from bccp.core import progress
 from bccp.data.array_types import Float, Index, Mask
-from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, scores_out_of_fold
+from bccp.labels.feature_judges import Judge, Member, best_temperature, judges_out_of_fold, n_folds, one_blas_thread, scores_out_of_fold
 from bccp.labels.judge_stack import fit_stack, mean_stack
 from bccp.labels.posterior import given_probability
 from bccp.labels.untrusted_noise import TEMPERATURES, fit_matrix_noise, fit_uniform_noise
@@ -144,6 +143,7 @@ class UntrustedJudgement:
         }
 
 
+@one_blas_thread()
 def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: int, folds: npt.ArrayLike) -> UntrustedJudgement:
     """Judge given labels by the given labels of other images.
 
@@ -178,8 +178,7 @@ def judge_untrusted(views: Sequence[Float], given: npt.ArrayLike, *, n_classes: 
         return nothing_taught(labels, n_classes)
     known, others = ([view[rows] for view in views] for rows in (taught, ~taught))
     places = np.searchsorted(classes, labels[taught])
-    with threadpool_limits(1):  # several threads spin while they wait for each other
-        found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
+    found, scores = _judge(known, places, len(classes), np.unique(fold[taught], return_inverse=True)[1], others)
     if taught.all() and len(classes) == n_classes:
         return found
     return _among_all(found, scores, labels, taught, classes, n_classes)
