@@ -140,6 +140,13 @@ def scratch(purpose: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard(path: Path) -> None:
+    """Delete a file or folder, of which others see all or nothing; one that is gone is left so."""
+    if path.exists():
+        with scratch("discarded") as away:
+            path.rename(away / "it")
+
+
 @contextmanager
 def temporary_files_in(folder: Path) -> Iterator[None]:
     """Let temporary files of this process, and of those that it starts in the block, lie in a folder."""

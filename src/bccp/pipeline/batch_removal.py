@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bccp.core.home import home, scratch
+from bccp.core.home import discard, home, scratch
 from bccp.data import tables
 from bccp.pipeline.incoming import ABOUT, ARCHIVE, DATA, OWN
 from bccp.pipeline.joined_batch import AUDIT, FEEDBACK
@@ -85,7 +85,7 @@ def find_parts(
 
 def _with_page(part: BatchPart, gone: Collection[str]) -> BatchPart:
     shown = (part.place / _PAGE).is_dir() and (part.own or part.joined or set(_about(part.place)["reference"]) & set(gone))
-    return BatchPart(part.place, part.own, part.joined, part.n_votes, bool(shown), part.is_whole)
+    return replace(part, has_page=bool(shown))
 
 
 def _image_names(place: Path) -> list[str]:
@@ -104,9 +104,13 @@ def _about(place: Path) -> dict[str, Any]:
 
 
 def _change(place: Path, changes: dict[str, Any]) -> None:
+    _write_json(place / ABOUT, _about(place) | changes)
+
+
+def _write_json(path: Path, value: Any) -> None:
     with scratch("forget") as folder:
-        (folder / ABOUT).write_text(json.dumps(_about(place) | changes, indent=2) + "\n", encoding="utf-8")
-        (folder / ABOUT).replace(place / ABOUT)
+        (folder / path.name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        (folder / path.name).replace(path)
 
 
 def _members_of(archive: Path) -> set[str]:
@@ -129,19 +133,15 @@ def remove_part(part: BatchPart, is_user: Callable[[str], bool]) -> None:
     if not place.exists():
         return
     if part.is_whole and not _members_of(place / DATA) - part.joined:
-        with scratch("forget") as away:
-            place.rename(away / place.name)
+        discard(place)
         return
-    if part.has_page and (place / _PAGE).exists():
-        with scratch("forget") as away:
-            (place / _PAGE).rename(away / _PAGE)
+    if part.has_page:
+        discard(place / _PAGE)
     _cut_table(place / FEEDBACK, part.joined, is_user)
     _cut_table(place / AUDIT, part.joined, is_user)
     _cut_text(place / ABOUT, part.own | part.joined)
     _cut_clean_data(place / _CLEAN, part.own)
-    if (
-        part.is_whole and _about(place)["status"] != EMPTIED
-    ):  # the images that it was joined with are left, and nothing to compare others with
+    if part.is_whole and _about(place)["status"] != EMPTIED:  # what is left is what it was joined with, and nothing to compare others with
         _change(place, {"status": EMPTIED})
     _cut_archive(place / DATA, part.joined)
     _cut_archive(place / ARCHIVE, part.own)  # last: it tells that the batch holds the image
@@ -205,9 +205,7 @@ def _cut_text(path: Path, names: Collection[str]) -> None:
     about = json.loads(path.read_text(encoding="utf-8"))
     kept = _without(about, names)
     if kept != about:
-        with scratch("forget") as folder:
-            (folder / path.name).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-            (folder / path.name).replace(path)
+        _write_json(path, kept)
 
 
 def _without(value: Any, names: Collection[str]) -> Any:

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from bccp.core.digests import folder_digest
 from bccp.core.errors import BCCPError
 from bccp.core.exit_codes import exit_status, to_bccp_error
-from bccp.core.home import home, keep_within_home, scratch
+from bccp.core.home import discard, home, keep_within_home, scratch
 from bccp.core.processes import importing, lives, process_start
 from bccp.core.proxies import proxy_note
 from bccp.core.redaction import first_line, redact
@@ -343,8 +343,7 @@ class Ledger:
         place = self._copy_place(name, digest)
         place.parent.mkdir(parents=True, exist_ok=True)
         if place.exists() and folder_digest(place) != digest:
-            with scratch("changed") as away:
-                place.rename(away / name)
+            discard(place)
         if not place.exists():
             try:
                 folder.rename(place)

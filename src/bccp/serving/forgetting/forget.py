@@ -24,7 +24,7 @@ from bccp.core import config, progress
 from bccp.core.config_schema import Serve
 from bccp.core.digests import file_digest
 from bccp.core.errors import BCCPError
-from bccp.core.home import home, keep_within_home, scratch, sweep_scratch
+from bccp.core.home import discard, home, keep_within_home, sweep_scratch
 from bccp.core.paths import expanded
 from bccp.core.redaction import first_line
 from bccp.pipeline import batch_removal
@@ -310,7 +310,7 @@ class Search:
         for part in parts:
             counts = {"files": len(part.own), "joined files": len(part.joined), "votes": part.n_votes, "page of its checks": part.has_page}
             note = ", ".join(f"{int(n)} {name}" for name, n in counts.items() if n)
-            yield Place("incoming batch", str(part.place), "is cut out", note, _PartRemoval(part, is_user).remove)
+            yield Place("incoming batch", str(part.place), "is cut out", note, partial(batch_removal.remove_part, part, is_user))
 
     def _rows(self) -> Iterator[Place]:
         if self._store is None:
@@ -363,27 +363,8 @@ class Search:
                     yield Place("file of your own", str(file), "is yours", f"{key}: the next run that reads it brings it back")
 
 
-@dataclass(frozen=True)
-class _PartRemoval:
-    part: batch_removal.BatchPart
-    is_user: Callable[[str], bool]
-
-    def remove(self) -> None:
-        batch_removal.remove_part(self.part, self.is_user)
-
-
-@dataclass(frozen=True)
-class _WholeRemoval:
-    path: Path
-
-    def remove(self) -> None:
-        if self.path.exists():
-            with scratch("forget") as away:
-                self.path.rename(away / "it")
-
-
 def _whole(kind: str, path: Path, note: str = "") -> Place:
-    return Place(kind, str(path), "goes", note, _WholeRemoval(path).remove)
+    return Place(kind, str(path), "goes", note, partial(discard, path))
 
 
 def _run_folders(outputs: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from bccp.core import step_graph
 from bccp.core.errors import BCCPError
-from bccp.core.home import moved_along, scratch
+from bccp.core.home import discard, moved_along, scratch
 from bccp.core.redaction import redact
 from bccp.data import tables
 from bccp.models import mlflow_flavor
@@ -318,8 +318,7 @@ class RunRemoval:
         if not self.models and client.get_run(run_id).info.lifecycle_stage == "active":
             client.delete_run(run_id)  # before its files, so that nothing of it is reused
         for path in self._files():
-            with scratch("forget") as away:
-                path.rename(away / "it")
+            discard(path)
         if not self.models and self._record_names_it():
             client._tracking_client.store._hard_delete_run(run_id)
 

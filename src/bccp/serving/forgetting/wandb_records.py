@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bccp.core.errors import BCCPError
-from bccp.core.home import scratch
+from bccp.core.home import discard
 from bccp.core.redaction import first_line
 from bccp.core.runtime.wandb_import import import_wandb
 from bccp.serving.forgetting.places import Place
@@ -41,7 +41,7 @@ def places_in_home(subject: Subject, found: Holding, home: Path) -> list[Place]:
     folders = [folder for kind in ("offline-run-*", "run-*") for folder in sorted(place.glob(kind)) if not folder.is_symlink()]
     records = {folder: _text_of(folder) for folder in folders}
     gone = [folder for folder, text in records.items() if _holds(text, notes.get(folder), found) or _has_file(subject, folder)]
-    places = [Place("W&B record", str(folder), "goes", _note(notes.get(folder)), _Removal(folder).remove) for folder in gone]
+    places = [Place("W&B record", str(folder), "goes", _note(notes.get(folder)), functools.partial(_remove, folder)) for folder in gone]
     kept_texts = [text for folder, text in records.items() if folder not in gone]
     busy = min((run.note["started"] for run in notes.values() if run.going_on), default=None)
     for path in _staged(place):
@@ -49,7 +49,7 @@ def places_in_home(subject: Subject, found: Holding, home: Path) -> list[Place]:
         needed = any(name in text for text in kept_texts)
         being_written = busy is not None and path.stat().st_mtime >= busy
         if holds(subject, path, foreign=False) or (gone and not needed and not being_written):
-            places.append(Place("W&B's staged and cached files", str(path), "goes", "", _Removal(path).remove))
+            places.append(Place("W&B's staged and cached files", str(path), "goes", "", functools.partial(_remove, path)))
     return places
 
 
@@ -85,19 +85,12 @@ def _staged(place: Path) -> list[Path]:
     return [path for name in _STAGING for path in sorted((place / name).rglob("*")) if path.is_file() and not path.is_symlink()]
 
 
-@dataclass(frozen=True)
-class _Removal:
-    """Removal of a file or folder, whole or not at all; links to it in W&B's folder go with it."""
-
-    path: Path
-
-    def remove(self) -> None:
-        if self.path.exists():
-            with scratch("forget") as away:
-                self.path.rename(away / "it")
-        for link in self.path.parent.glob("*"):
-            if link.is_symlink() and not link.exists():
-                link.unlink()
+def _remove(path: Path) -> None:
+    """Remove a file or folder, whole or not at all; links to it in W&B's folder go with it."""
+    discard(path)
+    for link in path.parent.glob("*"):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
 
 
 def places_online(found: Holding, home: Path) -> list[Place]:
