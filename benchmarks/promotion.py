@@ -1,4 +1,4 @@
-"""How often the rule of promotion is right: ``python -m benchmarks.promotion [--trials 600]``, minutes.
+"""Rates at which the rule of promotion is right: ``python -m benchmarks.promotion [--trials 600]``, minutes.
 
 Champion and challenger answer each test image independently of each other, right with their accuracies of its day, which are the scenario.
 300 test images are Monday's, whose labels are trusted; 200 are Tuesday's, of which so many are verified as the column says. The share of

@@ -51,7 +51,7 @@ MAX_DIFFERENCE = 1e-6
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """Sizes of the measurements.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ SMOKE = Sizes(rounds=1, seconds=1, moves=3, n_requests=2000, kills=2, broken=4)
 
 @dataclass
 class Bench:
-    """What the rows share.
+    """State that the rows share.
 
     Attributes
     ----------
@@ -340,7 +340,7 @@ def memory(bench: Bench) -> Iterator[Row]:
 
 
 def guarantees(bench: Bench) -> Iterator[Row]:
-    """What must not be lost."""
+    """Guarantees: nothing acknowledged is lost, broken versions are refused, and answers equal those of `bccp predict`."""
     kept = kill_under_load(bench.made, bench.place, rounds=bench.sizes.kills)
     n_said = len(kept.acknowledged.predictions), len(kept.acknowledged.feedback)
     yield Row(

@@ -1,4 +1,4 @@
-"""What must not be lost: what a killed service has acknowledged, requests while models change, and equality with the code of training."""
+"""Guarantees of the service: what it acknowledged outlives a kill, reloads lose no request, and answers equal those of training's code."""
 
 from __future__ import annotations
 

@@ -173,9 +173,8 @@ def settle(
     -------
     PromotionDecision
     """
-    if found is not None and n_verified >= min_verified:
-        return decide_promotion(found, max_regression=max_regression)
-    if first and found is not None and n_verified and regressed(found, max_regression=max_regression):
+    is_worse = first and found is not None and n_verified and regressed(found, max_regression=max_regression)
+    if found is not None and (n_verified >= min_verified or is_worse):
         return decide_promotion(found, max_regression=max_regression)
     short = f"{n_verified} of the {min_verified} verified images of {day} that test.min_verified asks for; {how_to_verify(day)}"
     short += f"; so far {_overall(found)}" if found is not None and n_verified else ""

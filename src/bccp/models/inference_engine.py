@@ -169,6 +169,12 @@ def session_look(model: ImageClassifier, session: Any) -> Look:
     return look
 
 
+def made_up_images(n_images: int, side: int, *, seed: int) -> torch.Tensor:
+    """Draw images (n, 3, side, side), 0 to 1, of blots of all sizes up to an eighth of the side, as photographs have them."""
+    coarse = torch.rand(n_images, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+
+
 def refusal(model: ImageClassifier, file: Path, sides: Iterable[int]) -> str:
     """Find out why a session must not stand in for a model's backbone.
 
@@ -187,10 +193,7 @@ def refusal(model: ImageClassifier, file: Path, sides: Iterable[int]) -> str:
     """
     session = open_session(file, 1)
     for side in sides:
-        # blots of all sizes up to an eighth of the image, as photographs have them
-        coarse = torch.rand(_N_TRIED, 3, 8, 8, generator=torch.Generator().manual_seed(side))
-        images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
-        normal = (images - model.mean) / model.std
+        normal = (made_up_images(_N_TRIED, side, seed=side) - model.mean) / model.std
         with torch.inference_mode():
             own = model.backbone(normal).numpy()
         found = session.run(["features"], {"images": normal.numpy()})[0]

@@ -21,7 +21,7 @@ from bccp.core.home import scratch_owner
 from bccp.core.paths import expanded
 from bccp.data import own_tables
 from bccp.data.archives import is_hidden
-from bccp.serving.remote_model import RemoteModel
+from bccp.serving.remote_model import TOKEN_ENV, RemoteModel
 from bccp.tracking.backends import ledger_uri
 from bccp.tracking.store import Ledger
 
@@ -32,9 +32,6 @@ _COLUMNS = ("image", "class", "probability", "top_3", "error")
 
 MAX_BYTES = 500_000_000
 """A larger file is not read."""
-
-TOKEN_ENV = "BCCP_SERVE_TOKEN"  # nosec B105  the name alone
-"""Environment variable with the token for a service."""
 
 _CHUNK_FILES, _CHUNK_BYTES = 64, 50_000_000
 _SHOWN = 10

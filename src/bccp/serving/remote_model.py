@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from bccp.models.predictor import Answer
 
+TOKEN_ENV = "BCCP_SERVE_TOKEN"  # nosec B105  the name alone
+"""Environment variable with the token for a service."""
+
 CHANNEL = "predict"
 """As which the service records what is asked."""
 
@@ -28,9 +31,8 @@ _SECONDS = 60.0
 _PATIENCE_SECONDS = 60.0
 """For which a service that is busy is asked again."""
 
-
 _REMEDIES = {
-    "unauthorised": ": set its serve token in the environment variable BCCP_SERVE_TOKEN",
+    "unauthorised": f": set its serve token in the environment variable {TOKEN_ENV}",
     "forbidden": ": give its address under a name of serve.allowed_hosts",
 }
 

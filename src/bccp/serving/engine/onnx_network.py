@@ -31,7 +31,7 @@ from bccp.core.runtime.requirements import installed_version
 from bccp.data.array_types import Float32
 from bccp.models import classifier
 from bccp.models.architectures import ImageClassifier
-from bccp.models.inference_engine import OPSET, let_convolutions_pad, quiet_exporter
+from bccp.models.inference_engine import OPSET, let_convolutions_pad, made_up_images, quiet_exporter
 from bccp.models.predictor import Ask
 
 TOLERANCE = 1e-5
@@ -252,9 +252,7 @@ def largest_difference(ask: Ask, model: ImageClassifier) -> float:
     """Largest difference of probabilities from PyTorch's, over made-up images, one at a time and several at once."""
     own, found = torch_ask(model, "cpu"), list[float]()
     for n in _BATCHES:
-        # blots of all sizes up to an eighth of the image, as photographs have them
-        coarse = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(n))
-        images = torch.nn.functional.interpolate(coarse, size=(model.image_size,) * 2, mode="bilinear")
+        images = made_up_images(n, model.image_size, seed=n)
         pixels = (images * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
         one, other = own(pixels), ask(pixels)
         found.append(float(np.abs(one - other).max()) if one.shape == other.shape else np.inf)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -108,24 +109,21 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+@dataclass(frozen=True, eq=False)
 class _Watched(Collector):
     """Figures that others keep."""
 
-    def __init__(
-        self,
-        queued: Callable[[], float],
-        pending: Callable[[], float],
-        lost: Callable[[], float],
-        model: Callable[[], LoadedModel | None],
-    ) -> None:
-        self._queued, self._pending, self._lost, self._model = queued, pending, lost, model
+    queued: Callable[[], float]
+    pending: Callable[[], float]
+    lost: Callable[[], float]
+    model: Callable[[], LoadedModel | None]
 
     def collect(self) -> Iterator[Metric]:
         """Ask for them."""
-        yield GaugeMetricFamily("bccp_queue_images", "Images that wait for the model", self._queued())
-        yield GaugeMetricFamily("bccp_feedback_pending", "Votes that no cycle has taken yet", self._pending())
-        yield CounterMetricFamily("bccp_recording_lost", "Predictions that were answered and could not be recorded", self._lost())
+        yield GaugeMetricFamily("bccp_queue_images", "Images that wait for the model", self.queued())
+        yield GaugeMetricFamily("bccp_feedback_pending", "Votes that no cycle has taken yet", self.pending())
+        yield CounterMetricFamily("bccp_recording_lost", "Predictions that were answered and could not be recorded", self.lost())
         info = GaugeMetricFamily("bccp_model_info", "The model that answers", labels=["name", "version", "digest"])
-        if (model := self._model()) is not None:
+        if (model := self.model()) is not None:
             info.add_metric([model.name, "" if model.version is None else str(model.version), model.digest], 1)
         yield info
